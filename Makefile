@@ -1,0 +1,82 @@
+# One command for people and for CI. Everything runs in .venv, made from requirements.lock; a stamp makes the second
+# call quick. `make test PYTHON=/path/to/python3.12` chooses the interpreter; ETL_DSN another server than the throw-away
+# one (its user must be allowed to create databases), ETL_PG_BIN another PostgreSQL for the throw-away one.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11 python,$(shell \
+	$(name) -c 'import sys; assert sys.version_info >= (3, 11); print("$(name)")' 2>/dev/null)))
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PEERS  := $(VENV)/.installed-peers
+PIP     = $(BIN)/python -m pip --disable-pip-version-check --no-input
+UV_VERSION := 0.13.8
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
+
+# Extra words for the tool behind a target: make test ARGS="-k overlap -x"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-faults test-all lint format lab notebooks bench bench-peers report lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## create .venv with the locked dependencies and this package
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(PEERS): requirements-peers.lock $(STAMP)
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements-peers.lock
+	@touch $@
+
+demo: $(STAMP) ## generate 3 CSV + 3 Parquet files, load them, quick sweep, HTML report
+	$(BIN)/python -m etl_toolkit demo $(ARGS)
+
+test: $(STAMP) ## the tests, against a throw-away PostgreSQL (or ETL_DSN)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: $(STAMP) ## the tests that kill servers, workers and connections
+	$(BIN)/python -m pytest -m faults $(ARGS)
+
+test-all: test test-faults ## both
+
+lint: $(STAMP) ## ruff, mypy, import-linter, notebooks without outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	@notebooks=$$(git ls-files '*.ipynb' 2>/dev/null); test -z "$$notebooks" || $(BIN)/python -m nbstripout --verify $$notebooks
+
+format: $(STAMP) ## let ruff put right what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	@notebooks=$$(git ls-files '*.ipynb' 2>/dev/null); test -z "$$notebooks" || $(BIN)/python -m nbstripout $$notebooks
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	$(BIN)/python -m jupyter lab --notebook-dir=notebooks $(ARGS)
+
+notebooks: $(STAMP) ## run every notebook with its smallest parameters
+	$(BIN)/python -m pytest tests/test_notebooks.py $(ARGS)
+
+bench: $(STAMP) ## the full sweep and its report
+	$(BIN)/python -m etl_toolkit bench $(ARGS)
+
+report: $(STAMP) ## render the newest run directory again
+	$(BIN)/python -m etl_toolkit report $(ARGS)
+
+bench-peers: $(PEERS) ## the same workload through other loaders
+	$(BIN)/python -m pytest -m peers $(ARGS)
+
+lock: ## resolve pyproject.toml anew into requirements.lock and requirements-peers.lock
+	@test -x build/lock/bin/uv || { "$(PYTHON)" -m venv build/lock && build/lock/bin/pip install --quiet uv==$(UV_VERSION); }
+	build/lock/bin/uv pip compile pyproject.toml --extra all --upgrade $(LOCK) --output-file requirements.lock
+	build/lock/bin/uv pip compile pyproject.toml --extra bench-peers --upgrade $(LOCK) --constraints requirements.lock --output-file requirements-peers.lock
+
+clean: ## remove .venv, caches and what runs left behind (not the embedded server's data)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

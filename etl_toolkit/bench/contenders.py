@@ -1,0 +1,158 @@
+"""Everything that can be measured, under one signature: `load(files, dsn, table, workers)` returns what it did.
+
+Ours go through `ingest`, as a user's load does; the baselines are plain psycopg2; the peers are other people's loaders,
+skipped with a reason where they do not install or cannot do the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import psycopg2
+
+from etl_toolkit.bench import baselines, external, input_files
+from etl_toolkit.bench.records import PHASES, Case, Kind
+from etl_toolkit.errors import AccountingError, UsageError
+from etl_toolkit.model import LoadResult, Strategy
+
+Load = Callable[[Sequence[str], str, str, int], "int | Loaded"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a contender says of its load: rows read, and what only ours can tell."""
+
+    rows: int
+    retries: int | None = None
+    chosen_strategy: str | None = None
+    predicted_seconds: float | None = None
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to load. `prepare` runs before the clock starts and may hand `load` other files.
+
+    `inserts_only` says that it cannot update: it is measured where no key comes twice. `collapsed` says that its files
+    bring every key once. `missing` gives the reason when it cannot run here.
+    """
+
+    name: str
+    kind: Kind
+    load: Load
+    summary: str
+    prepare: Callable[[Sequence[str], str, str, int], list[str]] | None = None
+    inserts_only: bool = False
+    collapsed: bool = False
+    is_slow: bool = False
+    missing: Callable[[], str | None] = lambda: None
+
+    def refusal(self, case: Case) -> str | None:
+        """Say why this contender cannot do `case`; None when it can."""
+        if self.inserts_only and case.table_state != "empty":
+            return f"{self.name} cannot update rows"
+        if self.inserts_only and not self.collapsed and case.overlap:
+            return f"{self.name} cannot update rows, and the files share keys"
+        return None
+
+
+def find(name: str) -> Contender:
+    """Return the contender of that name."""
+    if name not in CONTENDERS:
+        raise UsageError(f"unknown contender {name!r}; choose from {', '.join(CONTENDERS)}")
+    return CONTENDERS[name]
+
+
+def with_batch_rows(contender: Contender, batch_rows: int | None) -> Contender:
+    """Return `contender` with that many rows per batch, where it is one of ours."""
+    if batch_rows is None or contender.kind != "ours":
+        return contender
+    return replace(contender, load=partial(_ingest, Strategy(contender.name), batch_rows=batch_rows))
+
+
+def _ingest(
+    strategy: Strategy, files: Sequence[str], dsn: str, table: str, workers: int, *, batch_rows: int | None = None
+) -> Loaded:
+    from etl_toolkit import ParallelConfig, ingest  # noqa: PLC0415 - the baselines are measured without it
+
+    config = ParallelConfig(concurrency=workers)
+    if batch_rows is not None:
+        config = replace(config, chunk_size=batch_rows)
+    with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        key = list(baselines.primary_key(cursor, table))
+    result = ingest(list(files), table=table, key=key, dsn=dsn, strategy=strategy.value, config=config)
+    if not result:
+        raise AccountingError("the load did not complete, or its counts do not add up")
+    return loaded(result)
+
+
+def loaded(result: LoadResult) -> Loaded:
+    """Return what a run record keeps of a load of ours."""
+    phases = dict.fromkeys(PHASES, 0.0)
+    for name, seconds in result.phases.items():
+        phases[name if name in phases else "other"] += seconds
+    return Loaded(
+        rows=result.counts.read,
+        retries=result.retries,
+        chosen_strategy=str(result.strategy),
+        predicted_seconds=result.plan.predicted_seconds.get(result.strategy),
+        phases=phases,
+    )
+
+
+def _prepare_floor(files: Sequence[str], dsn: str, table: str, workers: int) -> list[str]:
+    with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        return input_files.sorted_parts(files, baselines.primary_key(cursor, table), workers)
+
+
+OURS = {
+    Strategy.AUTO: "what a load without --strategy does",
+    Strategy.PARTITIONED: "collapse in DuckDB, a key range per worker",
+    Strategy.FULL_PARALLEL: "all files at once; disjoint files only",
+    Strategy.HYBRID: "groups of files that share no key at once, in order within a group",
+    Strategy.DETERMINISTIC: "one file after the other",
+    Strategy.STREAMING: "one chunk after the other, in constant memory",
+}
+
+_ALL = [
+    *(Contender(str(name), "ours", partial(_ingest, name), summary) for name, summary in OURS.items()),
+    Contender("sequential", "baseline", baselines.sequential, "staging + DISTINCT ON + ON CONFLICT, file by file"),
+    Contender("naive_parallel", "baseline", baselines.naive_parallel, "the same, all files at once: racy"),
+    Contender("staged_merge", "baseline", baselines.staged_merge, "parallel COPY to unlogged staging, one merge"),
+    Contender(
+        "sorted_copy",
+        "floor",
+        baselines.sorted_copy,
+        "COPY of sorted, split files without duplicates",
+        prepare=_prepare_floor,
+        inserts_only=True,
+        collapsed=True,
+    ),
+    Contender(
+        "duckdb_postgres",
+        "peer",
+        external.duckdb_postgres,
+        "DuckDB's postgres extension: staging table, then ON CONFLICT",
+        missing=external.duckdb_postgres_missing,
+    ),
+    Contender(
+        "dlt",
+        "peer",
+        external.dlt_upsert,
+        "dlt, merge with strategy upsert, file by file",
+        missing=external.dlt_missing,
+    ),
+    Contender(
+        "pandas",
+        "peer",
+        external.pandas_to_sql,
+        "pandas to_sql(method='multi'), no upsert",
+        inserts_only=True,
+        is_slow=True,
+        missing=external.pandas_missing,
+    ),
+]
+CONTENDERS: Mapping[str, Contender] = {contender.name: contender for contender in _ALL}

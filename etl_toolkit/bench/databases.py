@@ -1,0 +1,181 @@
+"""The table in the same state before every run: a database per state, copied file by file into a new one for each run.
+
+Copying restores the table to the byte, and brings a clean ledger, fresh statistics and an empty cache with it. The
+user's own database is never written to. Autovacuum is off for the table, because it would start in some runs and not in
+others; a preloaded table is packed (VACUUM FULL) and its heap in the order of arrival, as after earlier loads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import make_dsn
+
+from etl_toolkit.bench import baselines
+from etl_toolkit.bench.answer import Answer, table_answer
+from etl_toolkit.bench.records import TableState
+from etl_toolkit.errors import EtlError, UsageError
+
+TABLE = "target"
+
+# Another value of the same type and length, for any row that holds one; key columns and other types are left alone.
+OTHER_VALUES = {
+    "bool": "NOT {0}",
+    "int2": "{0} # 1::int2",
+    "int4": "{0} # 1",
+    "int8": "{0} # 1",
+    "float4": "-{0}",
+    "float8": "-{0}",
+    "numeric": "-{0}",
+    "text": "reverse({0})",
+    "varchar": "reverse({0})",
+    "date": "{0} - 1",
+    "timestamp": "{0} - interval '1 day'",
+    "timestamptz": "{0} - interval '1 day'",
+}
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """A database to copy before a run, and the answer that a right load of the files leaves in the copy."""
+
+    template: str
+    expected: Answer
+    columns: tuple[str, ...]
+
+
+class ScratchDatabases:
+    """The databases of one sweep. Their names begin with `prefix`; `close` drops them all."""
+
+    def __init__(self, dsn: str, prefix: str) -> None:
+        self._dsn = dsn
+        self._prefix = prefix
+        self._made = 0
+        self._admin = psycopg2.connect(dsn, application_name="etl_toolkit bench")
+        self._admin.autocommit = True
+        with self._admin.cursor() as cursor:
+            cursor.execute("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
+            if cursor.fetchone() != (True,):
+                self._admin.close()
+                raise UsageError(
+                    "a sweep measures in databases of its own and this role may not create any; "
+                    "ALTER ROLE … CREATEDB, or leave out the DSN to use the embedded server"
+                )
+        self._drop_all()  # what an interrupted sweep of the same name has left
+
+    def prepare(self, table_sql: str, files: Sequence[str], state: TableState) -> StartingPoint:
+        """Make the table in `state` for `files` and find out, by loading them one after the other, what is right."""
+        template = self._create(None)
+        dsn = self.dsn_of(template)
+        with contextlib.closing(psycopg2.connect(dsn)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(table_sql)
+                cursor.execute(f"ALTER TABLE {TABLE} SET (autovacuum_enabled = false)")
+                columns = _column_types(cursor)
+                key = tuple(baselines.primary_key(cursor, TABLE))
+            if not key:
+                raise UsageError("the sweep needs a table with a primary key; its baselines arbitrate by it")
+            if state != "empty":
+                baselines.sequential(files, dsn, TABLE, 1)
+                self._put_into_state(connection, state, columns, key)
+        run = self._create(template)
+        baselines.sequential(files, self.dsn_of(run), TABLE, 1)
+        names = tuple(columns)
+        with contextlib.closing(psycopg2.connect(self.dsn_of(run))) as connection:
+            expected = table_answer(connection, TABLE, names)
+        self._drop(run)
+        return StartingPoint(template, expected, names)
+
+    def reset(self, start: StartingPoint) -> str:
+        """Return the DSN of a new copy of `start`; the copy before it is dropped."""
+        run = f"{self._prefix}run"
+        self._drop(run)
+        return self.dsn_of(self._create(start.template, run))
+
+    def dsn_of(self, database: str) -> str:
+        """Return a DSN for one of the databases."""
+        return str(make_dsn(self._dsn, dbname=database))
+
+    def close(self) -> None:
+        """Drop every database of this sweep."""
+        self._drop_all()
+        self._admin.close()
+
+    def _create(self, template: str | None, name: str | None = None) -> str:
+        self._made += 1
+        name = name or f"{self._prefix}{self._made}"
+        # Servers before 15 know no other strategy.
+        strategy = " STRATEGY file_copy" if self._admin.server_version >= 150_000 else ""
+        command = sql.SQL("CREATE DATABASE {} TEMPLATE {}" + strategy).format(
+            _name(name), _name(template or "template0")
+        )
+        with self._admin.cursor() as cursor:
+            for attempt in range(50):
+                try:
+                    cursor.execute(command)
+                except psycopg2.errors.ObjectInUse:
+                    # A session that has been closed takes a moment to leave the template.
+                    if attempt == 49:
+                        raise
+                    time.sleep(0.1)
+                else:
+                    return name
+        raise EtlError(f"database {name!r} could not be created: its template stays in use")
+
+    def _drop(self, name: str) -> None:
+        with self._admin.cursor() as cursor:
+            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(_name(name)))
+
+    def _drop_all(self) -> None:
+        with self._admin.cursor() as cursor:
+            cursor.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (self._prefix,))
+            names = [name for (name,) in cursor.fetchall()]
+        for name in names:
+            self._drop(name)
+
+    def _put_into_state(
+        self,
+        connection: psycopg2.extensions.connection,
+        state: TableState,
+        columns: dict[str, str],
+        key: tuple[str, ...],
+    ) -> None:
+        keys = sql.SQL(", ").join(map(sql.Identifier, key))
+        table = sql.SQL(TABLE)
+        with connection.cursor() as cursor:
+            if state == "half":
+                half = sql.SQL("DELETE FROM {} WHERE hashtext(ROW({})::text) % 2 = 0")
+                cursor.execute(half.format(table, keys))
+            if state in ("half", "rewritten"):
+                changes = [
+                    sql.SQL("{0} = " + OTHER_VALUES[kind]).format(sql.Identifier(name))
+                    for name, kind in columns.items()
+                    if kind in OTHER_VALUES and name not in key
+                ]
+                if not changes:
+                    raise UsageError(
+                        "no column outside of the key has a type that the sweep can change; leave out the state"
+                    )
+                cursor.execute(sql.SQL("UPDATE {} SET {}").format(table, sql.SQL(", ").join(changes)))
+            cursor.execute(sql.SQL("VACUUM (FULL) {}").format(table))
+            cursor.execute(sql.SQL("VACUUM (ANALYZE) {}").format(table))
+
+
+def _name(name: str) -> sql.Identifier:
+    return sql.Identifier(name)
+
+
+def _column_types(cursor: psycopg2.extensions.cursor) -> dict[str, str]:
+    cursor.execute(
+        "SELECT a.attname, t.typname FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid "
+        "WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' "
+        "ORDER BY a.attnum",
+        (TABLE,),
+    )
+    return dict(cursor.fetchall())

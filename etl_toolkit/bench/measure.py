@@ -1,0 +1,191 @@
+"""One run: a fresh copy of the table, a fresh process that loads, a monitor beside it, and the answer checked."""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pyarrow as pa
+
+from etl_toolkit.bench.answer import table_answer
+from etl_toolkit.bench.databases import TABLE, ScratchDatabases, StartingPoint
+from etl_toolkit.bench.monitor import Monitor, Observation
+from etl_toolkit.bench.records import PHASES, Sample
+from etl_toolkit.errors import EtlError
+
+AFTER_LOAD = """
+SELECT n_dead_tup, n_tup_ins, n_tup_upd, (SELECT deadlocks FROM pg_stat_database WHERE datname = current_database())
+FROM pg_stat_user_tables WHERE relid = %s::regclass
+"""
+OTHER_SESSIONS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """A finished run. `is_refusal` says that the strategy declined, as it would every time."""
+
+    sample: Sample
+    timeline: pa.Table | None = None
+    is_refusal: bool = False
+    monitor_cpu_seconds: float = 0.0
+
+
+class _Runner:
+    """The process that loads. It starts at once, so that its imports go on while the table is being put back."""
+
+    def __init__(self, log: Path) -> None:
+        command = [sys.executable, "-m", "etl_toolkit.bench.runner"]
+        self._log = log
+        with log.open("ab") as words:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, bufsize=0
+            )
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    def say(self, line: str) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.write(line.encode() + b"\n")
+
+    def hear(self, timeout_seconds: float) -> dict[str, Any]:
+        """Return the next message of the process."""
+        line = b""
+        deadline = time.monotonic() + timeout_seconds
+        while self._process.stdout is not None and not line.endswith(b"\n"):
+            if not select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise EtlError(f"not done within {timeout_seconds:.0f} s")
+            more = self._process.stdout.read(65536)
+            if not more:
+                raise EtlError(f"the loading process ended with exit code {self._process.wait()}; see {self._log.name}")
+            line += more
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def measure(
+    planned: Sample,
+    files: Sequence[str],
+    databases: ScratchDatabases,
+    start: StartingPoint,
+    *,
+    log: Path,
+    interval_seconds: float,
+    timeout_seconds: float = 600.0,
+) -> RunOutcome:
+    """Make the run that `planned` describes; one that goes wrong is an outcome with a reason, not an exception.
+
+    What the loader prints, tracebacks included, goes to `log`.
+    """
+    runner, monitor = _Runner(log), Monitor()
+    try:
+        dsn = databases.reset(start)
+        runner.hear(60)
+        request = {"contender": planned.strategy, "files": list(files), "dsn": dsn, "table": TABLE}
+        runner.say(json.dumps(request | {"workers": planned.workers, "batch_rows": planned.batch_rows}))
+        told = runner.hear(timeout_seconds)
+        if "error" in told:
+            return _failed(planned, told)
+        monitor.watch(dsn, runner.process_id, interval_seconds=interval_seconds)
+        runner.say("go")
+        told = runner.hear(timeout_seconds)
+        seen = monitor.stop()
+        if "error" in told:
+            return _failed(planned, told)
+        sample = _with_server_counts(_with_observation(_with_times(planned, told), seen), dsn, start)
+        return RunOutcome(sample, seen.timeline(planned), monitor_cpu_seconds=seen.monitor_cpu_seconds)
+    except (EtlError, psycopg2.Error) as error:
+        return _failed(planned, {"error": str(error).strip().splitlines()[0]})
+    finally:
+        runner.close()
+        monitor.close()
+
+
+def _failed(planned: Sample, told: dict[str, Any]) -> RunOutcome:
+    return RunOutcome(replace(planned, error=told["error"]), is_refusal=bool(told.get("is_refusal")))
+
+
+def _with_times(sample: Sample, told: dict[str, Any]) -> Sample:
+    wall_seconds = told["wall_seconds"]
+    phases = {f"phase_{name}_seconds": told["phases"].get(name) for name in PHASES}
+    return replace(
+        sample,
+        wall_seconds=wall_seconds,
+        rows_per_second=sample.rows / wall_seconds,
+        mb_per_second=None if sample.input_bytes is None else sample.input_bytes / 1e6 / wall_seconds,
+        client_cpu_user_seconds=told["cpu_user_seconds"],
+        client_cpu_system_seconds=told["cpu_system_seconds"],
+        retries=told["retries"],
+        chosen_strategy=told["chosen_strategy"],
+        predicted_seconds=told["predicted_seconds"],
+        **phases,
+    )
+
+
+def _with_observation(sample: Sample, seen: Observation) -> Sample:
+    def bytes_of(name: str) -> int | None:
+        grown = seen.growth(name)
+        return None if grown is None else int(grown)
+
+    return replace(
+        sample,
+        server_cpu_seconds=seen.growth("server_cpu_seconds"),
+        peak_client_pss_bytes=seen.peak("client_pss_bytes"),
+        idle_client_pss_bytes=seen.rows[0]["client_pss_bytes"],
+        peak_server_pss_bytes=seen.peak("server_pss_bytes"),
+        client_read_bytes=bytes_of("client_read_bytes"),
+        client_written_bytes=bytes_of("client_written_bytes"),
+        server_read_bytes=bytes_of("server_read_bytes"),
+        server_written_bytes=bytes_of("server_written_bytes"),
+        wal_bytes=bytes_of("wal_bytes"),
+        lock_waits=seen.lock_waits,
+    )
+
+
+def _with_server_counts(sample: Sample, dsn: str, start: StartingPoint) -> Sample:
+    """Check the answer, and add what the server counted; both in the database of the run."""
+    with closing(psycopg2.connect(dsn, application_name="etl_toolkit bench")) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            _wait_for_sessions(cursor)
+            cursor.execute(AFTER_LOAD, (TABLE,))
+            dead, inserted, updated, deadlocks = cursor.fetchone() or (None, None, None, None)
+        wrong = table_answer(connection, TABLE, start.columns).difference(start.expected)
+    return replace(
+        sample,
+        dead_tuples=dead,
+        rows_inserted=inserted,
+        rows_updated=updated,
+        deadlocks=deadlocks,
+        correct=wrong is None,
+        error=wrong,
+    )
+
+
+def _wait_for_sessions(cursor: psycopg2.extensions.cursor) -> None:
+    """Wait until the sessions of the load are gone: each reports its counts when it ends."""
+    for _ in range(100):
+        cursor.execute(OTHER_SESSIONS)
+        if cursor.fetchone() == (0,):
+            return
+        time.sleep(0.02)

@@ -1,0 +1,315 @@
+"""The record of one sweep: an immutable, versioned run directory, written by `sweep`, read by charts and notebooks.
+
+    <run directory>/
+    ├── manifest.json      how it was measured (`Manifest`): command, seed, git commit, versions, machine,
+    │                      server settings that are not the default, cases, cost of the monitor, status
+    ├── samples.parquet    one row per run (`Sample`, `SAMPLE_SCHEMA`), warm-ups and failed runs included
+    ├── timeline.parquet   many rows per run: CPU, memory, I/O, WAL and lock waits over time (`TIMELINE_SCHEMA`)
+    ├── report.json        metrics per case, summary per strategy, recommendations with evidence (`analysis.report`)
+    ├── recommended.toml   the recommendation as a file that `etl-toolkit ingest --config` takes
+    └── journal/           while the sweep runs: one JSON line and one timeline per finished run; gone at the end
+
+`report.json` is one object:
+    version, run_id, status
+    finding            one sentence
+    noise              the same strategy twice: {case, ratio: I, verdict, runs}; null when there was no such case
+    cases[]            {case, setting, strategy, kind, is_twin, format, files, rows, overlap, table_state, workers, key,
+                        batch_rows, runs, failures, errors[], spread, is_unstable, chosen_strategy,
+                        wall_seconds: I, rows_per_second: I, mb_per_second: I, client_cpu_seconds, server_cpu_seconds,
+                        peak_client_pss_bytes, peak_server_pss_bytes, wal_bytes, dead_tuples, lock_waits, deadlocks,
+                        retries, phases: {name: seconds}, predicted_seconds,
+                        ratio_to_best, against_baseline: {baseline, ratio: I, verdict} or null}
+    strategies[]       {strategy, kind, cases, wins, failures, mean_ratio_to_best, worst_ratio_to_best,
+                        best_rows_per_second, peak_client_pss_bytes, peak_server_pss_bytes}
+    recommendations[]  {when: {overlap: [low, high], rows: [low, high], table_state}, then: {strategy, workers,
+                        batch_rows}, because, evidence: [{case, seconds: I, against, ratio: I, verdict, runs}]}
+    cost               coefficients of the planner's cost model, refitted; null when there were too few runs
+I is {median, low, high}: a median and its 95 % bootstrap interval. A ratio is time / time of the other, paired by
+round: below 1 is faster. A case without a correct run has null metrics, and its `errors` say why.
+
+Units are in the names. `overlap` and `spread` run from 0 to 1, `mb_per_second` counts 10^6 bytes of input files.
+null is "not available" (a remote server, another system than Linux), never zero.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from etl_toolkit.errors import UsageError
+
+RECORD_VERSION = 1
+
+Kind = Literal["ours", "baseline", "peer", "floor"]
+TableState = Literal["empty", "half", "rewritten", "unchanged"]
+Status = Literal["running", "finished", "interrupted", "failed"]
+PHASES = ("plan", "read", "sort", "copy", "merge", "commit", "other")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of the sweep. `rows` counts the rows of all files together, `overlap` runs from 0 to 1.
+
+    `table_state` before the run: `empty`; `half` (every second key is there, with other values); `rewritten` (every
+    key, other values); `unchanged` (every key, the values that the load ends with). `is_twin` marks the second half of
+    the A/A case: the same strategy in the same setting, measured as if it were another.
+    """
+
+    strategy: str
+    kind: Kind
+    format: str
+    files: int
+    rows: int
+    overlap: float
+    table_state: TableState
+    workers: int
+    key: str = "bigint"
+    batch_rows: int | None = None
+    is_twin: bool = False
+
+    @property
+    def workload(self) -> str:
+        """The files of the case, in words that serve as a file name."""
+        return f"{self.format}-{self.files}x{self.rows // max(self.files, 1)}-ov{self.overlap * 100:g}-{self.key}"
+
+    @property
+    def setting(self) -> str:
+        """Everything but the strategy: cases of one setting can be compared."""
+        batch = f"-b{self.batch_rows}" if self.batch_rows else ""
+        return f"{self.workload}-{self.table_state}-w{self.workers}{batch}"
+
+    @property
+    def name(self) -> str:
+        """The name of the case, unique in a sweep."""
+        return f"{self.setting}/{self.strategy}{'#twin' if self.is_twin else ''}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of one case. Fields that are None were not available, or the run failed before they were known.
+
+    `correct` says that the table ended as the sequential load leaves it; only then does the time count. `round` 0 is
+    the warm-up. `lock_waits` counts the waits that the monitor saw: shorter ones than its interval may be missing.
+    """
+
+    run_index: int
+    case: str
+    setting: str
+    strategy: str
+    kind: str
+    format: str
+    files: int
+    rows: int
+    overlap: float
+    table_state: str
+    workers: int
+    key: str
+    batch_rows: int | None
+    is_twin: bool
+    round: int
+    is_warm_up: bool
+    correct: bool
+    error: str | None = None
+    wall_seconds: float | None = None
+    rows_per_second: float | None = None
+    mb_per_second: float | None = None
+    input_bytes: int | None = None
+    client_cpu_user_seconds: float | None = None
+    client_cpu_system_seconds: float | None = None
+    server_cpu_seconds: float | None = None
+    peak_client_pss_bytes: int | None = None
+    idle_client_pss_bytes: int | None = None
+    peak_server_pss_bytes: int | None = None
+    client_read_bytes: int | None = None
+    client_written_bytes: int | None = None
+    server_read_bytes: int | None = None
+    server_written_bytes: int | None = None
+    wal_bytes: int | None = None
+    dead_tuples: int | None = None
+    rows_inserted: int | None = None
+    rows_updated: int | None = None
+    lock_waits: int | None = None
+    deadlocks: int | None = None
+    retries: int | None = None
+    chosen_strategy: str | None = None
+    predicted_seconds: float | None = None
+    phase_plan_seconds: float | None = None
+    phase_read_seconds: float | None = None
+    phase_sort_seconds: float | None = None
+    phase_copy_seconds: float | None = None
+    phase_merge_seconds: float | None = None
+    phase_commit_seconds: float | None = None
+    phase_other_seconds: float | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the time of this run may be used: a measured run with the right answer."""
+        return self.correct and not self.is_warm_up
+
+
+_ARROW_TYPES = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        pa.field(item.name, _ARROW_TYPES[str(item.type).split(" ")[0]], nullable="None" in str(item.type))
+        for item in fields(Sample)
+    ]
+)
+
+# Cumulative byte counts start at zero with the run; `…_cpu_cores` is CPU time over wall time since the row before.
+TIMELINE_SCHEMA = pa.schema(
+    [
+        pa.field("run_index", pa.int64(), nullable=False),
+        pa.field("case", pa.string(), nullable=False),
+        pa.field("strategy", pa.string(), nullable=False),
+        pa.field("round", pa.int64(), nullable=False),
+        pa.field("at_seconds", pa.float64(), nullable=False),
+        pa.field("client_cpu_cores", pa.float64()),
+        pa.field("server_cpu_cores", pa.float64()),
+        pa.field("client_pss_bytes", pa.int64()),
+        pa.field("server_pss_bytes", pa.int64()),
+        pa.field("client_read_bytes", pa.int64()),
+        pa.field("client_written_bytes", pa.int64()),
+        pa.field("server_read_bytes", pa.int64()),
+        pa.field("server_written_bytes", pa.int64()),
+        pa.field("wal_bytes", pa.int64()),
+        pa.field("lock_waiting", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How a sweep was measured. `machine` has a `fingerprint`: only runs with the same one can be compared."""
+
+    run_id: str
+    command: str
+    seed: int
+    status: Status
+    started_at: str
+    finished_at: str | None = None
+    reason: str | None = None
+    git_commit: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    server: Mapping[str, Any] = field(default_factory=dict)
+    pg_settings: Mapping[str, str] = field(default_factory=dict)
+    monitor: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    workloads: Mapping[str, Any] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    cases: tuple[str, ...] = ()
+    rounds: int = 0
+    version: int = RECORD_VERSION
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run directory, read. `timeline` is an Arrow table of `TIMELINE_SCHEMA`, `report` the object described above."""
+
+    directory: Path
+    manifest: Manifest
+    samples: tuple[Sample, ...]
+    timeline: pa.Table
+    report: Mapping[str, Any]
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{escape(row['case'])}</td><td>{_seconds(row['wall_seconds'])}</td>"
+            f"<td>{row['runs']}</td><td>{row['failures']}</td></tr>"
+            for row in self.report.get("cases", [])
+        )
+        head = "<tr><th>case</th><th>seconds, median (95 % interval)</th><th>runs</th><th>failed</th></tr>"
+        finding = escape(str(self.report.get("finding", "")))
+        title = f"{escape(self.manifest.run_id)}: {escape(self.manifest.status)}"
+        return f"<p><b>{title}</b> {finding}</p><table>{head}{rows}</table>"
+
+
+def load(directory: Path | str) -> RunRecord:
+    """Read a run directory; of one that was interrupted, what there is.
+
+    Raises:
+        UsageError: not a run directory, or one of a newer version of this package.
+    """
+    path = Path(directory)
+    manifest = load_manifest(path)
+    samples: tuple[Sample, ...] = ()
+    if (path / "samples.parquet").exists():
+        samples = tuple(Sample(**row) for row in pq.read_table(path / "samples.parquet").to_pylist())
+    timeline = TIMELINE_SCHEMA.empty_table()
+    if (path / "timeline.parquet").exists():
+        timeline = pq.read_table(path / "timeline.parquet")
+    report = json.loads((path / "report.json").read_text()) if (path / "report.json").exists() else {}
+    return RunRecord(path, manifest, samples, timeline, report)
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Read `manifest.json` alone."""
+    try:
+        values = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{str(directory)!r} is no run directory: it has no manifest.json") from None
+    version = values.get("version")
+    if version != RECORD_VERSION:
+        raise UsageError(
+            f"{str(directory)!r} is a record of version {version}, this is {RECORD_VERSION}; "
+            "use the etl-toolkit that wrote it, or run the sweep again"
+        )
+    return Manifest(**values | {"cases": tuple(values["cases"])})
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` in one step, so that a reader never sees half of one."""
+    write_json(directory / "manifest.json", asdict(manifest))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON under a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half_done = path.with_name(path.name + ".partial")
+    half_done.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    half_done.replace(path)
+
+
+def write_samples(directory: Path, samples: Iterable[Sample]) -> None:
+    """Write `samples.parquet`."""
+    _write_parquet(directory / "samples.parquet", pa.Table.from_pylist([asdict(s) for s in samples], SAMPLE_SCHEMA))
+
+
+def write_timeline(directory: Path, timeline: pa.Table) -> None:
+    """Write `timeline.parquet`, an Arrow table of `TIMELINE_SCHEMA`."""
+    _write_parquet(directory / "timeline.parquet", timeline)
+
+
+def planned(case: Case, *, run_index: int, number: int) -> Sample:
+    """Return the sample of a run that has not been made: not correct, nothing measured."""
+    shared = {item.name: getattr(case, item.name) for item in fields(Case)}
+    return Sample(
+        run_index=run_index, case=case.name, setting=case.setting, round=number, is_warm_up=number == 0, correct=False,
+        **shared,
+    )  # fmt: skip
+
+
+def failed(sample: Sample, error: str) -> Sample:
+    """Return `sample` as a failed run with the reason."""
+    return replace(sample, correct=False, error=error)
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half_done = path.with_name(path.name + ".partial")
+    pq.write_table(table, half_done, compression="zstd")
+    half_done.replace(path)
+
+
+def _seconds(interval: Mapping[str, float] | None) -> str:
+    if interval is None:
+        return "–"
+    return f"{interval['median']:.2f} ({interval['low']:.2f}–{interval['high']:.2f})"

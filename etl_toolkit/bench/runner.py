@@ -1,0 +1,90 @@
+"""The process that makes one run: `python -m etl_toolkit.bench.runner`, driven by `measure` through its pipes.
+
+A fresh process per run, so that no run profits from the caches of another or pays for its memory. It imports, says
+`ready`, reads one JSON request, prepares, says `ready` again, waits for `go`, loads, and writes what it measured as one
+JSON line. Connections are opened inside the clock; imports and the preparation of the floor are not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import asdict
+from typing import IO, Any
+
+import psycopg2
+
+from etl_toolkit.bench import contenders
+from etl_toolkit.errors import EtlError, UsageError, driver_failure
+
+
+def main() -> None:
+    """Make one run, as the module says."""
+    # Loaders print. Our words go through a copy of stdout, theirs to stderr.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as pipe:
+        os.dup2(2, 1)
+        _import_ours()
+        _say(pipe, {"ready": True})
+        line = sys.stdin.readline()
+        if not line:
+            return
+        request = json.loads(line)
+        contender = contenders.with_batch_rows(contenders.find(request["contender"]), request["batch_rows"])
+        place = (request["dsn"], request["table"], request["workers"])
+        files = request["files"]
+        try:
+            if contender.prepare is not None:
+                files = contender.prepare(files, *place)
+            _say(pipe, {"ready": True})
+            if sys.stdin.readline().strip() != "go":
+                return
+            _say(pipe, timed(contender, files, *place))
+        except Exception as error:  # whatever a loader raises is the outcome of its run
+            traceback.print_exc()
+            _say(pipe, {"error": reason(error), "is_refusal": isinstance(error, UsageError)})
+
+
+def timed(contender: contenders.Contender, files: list[str], dsn: str, table: str, workers: int) -> dict[str, Any]:
+    """Load, and return seconds of wall and CPU time (children included) with what the contender says of its load."""
+    before = _cpu_seconds()
+    began = time.perf_counter()
+    outcome = contender.load(files, dsn, table, workers)
+    wall_seconds = time.perf_counter() - began
+    user, system = (after - earlier for after, earlier in zip(_cpu_seconds(), before, strict=True))
+    told = outcome if isinstance(outcome, contenders.Loaded) else contenders.Loaded(outcome)
+    return asdict(told) | {"wall_seconds": wall_seconds, "cpu_user_seconds": user, "cpu_system_seconds": system}
+
+
+def reason(error: BaseException) -> str:
+    """Say in one line why a run failed, without data of the rows: the record may be published."""
+    if isinstance(error, psycopg2.Error):
+        failure = driver_failure(error)
+        return f"{failure.message} (SQLSTATE {failure.sqlstate})"
+    if isinstance(error, EtlError):
+        return f"{type(error).__name__}: {error}"
+    return f"{type(error).__module__}.{type(error).__name__}"
+
+
+def _import_ours() -> None:
+    # Where this fails, our strategies fail in their turn and with the reason; the others need not suffer for it.
+    with suppress(ImportError, AttributeError):
+        from etl_toolkit import ParallelConfig, ingest  # noqa: F401, PLC0415
+
+
+def _cpu_seconds() -> tuple[float, float]:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime for usage in usages), sum(usage.ru_stime for usage in usages)
+
+
+def _say(pipe: IO[str], message: dict[str, Any]) -> None:
+    pipe.write(json.dumps(message) + "\n")
+    pipe.flush()
+
+
+if __name__ == "__main__":
+    main()

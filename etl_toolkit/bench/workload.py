@@ -1,0 +1,161 @@
+"""Seeded files to load: the same seed gives the same bytes, and every number about them is known, not measured.
+
+File `f` holds the key ranks `[f * step, f * step + distinct)`: with `overlap` 0 the ranges touch, with 0.5 each file
+shares half its keys with the one before, with 1 all files hold the same keys. An odd factor scatters the ranks over
+2^32 keys, one to one; each file is shuffled in its own order, or else concurrent loaders would move in step and hide
+their races. DuckDB writes the files, in bounded memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+
+from etl_toolkit.bench.generated_rows import LARGEST_RANK, MACROS, rows_sql
+from etl_toolkit.errors import UsageError
+
+Format = Literal["csv", "parquet", "mixed"]
+KeyKind = Literal["bigint", "text_timestamp"]
+
+FORMATS = ("csv", "parquet", "mixed")
+KEY_KINDS = ("bigint", "text_timestamp")
+
+COLUMNS = {
+    "bigint": ("id bigint", "name text", "value double precision", "amount numeric(12,2)", "created_at timestamptz",
+               "active boolean", "category text"),
+    "text_timestamp": ("device text", "measured_at timestamptz", "name text", "value double precision",
+                       "amount numeric(12,2)", "active boolean", "category text"),
+}  # fmt: skip
+KEYS = {"bigint": ("id",), "text_timestamp": ("device", "measured_at")}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What to generate.
+
+    `rows` counts the rows of one file; `overlap` is the share of keys that a file has in common with the one before;
+    `duplicates_within` the share of its rows that are one too many for their key; `skew` the share of the keys that lie
+    densely in a narrow range (a loader that cuts the range of keys evenly suffers). Shares run from 0 to 1.
+    """
+
+    files: int = 4
+    rows: int = 500_000
+    overlap: float = 0.0
+    format: Format = "csv"
+    key: KeyKind = "bigint"
+    seed: int = 0
+    skew: float = 0.0
+    duplicates_within: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("overlap", "skew", "duplicates_within"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it is a share from 0 to 1 (50 % is 0.5)")
+        if self.format not in FORMATS or self.key not in KEY_KINDS:
+            raise UsageError(f"format {self.format!r} and key {self.key!r}: choose from {FORMATS} and {KEY_KINDS}")
+        if self.files < 1 or self.rows < 1:
+            raise UsageError(f"{self.files} files of {self.rows} rows: both must be at least 1")
+        if self.total_distinct > LARGEST_RANK:
+            raise UsageError(
+                f"{self.total_distinct} distinct keys are more than 2^32; ask for fewer rows or more overlap"
+            )
+
+    @property
+    def distinct(self) -> int:
+        """Distinct keys of one file."""
+        return max(1, self.rows - round(self.rows * self.duplicates_within))
+
+    @property
+    def step(self) -> int:
+        """How many keys a file has that the file before it has not."""
+        return self.distinct - round(self.distinct * self.overlap)
+
+    @property
+    def total_distinct(self) -> int:
+        """Distinct keys of all files together."""
+        return self.distinct + (self.files - 1) * self.step
+
+    @property
+    def shared(self) -> int:
+        """Distinct keys that stand in more than one file."""
+        if self.files == 1:
+            return 0
+        between = max(0, 2 * self.step - self.distinct)  # keys of a middle file that neither neighbour has
+        return self.total_distinct - 2 * self.step - (self.files - 2) * between
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of files and table, each with its SQL type."""
+        return COLUMNS[self.key]
+
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        """The key columns."""
+        return KEYS[self.key]
+
+
+@dataclass(frozen=True)
+class GeneratedFiles:
+    """The files of one workload, in order, and the exact numbers about them."""
+
+    workload: Workload
+    files: tuple[Path, ...]
+    rows: int
+    distinct_keys: int
+    shared_keys: int
+    size_bytes: int
+
+    def summary(self) -> dict[str, object]:
+        """Return the numbers for a manifest, without directories: they differ from machine to machine."""
+        names = [path.name for path in self.files]
+        return asdict(self.workload) | {
+            "file_names": names, "total_rows": self.rows, "distinct_keys": self.distinct_keys,
+            "shared_keys": self.shared_keys, "size_bytes": self.size_bytes,
+        }  # fmt: skip
+
+
+def table_sql(workload: Workload, table: str) -> str:
+    """Return CREATE TABLE for the files of `workload`; `table` is SQL, quoted where it needs to be."""
+    return f"CREATE TABLE {table} ({', '.join(workload.columns)}, PRIMARY KEY ({', '.join(workload.primary_key)}))"
+
+
+def generate(
+    out: Path | str, workload: Workload, *, memory_limit: str = "512MB", prefix: str = "part"
+) -> GeneratedFiles:
+    """Write the files of `workload` into the directory `out` and return them in load order.
+
+    Each file appears under its name only when it is whole. Sorting spills into `out` above `memory_limit`.
+    """
+    place = Path(out)
+    place.mkdir(parents=True, exist_ok=True)
+    paths = []
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": memory_limit,
+        "temp_directory": str(place / ".spill"),
+        "threads": 2,
+    }
+    with duckdb.connect(config=settings) as connection:
+        connection.execute("SET enable_progress_bar = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(MACROS)
+        for number, kind in enumerate(_formats(workload)):
+            path = place / f"{prefix}{number + 1:0{len(str(workload.files))}}.{kind}"
+            half_done = path.with_name(f".{path.name}.partial")
+            options = "FORMAT csv, HEADER" if kind == "csv" else "FORMAT parquet, COMPRESSION zstd"
+            target = str(half_done).replace("'", "''")
+            connection.execute(f"COPY ({rows_sql(workload, number, kind)}) TO '{target}' ({options})")
+            half_done.replace(path)
+            paths.append(path)
+    size_bytes = sum(path.stat().st_size for path in paths)
+    rows = workload.files * workload.rows
+    return GeneratedFiles(workload, tuple(paths), rows, workload.total_distinct, workload.shared, size_bytes)
+
+
+def _formats(workload: Workload) -> Iterator[Literal["csv", "parquet"]]:
+    for number in range(workload.files):
+        parquet = workload.format == "parquet" or (workload.format == "mixed" and number % 2 == 1)
+        yield "parquet" if parquet else "csv"

@@ -1,0 +1,129 @@
+"""Every error this package raises, in one tree, and the one place where driver errors are mapped into it.
+
+    EtlError
+    ├── UsageError              the caller asked for something that cannot be (exit code 2)
+    │   ├── ConfigError         a configuration value that does not validate
+    │   └── UnsafeStrategyError a strategy that would not give the sequential result here
+    ├── SourceError             a file that cannot be read, with its place
+    ├── TargetError             a table that cannot be loaded into as it stands
+    ├── ServerError             the embedded server cannot be started or reached
+    ├── RejectLimitError        more rejected rows than allowed; nothing of the file was written
+    ├── ConflictTripwireError   two workers met on a key that was proven disjoint: a wrong verdict
+    ├── AccountingError         the counts do not add up: the run is failed
+    ├── LedgerError             the ledger refuses: another run holds the table, a newer run, a changed file
+    └── DatabaseError           PostgreSQL said no; carries the SQLSTATE
+        └── TransientDatabaseError  worth another attempt (deadlock, serialization, lost connection, …)
+
+A message says what, where, and what to do. Row data never appears in a message: it belongs in the rejects table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg2
+
+
+class EtlError(Exception):
+    """Something the user can act upon."""
+
+
+class UsageError(EtlError):
+    """The caller asked for something that cannot be."""
+
+
+class ConfigError(UsageError):
+    """A configuration value that does not validate."""
+
+
+class UnsafeStrategyError(UsageError):
+    """A strategy that would not give the sequential result on these files and this table."""
+
+
+class SourceError(EtlError):
+    """A file that cannot be read; the message names file, place and remedy."""
+
+
+class TargetError(EtlError):
+    """A table that cannot be loaded into as it stands."""
+
+
+class ServerError(EtlError):
+    """The embedded server cannot be started or reached."""
+
+
+class RejectLimitError(EtlError):
+    """More rows were rejected than `max_rejects` allows."""
+
+
+class ConflictTripwireError(EtlError):
+    """Two workers of one run met on one key although the plan had proven their keys disjoint."""
+
+
+class AccountingError(EtlError):
+    """The counts of a load do not add up, so it is not known to be right."""
+
+
+class LedgerError(EtlError):
+    """The ledger refuses to start or continue a run."""
+
+
+class DatabaseError(EtlError):
+    """PostgreSQL refused a statement."""
+
+    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class TransientDatabaseError(DatabaseError):
+    """A refusal that another attempt may get past."""
+
+
+# Classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html that another attempt can get past.
+TRANSIENT_SQLSTATES = frozenset({"40P01", "40001", "55P03", "53300", "57P01", "57P02", "57P03"})
+
+ADVICE = {
+    "28P01": "check the password (PGPASSWORD, ~/.pgpass)",
+    "28000": "check the user and pg_hba.conf",
+    "3D000": "create the database, or name another one in the DSN",
+    "42501": "grant the privilege to this role, see docs/production.md",
+    "42P01": "create the table first, or pass --create-table",
+    "53100": "free disk space on the server",
+    "53300": "lower --jobs or raise max_connections",
+    "53400": "raise the configured limit (temp_file_limit?) on the server",
+    "55P03": "another session holds a lock; see pg_blocking_pids()",
+    "57014": "raise statement_timeout",
+}
+
+
+@dataclass(frozen=True)
+class DriverFailure:
+    """What a psycopg2 error says, without the row data of its DETAIL and CONTEXT."""
+
+    sqlstate: str | None
+    message: str
+
+
+def driver_failure(error: psycopg2.Error) -> DriverFailure:
+    """Return SQLSTATE and primary message of `error`; never DETAIL or CONTEXT, which carry row data."""
+    primary = error.diag.message_primary if error.diag is not None else None
+    return DriverFailure(error.pgcode, primary or (str(error).strip().splitlines() or ["connection lost"])[0])
+
+
+def is_transient(error: psycopg2.Error) -> bool:
+    """Tell whether another attempt may succeed: by SQLSTATE; a lost connection has none."""
+    code = error.pgcode
+    if code is None:
+        return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return code in TRANSIENT_SQLSTATES or code.startswith("08")
+
+
+def map_driver_error(error: psycopg2.Error, *, doing: str) -> DatabaseError:
+    """Turn a psycopg2 error into ours; `doing` says in words what was being attempted."""
+    failure = driver_failure(error)
+    code = failure.sqlstate
+    advice = ADVICE.get(code or "", "")
+    text = f"{doing}: {failure.message}" + (f" (SQLSTATE {code})" if code else "") + (f"; {advice}" if advice else "")
+    kind = TransientDatabaseError if is_transient(error) else DatabaseError
+    return kind(text, code)

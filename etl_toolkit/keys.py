@@ -1,0 +1,129 @@
+"""Which keys and values the client may judge: types, and spellings of them, on which DuckDB and the server agree.
+
+Key equality is the server's. For the types listed here, a value spelled in the listed grammar is equal to another one in
+DuckDB exactly when it is equal for the server (`tests/test_key_equality.py` asks the server). Every other type, and every
+other spelling, is *unproven*: the load then takes the server path. The grammars are RE2, and deliberately narrow: a
+spelling they turn down costs speed, one they let through wrongly would cost rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from etl_toolkit.model import Column, Layout, TargetTable
+
+_DAY = r"(?:[12]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])|[12]\d{3}-(?:0[13-9]|1[0-2])-(?:29|30)|[12]\d{3}-(?:0[13578]|1[02])-31)"
+_TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?"
+_OFFSET = r"(?:Z|[+-](?:0\d|1[0-3])(?::?[0-5]\d)?)"
+_UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+
+
+@dataclass(frozen=True)
+class KeyType:
+    """A key type the client can compare: its DuckDB type, and the grammar of the spellings it may judge."""
+
+    duckdb_type: str
+    grammar: str | None  # None: every text is fine
+
+
+KEY_TYPES = {
+    "int2": KeyType("BIGINT", r"-?\d{1,4}"),
+    "int4": KeyType("BIGINT", r"-?\d{1,9}"),
+    "int8": KeyType("BIGINT", r"-?\d{1,18}"),
+    "uuid": KeyType("UUID", _UUID),
+    "date": KeyType("DATE", _DAY),
+    "timestamp": KeyType("TIMESTAMP", rf"{_DAY}[ T]{_TIME}"),
+    "timestamptz": KeyType("TIMESTAMPTZ", rf"{_DAY}[ T]{_TIME}{_OFFSET}"),
+    "text": KeyType("VARCHAR", None),
+    "varchar": KeyType("VARCHAR", None),
+}
+
+
+def key_type(column: Column) -> KeyType | None:
+    """Return how the client compares keys of `column`, or None where only the server can."""
+    if not column.is_deterministic:
+        return None
+    kind = KEY_TYPES.get(column.base_type)
+    if kind is not None and column.base_type == "varchar" and column.type_modifier > 4:
+        # Beyond n characters the server cuts trailing blanks, so two texts may become one key.
+        return KeyType("VARCHAR", _characters(column.type_modifier - 4))
+    if kind is not None and column.base_type in ("timestamp", "timestamptz") and column.type_modifier >= 0:
+        return None  # timestamp(n) rounds, so two texts may become one key
+    return kind
+
+
+def _characters(limit: int) -> str:
+    """A grammar for at most `limit` characters; RE2 repeats at most 1,000 times."""
+    return rf"(?s:.{{0,{min(limit, 1000)}}})"
+
+
+def value_grammar(column: Column) -> str | None:
+    """Return a grammar of texts that the server surely accepts for `column`, unquoted; None: no such grammar.
+
+    The grammar must hold for any delimiter, so text is limited to characters other than quotes and line breaks; the
+    caller excludes the delimiter.
+    """
+    limit = column.type_modifier
+    match column.base_type:
+        case "text":
+            return "TEXT*"
+        case "varchar":
+            return "TEXT*" if limit < 0 else (f"TEXT{{0,{limit - 4}}}" if limit - 4 <= 1000 else None)
+        case "int2":
+            return r"-?\d{1,4}"
+        case "int4":
+            return r"-?\d{1,9}"
+        case "int8":
+            return r"-?\d{1,18}"
+        case "float8":
+            return r"-?\d{1,17}(?:\.\d{1,17})?"
+        case "float4":
+            return r"-?\d{1,9}(?:\.\d{1,9})?"
+        case "numeric":
+            if limit < 0:
+                return r"-?\d{1,100}(?:\.\d{1,100})?"
+            precision, scale = (limit - 4) >> 16 & 0xFFFF, (limit - 4) & 0x7FF
+            whole = precision - scale
+            if scale > precision or scale >= 1024 or whole < 2:
+                return None
+            # One digit fewer than fits: rounding may carry.
+            return rf"-?\d{{1,{whole - 1}}}(?:\.\d{{1,100}})?"
+        case "bool":
+            return r"(?:t|f|true|false|0|1)"
+        case "uuid":
+            return _UUID
+        case "date":
+            return _DAY
+        case "timestamp":
+            return rf"{_DAY}[ T]{_TIME}"
+        case "timestamptz":
+            return rf"{_DAY}[ T]{_TIME}{_OFFSET}"
+        case _:
+            return None
+
+
+def record_grammar(target: TargetTable, layout: Layout) -> str | None:
+    """Return a grammar of whole records that the server surely accepts into `target`; None where there is none.
+
+    A table with CHECK constraints, domains, foreign keys or triggers has none: the client cannot evaluate them.
+    """
+    if target.has_checks or target.foreign_keys:
+        return None
+    delimiter = layout.delimiter if layout.delimiter in ",;|:" else r"\t"
+    delimiter = r"\|" if delimiter == "|" else delimiter
+    text = rf"[^\"\r\n\x00{delimiter}]"
+    parts = []
+    for name in layout.columns:
+        column = target.column(name)
+        grammar = value_grammar(column)
+        if grammar is None:
+            return None
+        is_text = grammar.startswith("TEXT")
+        grammar = grammar.replace("TEXT", text)
+        if is_text:
+            # Unquoted empty is NULL; a quoted text is spelled out by the second alternative.
+            at_least_one = grammar.replace("{0,", "{1,") if "{0," in grammar else grammar[:-1] + "+"
+            quoted = r"|\"(?:[^\"\x00]|\"\")*\"" if column.type_modifier < 0 else ""
+            grammar = f"(?:{at_least_one}{quoted})"
+        parts.append(grammar if column.not_null else f"(?:{grammar})?")
+    return delimiter.join(parts)

@@ -1,0 +1,1 @@
+"""Rows into the table: COPY, merge, rejects, ledger, retry. All SQL that writes lives here."""

@@ -1,0 +1,192 @@
+"""The ledger: which runs there were, which batches are committed, which rows were rejected.
+
+A batch's row is the first statement of the transaction that writes the batch's data, so the two commit or vanish
+together: claim, write, complete. A second claim of the same batch waits for the first one's transaction and then finds
+the batch done. A run is fenced by its own row: claiming takes a share lock on it and needs it to be `running`, so a run
+that lost its table lock to a later one can commit nothing more.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from psycopg2.extras import execute_values
+
+from etl_toolkit.errors import LedgerError
+from etl_toolkit.model import Batch, Counts, LoadSpec, Plan, Reject, SourceFile, TargetTable
+
+SCHEMA = "etl_toolkit"
+_CREATION_LOCK = 0x65746C5F746B  # "etl_tk"
+
+_DDL = """
+CREATE SCHEMA IF NOT EXISTS etl_toolkit;
+CREATE TABLE IF NOT EXISTS etl_toolkit.runs (
+    run_id text PRIMARY KEY,
+    target text NOT NULL,
+    target_oid oid NOT NULL,
+    status text NOT NULL CHECK (status IN ('running', 'complete', 'failed', 'interrupted')),
+    strategy text NOT NULL,
+    spec jsonb NOT NULL,
+    plan jsonb NOT NULL,
+    counts jsonb,
+    error text,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz
+);
+CREATE TABLE IF NOT EXISTS etl_toolkit.files (
+    run_id text NOT NULL REFERENCES etl_toolkit.runs ON DELETE CASCADE,
+    position integer NOT NULL,
+    name text NOT NULL,
+    content_hash text NOT NULL,
+    size_bytes bigint NOT NULL,
+    counts jsonb,
+    PRIMARY KEY (run_id, position)
+);
+CREATE TABLE IF NOT EXISTS etl_toolkit.batches (
+    run_id text NOT NULL REFERENCES etl_toolkit.runs ON DELETE CASCADE,
+    number integer NOT NULL,
+    label text NOT NULL,
+    counts jsonb,
+    claimed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run_id, number)
+);
+CREATE TABLE IF NOT EXISTS etl_toolkit.rejects (
+    run_id text NOT NULL REFERENCES etl_toolkit.runs ON DELETE CASCADE,
+    file integer NOT NULL,
+    record bigint NOT NULL,
+    line bigint,
+    reason text NOT NULL,
+    sqlstate text NOT NULL,
+    raw text NOT NULL,
+    PRIMARY KEY (run_id, file, record)
+);
+"""
+
+_CLAIM = """
+INSERT INTO etl_toolkit.batches (run_id, number, label)
+SELECT run_id, %s, %s FROM etl_toolkit.runs WHERE run_id = %s AND status = 'running' FOR SHARE
+ON CONFLICT DO NOTHING RETURNING number
+"""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The outcome of claiming a batch: ours to write, or done before with these counts per file position."""
+
+    is_ours: bool
+    counts: Mapping[int, Counts]
+
+
+def prepare(connection: Any) -> None:
+    """Create the ledger unless it is there. One creator at a time: CREATE IF NOT EXISTS races."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_catalog.to_regclass('etl_toolkit.rejects') IS NOT NULL")
+        if not cursor.fetchone()[0]:
+            cursor.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
+            cursor.execute(_DDL)
+    connection.commit()
+
+
+def lock_table(connection: Any, target_oid: int, label: str, *, wait_seconds: float) -> None:
+    """Take the session's advisory lock on the target table; raises LedgerError that names the holder."""
+    deadline = time.monotonic() + wait_seconds
+    with connection.cursor() as cursor:
+        while True:
+            cursor.execute("SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", (_CREATION_LOCK % 2**31, _signed(target_oid)))
+            if cursor.fetchone()[0]:
+                connection.commit()
+                return
+            cursor.execute(
+                "SELECT l.pid, a.application_name, a.usename FROM pg_catalog.pg_locks l "
+                "LEFT JOIN pg_catalog.pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted "
+                "AND l.classid::bigint = %s AND l.objid::bigint = %s AND l.database = "
+                "(SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())",
+                (_CREATION_LOCK % 2**31, target_oid),
+            )
+            holder = cursor.fetchone()
+            connection.commit()
+            if time.monotonic() >= deadline:
+                who = f"{holder[1] or 'a session'} (process {holder[0]}, user {holder[2]})" if holder else "another session"
+                raise LedgerError(f"another run is loading {label}: {who}; wait for it, or give --wait SECONDS")
+            time.sleep(0.2)
+
+
+def _signed(oid: int) -> int:
+    return oid - 2**32 if oid >= 2**31 else oid
+
+
+def begin(
+    connection: Any, run_id: str, *, spec: LoadSpec, plan: Plan, target: TargetTable, files: Sequence[SourceFile],
+    pinned: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Record a run as running. Earlier runs on the table that still say so are dead (we hold the lock): fence them."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE etl_toolkit.runs SET status = 'interrupted' WHERE target_oid = %s AND status = 'running'", (target.oid,)
+        )
+        cursor.execute(
+            "INSERT INTO etl_toolkit.runs (run_id, target, target_oid, status, strategy, spec, plan) "
+            "VALUES (%s, %s, %s, 'running', %s, %s, %s)",
+            (run_id, target.qualified_name, target.oid, plan.strategy, json.dumps(asdict(spec)), json.dumps(dict(pinned))),
+        )
+        execute_values(
+            cursor,
+            "INSERT INTO etl_toolkit.files (run_id, position, name, content_hash, size_bytes) VALUES %s",
+            [(run_id, file.position, file.name, file.content_hash, file.size_bytes) for file in files],
+        )
+    connection.commit()
+
+
+def claim(cursor: Any, run_id: str, batch: Batch) -> Claim:
+    """Claim a batch as the first statement of its transaction. Raises LedgerError where the run was fenced."""
+    cursor.execute(_CLAIM, (batch.number, batch.label, run_id))
+    if cursor.fetchone():
+        return Claim(True, {})
+    cursor.execute("SELECT counts FROM etl_toolkit.batches WHERE run_id = %s AND number = %s", (run_id, batch.number))
+    if row := cursor.fetchone():
+        return Claim(False, {int(position): Counts(**counts) for position, counts in (row[0] or {}).items()})
+    raise LedgerError(f"run {run_id} was taken over by a later run on the same table; nothing more of it is written")
+
+
+def complete(cursor: Any, run_id: str, batch: Batch, counts: Mapping[int, Counts]) -> None:
+    """Write a batch's counts per file: the last statement of its transaction."""
+    text = json.dumps({position: asdict(value) for position, value in counts.items()})
+    cursor.execute(
+        "UPDATE etl_toolkit.batches SET counts = %s WHERE run_id = %s AND number = %s", (text, run_id, batch.number)
+    )
+
+
+def record_rejects(cursor: Any, run_id: str, rejects: Sequence[Reject]) -> None:
+    """Store rejected rows, in the same transaction as the data of their file."""
+    if rejects:
+        execute_values(
+            cursor,
+            "INSERT INTO etl_toolkit.rejects (run_id, file, record, line, reason, sqlstate, raw) VALUES %s "
+            "ON CONFLICT DO NOTHING",
+            [
+                (run_id, item.file, item.record, item.line, item.reason, item.sqlstate, item.raw.replace("\0", "\\0"))
+                for item in rejects
+            ],
+        )
+
+
+def finish(
+    connection: Any, run_id: str, *, status: str, counts: Counts | None, files: Mapping[int, Counts], error: str | None = None
+) -> None:
+    """Close a run's row with its outcome. A run fenced meanwhile stays as it is."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE etl_toolkit.runs SET status = %s, counts = %s, error = %s, finished_at = clock_timestamp() "
+            "WHERE run_id = %s AND status = 'running'",
+            (status, json.dumps(asdict(counts)) if counts else None, error, run_id),
+        )
+        for position, value in files.items():
+            cursor.execute(
+                "UPDATE etl_toolkit.files SET counts = %s WHERE run_id = %s AND position = %s",
+                (json.dumps(asdict(value)), run_id, position),
+            )
+    connection.commit()

@@ -1,0 +1,241 @@
+"""The SQL of a load: staging table, COPY, and the upsert that leaves unchanged rows alone.
+
+The staging table is made in the transaction that fills it, so PostgreSQL appends to it without looking for free space
+(COPY skips the free space map in a relation created in the same transaction), and `ctid` is the order of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from psycopg2 import sql
+from psycopg2.sql import SQL, Composable, Composed, Identifier
+
+from etl_toolkit.model import ConflictAction, Layout, TargetTable
+
+STAGING = "etl_staging"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge did to the rows of one file that did not lose to another staged row."""
+
+    rows: int
+    inserted: int
+    updated: int
+    unchanged: int
+    stale: int
+
+
+def table(target: TargetTable) -> Identifier:
+    return Identifier(target.schema, target.name)
+
+
+def create_staging(target: TargetTable, layout: Layout, *, name: str = STAGING) -> Composed:
+    """A private table in the target's own types, gone at the end of the transaction, that takes no NULL key.
+
+    Its first column, `etl_file`, holds the position of the file a row comes from.
+    """
+    statement = SQL(
+        "CREATE TEMP TABLE {name} ON COMMIT DROP AS SELECT 0::smallint AS etl_file, {columns} FROM {table} WITH NO DATA"
+    ).format(name=Identifier(name), columns=_names(layout.columns), table=table(target))
+    actions: list[Composable] = []
+    if not target.arbiter.nulls_not_distinct:
+        actions += [SQL("ALTER {} SET NOT NULL").format(Identifier(column)) for column in target.key]
+    if target.arbiter.predicate:
+        actions.append(SQL("ADD CHECK (({}) IS TRUE)").format(SQL(target.arbiter.predicate)))
+    if actions:
+        statement += SQL("; ALTER TABLE {} {}").format(Identifier("pg_temp", name), SQL(", ").join(actions))
+    return statement
+
+
+def set_file(position: int, *, name: str = STAGING) -> Composed:
+    """Let the rows staged from now on belong to the file at `position`."""
+    return SQL("ALTER TABLE {} ALTER etl_file SET DEFAULT {}").format(
+        staging_table(name), sql.Literal(position)
+    )
+
+
+def copy_into(destination: Composable, layout: Layout) -> Composed:
+    """COPY records of `layout` into a table, by column list; unquoted empty is NULL, quoted empty is the empty text."""
+    return SQL("COPY {} ({}) FROM STDIN (FORMAT csv, DELIMITER {}, QUOTE '\"', NULL '')").format(
+        destination, _names(layout.columns), sql.Literal(layout.delimiter)
+    )
+
+
+def staging_table(name: str = STAGING) -> Identifier:
+    return Identifier("pg_temp", name)
+
+
+@dataclass(frozen=True)
+class Upsert:
+    """How staged rows meet the table. `unique` says that no two staged rows have the same key."""
+
+    target: TargetTable
+    layout: Layout
+    action: ConflictAction = ConflictAction.UPDATE
+    order_by: str | None = None
+    unique: bool = False
+
+    @property
+    def values(self) -> list[str]:
+        """The columns an update sets: never those of the key, whose spelling stays the first writer's."""
+        return [column for column in self.layout.columns if column not in self.target.key]
+
+    @property
+    def keeps_present(self) -> bool:
+        return self.action is ConflictAction.IGNORE or not self.values
+
+
+def judged(upsert: Upsert, source: Composable) -> Composed:
+    """Compose the CTEs `latest` (staged rows that did not lose to another) and `judged` (what is to become of them).
+
+    Unchanged rows are found by row image (`*<>`), which also tells `1.0` from `1.00` and works on json, and are left out
+    before ON CONFLICT, whose own WHERE would lock each row first.
+    """
+    target, layout = upsert.target, upsert.layout
+    aliases = _aliases(target)
+    key_items = SQL(", ").join(
+        SQL("{} AS {}").format(SQL(expression), alias)
+        for expression, alias in zip(target.arbiter.expressions, aliases, strict=True)
+    )
+    staged = SQL("SELECT etl_file, {}, {}, ctid AS etl_row FROM {}").format(_names(layout.columns), key_items, source)
+    latest = staged
+    if not upsert.unique:
+        first_wins = upsert.action is ConflictAction.IGNORE
+        order: list[Composable] = list(aliases)
+        if upsert.order_by and not first_wins:
+            order.append(SQL("{} DESC NULLS LAST").format(Identifier(upsert.order_by)))
+        order.append(SQL("etl_row") if first_wins else SQL("etl_row DESC"))
+        latest = SQL("SELECT DISTINCT ON ({}) * FROM ({}) AS staged ORDER BY {}").format(
+            SQL(", ").join(aliases), staged, SQL(", ").join(order)
+        )
+    present = SQL("SELECT *, {}, tableoid AS etl_present FROM {}").format(key_items, table(target))
+    if target.arbiter.predicate:
+        present += SQL(" WHERE {}").format(SQL(target.arbiter.predicate))
+    equal = SQL("IS NOT DISTINCT FROM") if target.arbiter.nulls_not_distinct else SQL("=")
+    on = SQL(" AND ").join(SQL("present.{} {} latest.{}").format(alias, equal, alias) for alias in aliases)
+    differs: Composable = SQL("false")
+    if not upsert.keeps_present:
+        differs = SQL("(ROW({})::record *<> ROW({})::record)").format(_names(upsert.values, "present"), _names(upsert.values, "latest"))
+    stale: Composable = SQL("false")
+    if upsert.action is ConflictAction.NEWER and upsert.order_by:
+        stale = _older(Identifier("latest", upsert.order_by), Identifier("present", upsert.order_by))
+    return SQL(
+        "latest AS ({latest}), judged AS MATERIALIZED (SELECT latest.*, etl_present IS NULL AS etl_new, "
+        "etl_present IS NOT NULL AND {stale} AS etl_stale, "
+        "etl_present IS NOT NULL AND NOT {stale} AND {differs} AS etl_differs "
+        "FROM latest LEFT JOIN ({present}) AS present ON {on})"
+    ).format(latest=latest, stale=stale, differs=differs, present=present, on=on)
+
+
+def merge_statement(upsert: Upsert, source: Composable) -> Composed:
+    """Compose the upsert of the staged rows.
+
+    It returns a row per file: (etl_file, rows, new, unchanged, stale, and of all files: inserted, written).
+    """
+    target, layout = upsert.target, upsert.layout
+    resolution: Composable = SQL("DO NOTHING")
+    if not upsert.keeps_present:
+        assignments = SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name in upsert.values)
+        resolution = SQL("DO UPDATE SET {}").format(assignments)
+        if upsert.action is ConflictAction.NEWER and upsert.order_by:
+            resolution += SQL(" WHERE NOT {}").format(
+                _older(Identifier("excluded", upsert.order_by), Identifier("etl_target", upsert.order_by))
+            )
+    arbiter = SQL("({})").format(SQL(", ").join(_inference(target)))
+    if target.arbiter.predicate:
+        arbiter += SQL(" WHERE {}").format(SQL(target.arbiter.predicate))
+    overriding = any(column.identity == "a" and column.name in layout.columns for column in target.columns)
+    return SQL(
+        "WITH {judged}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} SELECT {columns} FROM judged "
+        "WHERE etl_new OR etl_differs ORDER BY {keys} "
+        "ON CONFLICT {arbiter} {resolution} RETURNING (etl_target.xmax = 0) AS etl_inserted) "
+        "SELECT etl_file, count(*), count(*) FILTER (WHERE etl_new), "
+        "count(*) FILTER (WHERE NOT etl_new AND NOT etl_stale AND NOT etl_differs), count(*) FILTER (WHERE etl_stale), "
+        "(SELECT count(*) FILTER (WHERE etl_inserted) FROM written), (SELECT count(*) FROM written) "
+        "FROM judged GROUP BY etl_file"
+    ).format(
+        judged=judged(upsert, source), table=table(target), columns=_names(layout.columns),
+        overriding=SQL(" OVERRIDING SYSTEM VALUE") if overriding else SQL(""), keys=SQL(", ").join(_aliases(target)),
+        arbiter=arbiter, resolution=resolution,
+    )  # fmt: skip
+
+
+def forecast(cursor: Any, upsert: Upsert) -> tuple[int, int, int]:
+    """Return how many of the staged rows are new, differ from their row in the table, and are unchanged or stale."""
+    cursor.execute(
+        SQL(
+            "WITH {} SELECT count(*) FILTER (WHERE etl_new), count(*) FILTER (WHERE etl_differs), "
+            "count(*) FILTER (WHERE NOT etl_new AND NOT etl_differs) FROM judged"
+        ).format(judged(upsert, staging_table()))
+    )
+    new, differing, same = cursor.fetchone()
+    return int(new), int(differing), int(same)
+
+
+def merge(cursor: Any, upsert: Upsert, source: Composable | None = None) -> dict[int, Merged]:
+    """Run the upsert of the staged rows; return what became of them, by file position."""
+    cursor.execute(merge_statement(upsert, source or staging_table()))
+    found = cursor.fetchall()
+    if not found:
+        return {}
+    inserted, written = found[0][5], found[0][6]
+    verdicts = {file: Merged(rows, new, rows - new - same - stale, same, stale) for file, rows, new, same, stale, *_ in found}
+    keeps_present = upsert.keeps_present or upsert.action is ConflictAction.NEWER
+    return _settle(verdicts, inserted, written - inserted, keeps_present=keeps_present)
+
+
+def _settle(verdicts: dict[int, Merged], inserted: int, updated: int, *, keeps_present: bool) -> dict[int, Merged]:
+    """Bring the verdicts of the join in line with what was written.
+
+    They differ only where another session wrote one of our keys between the two: such a row was new and is now updated
+    or, where the present row is kept, unchanged. A row that a trigger dropped stays a gap, which fails the load.
+    """
+    lost = sum(item.inserted for item in verdicts.values()) - inserted
+    gained = updated - sum(item.updated for item in verdicts.values())
+    settled = {}
+    for file, item in verdicts.items():
+        moved = min(max(lost, 0), item.inserted)
+        lost -= moved
+        to_updated = min(max(gained, 0), moved)
+        gained -= to_updated
+        kept = moved - to_updated if keeps_present else 0
+        settled[file] = replace(
+            item, inserted=item.inserted - moved, updated=item.updated + to_updated, unchanged=item.unchanged + kept
+        )
+    return settled
+
+
+def _aliases(target: TargetTable) -> list[Identifier]:
+    """Names for the values of the arbitrating index's key parts."""
+    return [Identifier(f"etl_k{number}") for number in range(len(target.arbiter.expressions))]
+
+
+def _older(left: Composable, right: Composable) -> Composed:
+    """left < right, with NULL below every value."""
+    return SQL("({left} < {right} OR ({left} IS NULL AND {right} IS NOT NULL)) IS TRUE").format(left=left, right=right)
+
+
+def _inference(target: TargetTable) -> list[Composable]:
+    if target.arbiter.is_plain:
+        return [SQL(expression) for expression in target.arbiter.expressions]
+    return [SQL("({})").format(SQL(expression)) for expression in target.arbiter.expressions]
+
+
+def _names(columns: Sequence[str], qualifier: str | None = None) -> Composed:
+    return SQL(", ").join(Identifier(qualifier, name) if qualifier else Identifier(name) for name in columns)
+
+
+def count_keys(cursor: Any, target: TargetTable) -> dict[int, tuple[int, int]]:
+    """Return staged rows and distinct keys by file position, under the arbitrating index's own equality."""
+    keys = SQL(", ").join(SQL(expression) for expression in target.arbiter.expressions)
+    cursor.execute(
+        SQL(
+            "SELECT etl_file, sum(n)::bigint, count(*) FROM (SELECT etl_file, count(*) AS n FROM {} GROUP BY etl_file, {}) "
+            "AS by_key GROUP BY etl_file"
+        ).format(staging_table(), keys)
+    )
+    return {file: (rows, distinct) for file, rows, distinct in cursor.fetchall()}

@@ -1,0 +1,91 @@
+"""A load under way: what it was given, its sessions, its clock, and the bell that stops it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from etl_toolkit.config import ParallelConfig
+from etl_toolkit.loading.session import Sessions
+from etl_toolkit.model import Layout, LoadSpec, Plan, Reject, SourceFile, TargetTable
+from etl_toolkit.overlap import KeyScan
+from etl_toolkit.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a load, for progress and logs: a name and its facts."""
+
+    name: str
+    facts: dict[str, Any]
+
+
+class Phases:
+    """Seconds per phase, added up over all workers."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def as_dict(self) -> dict[str, float]:
+        with self._lock:
+            return dict(self._seconds)
+
+
+@dataclass
+class Run:
+    """Everything a strategy needs. Shared by the workers; only `refused` and `retries` change, under the lock."""
+
+    run_id: str
+    spec: LoadSpec
+    config: ParallelConfig
+    target: TargetTable
+    files: tuple[SourceFile, ...]
+    plan: Plan
+    layout: Layout | None
+    scan: KeyScan | None
+    workspace: Workspace
+    sessions: Sessions
+    phases: Phases
+    notify: Callable[[Event], None]
+    stop: threading.Event = field(default_factory=threading.Event)
+    refused: dict[int, tuple[Reject, ...]] = field(default_factory=dict)
+    retries: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, name: str, **facts: Any) -> None:
+        self.notify(Event(name, facts))
+
+    def file(self, position: int) -> SourceFile:
+        return next(file for file in self.files if file.position == position)
+
+    def on_bytes(self, count: int) -> None:
+        """Called for every block that goes to COPY; the place where a stopped load is noticed."""
+        if self.stop.is_set():
+            raise InterruptedError("the load was stopped")
+        self.notify(Event("bytes", {"bytes": count}))
+
+    def note_rejects(self, found: tuple[Reject, ...]) -> None:
+        """Remember the rejects of a file; the same record is only ever counted once."""
+        with self.lock:
+            for reject in found:
+                known = self.refused.get(reject.file, ())
+                if all(reject.record != other.record for other in known):
+                    self.refused[reject.file] = (*known, reject)
+
+    def reject_count(self) -> int:
+        with self.lock:
+            return sum(len(rejects) for rejects in self.refused.values())

@@ -1,0 +1,423 @@
+"""What the rooms hand to each other: frozen dataclasses, no behaviour beyond arithmetic over their own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+
+class Strategy(StrEnum):
+    """How the files of one load reach the table."""
+
+    AUTO = "auto"
+    FULL_PARALLEL = "full_parallel"
+    HYBRID = "hybrid"
+    DETERMINISTIC = "deterministic"
+    STREAMING = "streaming"
+    PARTITIONED = "partitioned"
+
+
+class ConflictAction(StrEnum):
+    """What happens to a row whose key is in the target table already."""
+
+    UPDATE = "update"
+    IGNORE = "ignore"
+    NEWER = "newer"
+
+
+# --- sources -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How files are read; None means: find out.
+
+    `headers` names the columns of headerless CSV files. `extra_columns` says what happens to a file column the table
+    does not have: `error` (default) or `ignore`.
+    """
+
+    delimiter: str | None = None
+    quote: str = '"'
+    encoding: str | None = None
+    headers: tuple[str, ...] | None = None
+    extra_columns: Literal["error", "ignore"] = "error"
+
+
+@dataclass(frozen=True)
+class CsvDialect:
+    """The agreed shape of one CSV file. `line_ending` is the bytes that end its records when it is plain."""
+
+    delimiter: str = ","
+    quote: str = '"'
+    encoding: str = "utf-8"
+    has_header: bool = True
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a load, at its position in the order of files.
+
+    `columns` are its columns in its own order, named as in the table once it is matched; `source_columns` keep the names
+    of the file. `is_plain` says that the file is UTF-8 CSV without a quote
+    character, so that every line is one record and both DuckDB and the server split it alike; only then may its bytes
+    go to COPY as they are. `frame` holds the Arrow table of an in-memory source, whose `path` is None. `readable` is the
+    path to read: the file itself, or the mended / transcoded copy in the working directory.
+    """
+
+    position: int
+    name: str
+    format: Literal["csv", "parquet", "frame"]
+    columns: tuple[str, ...]
+    content_hash: str
+    size_bytes: int
+    path: Path | None = None
+    dialect: CsvDialect = CsvDialect()
+    is_plain: bool = False
+    frame: Any = field(default=None, compare=False, repr=False)
+    readable: Path | None = None
+    source_columns: tuple[str, ...] = ()
+    malformed: tuple[Reject, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files of one load, in order, and the ones left out because their content was given before."""
+
+    files: tuple[SourceFile, ...]
+    duplicates: tuple[tuple[str, str], ...] = ()  # (name left out, name of the first file with that content)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+# --- target ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the target table. `type` is the SQL type as the server spells it, `base_type` its pg_type name."""
+
+    name: str
+    type: str
+    base_type: str
+    type_modifier: int = -1
+    not_null: bool = False
+    has_default: bool = False
+    is_generated: bool = False
+    identity: Literal["", "a", "d"] = ""
+    is_deterministic: bool = True
+
+    @property
+    def is_required(self) -> bool:
+        """A file must carry this column: NOT NULL, and nothing fills it in."""
+        return self.not_null and not (self.has_default or self.is_generated or self.identity)
+
+
+@dataclass(frozen=True)
+class Arbiter:
+    """The unique index that decides whether two rows have the same key.
+
+    `expressions` are its key parts as SQL (a quoted column name, or an expression), with the collation where it
+    differs from the column's. `is_plain` says that every part is a bare column with the type's default equality.
+    """
+
+    index: str
+    expressions: tuple[str, ...]
+    predicate: str | None = None
+    nulls_not_distinct: bool = False
+    is_plain: bool = True
+
+
+class HazardKind(StrEnum):
+    """Something in the catalog that couples rows beyond the key, or that changes what an upsert does."""
+
+    SECOND_UNIQUE = "second unique index"
+    EXCLUSION = "exclusion constraint"
+    SELF_REFERENCE = "self-referencing foreign key"
+    ROW_TRIGGER = "row trigger"
+    STATEMENT_TRIGGER = "statement trigger"
+    ROW_SECURITY = "row-level security"
+    RULE = "rewrite rule"
+    NOT_A_TABLE = "not a table"
+    DEFERRABLE_KEY = "deferrable key"
+    SERVER_KEY = "key equality only the server can tell"
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """One hazard, and what it forces: `sequential` loading, `server` key comparison, staging only, or refusal.
+
+    Where `columns` are given, it holds only for files that carry one of them.
+    """
+
+    kind: HazardKind
+    detail: str
+    forces: Literal["sequential", "server", "staged", "refuse"]
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key of the target table: own columns, referenced table (quoted SQL), referenced columns."""
+
+    name: str
+    columns: tuple[str, ...]
+    references: str
+    referenced_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """The target table as the catalog describes it."""
+
+    schema: str
+    name: str
+    oid: int
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    arbiter: Arbiter
+    hazards: tuple[Hazard, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    is_partitioned: bool = False
+    is_empty: bool = False
+    has_checks: bool = False
+    created: bool = False
+    server_version: int = 0
+
+    @property
+    def qualified_name(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    def column(self, name: str) -> Column:
+        return next(column for column in self.columns if column.name == name)
+
+    def forced(self, consequence: str) -> tuple[Hazard, ...]:
+        return tuple(hazard for hazard in self.hazards if hazard.forces == consequence)
+
+
+# --- overlap -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FileKeys:
+    """Keys of one file. `unproven` rows carry a key whose equality the client cannot tell; NULL keys are apart."""
+
+    position: int
+    name: str
+    rows: int
+    distinct_keys: int
+    null_keys: int = 0
+    unproven: int = 0
+
+    @property
+    def duplicates(self) -> int:
+        """Rows that lose to a later row of the same file."""
+        return self.rows - self.null_keys - self.unproven - self.distinct_keys
+
+
+@dataclass(frozen=True)
+class Intersection:
+    """The number of keys that stand in exactly these files (positions) and no other."""
+
+    files: tuple[int, ...]
+    keys: int
+
+
+@dataclass(frozen=True)
+class KeyOverlap:
+    """Which files share primary keys.
+
+    `intersections` are exact (every key is counted in one of them), largest first, at most 1,000 of them;
+    `pairs` maps two positions to the keys they share. `groups` are the connected components: files of different groups
+    share no key. `existing_keys` is the number of keys in the target table already, None where it was not looked up;
+    `existing_is_estimate` says that it was scaled up from a sample.
+    """
+
+    files: tuple[FileKeys, ...]
+    distinct_keys: int
+    shared_keys: int
+    intersections: tuple[Intersection, ...]
+    pairs: Mapping[tuple[int, int], int]
+    groups: tuple[tuple[int, ...], ...]
+    existing_keys: int | None = None
+    existing_is_estimate: bool = False
+    key: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    @property
+    def overlap_ratio(self) -> float:
+        """Share of the distinct keys that stand in more than one file, 0 to 1."""
+        return self.shared_keys / self.distinct_keys if self.distinct_keys else 0.0
+
+    @property
+    def has_duplicates(self) -> bool:
+        return any(file.duplicates for file in self.files)
+
+    @property
+    def unproven(self) -> int:
+        return sum(file.unproven for file in self.files)
+
+    def _repr_html_(self) -> str:
+        from etl_toolkit.display import overlap_html
+
+        return overlap_html(self)
+
+
+# --- plan --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns, in order, of the records that go to COPY, and the delimiter between them."""
+
+    columns: tuple[str, ...]
+    delimiter: str = ","
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one transaction: some files, or one key range over all files."""
+
+    number: int
+    files: tuple[int, ...]
+    partition: int | None = None
+
+    @property
+    def label(self) -> str:
+        if self.partition is not None:
+            return f"partition {self.partition + 1}"
+        return "file " + ", ".join(str(position + 1) for position in self.files)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, and why. `lanes` run side by side; the batches of one lane run in order."""
+
+    strategy: Strategy
+    reasons: tuple[str, ...]
+    lanes: tuple[tuple[Batch, ...], ...]
+    workers: int
+    key_path: Literal["client", "server"]
+    overlap: KeyOverlap | None = None
+    predicted_seconds: Mapping[Strategy, float] = field(default_factory=dict)
+    predicted_inserts: int | None = None
+    predicted_updates: int | None = None
+    predicted_unchanged: int | None = None
+    target_is_empty: bool = False
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        return tuple(batch for lane in self.lanes for batch in lane)
+
+    def _repr_html_(self) -> str:
+        from etl_toolkit.display import plan_html
+
+        return plan_html(self)
+
+
+# --- result ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of rows; `read` must equal the sum of the others."""
+
+    read: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    superseded_same_file: int = 0
+    superseded_later_file: int = 0
+    rejected: int = 0
+    stale: int = 0
+
+    @property
+    def accounted(self) -> int:
+        return sum(getattr(self, item.name) for item in fields(self)) - self.read
+
+    @property
+    def balances(self) -> bool:
+        return self.read == self.accounted
+
+    @property
+    def written(self) -> int:
+        return self.inserted + self.updated
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that could not be loaded. `record` counts the file's data records from 0; `line` its lines from 1."""
+
+    file: int
+    record: int
+    line: int | None
+    reason: str
+    sqlstate: str
+    raw: str
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """The outcome of one load: true only when every row is accounted for and every batch is committed.
+
+    `phases` maps a phase (`read`, `plan`, `copy`, `merge`, `commit`, …) to seconds; phases of parallel workers add up,
+    so their sum may exceed `wall_seconds`.
+    """
+
+    run_id: str
+    table: str
+    strategy: Strategy
+    reasons: tuple[str, ...]
+    counts: Counts
+    files: Mapping[str, Counts]
+    wall_seconds: float
+    phases: Mapping[str, float]
+    plan: Plan
+    completed: bool
+    duplicates: tuple[tuple[str, str], ...] = ()
+    retries: int = 0
+    created_sql: str | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.completed and self.counts.balances and all(counts.balances for counts in self.files.values())
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.counts.read / self.wall_seconds if self.wall_seconds else 0.0
+
+    def __str__(self) -> str:
+        from etl_toolkit.display import result_text
+
+        return result_text(self)
+
+    def _repr_html_(self) -> str:
+        from etl_toolkit.display import result_html
+
+        return result_html(self)
+
+
+@dataclass(frozen=True)
+class LoadSpec:
+    """What is asked for: everything that decides the outcome of a load besides the files and the table."""
+
+    table: str
+    key: tuple[str, ...]
+    order_by: str | None = None
+    conflict_action: ConflictAction = ConflictAction.UPDATE
+    strategy: Strategy = Strategy.AUTO
+    create_table: bool = False
+    max_rejects: int = 0
+    atomic: bool = False
+    force: bool = False
+    read: ReadOptions = ReadOptions()

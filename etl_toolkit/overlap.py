@@ -1,0 +1,241 @@
+"""Which files share keys: one read over all of them into DuckDB, then one GROUP BY over a bit mask of files.
+
+The method is that of a hash intersection of all files at once: every key is counted in exactly one combination of
+files, from which pairs, shared keys and connected groups follow. Nothing here grows with the number of keys in Python;
+DuckDB spills under its memory limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import duckdb
+
+from etl_toolkit.errors import SourceError
+from etl_toolkit.keys import KeyType
+from etl_toolkit.model import ConflictAction, FileKeys, Intersection, KeyOverlap, Layout, SourceFile
+from etl_toolkit.sources import alike, line_relation, record_expression, text_relation
+from etl_toolkit.workspace import Workspace, literal
+
+MASK_BITS = 62  # bits of a BIGINT word that are safe to shift into
+MAX_INTERSECTIONS = 1_000
+
+PROVEN, NULL_KEY, UNPROVEN, REJECTED = 0, 1, 2, 3  # values of rows.doubt
+
+
+@dataclass(frozen=True)
+class KeyScan:
+    """The table `rows` in the workspace: (file, k0…, [o], [record], doubt), its rowid counting rows in order.
+
+    `first_row` maps a file's position to the rowid of its first record, so that a record's number in its file is
+    `rowid - first_row[file]`. `key_columns` are the names k0, k1, … for the key's parts.
+    """
+
+    files: tuple[SourceFile, ...]
+    key: tuple[str, ...]
+    first_row: Mapping[int, int]
+    has_records: bool
+    has_order: bool
+
+    @property
+    def key_columns(self) -> list[str]:
+        return [f"k{number}" for number in range(len(self.key))]
+
+    @property
+    def key_sql(self) -> str:
+        return ", ".join(self.key_columns)
+
+
+def scan(
+    files: Sequence[SourceFile],
+    key: Sequence[str],
+    workspace: Workspace,
+    *,
+    key_types: Sequence[KeyType],
+    layout: Layout | None = None,
+    order: tuple[str, KeyType] | None = None,
+) -> KeyScan:
+    """Read the keys of all files (and with `layout` their records) into the workspace's table `rows`.
+
+    Raises SourceError where a file cannot be read or lacks a key column: a scan that fails is never "no conflict".
+    """
+    selects = [
+        _select(run, key, workspace, key_types=key_types, layout=layout, order=order)
+        for run in alike(files)
+    ]  # fmt: skip
+    try:
+        workspace.query("CREATE TABLE rows AS " + " UNION ALL ".join(selects))
+    except duckdb.Error as error:
+        raise read_failure(files, error) from None
+    first_row = dict(workspace.query("SELECT file, min(rowid) FROM rows GROUP BY file"))
+    return KeyScan(tuple(files), tuple(key), first_row, layout is not None, order is not None)
+
+
+def read_failure(files: Iterable[SourceFile], error: Exception) -> SourceError:
+    """Turn DuckDB's complaint about a file into one line that names the file and the place."""
+    text = str(error).strip()
+    lines = text.splitlines()
+    named = next((file.name for file in files if file.readable is not None and file.readable.name in text), None)
+    detail = "; ".join(line.strip() for line in lines[:3] if not line.strip().startswith(("Possible", "*")))
+    return SourceError(f"{named or 'a file'}: cannot be read: {detail}")
+
+
+def _select(
+    run: Sequence[SourceFile],
+    key: Sequence[str],
+    workspace: Workspace,
+    *,
+    key_types: Sequence[KeyType],
+    layout: Layout | None,
+    order: tuple[str, KeyType] | None,
+) -> str:
+    """The rows of neighbouring files that are read alike."""
+    file = run[0]
+    names = [*key, *([order[0]] if order else []), *(layout.columns if layout else ())]
+    if missing := [name for name in key if name not in file.columns]:
+        raise SourceError(
+            f"{file.name}: has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.columns)}"
+        )
+    relation, texts = text_relation(file, names, workspace)
+    position = f"{file.position}"
+    if file.is_plain:
+        relation, position = line_relation(run), f"file_index + {file.position}"
+    key_texts = texts[: len(key)]
+    items = [f"({position})::USMALLINT AS file"]
+    items += [
+        f"{_typed(text, kind)} AS k{number}" for number, (text, kind) in enumerate(zip(key_texts, key_types, strict=True))
+    ]
+    nulls = " OR ".join(f"{text} IS NULL" for text in key_texts)
+    doubtful = " OR ".join(
+        f"NOT {_proven(text, kind)}"
+        for text, kind in zip(key_texts, key_types, strict=True)
+        if kind.grammar is not None
+    )
+    doubt = f"WHEN {doubtful} THEN {UNPROVEN} " if doubtful else ""
+    items.append(f"(CASE WHEN {nulls} THEN {NULL_KEY} {doubt}ELSE {PROVEN} END)::UTINYINT AS doubt")
+    if order:
+        items.append(f"{_typed(texts[len(key)], order[1])} AS o")
+    if layout:
+        record = record_expression(file, texts[len(names) - len(layout.columns) :], layout.columns, layout.delimiter)
+        items.append(f"{record} AS record")
+    return f"SELECT {', '.join(items)} FROM {relation}"
+
+
+def _proven(text: str, kind: KeyType) -> str:
+    return f"regexp_full_match({text}, {literal(kind.grammar or '')})"
+
+
+def _typed(text: str, kind: KeyType) -> str:
+    if kind.grammar is None:
+        return text
+    return f"CASE WHEN {_proven(text, kind)} THEN TRY_CAST({text} AS {kind.duckdb_type}) END"
+
+
+def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) -> None:
+    """Create the table `keys`: (k0…, w0… words of the file mask, n rows, winner's rowid), one row per distinct key.
+
+    The winner is the last row, the first one for `ignore`, or the greatest order column with ties to the last.
+    """
+    masks = ", ".join(
+        f"bit_or(CASE WHEN file // {MASK_BITS} = {word} THEN (1::BIGINT << (file % {MASK_BITS})) ELSE 0 END) AS w{word}"
+        if _words(scan_) > 1
+        else "bit_or(1::BIGINT << file) AS w0"
+        for word in range(_words(scan_))
+    )
+    pick = "min(rowid)" if action is ConflictAction.IGNORE else "max(rowid)"
+    if scan_.has_order:
+        # arg_max skips NULLs, so NULL order values rank below every other by way of a pair.
+        pick = "max({'present': o IS NOT NULL, 'o': o, 'row': rowid}).row"
+    workspace.query(
+        f"CREATE OR REPLACE TABLE keys AS SELECT {scan_.key_sql}, {masks}, count(*) AS n, {pick} AS winner "
+        f"FROM rows WHERE doubt = {PROVEN} GROUP BY {scan_.key_sql}"
+    )
+
+
+def _words(scan_: KeyScan) -> int:
+    return max(file.position for file in scan_.files) // MASK_BITS + 1
+
+
+def measure(scan_: KeyScan, workspace: Workspace) -> KeyOverlap:
+    """Read the overlap off the table `keys` that `collapse` made."""
+    words = [f"w{word}" for word in range(_words(scan_))]
+    columns = ", ".join(words)
+    workspace.query(f"CREATE OR REPLACE TABLE masks AS SELECT {columns}, count(*) AS keys FROM keys GROUP BY {columns}")
+    rows = dict((file, (total, nulls, odd)) for file, total, nulls, odd in workspace.query(
+        f"SELECT file, count(*), count(*) FILTER (WHERE doubt = {NULL_KEY}), count(*) FILTER (WHERE doubt = {UNPROVEN}) "
+        "FROM rows GROUP BY file"))  # fmt: skip
+
+    def bit(position: int, alias: str = "") -> str:
+        word = f"{alias}w{position // MASK_BITS}"
+        return f"({word} & (1::BIGINT << {position % MASK_BITS})) <> 0"
+
+    per_file = workspace.query(
+        "SELECT " + ", ".join(f"coalesce(sum(keys) FILTER (WHERE {bit(file.position)}), 0)" for file in scan_.files) + " FROM masks"
+    )[0]
+    files = []
+    for file, distinct in zip(scan_.files, per_file, strict=True):
+        total, nulls, odd = rows.get(file.position, (0, 0, 0))
+        files.append(FileKeys(file.position, file.name, total, int(distinct), nulls, odd))
+    top = workspace.query(f"SELECT {columns}, keys FROM masks ORDER BY keys DESC, {columns} LIMIT {MAX_INTERSECTIONS}")
+    intersections = [Intersection(_positions(row[:-1]), row[-1]) for row in top]
+    pairs = _pairs(scan_, workspace, intersections)
+    distinct = int(workspace.query("SELECT coalesce(sum(keys), 0) FROM masks")[0][0])
+    several = " + ".join(f"bit_count({word})" for word in words)
+    shared = int(workspace.query(f"SELECT coalesce(sum(keys), 0) FROM masks WHERE {several} > 1")[0][0])
+    groups = connected_groups([file.position for file in scan_.files], pairs)
+    return KeyOverlap(tuple(files), distinct, shared, tuple(intersections), pairs, groups, key=scan_.key)
+
+
+def _positions(words: Sequence[int]) -> tuple[int, ...]:
+    return tuple(
+        word * MASK_BITS + bit for word, mask in enumerate(words) for bit in range(MASK_BITS) if mask & (1 << bit)
+    )
+
+
+def _pairs(
+    scan_: KeyScan, workspace: Workspace, intersections: Sequence[Intersection]
+) -> dict[tuple[int, int], int]:
+    """Keys shared by each two files; from the intersections while they are all known, else from the masks."""
+    pairs: dict[tuple[int, int], int] = {}
+    if len(intersections) < MAX_INTERSECTIONS:
+        for intersection in intersections:
+            for pair in combinations(intersection.files, 2):
+                pairs[pair] = pairs.get(pair, 0) + intersection.keys
+        return pairs
+    positions = " UNION ALL ".join(f"SELECT {file.position} AS p" for file in scan_.files)
+
+    def has(alias: str) -> str:
+        words = range(_words(scan_))
+        return " OR ".join(
+            f"({alias}.p // {MASK_BITS} = {word} AND (w{word} & (1::BIGINT << ({alias}.p % {MASK_BITS})::BIGINT)) <> 0)"
+            for word in words
+        )
+
+    found = workspace.query(
+        f"WITH p AS ({positions}) SELECT a.p, b.p, sum(keys) FROM masks, p a, p b "
+        f"WHERE a.p < b.p AND ({has('a')}) AND ({has('b')}) GROUP BY 1, 2"
+    )
+    return {(left, right): int(keys) for left, right, keys in found}
+
+
+def connected_groups(
+    positions: Sequence[int], pairs: Iterable[tuple[int, int]]
+) -> tuple[tuple[int, ...], ...]:
+    """The connected components of files over shared keys, by union-find; each in order, the first file first."""
+    parent = {position: position for position in positions}
+
+    def root(position: int) -> int:
+        while parent[position] != position:
+            parent[position] = parent[parent[position]]
+            position = parent[position]
+        return position
+
+    for left, right in pairs:
+        a, b = root(left), root(right)
+        parent[max(a, b)] = min(a, b)
+    groups: dict[int, list[int]] = {}
+    for position in positions:
+        groups.setdefault(root(position), []).append(position)
+    return tuple(tuple(members) for members in groups.values())

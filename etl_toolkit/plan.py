@@ -1,0 +1,242 @@
+"""From what is known of files and table to a strategy with its reasons, lanes and batches. Pure: no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from etl_toolkit.cost import predict
+from etl_toolkit.errors import SourceError, TargetError, UnsafeStrategyError, UsageError
+from etl_toolkit.keys import KEY_TYPES, KeyType, key_type
+from etl_toolkit.model import (
+    Batch,
+    Column,
+    ConflictAction,
+    Hazard,
+    KeyOverlap,
+    Layout,
+    LoadSpec,
+    Plan,
+    SourceFile,
+    Strategy,
+    TargetTable,
+)
+
+ORDERED_TYPES = ("int2", "int4", "int8", "date", "timestamp", "timestamptz")
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that a plan is made from. `overlap` is None where conflict detection is off or cannot be had."""
+
+    spec: LoadSpec
+    target: TargetTable
+    files: tuple[SourceFile, ...]
+    overlap: KeyOverlap | None
+    workers: int
+    cores: int
+    deterministic_processing: bool = True
+
+
+def match_columns(files: Sequence[SourceFile], target: TargetTable, spec: LoadSpec) -> tuple[SourceFile, ...]:
+    """Name the columns of each file as the table does: exactly, else the only one that differs in case alone.
+
+    Raises SourceError for a column the table lacks (unless `extra_columns='ignore'`), for a missing key column and for a
+    missing column that the table requires.
+    """
+    return tuple(_matched(file, target, spec) for file in files)
+
+
+def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFile:
+    names = {column.name for column in target.columns}
+    folded: dict[str, list[str]] = {}
+    for name in names:
+        folded.setdefault(name.casefold(), []).append(name)
+    taken = {name for name in file.columns if name in names}
+    renamed = []
+    for name in file.columns:
+        candidates = [other for other in folded.get(name.casefold(), []) if other not in taken]
+        renamed.append(name if name in names or len(candidates) != 1 else candidates[0])
+    if len(set(renamed)) < len(renamed):
+        raise SourceError(f"{file.name}: two of its columns differ in case only and mean one column of the table")
+    where = f"{file.name}: "
+    if (extra := [name for name in renamed if name not in names]) and spec.read.extra_columns == "error":
+        raise SourceError(
+            f"{where}column {', '.join(map(repr, extra))} is not in {target.qualified_name}, which has "
+            f"{', '.join(column.name for column in target.columns)}; mend the header, or pass --extra-columns ignore"
+        )
+    present = set(renamed)
+    if missing := [name for name in target.key if name not in present]:
+        raise SourceError(f"{where}has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.columns)}")
+    if missing := [column.name for column in target.columns if column.is_required and column.name not in present]:
+        raise SourceError(
+            f"{where}lacks column {', '.join(map(repr, missing))}, which {target.qualified_name} requires (NOT NULL, no default)"
+        )
+    if spec.order_by and spec.order_by not in present:
+        raise SourceError(f"{where}lacks the column '{spec.order_by}' that decides which row wins (--order-by)")
+    return replace(file, columns=tuple(renamed), source_columns=file.source_columns or file.columns)
+
+
+def layout_of(file: SourceFile, target: TargetTable) -> Layout:
+    """The record layout of one file: its own columns that the table has and that can be written."""
+    writable = {column.name for column in target.columns if not column.is_generated}
+    delimiter = file.dialect.delimiter if file.is_plain else ","
+    return Layout(tuple(name for name in file.columns if name in writable), delimiter)
+
+
+def common_layout(files: Sequence[SourceFile], target: TargetTable) -> Layout | None:
+    """One layout for all files, or None where they carry different columns: a later file changes only its own."""
+    layouts = [layout_of(file, target) for file in files]
+    if len({frozenset(layout.columns) for layout in layouts}) != 1:
+        return None
+    plain = [layout for layout, file in zip(layouts, files, strict=True) if file.is_plain]
+    return max(plain, key=plain.count) if plain else layouts[0]
+
+
+def key_types(target: TargetTable) -> list[KeyType]:
+    """How the client reads each key part; a type it cannot compare is read as text, for display only."""
+    return [key_type(target.column(name)) or KEY_TYPES["text"] for name in target.key]
+
+
+def order_type(column: Column) -> KeyType | None:
+    """How the client orders values of `column`, or None where only the server can."""
+    return key_type(column) if column.base_type in ORDERED_TYPES else None
+
+
+def make_plan(question: Question) -> Plan:
+    """Choose a strategy, or check the one asked for. Raises UnsafeStrategyError and TargetError with the reason."""
+    spec, target, overlap = question.spec, question.target, question.overlap
+    if refusing := target.forced("refuse"):
+        raise TargetError(f"cannot load into {target.qualified_name}: {refusing[0].detail}")
+    if spec.conflict_action is ConflictAction.NEWER and not spec.order_by:
+        raise UsageError("--on-conflict newer needs --order-by COLUMN to tell which row is newer")
+    sequential = _sequential(question)
+    key_path, key_reason = _key_path(question)
+    predicted = (
+        predict(overlap, workers=question.workers, cores=question.cores, target_is_empty=target.is_empty) if overlap else {}
+    )
+    obstacles = _obstacles(question, sequential, key_path, key_reason)
+    if spec.strategy is Strategy.AUTO:
+        strategy, reasons = _choose(question, obstacles, predicted)
+    else:
+        strategy, reasons = spec.strategy, [f"{spec.strategy} was asked for"]
+        if obstacle := obstacles.get(strategy):
+            if not spec.force or strategy is Strategy.PARTITIONED:
+                way_out = "" if strategy is Strategy.PARTITIONED else ", or --force to load anyway at your own risk"
+                raise UnsafeStrategyError(f"{strategy} is not safe here: {obstacle}; choose auto or deterministic{way_out}")
+            reasons.append(f"forced although {obstacle}")
+    lanes = _lanes(strategy, question)
+    distinct, existing = (overlap.distinct_keys, overlap.existing_keys) if overlap else (None, None)
+    if target.is_empty and overlap:
+        existing = 0
+    return Plan(
+        strategy=strategy,
+        reasons=tuple(reasons),
+        lanes=lanes,
+        workers=min(question.workers, len(lanes)),
+        key_path=key_path,
+        overlap=overlap,
+        predicted_seconds=predicted,
+        predicted_inserts=distinct - existing if distinct is not None and existing is not None else None,
+        predicted_updates=existing,
+        target_is_empty=target.is_empty,
+    )
+
+
+def _sequential(question: Question) -> list[Hazard]:
+    carried = {name for file in question.files for name in file.columns}
+    return [hazard for hazard in question.target.forced("sequential") if not hazard.columns or carried & set(hazard.columns)]
+
+
+def _key_path(question: Question) -> tuple[Literal["client", "server"], str]:
+    """Who may compare keys, and why not the client."""
+    if hazards := question.target.forced("server"):
+        return "server", f"only the server can compare these keys ({hazards[0].detail})"
+    if question.overlap is None:
+        return "server", "conflict detection is off"
+    if question.overlap.unproven:
+        return "server", f"{question.overlap.unproven} keys are spelled in a way only the server can compare"
+    return "client", ""
+
+
+def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_reason: str) -> dict[Strategy, str]:
+    """For each strategy that would not give the sequential result here, why."""
+    obstacles: dict[Strategy, str] = {}
+    parallel = (Strategy.FULL_PARALLEL, Strategy.HYBRID, Strategy.PARTITIONED)
+    if sequential:
+        detail = "; ".join(f"{hazard.kind}: {hazard.detail}" for hazard in sequential)
+        return dict.fromkeys(parallel, detail)
+    if key_path == "server":
+        obstacles |= dict.fromkeys(parallel, f"files cannot be proven disjoint: {key_reason}")
+    elif question.overlap is not None and question.overlap.pairs:
+        (left, right), keys = max(question.overlap.pairs.items(), key=lambda item: item[1])
+        names = {file.position: file.name for file in question.overlap.files}
+        obstacles[Strategy.FULL_PARALLEL] = (
+            f"files overlap: {names[left]} and {names[right]} share {keys:,} keys, and whichever commits last would win"
+        )
+    if common_layout(question.files, question.target) is None:
+        obstacles.setdefault(Strategy.PARTITIONED, "the files carry different columns, so rows cannot be collapsed across files")
+    order_by = question.spec.order_by
+    if order_by and order_type(question.target.column(order_by)) is None:
+        kind = question.target.column(order_by).type
+        obstacles.setdefault(Strategy.PARTITIONED, f"only the server can order {kind} values")
+    return obstacles
+
+
+def _choose(
+    question: Question, obstacles: dict[Strategy, str], predicted: object
+) -> tuple[Strategy, list[str]]:
+    """The fastest strategy that gives the sequential result, with the reasons in words."""
+    overlap = question.overlap
+    reasons: list[str] = []
+    if overlap is not None:
+        reasons.append(_overlap_in_words(overlap))
+    if len(question.files) == 1 and (overlap is None or overlap.rows < 50_000):
+        return Strategy.DETERMINISTIC, [*reasons, "one small file: one transaction is quickest"]
+    if Strategy.PARTITIONED in obstacles:
+        reasons.append(f"not partitioned: {obstacles[Strategy.PARTITIONED]}")
+        for strategy in (Strategy.FULL_PARALLEL, Strategy.HYBRID):
+            if strategy not in obstacles and overlap is not None and len(overlap.groups) > 1:
+                return strategy, [*reasons, f"{len(overlap.groups)} groups of files share no keys and load side by side"]
+        return Strategy.DETERMINISTIC, [*reasons, "files are loaded in order, one transaction each"]
+    return Strategy.PARTITIONED, [
+        *reasons,
+        "rows are collapsed across files first, so each key is sent and written once",
+        "each worker owns a key range and loads it in key order: no lock waits, no deadlocks, no random index access",
+    ]
+
+
+def _overlap_in_words(overlap: KeyOverlap) -> str:
+    if not overlap.shared_keys:
+        return f"no key stands in two files ({overlap.distinct_keys:,} distinct keys in {len(overlap.files)} files)"
+    return (
+        f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} keys ({overlap.overlap_ratio:.0%}) stand in more than one file; "
+        f"{len(overlap.groups)} group{'s' if len(overlap.groups) != 1 else ''} of files share keys"
+    )
+
+
+def _lanes(strategy: Strategy, question: Question) -> tuple[tuple[Batch, ...], ...]:
+    positions = [file.position for file in question.files]
+    if question.spec.order_by and question.spec.conflict_action is not ConflictAction.NEWER:
+        return _ordered_lanes(strategy, question, positions)
+    if strategy is Strategy.PARTITIONED:
+        return tuple((Batch(number, tuple(positions), partition=number),) for number in range(question.workers))
+    if strategy is Strategy.FULL_PARALLEL:
+        return tuple((Batch(position, (position,)),) for position in positions)
+    if strategy is Strategy.HYBRID and question.overlap is not None:
+        groups = sorted(question.overlap.groups, key=lambda group: -_rows(question.overlap, group))
+        return tuple(tuple(Batch(position, (position,)) for position in group) for group in groups)
+    return (tuple(Batch(position, (position,)) for position in positions),)
+
+
+def _ordered_lanes(strategy: Strategy, question: Question, positions: list[int]) -> tuple[tuple[Batch, ...], ...]:
+    """With `order_by` the greatest value over all files wins, so files that share keys are merged as one batch."""
+    if strategy is Strategy.PARTITIONED:
+        return tuple((Batch(number, tuple(positions), partition=number),) for number in range(question.workers))
+    groups = question.overlap.groups if strategy in (Strategy.HYBRID, Strategy.FULL_PARALLEL) and question.overlap else None
+    return tuple((Batch(number, tuple(group)),) for number, group in enumerate(groups or (tuple(positions),)))
+
+
+def _rows(overlap: KeyOverlap | None, group: Sequence[int]) -> int:
+    return sum(file.rows for file in overlap.files if file.position in group) if overlap else 0

@@ -1,0 +1,330 @@
+"""`ConflictAwareProcessor` and `ingest()`: the only place where the steps of a load are joined."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg2
+
+from etl_toolkit import overlap as overlaps
+from etl_toolkit.config import ParallelConfig, available_cores
+from etl_toolkit.errors import AccountingError, UsageError, map_driver_error
+from etl_toolkit.keys import KEY_TYPES
+from etl_toolkit.loading import ledger
+from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
+from etl_toolkit.loading.run import Event, Phases, Run
+from etl_toolkit.loading.session import Sessions
+from etl_toolkit.model import (
+    ConflictAction,
+    Counts,
+    KeyOverlap,
+    Layout,
+    LoadResult,
+    LoadSpec,
+    Plan,
+    ReadOptions,
+    SourceFile,
+    Sources,
+    Strategy,
+    TargetTable,
+)
+from etl_toolkit.overlap import KeyScan
+from etl_toolkit.plan import Question, common_layout, key_types, make_plan, match_columns, order_type
+from etl_toolkit.sources import resolve
+from etl_toolkit.strategies import STRATEGIES
+from etl_toolkit.strategies.lanes import add_up
+from etl_toolkit.strategies.partitioned import mark_doubtful
+from etl_toolkit.strategies.staged import check_reject_limit
+from etl_toolkit.target import read_target
+from etl_toolkit.workspace import Workspace, open_workspace
+
+FORECAST_ROWS = 2_000
+
+
+def _silent(event: Event) -> None:
+    """Progress that nobody asked for."""
+
+
+class ConflictAwareProcessor:
+    """Loads many files into one table at once, and leaves what loading them one after the other would have left.
+
+    `dsn` is a libpq URL or keyword string, a SQLAlchemy Engine, or None for the embedded server. `concurrency` overrides
+    the configuration's. `on_event` is called, from several threads, with every `Event` of a load.
+    """
+
+    def __init__(
+        self,
+        dsn: Any = None,
+        *,
+        concurrency: int | None = None,
+        config: ParallelConfig | None = None,
+        on_event: Callable[[Event], None] = _silent,
+    ) -> None:
+        self._dsn = dsn
+        config = config or ParallelConfig()
+        self.config = config if concurrency is None else replace(config, concurrency=concurrency)
+        self._on_event = on_event
+
+    async def process_with_strategy(
+        self, files: Any, table: str, pk_columns: Sequence[str], headers: Sequence[str] | None = None, **options: Any
+    ) -> LoadResult:
+        """Load `files` into `table` and return the LoadResult; cancelling the task rolls the load back.
+
+        `headers` names the columns of headerless CSV files. `options` are those of `ingest`. Raises EtlError.
+        """
+        spec = load_spec(table, pk_columns, headers=headers, **options)
+        stop = threading.Event()
+        work = asyncio.ensure_future(asyncio.to_thread(self.load, files, spec, stop))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait([work])
+            raise
+
+    def analyze(self, files: Any, pk_columns: Sequence[str], **options: Any) -> KeyOverlap:
+        """Return the key overlap of `files` alone, keys compared as text; needs no database and writes nothing."""
+        spec = load_spec("", pk_columns, **options)
+        with open_workspace(self.config, threads=available_cores()) as workspace:
+            sources = resolve(_listed(files), spec.read, workspace)
+            types = [KEY_TYPES["text"]] * len(spec.key)
+            scan = overlaps.scan(sources.files, spec.key, workspace, key_types=types)
+            overlaps.collapse(scan, workspace, action=ConflictAction.UPDATE)
+            return overlaps.measure(scan, workspace)
+
+    def plan(self, files: Any, table: str, pk_columns: Sequence[str], **options: Any) -> Plan:
+        """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing."""
+        spec = load_spec(table, pk_columns, **options)
+        with self._sessions("plan") as sessions, _prepared(files, spec, self.config, sessions, Phases()) as ready:
+            return replace(ready.plan, **_forecast(ready, sessions, self.config))
+
+    def load(self, files: Any, spec: LoadSpec, stop: threading.Event | None = None) -> LoadResult:
+        """Load `files` as `spec` says. Setting `stop` from another thread rolls back and raises InterruptedError."""
+        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        phases, started = Phases(), time.perf_counter()
+        with (
+            self._sessions(run_id) as sessions,
+            sessions.session("coordinator") as admin,
+            _prepared(files, spec, self.config, sessions, phases) as ready,
+        ):
+            ledger.prepare(admin)
+            ledger.lock_table(
+                admin, ready.target.oid, ready.target.qualified_name, wait_seconds=self.config.lock_wait_seconds
+            )
+            run = Run(
+                run_id=run_id, spec=spec, config=self.config, target=ready.target, files=ready.files, plan=ready.plan,
+                layout=ready.layout, scan=ready.scan, workspace=ready.workspace, sessions=sessions, phases=phases,
+                notify=self._on_event, stop=stop or threading.Event(), refused=ready.refused,
+            )  # fmt: skip
+            run.tell("planned", plan=ready.plan, bytes=ready.sources.size_bytes, run_id=run_id)
+            check_reject_limit(run)
+            ledger.begin(admin, run_id, spec=spec, plan=ready.plan, target=ready.target, files=ready.files, pinned={})
+            counts = _execute(run, admin)
+            return LoadResult(
+                run_id=run_id, table=ready.target.qualified_name, strategy=ready.plan.strategy, reasons=ready.plan.reasons,
+                counts=sum(counts.values(), Counts()), files={run.file(p).name: c for p, c in sorted(counts.items())},
+                wall_seconds=time.perf_counter() - started, phases=phases.as_dict(), plan=ready.plan, completed=True,
+                duplicates=ready.sources.duplicates, retries=run.retries, created_sql=ready.created_sql,
+            )  # fmt: skip
+
+    @contextmanager
+    def _sessions(self, run_id: str) -> Iterator[Sessions]:
+        yield Sessions(connection_string(self._dsn), self.config, run_id)
+
+
+def ingest(files: Any, table: str, key: str | Sequence[str], dsn: Any = None, **options: Any) -> LoadResult:
+    """Load files or frames into a table and wait for it; works inside a running event loop as well.
+
+    `files`: a path, glob, pandas or Arrow frame, or a list of them. `key`: the column or columns of the unique index
+    that decides which rows are the same. Options: `strategy`, `order_by`, `on_conflict` ("update", "ignore", "newer"),
+    `create_table`, `max_rejects`, `atomic`, `force`, `headers`, `delimiter`, `quote`, `encoding`, `extra_columns`,
+    `concurrency`, `config` (ParallelConfig), `on_event`. Raises EtlError; the result is true when every row is accounted for.
+    """
+    own = {name: options.pop(name) for name in ("concurrency", "config", "on_event") if name in options}
+    return ConflictAwareProcessor(dsn, **own).load(files, load_spec(table, key, **options))
+
+
+def load_spec(
+    table: str, key: str | Sequence[str], *, headers: Sequence[str] | None = None, strategy: str = "auto",
+    order_by: str | None = None, on_conflict: str = "update", **options: Any,
+) -> LoadSpec:  # fmt: skip
+    """Make a LoadSpec of loose options. Raises UsageError that names what it does not know."""
+    read = {name: options.pop(name) for name in ("delimiter", "quote", "encoding", "extra_columns") if name in options}
+    known = {"create_table", "max_rejects", "atomic", "force"}
+    if unknown := sorted(set(options) - known):
+        raise UsageError(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(known | {'strategy', 'order_by'}))}")
+    return LoadSpec(
+        table=table,
+        key=(key,) if isinstance(key, str) else tuple(key),
+        order_by=order_by,
+        conflict_action=_choice(ConflictAction, on_conflict, "conflict action"),
+        strategy=_choice(Strategy, strategy, "strategy"),
+        read=ReadOptions(headers=tuple(headers) if headers else None, **{k: v for k, v in read.items() if v is not None}),
+        **options,
+    )
+
+
+def _choice(kind: Any, value: str, what: str) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        raise UsageError(f"unknown {what} '{value}'; choose {', '.join(kind)}") from None
+
+
+def connection_string(dsn: Any) -> str:
+    """Return a libpq connection string for a URL, keyword string, SQLAlchemy Engine, or None (the embedded server)."""
+    if dsn is None:
+        from etl_toolkit import server
+
+        return server.start().dsn
+    if isinstance(dsn, str):
+        return dsn.replace("postgresql+psycopg2://", "postgresql://", 1)
+    if hasattr(dsn, "url"):
+        return str(dsn.url.set(drivername="postgresql").render_as_string(hide_password=False))
+    raise UsageError(f"a DSN is a string or a SQLAlchemy Engine, not {type(dsn).__name__}")
+
+
+# --- the steps before the first write ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A load that is prepared: everything is known, nothing is written."""
+
+    sources: Sources
+    files: tuple[SourceFile, ...]
+    target: TargetTable
+    layout: Layout | None
+    scan: KeyScan | None
+    plan: Plan
+    workspace: Workspace
+    refused: dict[int, Any]
+    created_sql: str | None = None
+
+
+@contextmanager
+def _prepared(
+    files: Any, spec: LoadSpec, config: ParallelConfig, sessions: Sessions, phases: Phases
+) -> Iterator[Ready]:
+    """Read files and table, find the overlap, make the plan."""
+    cores = available_cores()
+    with open_workspace(config, threads=cores) as workspace:
+        with phases.phase("sources"):
+            sources = resolve(_listed(files), spec.read, workspace)
+        with phases.phase("target"), sessions.session("catalog") as connection:
+            target = read_target(connection, spec.table, spec.key)
+        matched = match_columns(sources.files, target, spec)
+        layout = common_layout(matched, target)
+        scan, overlap, refused = None, None, {}
+        if config.conflict_detection and matched:
+            with phases.phase("read"):
+                scan = _scan(matched, target, spec, layout, workspace)
+            if layout is not None:
+                with phases.phase("rejects"):
+                    refused = mark_doubtful(scan, target, layout, workspace, sessions, limit=spec.max_rejects)
+            with phases.phase("collapse"):
+                overlaps.collapse(scan, workspace, action=spec.conflict_action)
+                overlap = overlaps.measure(scan, workspace)
+        with phases.phase("plan"):
+            plan = make_plan(
+                Question(spec, target, matched, overlap, config.workers, cores, config.deterministic_processing)
+            )
+        yield Ready(sources, matched, target, layout, scan, plan, workspace, refused)
+
+
+def _scan(
+    files: tuple[SourceFile, ...], target: TargetTable, spec: LoadSpec, layout: Layout | None, workspace: Workspace
+) -> KeyScan:
+    order = None
+    if spec.order_by and (kind := order_type(target.column(spec.order_by))):
+        order = (spec.order_by, kind)
+    return overlaps.scan(files, spec.key, workspace, key_types=key_types(target), layout=layout, order=order)
+
+
+def _forecast(ready: Ready, sessions: Sessions, config: ParallelConfig) -> Mapping[str, int]:
+    """Predict inserts, updates and unchanged rows by staging a sample of the rows to load; it is rolled back."""
+    overlap = ready.plan.overlap
+    if ready.target.is_empty or overlap is None or ready.layout is None or not overlap.distinct_keys:
+        return {"predicted_unchanged": 0} if ready.target.is_empty and overlap else {}
+    sample = ready.workspace.query(
+        f"SELECT file, record FROM rows SEMI JOIN (SELECT winner FROM keys USING SAMPLE reservoir({FORECAST_ROWS} ROWS) "
+        "REPEATABLE (1)) AS chosen ON rows.rowid = chosen.winner"
+    )
+    import io
+
+    data = "".join(f"{file}{ready.layout.delimiter}{record}\n" for file, record in sample)
+    layout = Layout(("etl_file", *ready.layout.columns), ready.layout.delimiter)
+    with sessions.session("forecast") as connection, connection.cursor() as cursor:
+        cursor.execute(create_staging(ready.target, ready.layout))
+        try:
+            cursor.copy_expert(copy_into(staging_table(), layout), io.BytesIO(data.encode()))
+        except psycopg2.Error:
+            return {}  # a bad row in the sample: the load itself will say which
+        new, differing, same = forecast(cursor, Upsert(ready.target, ready.layout, unique=True))
+    scale = overlap.distinct_keys / max(1, len(sample))
+    updates, unchanged = round(differing * scale), round(same * scale)
+    return {
+        "predicted_inserts": overlap.distinct_keys - updates - unchanged,
+        "predicted_updates": updates,
+        "predicted_unchanged": unchanged,
+    }
+
+
+def _listed(files: Any) -> list[Any]:
+    if isinstance(files, str) or not isinstance(files, Iterable) or hasattr(files, "columns") or hasattr(files, "schema"):
+        return [files]
+    return list(files)
+
+
+# --- the load itself ---------------------------------------------------------------------------------------------------
+
+
+def _execute(run: Run, admin: Any) -> dict[int, Counts]:
+    """Run the strategy, hold the counts against each other, and close the run in the ledger."""
+    try:
+        counts = add_up([{file.position: Counts() for file in run.files}, STRATEGIES[run.plan.strategy](run)])
+        _check_accounting(run, counts)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt | InterruptedError)
+        _close(admin, run, "interrupted" if interrupted else "failed", {}, error=type(error).__name__ + ": " + str(error))
+        if isinstance(error, psycopg2.Error):
+            raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
+        raise
+    _close(admin, run, "complete", counts)
+    return counts
+
+
+def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
+    """Every row read is accounted for, and as many were read as the key scan saw."""
+    for position, count in counts.items():
+        if not count.balances:
+            raise AccountingError(
+                f"{run.file(position).name}: {count.read:,} rows read but {count.accounted:,} accounted for ({asdict(count)}); "
+                f"the load into {run.target.qualified_name} is not known to be right"
+            )
+    for file in run.plan.overlap.files if run.plan.overlap else ():
+        seen = file.rows
+        if counts[file.position].read != seen:
+            raise AccountingError(
+                f"{file.name}: the key scan saw {seen:,} rows, the load {counts[file.position].read:,}; did the file change?"
+            )
+
+
+def _close(admin: Any, run: Run, status: str, counts: Mapping[int, Counts], error: str | None = None) -> None:
+    total = sum(counts.values(), Counts()) if counts else None
+    try:
+        admin.rollback()
+        ledger.finish(admin, run.run_id, status=status, counts=total, files=counts, error=error)
+    except psycopg2.Error as failure:
+        if status == "complete":
+            raise map_driver_error(failure, doing="recording the end of the run") from None
+
+

@@ -1,0 +1,88 @@
+"""Lanes side by side, the batches of a lane in order; the first failure stops them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+
+from typing import TypeVar
+
+from tenacity import RetryCallState
+
+from etl_toolkit.loading.retry import run_with_retry
+from etl_toolkit.loading.run import Run
+from etl_toolkit.model import Batch, Counts
+
+FileCounts = Mapping[int, Counts]
+T = TypeVar("T")
+
+
+def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, Counts]:
+    """Load every batch and return the counts per file position. The error of the earliest failed lane is raised."""
+
+    def run_lane(batches: tuple[Batch, ...]) -> list[FileCounts]:
+        return [load_with_retry(run, batch, load) for batch in batches if not run.stop.is_set()]
+
+    with ThreadPoolExecutor(max_workers=max(1, run.plan.workers), thread_name_prefix="etl-worker") as pool:
+        lanes = [pool.submit(run_lane, lane) for lane in run.plan.lanes]
+        finished = await_all(run, lanes)
+    return add_up([counts for lane in finished for counts in lane])
+
+
+def load_with_retry(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) -> FileCounts:
+    """Load one batch, again after a transient error."""
+
+    def on_retry(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        with run.lock:
+            run.retries += 1
+        code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+        run.tell("retry", batch=batch.label, attempt=state.attempt_number, sqlstate=code)
+        if run.stop.is_set():
+            raise InterruptedError("the load was stopped")
+
+    run.tell("batch_started", batch=batch.label)
+    counts = run_with_retry(lambda: load(run, batch), run.config, on_retry=on_retry)
+    run.tell("batch_done", batch=batch.label, rows=sum(item.read for item in counts.values()))
+    return counts
+
+
+def await_all(run: Run, futures: list[Future[T]]) -> list[T]:
+    """Wait for all; on the first failure, or an interrupt, stop the others, wait for their rollback, and raise."""
+    try:
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+            if any(future.exception() is not None for future in done) or run.stop.is_set():
+                break
+    except BaseException:
+        stop(run, futures)
+        raise
+    failures = [future.exception() for future in futures if future.done() and future.exception() is not None]
+    if failures or run.stop.is_set():
+        stop(run, futures)
+        raise failures[0] if failures and failures[0] is not None else InterruptedError("the load was stopped")
+    return [future.result() for future in futures]
+
+
+def stop(run: Run, futures: list[Future[T]]) -> None:
+    """Ring the bell, cancel what runs on server and client, and wait until every worker has rolled back."""
+    run.stop.set()
+    for future in futures:
+        future.cancel()
+    running = {future for future in futures if not future.done()}
+    while running:
+        run.sessions.cancel_all()
+        run.workspace.duckdb.interrupt()
+        _, running = wait(running, timeout=0.2)
+
+
+def add_up(parts: list[FileCounts]) -> dict[int, Counts]:
+    """Add the counts of batches up, per file."""
+    total: dict[int, Counts] = {}
+    for part in parts:
+        for position, counts in part.items():
+            total[position] = total.get(position, Counts()) + counts
+    return total
+
+

@@ -1,0 +1,186 @@
+"""One batch of whole files: claim, stage, merge, complete, commit. The work of every strategy but `partitioned`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import duckdb
+import psycopg2
+
+from etl_toolkit.errors import RejectLimitError, map_driver_error
+from etl_toolkit.loading import ledger
+from etl_toolkit.loading.copy import copy_file, copy_records, is_row_error
+from etl_toolkit.loading.merge import Merged, Upsert, copy_into, count_keys, create_staging, merge, set_file, staging_table
+from etl_toolkit.loading.rejects import refused_records
+from etl_toolkit.loading.run import Run
+from etl_toolkit.model import Batch, Counts, Layout, Reject, SourceFile
+from etl_toolkit.overlap import read_failure
+from etl_toolkit.plan import layout_of
+from etl_toolkit.sources import record_expression, text_relation
+from etl_toolkit.strategies.lanes import FileCounts
+
+T = TypeVar("T")
+
+
+def load_files(run: Run, batch: Batch) -> FileCounts:
+    """Load the files of one batch in one transaction; where the server refuses rows, find them all and go without."""
+    try:
+        return _attempt(run, batch)
+    except psycopg2.Error as error:
+        if run.stop.is_set() or not is_row_error(error):
+            raise map_driver_error(error, doing=f"loading {_names(run, batch)}") from None
+        found = sum(len(find_rejects(run, run.file(position))) for position in batch.files)
+        check_reject_limit(run)
+        if not found:
+            raise map_driver_error(error, doing=f"loading {_names(run, batch)}") from None
+    try:
+        return _attempt(run, batch)
+    except psycopg2.Error as error:
+        raise map_driver_error(error, doing=f"loading {_names(run, batch)}") from None
+
+
+def _attempt(run: Run, batch: Batch) -> FileCounts:
+    with run.sessions.session(batch.label) as connection, connection.cursor() as cursor:
+        claimed = ledger.claim(cursor, run.run_id, batch)
+        if not claimed.is_ours:
+            connection.commit()
+            return claimed.counts
+        layouts = [layout_of(run.file(position), run.target) for position in batch.files]
+        cursor.execute(create_staging(run.target, _widest(layouts)))
+        staged: dict[int, int] = {}
+        for position, layout in zip(batch.files, layouts, strict=True):
+            cursor.execute(set_file(position))
+            with run.phases.phase("copy"):
+                staged[position] = stage_file(run, cursor, run.file(position), layout)
+        with run.phases.phase("merge"):
+            counts = _merge(run, cursor, batch, layouts, staged)
+        for position in batch.files:
+            ledger.record_rejects(cursor, run.run_id, run.refused.get(position, ()))
+        ledger.complete(cursor, run.run_id, batch, counts)
+        with run.phases.phase("commit"):
+            connection.commit()
+        return counts
+
+
+def _merge(
+    run: Run, cursor: Any, batch: Batch, layouts: Sequence[Layout], staged: dict[int, int]
+) -> dict[int, Counts]:
+    several = len(batch.files) > 1
+    keys = count_keys(cursor, run.target) if several else {}
+    unique = not several and _has_unique_keys(run, batch.files[0])
+    merged = merge(cursor, Upsert(run.target, _widest(layouts), run.spec.conflict_action, run.spec.order_by, unique))
+    return {
+        position: counts_of(
+            merged.get(position, Merged(0, 0, 0, 0, 0)),
+            staged=staged[position],
+            distinct=keys.get(position, (0, 0))[1] if several else None,
+            rejected=len(run.refused.get(position, ())),
+        )
+        for position in batch.files
+    }
+
+
+def counts_of(merged: Merged, *, staged: int, distinct: int | None, rejected: int) -> Counts:
+    """The counts of one file; `distinct` keys tell rows that lost inside the file from those that lost to another."""
+    lost = staged - merged.rows
+    same_file = lost if distinct is None else staged - distinct
+    return Counts(
+        read=staged + rejected,
+        inserted=merged.inserted,
+        updated=merged.updated,
+        unchanged=merged.unchanged,
+        superseded_same_file=same_file,
+        superseded_later_file=lost - same_file,
+        rejected=rejected,
+        stale=merged.stale,
+    )
+
+
+def stage_file(run: Run, cursor: Any, file: SourceFile, layout: Layout) -> int:
+    """COPY one file into the staging table, its rejected records left out; return the rows staged."""
+    statement = copy_into(staging_table(), layout)
+    rejected = [reject.record for reject in run.refused.get(file.position, ())]
+    if file.is_plain and not rejected and layout.columns == file.columns:
+        return copy_file(cursor, file, statement, on_bytes=run.on_bytes)
+    with run.workspace.cursor() as source:
+        query = records_query(run, file, layout)
+        if rejected:
+            name = f"rejected_{file.position}"
+            source.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT unnest(?::BIGINT[]) AS record", [rejected])
+            query = (
+                f"SELECT record FROM (SELECT record, row_number() OVER () - 1 AS number FROM ({query})) "
+                f"WHERE number NOT IN (SELECT record FROM {name})"
+            )
+        return copy_records(cursor, source, query, statement, on_bytes=run.on_bytes)
+
+
+def records_query(run: Run, file: SourceFile, layout: Layout) -> str:
+    """A DuckDB query of the file's records as COPY reads them, in file order."""
+    relation, texts = text_relation(file, layout.columns, run.workspace)
+    return f"SELECT {record_expression(file, texts, layout.columns, layout.delimiter)} AS record FROM {relation}"
+
+
+def find_rejects(run: Run, file: SourceFile) -> tuple[Reject, ...]:
+    """Ask the server about every record of a file; note those it refuses, and return them."""
+    layout = layout_of(file, run.target)
+    with (
+        run.phases.phase("rejects"),
+        run.sessions.session("rejects") as connection,
+        run.workspace.cursor() as source,
+    ):
+        source.execute(f"SELECT row_number() OVER () - 1, record FROM ({records_query(run, file, layout)})")
+        chunks = _chunks(run, file, source)
+        found = tuple(
+            Reject(file.position, item.row, None, item.reason, item.sqlstate, item.record)
+            for item in bounded(refused_records(connection, run.target, layout, chunks), run.spec.max_rejects)
+        )
+    run.note_rejects(found)
+    return found
+
+
+def bounded(refusals: Iterable[T], limit: int) -> Iterator[T]:
+    """Stop looking once there are more rejects than allowed: one more is enough to say so."""
+    for number, refusal in enumerate(refusals):
+        yield refusal
+        if number >= limit:
+            return
+
+
+def _chunks(run: Run, file: SourceFile, source: duckdb.DuckDBPyConnection) -> Iterator[list[tuple[int, str]]]:
+    while True:
+        try:
+            chunk = source.fetchmany(run.config.sub_batch_size)
+        except duckdb.Error as error:
+            raise read_failure([file], error) from None
+        if not chunk:
+            return
+        yield chunk
+
+
+def check_reject_limit(run: Run) -> None:
+    """Raise RejectLimitError, with the first rejects, where there are more of them than `max_rejects`."""
+    rejects = [reject for found in run.refused.values() for reject in found]
+    if len(rejects) > run.spec.max_rejects:
+        first = min(rejects, key=lambda reject: (reject.file, reject.record))
+        where = f"{run.file(first.file).name}, record {first.record + 1}"
+        raise RejectLimitError(
+            f"{where}: {first.reason} (SQLSTATE {first.sqlstate}); more than {run.spec.max_rejects} rows would be rejected, "
+            "so nothing of this file is written; mend the file, or allow rejects with --max-rejects N"
+        )
+
+
+def _has_unique_keys(run: Run, position: int) -> bool:
+    """Whether the scan proved that no two rows of the file have the same key."""
+    overlap = run.plan.overlap
+    if overlap is None or run.plan.key_path == "server":
+        return False
+    return all(not file.duplicates for file in overlap.files if file.position == position)
+
+
+def _widest(layouts: Sequence[Layout]) -> Layout:
+    return max(layouts, key=lambda layout: len(layout.columns))
+
+
+def _names(run: Run, batch: Batch) -> str:
+    return ", ".join(run.file(position).name for position in batch.files)

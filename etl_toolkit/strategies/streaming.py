@@ -1,0 +1,84 @@
+"""`streaming`: files in order, each through a staging table that holds no more than `chunk_size` rows at a time.
+
+One transaction per file, so that a bad row still leaves nothing of its file. Client memory does not depend on the input:
+a plain CSV file goes to COPY in blocks, other files through DuckDB's own streaming reader.
+"""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO
+
+from etl_toolkit.loading.copy import BUFFER_BYTES
+
+
+class Chunk:
+    """A reader over the next `records` records of CSV bytes; `ended` tells that the stream is at its end.
+
+    A line break inside quotes does not end a record: quote characters before it are odd in number.
+    """
+
+    def __init__(self, stream: RecordStream, records: int) -> None:
+        self._stream = stream
+        self._left = records
+
+    def read(self, size: int = -1) -> bytes:
+        if self._left <= 0:
+            return b""
+        data, records = self._stream.take(self._left)
+        self._left -= records
+        return data
+
+
+class RecordStream:
+    """CSV bytes, handed out in blocks that end at a given record."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._rest = b""
+        self._in_quotes = False
+        self.ended = False
+
+    def take(self, most: int) -> tuple[bytes, int]:
+        """Return the next bytes, holding at most `most` record ends, and how many they hold."""
+        block = self._rest or self._stream.read(BUFFER_BYTES)
+        self._rest = b""
+        if not block:
+            self.ended = True
+            return b"", 0
+        if b'"' not in block and not self._in_quotes:
+            count = block.count(b"\n")
+            if count <= most:
+                return block, count
+            cut = -1
+            for _ in range(most):
+                cut = block.index(b"\n", cut + 1)
+            self._rest = block[cut + 1 :]
+            return block[: cut + 1], most
+        return self._take_quoted(block, most)
+
+    def _take_quoted(self, block: bytes, most: int) -> tuple[bytes, int]:
+        count, offset = 0, 0
+        for number, part in enumerate(block.split(b'"')):
+            if number:
+                self._in_quotes = not self._in_quotes
+                offset += 1
+            if not self._in_quotes:
+                cut = -1
+                while count < most and (cut := part.find(b"\n", cut + 1)) >= 0:
+                    count += 1
+                    if count == most:
+                        end = offset + cut + 1
+                        self._rest = block[end:]
+                        return block[:end], count
+            offset += len(part)
+        return block, count
+
+    def chunk(self, records: int) -> Any:
+        return Chunk(self, records)
+
+    def at_end(self) -> bool:
+        """Whether no byte is left; reads ahead to find out."""
+        if not self._rest and not self.ended:
+            self._rest = self._stream.read(BUFFER_BYTES)
+            self.ended = not self._rest
+        return self.ended

@@ -1,0 +1,227 @@
+"""The target table as the catalog describes it: columns, the unique index that arbitrates, and every hazard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql
+
+from etl_toolkit.errors import TargetError
+from etl_toolkit.keys import key_type
+from etl_toolkit.model import Arbiter, Column, ForeignKey, Hazard, HazardKind, TargetTable
+
+_FIND = """
+SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, c.relforcerowsecurity,
+       c.relhasrules, pg_catalog.pg_get_userbyid(c.relowner) = current_user
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = %s
+"""
+
+_COLUMNS = """
+SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), t.typname, a.atttypmod, a.attnotnull,
+       a.atthasdef, a.attgenerated::text, a.attidentity::text, coalesce(co.collisdeterministic, true), t.typtype::text,
+       coalesce(t.typnotnull, false)
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
+WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+"""
+
+# One row per unique index, its key parts in order. A part is a column (attnum > 0) or an expression (0).
+_UNIQUE_INDEXES = """
+SELECT i.indexrelid, ic.relname, i.indisprimary, i.indimmediate, {nulls_not_distinct},
+       pg_catalog.pg_get_expr(i.indpred, i.indrelid, true),
+       array_agg(k.attnum ORDER BY k.n), array_agg(a.attname::text ORDER BY k.n),
+       array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, k.n::int, true) ORDER BY k.n),
+       array_agg(CASE WHEN k.coll <> 0 AND k.coll IS DISTINCT FROM a.attcollation
+                 THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END ORDER BY k.n),
+       bool_and(coalesce(co.collisdeterministic, true)),
+       bool_and(op.opcdefault OR op.opcname IN ('text_pattern_ops', 'varchar_pattern_ops', 'bpchar_pattern_ops')),
+       i.indisexclusion, i.indisvalid AND i.indisready
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[])
+     WITH ORDINALITY AS k(attnum, coll, opclass, n)
+LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.attnum > 0
+LEFT JOIN pg_catalog.pg_collation co ON co.oid = k.coll
+LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+LEFT JOIN pg_catalog.pg_opclass op ON op.oid = k.opclass
+WHERE i.indrelid = %s AND (i.indisunique OR i.indisexclusion) AND k.n <= i.indnkeyatts
+GROUP BY i.indexrelid, ic.relname, i.indisprimary, i.indimmediate, i.indpred, i.indrelid, i.indisexclusion,
+         i.indisvalid, i.indisready, i.indnkeyatts {extra_group}
+ORDER BY i.indisprimary DESC, ic.relname
+"""
+
+_FOREIGN_KEYS = """
+SELECT c.conname, c.confrelid = c.conrelid,
+       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, n)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
+       c.confrelid::pg_catalog.regclass::text,
+       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, n)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)
+FROM pg_catalog.pg_constraint c WHERE c.conrelid = %s AND c.contype = 'f' AND c.conparentid = 0
+"""
+
+_TRIGGERS = """
+SELECT tgname, (tgtype & 1) <> 0 AS per_row, (tgtype & 2) <> 0 AS before
+FROM pg_catalog.pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled <> 'D'
+"""
+
+_CHECKS = "SELECT count(*) FROM pg_catalog.pg_constraint WHERE conrelid = %s AND contype = 'c'"
+
+
+def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
+    """Read the table `table` (`name` or `schema.name`, quoted where needed) as it is to be upserted by `key`.
+
+    Raises TargetError where the table does not exist, lacks a key column, or has no unique index on exactly these
+    columns that could arbitrate.
+    """
+    with connection.cursor() as cursor:
+        oid = find_table(cursor, table)
+        if oid is None:
+            raise TargetError(f"table {table} does not exist; create it first, or pass --create-table")
+        cursor.execute(_FIND, (oid,))
+        _, schema, name, kind, row_security, forced_security, has_rules, is_owner = cursor.fetchone()
+        label = f"{schema}.{name}"
+        version = connection.server_version
+        columns = _columns(cursor, oid)
+        names = {column.name for column in columns}
+        for column in key:
+            if column not in names:
+                raise TargetError(f"{label} has no column '{column}' to be the key; it has {', '.join(sorted(names))}")
+        hazards: list[Hazard] = []
+        if kind not in ("r", "p"):
+            hazards.append(Hazard(HazardKind.NOT_A_TABLE, f"{label} is not an ordinary or partitioned table", "refuse"))
+        arbiter, index_hazards = _arbiter(cursor, oid, version, columns, tuple(key), label)
+        hazards += index_hazards
+        if row_security and (forced_security or not is_owner):
+            detail = "policies apply to this role: rows may be refused one by one, and COPY FROM is not allowed"
+            hazards.append(Hazard(HazardKind.ROW_SECURITY, detail, "staged"))
+        if has_rules:
+            hazards.append(Hazard(HazardKind.RULE, f"{label} has rewrite rules, which ON CONFLICT does not allow", "refuse"))
+        cursor.execute(_FOREIGN_KEYS, (oid,))
+        foreign_keys = []
+        for constraint, is_self, own, references, referenced in cursor.fetchall():
+            foreign_keys.append(ForeignKey(constraint, tuple(own), references, tuple(referenced)))
+            if is_self:
+                detail = f"{constraint} makes a row depend on rows of other files"
+                hazards.append(Hazard(HazardKind.SELF_REFERENCE, detail, "sequential"))
+        cursor.execute(_TRIGGERS, (oid,))
+        for trigger, per_row, before in cursor.fetchall():
+            if per_row and before:
+                detail = f"{trigger} may rewrite or drop rows, keys included"
+                hazards.append(Hazard(HazardKind.ROW_TRIGGER, detail, "sequential"))
+            else:
+                kind_of = HazardKind.ROW_TRIGGER if per_row else HazardKind.STATEMENT_TRIGGER
+                detail = f"{trigger} sees the transactions of this load, not those of a sequential one"
+                hazards.append(Hazard(kind_of, detail, "sequential"))
+        cursor.execute(_CHECKS, (oid,))
+        has_checks = bool(cursor.fetchone()[0])
+        cursor.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(sql.Identifier(schema, name)))
+        is_empty = bool(cursor.fetchone()[0])
+    return TargetTable(
+        schema=schema,
+        name=name,
+        oid=oid,
+        columns=columns,
+        key=tuple(key),
+        arbiter=arbiter,
+        hazards=tuple(hazards),
+        foreign_keys=tuple(foreign_keys),
+        is_partitioned=kind == "p",
+        is_empty=is_empty,
+        has_checks=has_checks or any(column.base_type == "domain" for column in columns),
+        server_version=version,
+    )
+
+
+def find_table(cursor: Any, table: str) -> int | None:
+    """Return the oid of a table named as in SQL; a bare name that only exists in the literal case is found as well."""
+    try:
+        cursor.execute("SELECT pg_catalog.to_regclass(%s)::oid", (table,))
+        oid = cursor.fetchone()[0]
+    except psycopg2.errors.InvalidName:
+        oid = None
+    if oid is None:
+        cursor.execute("SELECT pg_catalog.to_regclass(%s)::oid", (".".join(_quote(part) for part in table.split(".")),))
+        oid = cursor.fetchone()[0]
+    return int(oid) if oid else None
+
+
+def _quote(part: str) -> str:
+    return part if part.startswith('"') else '"' + part.replace('"', '""') + '"'
+
+
+def _columns(cursor: Any, oid: int) -> tuple[Column, ...]:
+    cursor.execute(_COLUMNS, (oid,))
+    return tuple(
+        Column(
+            name=name,
+            type=type_name,
+            base_type="domain" if kind == "d" else base,
+            type_modifier=modifier,
+            not_null=not_null or domain_not_null,
+            has_default=has_default and not generated,
+            is_generated=bool(generated),
+            identity=identity or "",
+            is_deterministic=deterministic,
+        )
+        for (name, type_name, base, modifier, not_null, has_default, generated, identity, deterministic, kind,
+             domain_not_null) in cursor.fetchall()
+    )  # fmt: skip
+
+
+def _arbiter(
+    cursor: Any, oid: int, version: int, columns: Sequence[Column], key: tuple[str, ...], label: str
+) -> tuple[Arbiter, list[Hazard]]:
+    nulls = "i.indnullsnotdistinct" if version >= 150000 else "false"
+    extra = ", i.indnullsnotdistinct" if version >= 150000 else ""
+    cursor.execute(_UNIQUE_INDEXES.format(nulls_not_distinct=nulls, extra_group=extra), (oid,))
+    arbiter: Arbiter | None = None
+    hazards: list[Hazard] = []
+    others: list[Hazard] = []
+    for (_, index, _, immediate, nulls_not_distinct, predicate, numbers, names, definitions, collations,
+         deterministic, default_classes, exclusion, valid) in cursor.fetchall():  # fmt: skip
+        is_plain = all(number > 0 for number in numbers)
+        covers = (set(names) == set(key)) if is_plain else _mentions(definitions, names, key, columns)
+        if covers and not exclusion and arbiter is None and immediate and default_classes and valid:
+            parts = tuple(
+                definition + (f" COLLATE {collation}" if collation else "")
+                for definition, collation in zip(definitions, collations, strict=True)
+            )
+            arbiter = Arbiter(index, parts, predicate, nulls_not_distinct, is_plain and not any(collations))
+            if not is_plain or predicate or nulls_not_distinct or not deterministic or any(collations):
+                what = "expressions" if not is_plain else "a predicate" if predicate else "its own equality"
+                hazards.append(Hazard(HazardKind.SERVER_KEY, f"index {index} has {what}", "server"))
+        elif exclusion:
+            others.append(Hazard(HazardKind.EXCLUSION, f"{index} couples rows beyond the key", "sequential"))
+        elif covers and not immediate:
+            others.append(Hazard(HazardKind.DEFERRABLE_KEY, f"{index} is deferrable and cannot arbitrate", "sequential"))
+        elif not covers:
+            detail = f"{index} couples rows beyond the key"
+            others.append(Hazard(HazardKind.SECOND_UNIQUE, detail, "sequential", tuple(filter(None, names))))
+    if arbiter is None:
+        raise TargetError(
+            f"{label} has no unique index on ({', '.join(key)}) that ON CONFLICT can use; "
+            f"create one (CREATE UNIQUE INDEX … ON {label} ({', '.join(key)})), or name another key"
+        )
+    for column in (column for column in columns if column.name in key):
+        if arbiter.is_plain and key_type(column) is None:
+            hazards.append(Hazard(HazardKind.SERVER_KEY, f"equality of {column.type} keys ('{column.name}')", "server"))
+    return arbiter, hazards + others
+
+
+def _mentions(definitions: Sequence[str], names: Sequence[str | None], key: tuple[str, ...], columns: Sequence[Column]) -> bool:
+    """Whether an expression index is over exactly the key columns: every key column occurs in it, and no other."""
+    text = " ".join(definitions)
+    mentioned = {column.name for column in columns if f'"{column.name}"' in text or _has_word(text, column.name)}
+    return mentioned == set(key)
+
+
+def _has_word(text: str, word: str) -> bool:
+    import re
+
+    return re.search(rf"(?<![\w\"]){re.escape(word)}(?![\w\"(])", text) is not None

@@ -1,0 +1,88 @@
+"""A private DuckDB with a memory limit, a working directory to spill into, and no way out to anything but the inputs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psutil
+
+from etl_toolkit.config import ParallelConfig
+
+
+@dataclass
+class Workspace:
+    """A DuckDB connection and a directory; both are gone when the load is over."""
+
+    duckdb: duckdb.DuckDBPyConnection
+    directory: Path
+
+    def query(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        with self.duckdb.cursor() as cursor:  # one connection runs one query at a time, and threads ask
+            return cursor.execute(sql, parameters or []).fetchall()
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """Another connection to the same tables, for another thread."""
+        return self.duckdb.cursor()
+
+
+def quoted(name: str) -> str:
+    """Return `name` as a DuckDB identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return `text` as a DuckDB string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def memory_budget_bytes(config: ParallelConfig) -> int:
+    """What DuckDB may hold before it spills: as configured, else a quarter of the memory this process may use."""
+    if config.memory_limit_bytes:
+        return config.memory_limit_bytes
+    total = psutil.virtual_memory().total
+    cgroup = Path("/sys/fs/cgroup/memory.max")
+    if cgroup.exists() and (text := cgroup.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total // 4
+
+
+@contextmanager
+def open_workspace(config: ParallelConfig, *, threads: int) -> Iterator[Workspace]:
+    """Open a workspace whose DuckDB reads nothing yet; `admit` names the files it may read."""
+    directory = Path(tempfile.mkdtemp(prefix="etl_toolkit_", dir=config.temp_directory))
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": max(1, threads),
+            "memory_limit": f"{memory_budget_bytes(config)}B",
+            "temp_directory": str(directory),
+            "preserve_insertion_order": True,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        },
+    )
+    try:
+        connection.execute("SET enable_progress_bar = false")
+        connection.execute("SET python_enable_replacements = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        yield Workspace(connection, directory)
+    finally:
+        connection.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def lock_down(workspace: Workspace, inputs: Iterable[Path]) -> None:
+    """Let DuckDB read these files, its own directory and our pipes, and nothing else from here on."""
+    paths = ", ".join(literal(str(path.resolve())) for path in inputs)
+    execute = workspace.duckdb.execute
+    execute(f"SET allowed_paths = [{paths}]")
+    execute(f"SET allowed_directories = [{literal(str(workspace.directory))}, '/dev/fd', '/proc/self/fd']")
+    execute("SET enable_external_access = false")
+    execute("SET lock_configuration = true")
