@@ -16,7 +16,8 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotat
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-faults test-all lint format lab notebooks bench bench-peers report lock clean
+.PHONY: help venv demo test test-faults test-all lint lint-style lint-types lint-imports lint-notebooks format lab \
+	notebooks bench bench-peers report lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,11 +46,19 @@ test-faults: $(STAMP) ## the tests that kill servers, workers and connections
 
 test-all: test test-faults ## both
 
-lint: $(STAMP) ## ruff, mypy, import-linter, notebooks without outputs
+lint: lint-style lint-types lint-imports lint-notebooks ## ruff, mypy, import-linter, notebooks without outputs
+
+lint-style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: $(STAMP)
 	$(BIN)/python -m mypy
+
+lint-imports: $(STAMP)
 	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+
+lint-notebooks: $(STAMP)
 	@notebooks=$$(git ls-files '*.ipynb' 2>/dev/null); test -z "$$notebooks" || $(BIN)/python -m nbstripout --verify $$notebooks
 
 format: $(STAMP) ## let ruff put right what it can

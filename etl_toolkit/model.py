@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -283,11 +283,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one transaction: some files, or one key range over all files."""
+    """The rows of one transaction: some files, or one key range over all files.
+
+    `collapsed` says that rows of several files compete before they meet the table; else the files are merged in order.
+    """
 
     number: int
     files: tuple[int, ...]
     partition: int | None = None
+    collapsed: bool = False
 
     @property
     def label(self) -> str:
@@ -395,6 +399,27 @@ class LoadResult:
     @property
     def rows_per_second(self) -> float:
         return self.counts.read / self.wall_seconds if self.wall_seconds else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as JSON can hold it; the plan is reduced to its strategy and reasons."""
+        return {
+            "run_id": self.run_id,
+            "complete": bool(self),
+            "table": self.table,
+            "strategy": str(self.strategy),
+            "reasons": list(self.reasons),
+            "counts": asdict(self.counts),
+            "files": {name: asdict(counts) for name, counts in self.files.items()},
+            "wall_seconds": self.wall_seconds,
+            "rows_per_second": self.rows_per_second,
+            "phases": dict(self.phases),
+            "predicted_seconds": {str(name): seconds for name, seconds in self.plan.predicted_seconds.items()},
+            "workers": self.plan.workers,
+            "duplicates": [{"left_out": name, "same_as": first} for name, first in self.duplicates],
+            "retries": self.retries,
+            "created_sql": self.created_sql,
+            "resources": dict(self.resources),
+        }
 
     def __str__(self) -> str:
         from etl_toolkit.display import result_text

@@ -217,25 +217,23 @@ def _overlap_in_words(overlap: KeyOverlap) -> str:
 
 
 def _lanes(strategy: Strategy, question: Question) -> tuple[tuple[Batch, ...], ...]:
-    positions = [file.position for file in question.files]
-    if question.spec.order_by and question.spec.conflict_action is not ConflictAction.NEWER:
-        return _ordered_lanes(strategy, question, positions)
+    """The batches of a strategy, those of a lane in order."""
+    spec, overlap = question.spec, question.overlap
+    positions = tuple(file.position for file in question.files)
     if strategy is Strategy.PARTITIONED:
-        return tuple((Batch(number, tuple(positions), partition=number),) for number in range(question.workers))
+        count = 1 if spec.atomic else question.workers
+        return tuple((Batch(number, positions, partition=number),) for number in range(count))
+    groups: Sequence[tuple[int, ...]] = [positions]
     if strategy is Strategy.FULL_PARALLEL:
-        return tuple((Batch(position, (position,)),) for position in positions)
-    if strategy is Strategy.HYBRID and question.overlap is not None:
-        groups = sorted(question.overlap.groups, key=lambda group: -_rows(question.overlap, group))
-        return tuple(tuple(Batch(position, (position,)) for position in group) for group in groups)
-    return (tuple(Batch(position, (position,)) for position in positions),)
-
-
-def _ordered_lanes(strategy: Strategy, question: Question, positions: list[int]) -> tuple[tuple[Batch, ...], ...]:
-    """With `order_by` the greatest value over all files wins, so files that share keys are merged as one batch."""
-    if strategy is Strategy.PARTITIONED:
-        return tuple((Batch(number, tuple(positions), partition=number),) for number in range(question.workers))
-    groups = question.overlap.groups if strategy in (Strategy.HYBRID, Strategy.FULL_PARALLEL) and question.overlap else None
-    return tuple((Batch(number, tuple(group)),) for number, group in enumerate(groups or (tuple(positions),)))
+        groups = overlap.groups if spec.order_by and overlap else [(position,) for position in positions]
+    elif strategy is Strategy.HYBRID and overlap is not None:
+        groups = sorted(overlap.groups, key=lambda group: -_rows(overlap, group))
+    if spec.order_by and spec.conflict_action is ConflictAction.UPDATE:
+        # The greatest value over all files wins, so files that share keys must meet before they meet the table.
+        return tuple((Batch(number, tuple(group), collapsed=True),) for number, group in enumerate(groups))
+    if spec.atomic:
+        return ((Batch(0, positions),),)
+    return tuple(tuple(Batch(position, (position,)) for position in group) for group in groups)
 
 
 def _rows(overlap: KeyOverlap | None, group: Sequence[int]) -> int:

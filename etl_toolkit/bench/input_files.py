@@ -60,15 +60,15 @@ def sorted_parts(files: Sequence[str], key: Mapping[str, str], parts: int) -> li
         order = ", ".join(
             f'"{name}"::{kind}' if kind in SORTED_ALIKE else f'"{name}"::VARCHAR' for name, kind in key.items()
         )
-        union = " UNION ALL BY NAME ".join(f"SELECT {n} AS f, * FROM {reader(f)}" for n, f in enumerate(files))  # noqa: S608
+        union = " UNION ALL BY NAME ".join(f"SELECT {n} AS f, * FROM {reader(f)}" for n, f in enumerate(files))
         last = f"row_number() OVER (PARTITION BY {order} ORDER BY f DESC, a.rowid DESC) = 1"
         with duckdb.connect(config={"temp_directory": str(place)}) as connection:
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute(f"CREATE TABLE a AS {union}")
             connection.execute(f"CREATE TABLE b AS FROM a QUALIFY {last}")
-            connection.execute(f"CREATE TABLE c AS SELECT *, ntile({parts}) OVER (ORDER BY {order}) AS part FROM b")  # noqa: S608
+            connection.execute(f"CREATE TABLE c AS SELECT *, ntile({parts}) OVER (ORDER BY {order}) AS part FROM b")
             for number, path in enumerate(paths, 1):
-                rows = f"SELECT * EXCLUDE (f, part) FROM c WHERE part = {number} ORDER BY {order}"  # noqa: S608
+                rows = f"SELECT * EXCLUDE (f, part) FROM c WHERE part = {number} ORDER BY {order}"
                 connection.execute(f"COPY ({rows}) TO '{path}.partial' (FORMAT csv, HEADER)")
                 Path(f"{path}.partial").replace(path)
     return [str(path) for path in paths]

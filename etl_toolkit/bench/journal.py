@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl_toolkit.bench.records import TIMELINE_SCHEMA, Sample, write_samples, write_timeline
+from etl_toolkit.bench.records import TIMELINE_SCHEMA, Sample, write_samples, write_table
 
 
 def timeline_path(directory: Path, run_index: int) -> Path:
@@ -50,16 +50,19 @@ def samples(directory: Path) -> list[Sample]:
     return found
 
 
-def fold(directory: Path, *, finished: bool) -> None:
-    """Write the journal as `samples.parquet` and `timeline.parquet`; remove it when the sweep is finished."""
+def fold(directory: Path) -> list[Sample]:
+    """Write the journal as `samples.parquet` and `timeline.parquet`, and return the runs in it."""
     done = samples(directory)
-    indices = {sample.run_index for sample in done}
     parts = [TIMELINE_SCHEMA.empty_table()]
-    for index in sorted(indices):
+    for index in sorted({sample.run_index for sample in done}):
         path = timeline_path(directory, index)
         if path.exists():
             parts.append(pq.read_table(path, schema=TIMELINE_SCHEMA))
     write_samples(directory, done)
-    write_timeline(directory, pa.concat_tables(parts))
-    if finished:
-        shutil.rmtree(directory / "journal", ignore_errors=True)
+    write_table(directory / "timeline.parquet", pa.concat_tables(parts))
+    return done
+
+
+def remove(directory: Path) -> None:
+    """Remove the journal of a sweep that is finished."""
+    shutil.rmtree(directory / "journal", ignore_errors=True)

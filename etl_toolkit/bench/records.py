@@ -18,12 +18,14 @@
                         wall_seconds: I, rows_per_second: I, mb_per_second: I, client_cpu_seconds, server_cpu_seconds,
                         peak_client_pss_bytes, peak_server_pss_bytes, wal_bytes, dead_tuples, lock_waits, deadlocks,
                         retries, phases: {name: seconds}, predicted_seconds,
-                        ratio_to_best, against_baseline: {baseline, ratio: I, verdict} or null}
-    strategies[]       {strategy, kind, cases, wins, failures, mean_ratio_to_best, worst_ratio_to_best,
-                        best_rows_per_second, peak_client_pss_bytes, peak_server_pss_bytes}
+                        ratio_to_best, is_among_fastest,
+                        against_baseline: {baseline, ratio: I, verdict, runs} or null}
+    strategies[]       {strategy, kind, cases, wins (among the fastest), failures, mean_ratio_to_best,
+                        worst_ratio_to_best, best_rows_per_second, peak_client_pss_bytes, peak_server_pss_bytes}
     recommendations[]  {when: {overlap: [low, high], rows: [low, high], table_state}, then: {strategy, workers,
                         batch_rows}, because, evidence: [{case, seconds: I, against, ratio: I, verdict, runs}]}
-    cost               coefficients of the planner's cost model, refitted; null when there were too few runs
+    cost               {coefficients: {name: value}, error_before, error_after, runs}: the planner's cost model refitted,
+                       errors as the median of |predicted / measured - 1|; null when there were too few runs
 I is {median, low, high}: a median and its 95 % bootstrap interval. A ratio is time / time of the other, paired by
 round: below 1 is faster. A case without a correct run has null metrics, and its `errors` say why.
 
@@ -35,7 +37,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -280,12 +282,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_samples(directory: Path, samples: Iterable[Sample]) -> None:
     """Write `samples.parquet`."""
-    _write_parquet(directory / "samples.parquet", pa.Table.from_pylist([asdict(s) for s in samples], SAMPLE_SCHEMA))
-
-
-def write_timeline(directory: Path, timeline: pa.Table) -> None:
-    """Write `timeline.parquet`, an Arrow table of `TIMELINE_SCHEMA`."""
-    _write_parquet(directory / "timeline.parquet", timeline)
+    write_table(directory / "samples.parquet", pa.Table.from_pylist([asdict(s) for s in samples], SAMPLE_SCHEMA))
 
 
 def planned(case: Case, *, run_index: int, number: int) -> Sample:
@@ -297,12 +294,8 @@ def planned(case: Case, *, run_index: int, number: int) -> Sample:
     )  # fmt: skip
 
 
-def failed(sample: Sample, error: str) -> Sample:
-    """Return `sample` as a failed run with the reason."""
-    return replace(sample, correct=False, error=error)
-
-
-def _write_parquet(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow table as Parquet under a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half_done = path.with_name(path.name + ".partial")
     pq.write_table(table, half_done, compression="zstd")

@@ -73,7 +73,7 @@ def reason(error: BaseException) -> str:
 def _import_ours() -> None:
     # Where this fails, our strategies fail in their turn and with the reason; the others need not suffer for it.
     with suppress(ImportError, AttributeError):
-        from etl_toolkit import ParallelConfig, ingest  # noqa: F401, PLC0415
+        from etl_toolkit import ParallelConfig, ingest  # noqa: F401
 
 
 def _cpu_seconds() -> tuple[float, float]:

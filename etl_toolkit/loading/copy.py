@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import duckdb
@@ -16,67 +18,89 @@ from etl_toolkit.sources import LINE_SEPARATOR
 
 BUFFER_BYTES = 1 << 18
 
+OnBytes = Callable[[bytes], None]
+
 
 class CountingReader:
-    """A binary file that reports the bytes read through it, and stops when told to."""
+    """A binary stream that shows every block to `on_bytes`, which may stop the reading by raising."""
 
-    def __init__(self, stream: BinaryIO, on_bytes: Callable[[int], None]) -> None:
+    def __init__(self, stream: Any, on_bytes: OnBytes) -> None:
         self._stream = stream
         self._on_bytes = on_bytes
 
     def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self._on_bytes(len(data))
+        data: bytes = self._stream.read(size)
+        self._on_bytes(data)
         return data
 
 
-def copy_records(
-    cursor: Any, source: duckdb.DuckDBPyConnection, query: str, statement: Any, *, on_bytes: Callable[[int], None]
-) -> int:
-    """COPY the one text column of a DuckDB query, a record a row, in the query's order; return the rows sent.
+class RecordPipe:
+    """The one text column of a DuckDB query as a byte stream, a record a line, in the query's order.
 
-    Raises psycopg2.Error as the server says, SourceError where DuckDB fails or the two counts differ. A pipe that ends
-    early looks like the end of the data to COPY, so the caller must not commit before this function has returned.
+    A producer that fails closes the pipe, which looks like the end of the data; leaving the context raises SourceError
+    then, so nothing may be committed before.
     """
-    read_end, write_end = os.pipe()
-    sent: list[int] = []
-    failure: list[BaseException] = []
 
-    def produce() -> None:
+    def __init__(self, source: duckdb.DuckDBPyConnection, query: str) -> None:
+        read_end, self._write_end = os.pipe()
+        self.stream: BinaryIO = os.fdopen(read_end, "rb", buffering=0)
+        self._source = source
+        self._query = query
+        self._failure: BaseException | None = None
+        self.sent = 0
+        self._producer = threading.Thread(target=self._produce, name="etl-read", daemon=True)
+
+    def _produce(self) -> None:
         try:
-            sent.append(
-                source.execute(
-                    f"COPY ({query}) TO '/dev/fd/{write_end}' "
-                    f"(FORMAT csv, HEADER false, DELIMITER '{LINE_SEPARATOR}', QUOTE '', ESCAPE '')"
-                ).fetchall()[0][0]
+            # A field separator that no record holds and no quote character: records go out as they are.
+            statement = (
+                f"COPY ({self._query}) TO '/dev/fd/{self._write_end}' "
+                f"(FORMAT csv, HEADER false, DELIMITER '{LINE_SEPARATOR}', QUOTE '', ESCAPE '')"
             )
-        except BaseException as error:  # handed to the consuming thread
-            failure.append(error)
+            self.sent = self._source.execute(statement).fetchall()[0][0]
+        except BaseException as error:  # told to the consuming thread
+            self._failure = error
         finally:
-            os.close(write_end)
+            os.close(self._write_end)
 
-    producer = threading.Thread(target=produce, name="etl-read", daemon=True)
-    producer.start()
-    try:
-        with os.fdopen(read_end, "rb", buffering=0) as stream:
-            cursor.copy_expert(statement, CountingReader(stream, on_bytes), size=BUFFER_BYTES)  # type: ignore[arg-type]
-    finally:
-        producer.join()
-    if failure:
-        raise SourceError(f"reading failed: {str(failure[0]).strip().splitlines()[0]}") from None
-    if sent[0] != cursor.rowcount:
-        raise EtlError(f"{sent[0]} rows were sent to COPY but it took {cursor.rowcount}; nothing is written")
-    return sent[0]
+    def __enter__(self) -> RecordPipe:
+        self._producer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stream.close()
+        self._producer.join()
+        if self._failure is not None and kind is None:
+            raise SourceError(f"reading failed: {str(self._failure).strip().splitlines()[0]}") from None
 
 
-def copy_file(cursor: Any, file: SourceFile, statement: Any, *, on_bytes: Callable[[int], None]) -> int:
+def copy_records(cursor: Any, source: duckdb.DuckDBPyConnection, query: str, statement: Any, *, on_bytes: OnBytes) -> int:
+    """COPY the records of a DuckDB query, in its order; return the rows sent.
+
+    Raises psycopg2.Error as the server says, SourceError where DuckDB fails, EtlError where the two counts differ.
+    """
+    with RecordPipe(source, query) as pipe:
+        cursor.copy_expert(statement, CountingReader(pipe.stream, on_bytes), size=BUFFER_BYTES)
+    if pipe.sent != cursor.rowcount:
+        raise EtlError(f"{pipe.sent} rows were sent to COPY but it took {cursor.rowcount}; nothing is written")
+    return pipe.sent
+
+
+def copy_file(cursor: Any, file: SourceFile, statement: Any, *, on_bytes: OnBytes) -> int:
     """COPY the bytes of a plain CSV file as they are, past its header; return the rows that COPY took."""
+    with open_body(file) as stream:
+        cursor.copy_expert(statement, CountingReader(stream, on_bytes), size=BUFFER_BYTES)
+    return int(cursor.rowcount)
+
+
+@contextmanager
+def open_body(file: SourceFile) -> Iterator[BinaryIO]:
+    """The bytes of a plain CSV file behind its header."""
     assert file.readable is not None
     with file.readable.open("rb", buffering=BUFFER_BYTES) as stream:
         if file.dialect.has_header:
             stream.readline()
-        cursor.copy_expert(statement, CountingReader(stream, on_bytes), size=BUFFER_BYTES)  # type: ignore[arg-type]
-    return int(cursor.rowcount)
+        yield stream
 
 
 def is_row_error(error: psycopg2.Error) -> bool:

@@ -7,7 +7,7 @@ The staging table is made in the transaction that fills it, so PostgreSQL append
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from psycopg2 import sql
@@ -22,11 +22,14 @@ STAGING = "etl_staging"
 class Merged:
     """What a merge did to the rows of one file that did not lose to another staged row."""
 
-    rows: int
-    inserted: int
-    updated: int
-    unchanged: int
-    stale: int
+    rows: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    stale: int = 0
+
+    def __add__(self, other: Merged) -> Merged:
+        return Merged(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 def table(target: TargetTable) -> Identifier:
@@ -58,6 +61,11 @@ def set_file(position: int, *, name: str = STAGING) -> Composed:
     )
 
 
+def empty_staging(name: str = STAGING) -> Composed:
+    """Empty the staging table for the next chunk or file; it stays append-only, being new in this transaction."""
+    return SQL("TRUNCATE {}").format(staging_table(name))
+
+
 def copy_into(destination: Composable, layout: Layout) -> Composed:
     """COPY records of `layout` into a table, by column list; unquoted empty is NULL, quoted empty is the empty text."""
     return SQL("COPY {} ({}) FROM STDIN (FORMAT csv, DELIMITER {}, QUOTE '\"', NULL '')").format(
@@ -71,13 +79,17 @@ def staging_table(name: str = STAGING) -> Identifier:
 
 @dataclass(frozen=True)
 class Upsert:
-    """How staged rows meet the table. `unique` says that no two staged rows have the same key."""
+    """How staged rows meet the table.
+
+    `unique` says that no two staged rows have the same key; `several_files` that rows of different files compete.
+    """
 
     target: TargetTable
     layout: Layout
     action: ConflictAction = ConflictAction.UPDATE
     order_by: str | None = None
     unique: bool = False
+    several_files: bool = False
 
     @property
     def values(self) -> list[str]:
@@ -102,16 +114,7 @@ def judged(upsert: Upsert, source: Composable) -> Composed:
         for expression, alias in zip(target.arbiter.expressions, aliases, strict=True)
     )
     staged = SQL("SELECT etl_file, {}, {}, ctid AS etl_row FROM {}").format(_names(layout.columns), key_items, source)
-    latest = staged
-    if not upsert.unique:
-        first_wins = upsert.action is ConflictAction.IGNORE
-        order: list[Composable] = list(aliases)
-        if upsert.order_by and not first_wins:
-            order.append(SQL("{} DESC NULLS LAST").format(Identifier(upsert.order_by)))
-        order.append(SQL("etl_row") if first_wins else SQL("etl_row DESC"))
-        latest = SQL("SELECT DISTINCT ON ({}) * FROM ({}) AS staged ORDER BY {}").format(
-            SQL(", ").join(aliases), staged, SQL(", ").join(order)
-        )
+    latest = staged if upsert.unique else _latest(upsert, staged, aliases)
     present = SQL("SELECT *, {}, tableoid AS etl_present FROM {}").format(key_items, table(target))
     if target.arbiter.predicate:
         present += SQL(" WHERE {}").format(SQL(target.arbiter.predicate))
@@ -129,6 +132,38 @@ def judged(upsert: Upsert, source: Composable) -> Composed:
         "etl_present IS NOT NULL AND NOT {stale} AND {differs} AS etl_differs "
         "FROM latest LEFT JOIN ({present}) AS present ON {on})"
     ).format(latest=latest, stale=stale, differs=differs, present=present, on=on)
+
+
+def _latest(upsert: Upsert, staged: Composed, aliases: Sequence[Identifier]) -> Composed:
+    """Of staged rows with equal keys, the one that wins: the last, the first for `ignore`, or the greatest `order_by`.
+
+    Where rows of several files compete, the winner takes over the key as the first of these files spells it: loaded one
+    by one, that file would have inserted the key, and ON CONFLICT never rewrites it.
+    """
+    first_wins = upsert.action is ConflictAction.IGNORE
+    direction = SQL("") if first_wins else SQL(" DESC")
+    order: list[Composable] = []
+    if upsert.order_by and not first_wins:
+        order.append(SQL("{} DESC NULLS LAST").format(Identifier(upsert.order_by)))
+    if upsert.several_files:
+        order.append(SQL("etl_file{}").format(direction))
+    order.append(SQL("etl_row{}").format(direction))
+    keys = SQL(", ").join(aliases)
+    if not upsert.several_files:
+        return SQL("SELECT DISTINCT ON ({keys}) * FROM ({staged}) AS staged ORDER BY {keys}, {order}").format(
+            keys=keys, staged=staged, order=SQL(", ").join(order)
+        )
+    first = SQL(", ").join(
+        SQL("first_value({0}) OVER first_file AS {0}").format(Identifier(name)) for name in upsert.target.key
+    )
+    return SQL(
+        "SELECT * FROM (SELECT etl_file, {values}{first}, {keys}, row_number() OVER (PARTITION BY {keys} ORDER BY {order}) "
+        "AS etl_place FROM ({staged}) AS staged WINDOW first_file AS (PARTITION BY {keys} ORDER BY etl_file, etl_row DESC)) "
+        "AS placed WHERE etl_place = 1"
+    ).format(
+        values=SQL("").join(SQL("{}, ").format(Identifier(name)) for name in upsert.values),
+        first=first, keys=keys, order=SQL(", ").join(order), staged=staged,
+    )  # fmt: skip
 
 
 def merge_statement(upsert: Upsert, source: Composable) -> Composed:
@@ -229,13 +264,13 @@ def _names(columns: Sequence[str], qualifier: str | None = None) -> Composed:
     return SQL(", ").join(Identifier(qualifier, name) if qualifier else Identifier(name) for name in columns)
 
 
-def count_keys(cursor: Any, target: TargetTable) -> dict[int, tuple[int, int]]:
-    """Return staged rows and distinct keys by file position, under the arbitrating index's own equality."""
+def count_keys(cursor: Any, target: TargetTable, source: Composable) -> dict[int, int]:
+    """Return the distinct keys of each file, by position, under the arbitrating index's own equality."""
     keys = SQL(", ").join(SQL(expression) for expression in target.arbiter.expressions)
     cursor.execute(
         SQL(
-            "SELECT etl_file, sum(n)::bigint, count(*) FROM (SELECT etl_file, count(*) AS n FROM {} GROUP BY etl_file, {}) "
-            "AS by_key GROUP BY etl_file"
-        ).format(staging_table(), keys)
+            "SELECT etl_file, count(*) FROM (SELECT etl_file FROM {} AS staged GROUP BY etl_file, {}) AS by_key "
+            "GROUP BY etl_file"
+        ).format(source, keys)
     )
-    return {file: (rows, distinct) for file, rows, distinct in cursor.fetchall()}
+    return dict(cursor.fetchall())

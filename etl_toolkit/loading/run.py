@@ -72,11 +72,11 @@ class Run:
     def file(self, position: int) -> SourceFile:
         return next(file for file in self.files if file.position == position)
 
-    def on_bytes(self, count: int) -> None:
-        """Called for every block that goes to COPY; the place where a stopped load is noticed."""
+    def on_bytes(self, data: bytes) -> None:
+        """Called with every block that goes to COPY; the place where a stopped load is noticed."""
         if self.stop.is_set():
             raise InterruptedError("the load was stopped")
-        self.notify(Event("bytes", {"bytes": count}))
+        self.notify(Event("bytes", {"bytes": len(data), "rows": data.count(b"\n")}))
 
     def note_rejects(self, found: tuple[Reject, ...]) -> None:
         """Remember the rejects of a file; the same record is only ever counted once."""

@@ -31,7 +31,7 @@ def server_account(home: Path | None = None) -> Account:
     """Return the account that the server in `home` runs as, or would run as."""
     if sys.platform == "win32":
         raise ServerError("the embedded PostgreSQL runs on Linux and macOS only; name a server with --dsn or ETL_DSN")
-    import pwd  # noqa: PLC0415 - not on Windows
+    import pwd
 
     if os.geteuid() != 0:
         return Account(f"uid {os.geteuid()}", os.geteuid(), os.getegid(), drop=False)

@@ -8,13 +8,26 @@ from typing import Any, TypeVar
 import duckdb
 import psycopg2
 
-from etl_toolkit.errors import RejectLimitError, map_driver_error
+from psycopg2.sql import Composable
+
+from etl_toolkit.errors import EtlError, RejectLimitError, map_driver_error
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.copy import copy_file, copy_records, is_row_error
-from etl_toolkit.loading.merge import Merged, Upsert, copy_into, count_keys, create_staging, merge, set_file, staging_table
+from etl_toolkit.loading.copy import BUFFER_BYTES, CountingReader, RecordPipe, is_row_error, open_body
+from etl_toolkit.loading.merge import (
+    Merged,
+    Upsert,
+    copy_into,
+    count_keys,
+    create_staging,
+    empty_staging,
+    merge,
+    set_file,
+    staging_table,
+)
+from etl_toolkit.loading.records import RecordStream
 from etl_toolkit.loading.rejects import refused_records
 from etl_toolkit.loading.run import Run
-from etl_toolkit.model import Batch, Counts, Layout, Reject, SourceFile
+from etl_toolkit.model import Batch, ConflictAction, Counts, Layout, Reject, SourceFile, Strategy
 from etl_toolkit.overlap import read_failure
 from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import record_expression, text_relation
@@ -46,39 +59,72 @@ def _attempt(run: Run, batch: Batch) -> FileCounts:
         if not claimed.is_ours:
             connection.commit()
             return claimed.counts
-        layouts = [layout_of(run.file(position), run.target) for position in batch.files]
-        cursor.execute(create_staging(run.target, _widest(layouts)))
-        staged: dict[int, int] = {}
-        for position, layout in zip(batch.files, layouts, strict=True):
-            cursor.execute(set_file(position))
-            with run.phases.phase("copy"):
-                staged[position] = stage_file(run, cursor, run.file(position), layout)
-        with run.phases.phase("merge"):
-            counts = _merge(run, cursor, batch, layouts, staged)
-        for position in batch.files:
-            ledger.record_rejects(cursor, run.run_id, run.refused.get(position, ()))
+        files = [run.file(position) for position in batch.files]
+        cursor.execute(create_staging(run.target, _widest([layout_of(file, run.target) for file in files])))
+        counts = _load_collapsed(run, cursor, files) if batch.collapsed else _load_in_order(run, cursor, files)
+        for file in files:
+            ledger.record_rejects(cursor, run.run_id, run.refused.get(file.position, ()))
         ledger.complete(cursor, run.run_id, batch, counts)
         with run.phases.phase("commit"):
             connection.commit()
         return counts
 
 
-def _merge(
-    run: Run, cursor: Any, batch: Batch, layouts: Sequence[Layout], staged: dict[int, int]
-) -> dict[int, Counts]:
-    several = len(batch.files) > 1
-    keys = count_keys(cursor, run.target) if several else {}
-    unique = not several and _has_unique_keys(run, batch.files[0])
-    merged = merge(cursor, Upsert(run.target, _widest(layouts), run.spec.conflict_action, run.spec.order_by, unique))
+def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[int, Counts]:
+    """Stage and merge one file after the other."""
+    counts = {}
+    for file in files:
+        cursor.execute(set_file(file.position))
+        staged, merged = _load_file(run, cursor, file)
+        rejected = len(run.refused.get(file.position, ()))
+        counts[file.position] = counts_of(merged, staged=staged, distinct=None, rejected=rejected)
+        if len(files) > 1:
+            cursor.execute(empty_staging())
+    return counts
+
+
+def _load_file(run: Run, cursor: Any, file: SourceFile) -> tuple[int, Merged]:
+    """Stage and merge one file, in chunks where the strategy and the key allow it; return rows staged and their fate."""
+    layout = layout_of(file, run.target)
+    upsert = Upsert(run.target, layout, run.spec.conflict_action, run.spec.order_by, _has_unique_keys(run, file.position))
+    total, staged = Merged(), 0
+    for rows in stage(run, cursor, file, layout, chunk_records=run.config.chunk_size if _may_chunk(run) else None):
+        with run.phases.phase("merge"):
+            total = total + merge(cursor, upsert).get(file.position, Merged())
+        if _may_chunk(run):
+            cursor.execute(empty_staging())
+        staged += rows
+    return staged, total
+
+
+def _may_chunk(run: Run) -> bool:
+    """Whether a file may be merged in several statements without a trace.
+
+    Not where the spelling of a key is kept from the first writer (each chunk would be one), nor where a file's own rows
+    compete by `order_by` (the table does not tell them from older rows).
+    """
+    competes = run.spec.order_by is not None and run.spec.conflict_action is not ConflictAction.NEWER
+    return run.plan.strategy is Strategy.STREAMING and not run.target.forced("server") and not competes
+
+
+def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[int, Counts]:
+    """Stage all files, then merge the winners of all of them at once."""
+    staged = {}
+    layout = _widest([layout_of(file, run.target) for file in files])
+    for file in files:
+        cursor.execute(set_file(file.position))
+        staged[file.position] = sum(stage(run, cursor, file, layout_of(file, run.target)))
+    keys = count_keys(cursor, run.target, staging_table())
+    upsert = Upsert(run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=True)
+    with run.phases.phase("merge"):
+        merged = merge(cursor, upsert)
     return {
         position: counts_of(
-            merged.get(position, Merged(0, 0, 0, 0, 0)),
-            staged=staged[position],
-            distinct=keys.get(position, (0, 0))[1] if several else None,
+            merged.get(position, Merged()), staged=rows, distinct=keys.get(position, 0),
             rejected=len(run.refused.get(position, ())),
         )
-        for position in batch.files
-    }
+        for position, rows in staged.items()
+    }  # fmt: skip
 
 
 def counts_of(merged: Merged, *, staged: int, distinct: int | None, rejected: int) -> Counts:
@@ -97,12 +143,17 @@ def counts_of(merged: Merged, *, staged: int, distinct: int | None, rejected: in
     )
 
 
-def stage_file(run: Run, cursor: Any, file: SourceFile, layout: Layout) -> int:
-    """COPY one file into the staging table, its rejected records left out; return the rows staged."""
-    statement = copy_into(staging_table(), layout)
+def stage(
+    run: Run, cursor: Any, file: SourceFile, layout: Layout, *, chunk_records: int | None = None,
+    destination: Composable | None = None,
+) -> Iterator[int]:  # fmt: skip
+    """COPY one file into the staging table, its rejected records left out; yield the rows staged, after each chunk."""
+    statement = copy_into(destination or staging_table(), layout)
     rejected = [reject.record for reject in run.refused.get(file.position, ())]
     if file.is_plain and not rejected and layout.columns == file.columns:
-        return copy_file(cursor, file, statement, on_bytes=run.on_bytes)
+        with open_body(file) as body:
+            yield from _copy_chunks(run, cursor, statement, body, chunk_records)
+        return
     with run.workspace.cursor() as source:
         query = records_query(run, file, layout)
         if rejected:
@@ -112,7 +163,24 @@ def stage_file(run: Run, cursor: Any, file: SourceFile, layout: Layout) -> int:
                 f"SELECT record FROM (SELECT record, row_number() OVER () - 1 AS number FROM ({query})) "
                 f"WHERE number NOT IN (SELECT record FROM {name})"
             )
-        return copy_records(cursor, source, query, statement, on_bytes=run.on_bytes)
+        total = 0
+        with RecordPipe(source, query) as pipe:
+            for rows in _copy_chunks(run, cursor, statement, pipe.stream, chunk_records):
+                total += rows
+                yield rows
+        if pipe.sent != total:
+            raise EtlError(f"{file.name}: {pipe.sent} rows were sent to COPY but it took {total}; nothing is written")
+
+
+def _copy_chunks(run: Run, cursor: Any, statement: Composable, body: Any, chunk_records: int | None) -> Iterator[int]:
+    records = RecordStream(body) if chunk_records else None
+    while True:
+        reader = CountingReader(records.chunk(chunk_records) if records and chunk_records else body, run.on_bytes)
+        with run.phases.phase("copy"):
+            cursor.copy_expert(statement, reader, size=BUFFER_BYTES)
+        yield int(cursor.rowcount)
+        if records is None or records.at_end():
+            return
 
 
 def records_query(run: Run, file: SourceFile, layout: Layout) -> str:

@@ -1,21 +1,14 @@
-"""`streaming`: files in order, each through a staging table that holds no more than `chunk_size` rows at a time.
-
-One transaction per file, so that a bad row still leaves nothing of its file. Client memory does not depend on the input:
-a plain CSV file goes to COPY in blocks, other files through DuckDB's own streaming reader.
-"""
+"""CSV bytes cut at record ends, for `streaming`: a file reaches the table in chunks, in constant memory."""
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from etl_toolkit.loading.copy import BUFFER_BYTES
 
 
 class Chunk:
-    """A reader over the next `records` records of CSV bytes; `ended` tells that the stream is at its end.
-
-    A line break inside quotes does not end a record: quote characters before it are odd in number.
-    """
+    """A reader over the next `records` records of a RecordStream."""
 
     def __init__(self, stream: RecordStream, records: int) -> None:
         self._stream = stream
@@ -30,7 +23,10 @@ class Chunk:
 
 
 class RecordStream:
-    """CSV bytes, handed out in blocks that end at a given record."""
+    """CSV bytes, handed out in blocks that end at a given record.
+
+    A line break inside quotes does not end a record: the quote characters before it are odd in number.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -73,7 +69,7 @@ class RecordStream:
             offset += len(part)
         return block, count
 
-    def chunk(self, records: int) -> Any:
+    def chunk(self, records: int) -> Chunk:
         return Chunk(self, records)
 
     def at_end(self) -> bool:

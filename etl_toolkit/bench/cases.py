@@ -1,0 +1,115 @@
+"""Which cases a sweep measures: slices through the grid of its axes, or all of it.
+
+A full grid of six axes takes days. Slices vary the overlap for every strategy, and the other axes one at a time around
+a middle case. The first value of each axis is the middle one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from etl_toolkit.bench.contenders import find
+from etl_toolkit.bench.records import Case
+from etl_toolkit.bench.sweep_config import SweepConfig
+from etl_toolkit.bench.workload import Workload
+
+
+def planned_cases(config: SweepConfig) -> tuple[list[Case], dict[str, str]]:
+    """Return the cases of a sweep over generated files, and those that a contender cannot do, with the reason."""
+    wanted = _full_grid(config) if config.grid == "full" else _slices(config)
+    return _doable(dict.fromkeys(wanted))
+
+
+def own_cases(config: SweepConfig, middle: Case) -> tuple[list[Case], dict[str, str]]:
+    """Return the cases of a sweep over the user's own files: strategies, table states and workers.
+
+    `middle` describes the files; its strategy does not matter.
+    """
+
+    def case(strategy: str, **changes: Any) -> Case:
+        return replace(middle, strategy=strategy, kind=find(strategy).kind, **changes)
+
+    wanted = [case(name, table_state=state) for state in config.table_states for name in config.strategies]
+    wanted += [case(name, workers=count) for count in config.workers[1:] for name in config.side_strategies]
+    if config.twin:
+        wanted.append(case(config.twin, is_twin=True))
+    return _doable(dict.fromkeys(wanted))
+
+
+def workload_of(case: Case, seed: int) -> Workload:
+    """Return the generated files of `case`."""
+    return Workload(
+        files=case.files, rows=case.rows // case.files, overlap=case.overlap, format=case.format,  # type: ignore[arg-type]
+        key=case.key, seed=seed,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def schedule(cases: list[Case], config: SweepConfig) -> Iterator[tuple[int, int, Case]]:
+    """Yield (run index, round, case): round 0 warms up; every round is all cases in an order of its own."""
+    for number in range(config.rounds + 1):
+        order = list(cases)
+        random.Random(f"{config.seed}/{number}").shuffle(order)  # noqa: S311 - reproducible on purpose
+        for position, case in enumerate(order):
+            yield number * len(cases) + position, number, case
+
+
+def _slices(config: SweepConfig) -> Iterator[Case]:
+    for overlap, strategy in itertools.product(config.overlaps, config.strategies):
+        yield _case(config, strategy, overlap=overlap)
+    for state, strategy in itertools.product(config.table_states[1:], config.state_strategies or config.strategies):
+        yield _case(config, strategy, overlap=config.overlaps[0], table_state=state)
+    side_axes: dict[str, tuple[Any, ...]] = {
+        "rows": config.rows[1:],
+        "workers": config.workers[1:],
+        "format": config.formats[1:],
+        "key": config.keys[1:],
+        "files": config.files[1:],
+        "batch_rows": config.batch_rows,
+    }
+    for name, values in side_axes.items():
+        for value, strategy in itertools.product(values, config.side_strategies):
+            if name != "batch_rows" or find(strategy).kind == "ours":
+                yield _case(config, strategy, **{name: value})
+    if config.twin:
+        yield _case(config, config.twin, is_twin=True)
+
+
+def _full_grid(config: SweepConfig) -> Iterator[Case]:
+    axes = (config.strategies, config.formats, config.files, config.rows, config.overlaps, config.table_states)
+    for strategy, kind, files, rows, overlap, state in itertools.product(*axes):
+        for workers, key in itertools.product(config.workers, config.keys):
+            yield _case(
+                config, strategy, format=kind, files=files, rows=rows, overlap=overlap, table_state=state,
+                workers=workers, key=key,
+            )  # fmt: skip
+    if config.twin:
+        yield _case(config, config.twin, is_twin=True)
+
+
+def _case(config: SweepConfig, strategy: str, **changes: Any) -> Case:
+    files = changes.pop("files", config.files[0])
+    rows = changes.pop("rows", config.rows[0])
+    middle: dict[str, Any] = {
+        "format": config.formats[0],
+        "overlap": config.side_overlap,
+        "table_state": config.table_states[0],
+        "workers": config.workers[0],
+        "key": config.keys[0],
+    }
+    return Case(strategy=strategy, kind=find(strategy).kind, files=files, rows=rows * files, **middle | changes)
+
+
+def _doable(wanted: dict[Case, None]) -> tuple[list[Case], dict[str, str]]:
+    cases, skipped = [], {}
+    missing = {name: find(name).missing() for name in {case.strategy for case in wanted}}
+    for case in wanted:
+        reason = missing[case.strategy] or find(case.strategy).refusal(case)
+        if reason:
+            skipped[case.name] = reason
+        else:
+            cases.append(case)
+    return cases, skipped

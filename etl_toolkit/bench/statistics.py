@@ -1,0 +1,109 @@
+"""Medians with 95 % bootstrap intervals, paired ratios, and the verdict that may be drawn from them.
+
+With five runs an interval is hardly narrower than the range of the runs; that is as it should be. "No difference shown"
+is a verdict, and the usual one when a strategy is compared with itself.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from etl_toolkit.errors import UsageError
+
+Verdict = Literal["faster", "slower", "no difference shown"]
+
+LARGEST_STEADY_SPREAD = 0.10
+SMALLEST_DIFFERENCE = 0.02  # what the machine does not hold steady over an hour is no difference between strategies
+RESAMPLES = 5_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A median and its 95 % bootstrap interval; both ends are the median where there is one value only."""
+
+    median: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return it as a record keeps it."""
+        return asdict(self)
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Return the median of `values` with its percentile bootstrap interval; the same values give the same interval."""
+    if not values:
+        raise ValueError("no values")
+    middle = statistics.median(values)
+    if len(values) == 1 or min(values) == max(values):
+        return Interval(middle, middle, middle)
+    found = _scipy_stats().bootstrap(
+        (np.asarray(values, dtype=float),), np.median, n_resamples=RESAMPLES, method="percentile", rng=_generator()
+    )
+    return Interval(middle, float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def paired_ratio(times: Mapping[int, float], others: Mapping[int, float]) -> Interval | None:
+    """Return time / other time over the rounds that have both; below 1 is faster. None when no round has both.
+
+    Both maps are by round: what slows a whole round down drops out.
+    """
+    shared = sorted(times.keys() & others.keys())
+    return interval([times[number] / others[number] for number in shared]) if shared else None
+
+
+def ratio_of_medians(times: Sequence[float], others: Sequence[float]) -> Interval:
+    """Return the ratio of two medians that were not measured in the same rounds, with its bootstrap interval."""
+    middle = statistics.median(times) / statistics.median(others)
+    if len(times) < 2 or len(others) < 2:
+        return Interval(middle, middle, middle)
+
+    def statistic(first: Any, second: Any, axis: int = -1) -> Any:
+        return np.median(first, axis=axis) / np.median(second, axis=axis)
+
+    found = _scipy_stats().bootstrap(
+        (np.asarray(times), np.asarray(others)), statistic, n_resamples=RESAMPLES, method="percentile",
+        rng=_generator(), vectorized=True,
+    )  # fmt: skip
+    return Interval(middle, float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return standard deviation over mean; 0 for a single value."""
+    return statistics.stdev(values) / statistics.fmean(values) if len(values) > 1 else 0.0
+
+
+def verdict(ratio: Interval | None, *, runs: int) -> Verdict:
+    """Return what a ratio of times shows.
+
+    A difference is shown when the whole interval lies on one side of 1, the median by more than `SMALLEST_DIFFERENCE`,
+    and there were at least three runs of each.
+    """
+    if ratio is None or runs < 3 or abs(ratio.median - 1) <= SMALLEST_DIFFERENCE:
+        return "no difference shown"
+    if ratio.high < 1:
+        return "faster"
+    return "slower" if ratio.low > 1 else "no difference shown"
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Return the geometric mean, the mean for ratios."""
+    return math.exp(statistics.fmean(math.log(value) for value in values))
+
+
+def _generator() -> np.random.Generator:
+    return np.random.default_rng(20_240_101)
+
+
+def _scipy_stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError:
+        raise UsageError("the intervals need scipy; pip install 'etl-toolkit[notebooks]'") from None
+    return stats

@@ -1,0 +1,234 @@
+"""The sweep: every case, in rounds, each run in a process of its own with its answer checked, into a run directory.
+
+    run(SweepConfig.quick(), directory="runs/today")  ──►  RunRecord
+
+An interrupted sweep continues when it is run again with the same directory and configuration.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg2
+
+from etl_toolkit import server
+from etl_toolkit.bench import analysis, journal, machine, monitor, recommend, records, workloads
+from etl_toolkit.bench.cases import schedule
+from etl_toolkit.bench.databases import ScratchDatabases, StartingPoint
+from etl_toolkit.bench.measure import RunOutcome, measure
+from etl_toolkit.bench.records import Case, Manifest, RunRecord, Sample
+from etl_toolkit.bench.sweep_config import SweepConfig
+from etl_toolkit.errors import UsageError
+
+__all__ = ["Progress", "SweepConfig", "resume", "run"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One run is done: the `done`th of `total`, `elapsed_seconds` after this process began to sweep."""
+
+    done: int
+    total: int
+    elapsed_seconds: float
+    sample: Sample
+
+
+def run(
+    config: SweepConfig,
+    *,
+    directory: Path | str,
+    dsn: str | None = None,
+    command: str = "",
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunRecord:
+    """Measure what `config` says and write the run directory; continue it when it was interrupted.
+
+    `dsn` names a server where the role may create databases: the sweep works in databases of its own and drops them.
+    None starts a throw-away server with the `durable` settings. `command` goes into the manifest without its DSN.
+    A KeyboardInterrupt leaves a readable directory with the status `interrupted`, and is raised again.
+
+    Raises:
+        UsageError: the directory holds another sweep, or a finished one; the files cannot be read; no role to create
+            databases.
+    """
+    path = Path(directory)
+    manifest = _begin(path, config, command)
+    with _server(dsn) as place, tempfile.TemporaryDirectory(prefix="etl_toolkit-bench-") as scratch:
+        databases = ScratchDatabases(place, f"etl_bench_{manifest.run_id[-8:]}_")
+        try:
+            prepared = workloads.prepare(config, Path(scratch), place)
+            manifest = _described(manifest, config, prepared, place)
+            records.write_manifest(path, manifest)
+            sweep = _Sweep(path, config, prepared, databases, on_progress)
+            reason = sweep.all_rounds()
+            manifest = replace(manifest, status="finished", reason=reason)
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            manifest = replace(manifest, status="interrupted" if stopped else "failed")
+            if not stopped:
+                manifest = replace(manifest, reason=f"{type(error).__name__}: {error}".splitlines()[0])
+            raise
+        finally:
+            databases.close()
+            _finish(path, replace(manifest, finished_at=_now()))
+    return records.load(path)
+
+
+def resume(
+    directory: Path | str, *, dsn: str | None = None, on_progress: Callable[[Progress], None] | None = None
+) -> RunRecord:
+    """Continue an interrupted sweep over generated files; one over own files needs `run` and the files again."""
+    manifest = records.load_manifest(Path(directory))
+    config = SweepConfig.from_mapping(manifest.config, origin=str(directory))
+    if config.own_files:
+        raise UsageError("a sweep over your own files is continued with the command that began it")
+    return run(config, directory=directory, dsn=dsn, command=manifest.command, on_progress=on_progress)
+
+
+class _Sweep:
+    """The loop over all rounds. What the journal holds already is not measured again."""
+
+    def __init__(
+        self,
+        directory: Path,
+        config: SweepConfig,
+        prepared: workloads.Prepared,
+        databases: ScratchDatabases,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._directory = directory
+        self._config = config
+        self._prepared = prepared
+        self._databases = databases
+        self._on_progress = on_progress
+        self._starts: dict[tuple[str, str], StartingPoint] = {}
+        self._done = {sample.run_index: sample for sample in journal.samples(directory)}
+        self._refused = {sample.case for sample in self._done.values() if is_refusal(sample)}
+        self._began = time.monotonic()
+
+    def all_rounds(self) -> str | None:
+        """Make every run that is not in the journal; return why it ended early, None when it did not."""
+        cases = self._prepared.cases
+        total = len(cases) * (self._config.rounds + 1)
+        for run_index, number, case in schedule(cases, self._config):
+            if run_index in self._done or case.name in self._refused:
+                continue
+            elapsed = time.monotonic() - self._began
+            if elapsed > self._config.time_limit_seconds and number > 1:
+                limit, rounds = self._config.time_limit_seconds, self._config.rounds
+                return f"time limit of {limit:.0f} s reached in round {number} of {rounds}"
+            outcome = self._one_run(case, run_index, number)
+            if outcome.timeline is not None:
+                records.write_table(journal.timeline_path(self._directory, run_index), outcome.timeline)
+            journal.append(self._directory, outcome.sample)
+            self._done[run_index] = outcome.sample
+            if outcome.is_refusal:
+                self._refused.add(case.name)
+            if self._on_progress is not None:
+                self._on_progress(Progress(len(self._done), total, time.monotonic() - self._began, outcome.sample))
+        return None
+
+    def _one_run(self, case: Case, run_index: int, number: int) -> RunOutcome:
+        files = self._prepared.files[case.workload]
+        planned = replace(records.planned(case, run_index=run_index, number=number), input_bytes=files.size_bytes)
+        return measure(
+            planned,
+            files.paths,
+            self._databases,
+            self._start_of(case),
+            log=self._directory / "journal" / "loaders.log",
+            interval_seconds=self._config.interval_seconds,
+            timeout_seconds=self._config.run_timeout_seconds,
+        )
+
+    def _start_of(self, case: Case) -> StartingPoint:
+        which = (case.workload, case.table_state)
+        if which not in self._starts:
+            files = self._prepared.files[case.workload]
+            self._starts[which] = self._databases.prepare(files.table_sql, files.paths, case.table_state)
+        return self._starts[which]
+
+
+def is_refusal(sample: Sample) -> bool:
+    """Tell whether the strategy declined the case, as it would every time."""
+    return sample.error is not None and sample.error.startswith(("UnsafeStrategyError", "UsageError"))
+
+
+def _begin(path: Path, config: SweepConfig, command: str) -> Manifest:
+    """Return the manifest of a new run directory, or of the interrupted one that is there."""
+    here = machine.machine()
+    if (path / "manifest.json").exists():
+        manifest = records.load_manifest(path)
+        if manifest.status == "finished":
+            raise UsageError(f"{str(path)!r} holds a finished sweep; name another directory")
+        if dict(manifest.config) != config.as_dict():
+            raise UsageError(f"{str(path)!r} holds another sweep; name another directory, or its own configuration")
+        if manifest.machine.get("fingerprint") != here["fingerprint"]:
+            raise UsageError(f"{str(path)!r} was begun on another machine; times of two machines do not mix")
+        if (manifest.git_commit, manifest.versions) != (machine.git_commit(), machine.versions()):
+            raise UsageError(f"{str(path)!r} was begun with other code or other versions; name another directory")
+        return replace(manifest, status="running", reason=None, finished_at=None)
+    if path.exists() and any(path.iterdir()):
+        raise UsageError(f"{str(path)!r} is not empty and no run directory; name another")
+    manifest = Manifest(
+        run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{config.name}-{secrets.token_hex(4)}",
+        command=machine.without_secrets(command.split()),
+        seed=config.seed,
+        status="running",
+        started_at=_now(),
+        git_commit=machine.git_commit(),
+        versions=machine.versions(),
+        machine=here,
+        config=config.as_dict(),
+        rounds=config.rounds,
+    )
+    records.write_manifest(path, manifest)
+    (path / "journal").mkdir(exist_ok=True)
+    return manifest
+
+
+def _described(manifest: Manifest, config: SweepConfig, prepared: workloads.Prepared, dsn: str) -> Manifest:
+    with closing(psycopg2.connect(dsn)) as connection:
+        facts, settings = machine.server(connection)
+    watching = monitor.overhead(dsn, interval_seconds=config.interval_seconds)
+    return replace(
+        manifest,
+        server=facts,
+        pg_settings=settings,
+        monitor=asdict(watching),
+        workloads={name: files.summary for name, files in prepared.files.items()},
+        skipped=prepared.skipped,
+        cases=tuple(case.name for case in prepared.cases),
+    )
+
+
+def _finish(path: Path, manifest: Manifest) -> None:
+    """Write what was measured, however the sweep ended; last of all the status."""
+    finished = manifest.status == "finished"
+    done = journal.fold(path)
+    records.write_json(path / "report.json", analysis.report(manifest, done))
+    if finished:
+        recommend.write_config(path / "recommended.toml", manifest, records.load(path).report)
+    records.write_manifest(path, manifest)
+    if finished:
+        journal.remove(path)
+
+
+@contextmanager
+def _server(dsn: str | None) -> Iterator[str]:
+    if dsn is not None:
+        yield dsn
+        return
+    with server.temporary(profile="durable") as embedded:
+        yield embedded.dsn
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

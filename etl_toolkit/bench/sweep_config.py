@@ -1,0 +1,117 @@
+"""What to sweep over: axes, rounds and limits, with a quick and a full preset, from TOML too."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from etl_toolkit.bench.contenders import CONTENDERS, find
+from etl_toolkit.bench.records import TableState
+from etl_toolkit.errors import ConfigError, UsageError
+
+ALL_STRATEGIES = tuple(name for name, contender in CONTENDERS.items() if contender.kind != "peer")
+STATES = ("empty", "half", "rewritten", "unchanged")
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """What to sweep over. Of each axis the first value is the middle of the slices.
+
+    `rows` counts the rows of one file. `strategies` are measured at every overlap and, unless `state_strategies` names
+    others, in every table state; `side_strategies` on the other axes, at the overlap `side_overlap`. `twin` names the
+    strategy of the A/A case. `own_files` replaces the generated files; `own_table` (in the database of the DSN, never
+    written to) gives the definition of their table, and without it one is inferred, with the primary key `own_key`.
+    `time_limit_seconds` ends a sweep early rather than late; the runs per case then say how many there were.
+    """
+
+    name: str = "full"
+    strategies: tuple[str, ...] = ALL_STRATEGIES
+    side_strategies: tuple[str, ...] = ("partitioned", "hybrid", "streaming", "staged_merge")
+    state_strategies: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ("csv", "parquet", "mixed")
+    files: tuple[int, ...] = (4,)
+    rows: tuple[int, ...] = (50_000, 10_000, 200_000)
+    overlaps: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    table_states: tuple[TableState, ...] = ("empty", "half", "rewritten", "unchanged")
+    workers: tuple[int, ...] = (2, 1, 4)
+    keys: tuple[str, ...] = ("bigint", "text_timestamp")
+    batch_rows: tuple[int, ...] = ()
+    side_overlap: float = 0.5
+    twin: str | None = "partitioned"
+    grid: Literal["slices", "full"] = "slices"
+    rounds: int = 5
+    seed: int = 0
+    interval_seconds: float = 0.1
+    time_limit_seconds: float = 1_800.0
+    run_timeout_seconds: float = 600.0
+    own_files: tuple[str, ...] = ()
+    own_table: str | None = None
+    own_key: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in {
+            *self.strategies,
+            *self.side_strategies,
+            *self.state_strategies,
+            *([self.twin] if self.twin else []),
+        }:
+            find(name)
+        if unknown := sorted(set(self.table_states) - set(STATES)):
+            raise UsageError(f"unknown table state {', '.join(unknown)}; choose from {', '.join(STATES)}")
+        if self.rounds < 1:
+            raise UsageError(f"rounds is {self.rounds}; at least 1 is needed, at least 5 for a verdict worth its name")
+        axes = ("strategies", "formats", "files", "rows", "overlaps", "table_states", "workers", "keys")
+        if empty := [name for name in axes if not getattr(self, name)]:
+            raise UsageError(f"{', '.join(empty)} must not be empty")
+
+    @classmethod
+    def quick(cls) -> SweepConfig:
+        """At most 2 minutes on 2 cores: every strategy at two overlaps, some on a table that holds the keys already."""
+        return cls(
+            name="quick",
+            strategies=tuple(name for name in ALL_STRATEGIES if find(name).kind != "floor"),
+            side_strategies=("partitioned", "deterministic", "staged_merge"),
+            state_strategies=("partitioned", "deterministic", "staged_merge"),
+            formats=("csv",),
+            rows=(10_000,),
+            overlaps=(0.0, 0.5),
+            table_states=("empty", "rewritten"),
+            workers=(2, 1),
+            keys=("bigint",),
+            rounds=3,
+            time_limit_seconds=110.0,
+        )
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> SweepConfig:
+        """Read the `[bench]` table of a TOML file; its `preset` (`quick` or `full`) says what to start from."""
+        try:
+            section = dict(tomllib.loads(Path(path).read_text(encoding="utf-8")).get("bench", {}))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from None
+        presets: dict[str, Callable[[], SweepConfig]] = {"full": cls, "quick": cls.quick}
+        preset = section.pop("preset", "full")
+        if preset not in presets:
+            raise ConfigError(f"{path}: unknown preset {preset!r}; choose quick or full")
+        return cls.from_mapping(section, start=presets[preset](), origin=str(path))
+
+    @classmethod
+    def from_mapping(
+        cls, values: Mapping[str, Any], *, start: SweepConfig | None = None, origin: str = "configuration"
+    ) -> SweepConfig:
+        """Build from a mapping such as a manifest holds; lists become tuples. Unknown names are an error."""
+        known = {item.name for item in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"{origin}: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return replace(start or cls(), **cast("dict[str, Any]", given))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a manifest keeps it and JSON gives it back: lists for tuples, own files by name alone."""
+        values = asdict(self) | {"own_files": [Path(name).name for name in self.own_files]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -1,0 +1,90 @@
+"""The command line: parse, one call, print, exit code. Results go to stdout, progress and complaints to stderr.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 done but some rows rejected, 4 a doctor check failed, 130 / 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+import typer
+
+from etl_toolkit import __version__
+from etl_toolkit.cli import analysis, history, load, servers
+from etl_toolkit.errors import EtlError, UsageError
+
+app = typer.Typer(
+    name="etl-toolkit",
+    help="Load many CSV and Parquet files into one PostgreSQL table in parallel, upserting, with the sequential result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+load.register(app)
+history.register(app)
+analysis.register(app)
+servers.register(app)
+
+
+class Terminated(BaseException):
+    """SIGTERM: stop like on Ctrl-C, with another exit code."""
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001 - typer hands options over by position
+    if value:
+        typer.echo(f"etl-toolkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Load many CSV and Parquet files into one PostgreSQL table in parallel, upserting, with the sequential result."""
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+def main() -> NoReturn:
+    """Run the command line and exit as documented; a user's mistake never shows a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(standalone_mode=False)
+        code = 0
+    except typer.Exit as exit_:
+        code = exit_.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; what was not committed is rolled back; see `etl-toolkit runs`")
+        code = 130
+    except Terminated:
+        _complain("terminated; what was not committed is rolled back; see `etl-toolkit runs`")
+        code = 143
+    except UsageError as error:
+        _complain(str(error))
+        code = 2
+    except EtlError as error:
+        _complain(str(error))
+        code = 1
+    except BrokenPipeError:
+        code = 0
+    except Exception as error:
+        code = _click_failure(error)
+    sys.exit(code)
+
+
+def _click_failure(error: Exception) -> int:
+    """Show what the argument parser found wrong; anything else is a defect of ours and keeps its traceback."""
+    show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
+    if show is None or code is None:
+        raise error
+    show()
+    return int(code)
+
+
+def _complain(message: str) -> None:
+    print(f"etl-toolkit: {message}", file=sys.stderr)

@@ -1,0 +1,169 @@
+"""`ingest`, `plan`, `overlap`: the load and what comes before it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from etl_toolkit.cli import options
+from etl_toolkit.cli.options import (
+    Config,
+    Delimiter,
+    Dsn,
+    Encoding,
+    ExtraColumns,
+    Files,
+    Headers,
+    Jobs,
+    Json,
+    Key,
+    OnConflict,
+    OrderBy,
+    Quote,
+    Strategy,
+    Table,
+)
+
+REJECTED_EXIT_CODE = 3
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(ingest)
+    app.command()(plan)
+    app.command()(overlap)
+
+
+def ingest(
+    files: Files,
+    table: Table,
+    key: Key,
+    strategy: Strategy = "auto",
+    jobs: Jobs = None,
+    order_by: OrderBy = None,
+    on_conflict: OnConflict = "update",
+    create_table: Annotated[bool, typer.Option("--create-table", help="Create the table if missing.")] = False,
+    max_rejects: Annotated[int, typer.Option(min=0, help="Rows that may be rejected before the load fails.")] = 0,
+    atomic: Annotated[bool, typer.Option("--atomic", help="Show readers all rows or none.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Use the named strategy although it is not safe here.")] = False,
+    wait: Annotated[float | None, typer.Option(help="Seconds to wait for another run on the table.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")] = False,
+    config: Config = None,
+    dsn: Dsn = None,
+    headers: Headers = None,
+    delimiter: Delimiter = None,
+    quote: Quote = None,
+    encoding: Encoding = None,
+    extra_columns: ExtraColumns = "error",
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Load files into a table in parallel, upserting; the table ends as if they had been loaded one by one."""
+    from etl_toolkit.cli.progress import Progress
+    from etl_toolkit.processor import ConflictAwareProcessor, load_spec
+
+    reading = options.read_options(headers, delimiter, quote, encoding, extra_columns)
+    chosen = {
+        "strategy": strategy, "order_by": order_by, "on_conflict": on_conflict, "create_table": create_table,
+        "max_rejects": max_rejects, "atomic": atomic, "force": force, **reading,
+    }  # fmt: skip
+    settings = load_config(config, jobs=jobs, wait=wait)
+    server = options.resolve_dsn(dsn)
+    if dry_run:
+        return show_plan(ConflictAwareProcessor(server, config=settings), files, table, key, chosen, as_json=as_json)
+    with Progress(quiet=quiet) as progress:
+        processor = ConflictAwareProcessor(server, config=settings, on_event=progress)
+        result = processor.load(files, load_spec(table, options.split(key), **chosen))
+    if as_json:
+        options.print_json(result.as_dict())
+    else:
+        typer.echo(str(result))
+    if not result:
+        raise typer.Exit(1)
+    if result.counts.rejected:
+        raise typer.Exit(REJECTED_EXIT_CODE)
+
+
+def plan(
+    files: Files,
+    table: Table,
+    key: Key,
+    strategy: Strategy = "auto",
+    jobs: Jobs = None,
+    order_by: OrderBy = None,
+    on_conflict: OnConflict = "update",
+    create_table: Annotated[bool, typer.Option("--create-table", help="Plan for a table that would be created.")] = False,
+    config: Config = None,
+    dsn: Dsn = None,
+    headers: Headers = None,
+    delimiter: Delimiter = None,
+    quote: Quote = None,
+    encoding: Encoding = None,
+    extra_columns: ExtraColumns = "error",
+    as_json: Json = False,
+) -> None:
+    """Show the key overlap, the strategy and its reasons, and what would be written. Writes nothing."""
+    from etl_toolkit.processor import ConflictAwareProcessor
+
+    reading = options.read_options(headers, delimiter, quote, encoding, extra_columns)
+    chosen = {
+        "strategy": strategy, "order_by": order_by, "on_conflict": on_conflict, "create_table": create_table, **reading
+    }  # fmt: skip
+    processor = ConflictAwareProcessor(options.resolve_dsn(dsn), config=load_config(config, jobs=jobs))
+    show_plan(processor, files, table, key, chosen, as_json=as_json)
+
+
+def overlap(
+    files: Files,
+    key: Key,
+    headers: Headers = None,
+    delimiter: Delimiter = None,
+    quote: Quote = None,
+    encoding: Encoding = None,
+    as_json: Json = False,
+) -> None:
+    """Show which files share keys. Needs no database."""
+    from etl_toolkit.display import overlap_text
+    from etl_toolkit.processor import ConflictAwareProcessor
+
+    reading = options.read_options(headers, delimiter, quote, encoding, "ignore")
+    found = ConflictAwareProcessor().analyze(files, options.split(key), **reading)
+    if as_json:
+        options.print_json(as_json_value(asdict(found)))
+    else:
+        typer.echo(overlap_text(found))
+
+
+def show_plan(processor: Any, files: list[str], table: str, key: str, chosen: dict[str, Any], *, as_json: bool) -> None:
+    """Print what a load would do."""
+    from etl_toolkit.display import plan_text
+
+    found = processor.plan(files, table, options.split(key), **chosen)
+    if as_json:
+        options.print_json(as_json_value(asdict(found)))
+    else:
+        typer.echo(plan_text(found))
+
+
+def load_config(path: Any, *, jobs: int | None = None, wait: float | None = None) -> Any:
+    """The configuration: flags before the file before the defaults."""
+    from dataclasses import replace
+
+    from etl_toolkit.config import ParallelConfig
+
+    settings = ParallelConfig.from_toml(path) if path else ParallelConfig()
+    given = {"concurrency": jobs, "lock_wait_seconds": wait}
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})
+
+
+def as_json_value(value: Any) -> Any:
+    """A nested value with keys that JSON knows: a pair of positions becomes `1-2`."""
+    if isinstance(value, dict):
+        return {
+            "-".join(map(str, name)) if isinstance(name, tuple) else str(name): as_json_value(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [as_json_value(item) for item in value]
+    return value

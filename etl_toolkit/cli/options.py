@@ -1,0 +1,61 @@
+"""The options that several commands share, and what they resolve to."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Files = Annotated[list[str], typer.Argument(help="CSV, TSV or Parquet files (.gz, .zst), or globs, in loading order.")]
+Table = Annotated[str, typer.Option("--table", "-t", help="Target table, `name` or `schema.name`.")]
+Key = Annotated[str, typer.Option("--key", "-k", help="Key column, or several separated by commas.")]
+Dsn = Annotated[str | None, typer.Option("--dsn", help="Server (URL or keywords). Default: ETL_DSN, PG*, else embedded.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Workers. Default: the cores of this machine.")]
+Strategy = Annotated[
+    str,
+    typer.Option("--strategy", "-s", help="auto, full_parallel, hybrid, deterministic, streaming or partitioned."),
+]
+OrderBy = Annotated[str | None, typer.Option("--order-by", help="The row with the greatest value of this column wins.")]
+OnConflict = Annotated[str, typer.Option("--on-conflict", help="update, ignore, or newer (with --order-by).")]
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with a [load] table.")]
+Headers = Annotated[str | None, typer.Option("--headers", help="Column names of headerless CSV files, comma-separated.")]
+Delimiter = Annotated[str | None, typer.Option("--delimiter", help="Default: detected.")]
+Quote = Annotated[str | None, typer.Option("--quote", help='Quote character. Default: ".')]
+Encoding = Annotated[str | None, typer.Option("--encoding", help="Default: UTF-8, or as a byte order mark says.")]
+ExtraColumns = Annotated[str, typer.Option("--extra-columns", help="File columns that the table lacks: error or ignore.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+
+
+def split(names: str) -> list[str]:
+    """Column names separated by commas."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def resolve_dsn(given: str | None) -> str | None:
+    """The server that is meant; None is the embedded one."""
+    from etl_toolkit import server
+
+    return server.resolve_dsn(given, os.environ)
+
+
+def read_options(
+    headers: str | None, delimiter: str | None, quote: str | None, encoding: str | None, extra_columns: str
+) -> dict[str, Any]:
+    """Options of reading, as `ingest` takes them."""
+    named = {"\\t": "\t", "tab": "\t"}
+    return {
+        "headers": split(headers) if headers else None,
+        "delimiter": named.get(delimiter, delimiter) if delimiter else None,
+        "quote": quote,
+        "encoding": encoding,
+        "extra_columns": extra_columns,
+    }
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, default=str, ensure_ascii=False)
+    sys.stdout.write("\n")

@@ -1,0 +1,68 @@
+"""`db`: the embedded server."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from etl_toolkit.errors import ServerError
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(database, name="db")
+
+
+database = typer.Typer(help="The embedded PostgreSQL server.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@database.command()
+def start() -> None:
+    """Start the embedded server, or find it running."""
+    from etl_toolkit import server
+
+    running = server.start()
+    typer.echo(f"running on {running.host}:{running.port}, data in {running.data_dir}; `etl-toolkit db url` prints its URL")
+
+
+@database.command()
+def stop() -> None:
+    """Stop the embedded server."""
+    from etl_toolkit import server
+
+    typer.echo("stopped" if server.stop() else "was not running")
+
+
+@database.command()
+def url() -> None:
+    """Print the URL of the running embedded server, password included: for `ETL_DSN=$(etl-toolkit db url)`."""
+    from etl_toolkit import server
+
+    running = server.status()
+    if running is None:
+        raise ServerError("the embedded server is not running; start it with `etl-toolkit db start`")
+    typer.echo(running.dsn)
+
+
+@database.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def psql(
+    context: typer.Context,
+    dsn: Annotated[str | None, typer.Option(help="Server. Default: ETL_DSN, PG*, else embedded.")] = None,
+) -> None:
+    """Open psql on the server; further arguments go to psql."""
+    from etl_toolkit import server
+    from etl_toolkit.cli.options import resolve_dsn
+
+    target = resolve_dsn(dsn)
+    if target is None:
+        target = server.start().dsn
+    program = server.find_binaries() / "psql"
+    if not program.exists():
+        raise ServerError(f"there is no psql in {program.parent}; install the PostgreSQL client")
+    # By way of the environment: a password on the command line shows in the process list.
+    from psycopg2.extensions import parse_dsn
+
+    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
+    environment = {names[name]: value for name, value in parse_dsn(target).items() if name in names}
+    os.execve(program, ["psql", *context.args], {**os.environ, **environment})

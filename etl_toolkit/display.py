@@ -1,0 +1,242 @@
+"""How overlaps, plans and results show themselves: the same tables as text for a terminal, as HTML for Jupyter.
+
+What is shown is put together once; `tables` renders it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from etl_toolkit.tables import Block, Cell, Lines, Table, to_html, to_text
+
+if TYPE_CHECKING:
+    from etl_toolkit.model import Counts, KeyOverlap, LoadResult, Plan
+
+MATRIX_FILES = 12
+LISTED = 20
+
+
+def overlap_text(overlap: KeyOverlap) -> str:
+    """Show a key overlap as plain text."""
+    return to_text(overlap_blocks(overlap))
+
+
+def overlap_html(overlap: KeyOverlap) -> str:
+    """Show a key overlap as HTML."""
+    return to_html(overlap_blocks(overlap))
+
+
+def plan_text(plan: Plan) -> str:
+    """Show a plan as plain text."""
+    return to_text(plan_blocks(plan))
+
+
+def plan_html(plan: Plan) -> str:
+    """Show a plan as HTML."""
+    return to_html(plan_blocks(plan))
+
+
+def result_text(result: LoadResult) -> str:
+    """Show a load's result as plain text."""
+    return to_text(result_blocks(result))
+
+
+def result_html(result: LoadResult) -> str:
+    """Show a load's result as HTML."""
+    return to_html(result_blocks(result))
+
+
+def overlap_blocks(overlap: KeyOverlap) -> list[Block]:
+    """Files, the matrix of shared keys, groups, and who wins."""
+    names = _short_names([file.name for file in overlap.files])
+    name_of = {file.position: name for file, name in zip(overlap.files, names, strict=True)}
+    key = ", ".join(overlap.key) or "key"
+    blocks: list[Block] = [
+        Lines(
+            f"Key overlap on ({key}): {overlap.shared_keys:,} of {overlap.distinct_keys:,} distinct keys "
+            f"({overlap.overlap_ratio:.0%}) stand in more than one file",
+            _overlap_notes(overlap),
+        ),
+        _files_table(overlap, names),
+    ]
+    if overlap.pairs:
+        blocks += [_pairs_table(overlap, name_of), _winners_table(overlap, name_of)]
+    groups = [
+        (number + 1, _numbers(group), len(group), _rows(overlap, group))
+        for number, group in enumerate(overlap.groups[:LISTED])
+    ]
+    more = f" (the first {LISTED} of {len(overlap.groups):,})" if len(overlap.groups) > LISTED else ""
+    blocks.append(
+        Table(f"Groups: files of different groups share no key{more}", ("group", "files (#)", "files", "rows"), groups)
+    )
+    return blocks
+
+
+def _overlap_notes(overlap: KeyOverlap) -> list[str]:
+    notes = []
+    if overlap.pairs:
+        notes.append(
+            "For a key in several files the last row of the last file wins, "
+            "unless --order-by or --on-conflict says otherwise."
+        )
+    if overlap.existing_keys is not None:
+        about = "about " if overlap.existing_is_estimate else ""
+        notes.append(f"{about}{overlap.existing_keys:,} of these keys are in the target table already.")
+    if overlap.unproven:
+        notes.append(f"{overlap.unproven:,} rows carry a key whose equality only the server can tell.")
+    return notes
+
+
+def _files_table(overlap: KeyOverlap, names: Sequence[str]) -> Table:
+    wins: dict[int, int] | None = None
+    if sum(item.keys for item in overlap.intersections) == overlap.distinct_keys:  # else: more than are listed
+        wins = {file.position: 0 for file in overlap.files}
+        for item in overlap.intersections:
+            wins[max(item.files)] += item.keys
+    rows: list[list[Cell]] = []
+    for file, name in zip(overlap.files, names, strict=True):
+        won = wins[file.position] if wins is not None else None
+        lost = file.distinct_keys - won if won is not None else None
+        counted = [file.rows, file.distinct_keys, file.duplicates, file.null_keys]
+        rows.append([file.position + 1, name, *counted, won, lost])
+    head = ("#", "file", "rows", "distinct keys", "repeated in file", "NULL keys", "wins", "loses to later file")
+    return Table("Files, in load order", head, rows)
+
+
+def _pairs_table(overlap: KeyOverlap, name_of: dict[int, str]) -> Table:
+    """The matrix of shared keys; of many files, the pairs that share most."""
+    if len(overlap.files) <= MATRIX_FILES:
+        numbers = [file.position for file in overlap.files]
+        rows: list[list[Cell]] = []
+        for n in numbers:
+            cells = [None if n == m else overlap.pairs.get((min(n, m), max(n, m)), 0) for m in numbers]
+            rows.append([f"{n + 1} {name_of[n]}", *cells])
+        return Table("Keys that two files share", ("file", *(str(n + 1) for n in numbers)), rows)
+    largest = sorted(overlap.pairs.items(), key=lambda item: (-item[1], item[0]))[:LISTED]
+    found = [(f"{a + 1} {name_of[a]}", f"{b + 1} {name_of[b]}", keys) for (a, b), keys in largest]
+    caption = f"Keys that two files share (the {len(found)} largest of {len(overlap.pairs):,} pairs)"
+    return Table(caption, ("file", "later file", "shared keys"), found)
+
+
+def _winners_table(overlap: KeyOverlap, name_of: dict[int, str]) -> Table:
+    shared = [item for item in overlap.intersections if len(item.files) > 1]
+    rows = [
+        (_numbers(item.files), item.keys, f"{max(item.files) + 1} {name_of[max(item.files)]}")
+        for item in shared[:LISTED]
+    ]
+    more = f" (the {LISTED} largest of {len(shared):,})" if len(shared) > LISTED else ""
+    return Table(f"Keys that stand in exactly these files, and who wins{more}", ("files (#)", "keys", "winner"), rows)
+
+
+def plan_blocks(plan: Plan) -> list[Block]:
+    """Strategy with reasons, who loads what, what it should take and do, and the overlap it rests on."""
+    workers = f"{plan.workers} worker{'s' if plan.workers != 1 else ''}"
+    blocks: list[Block] = [
+        Lines(f"Plan: {plan.strategy} with {workers}; keys are compared by the {plan.key_path}", [*plan.reasons]),
+        _outcome_table(plan),
+    ]
+    if plan.predicted_seconds:
+        ranked = sorted(plan.predicted_seconds.items(), key=lambda item: item[1])
+        times = [(str(name), seconds, "chosen" if name == plan.strategy else "") for name, seconds in ranked]
+        blocks.append(Table("Predicted time", ("strategy", "seconds", ""), times))
+    lanes = [
+        (number + 1, _listed(batch.label for batch in lane), _numbers({file for batch in lane for file in batch.files}))
+        for number, lane in enumerate(plan.lanes[:LISTED])
+    ]
+    more = f" (the first {LISTED} of {len(plan.lanes):,})" if len(plan.lanes) > LISTED else ""
+    caption = f"Lanes: side by side; the batches of one lane in order{more}"
+    blocks.append(Table(caption, ("lane", "batches, a transaction each", "reads files (#)"), lanes))
+    return blocks + (overlap_blocks(plan.overlap) if plan.overlap else [])
+
+
+def _outcome_table(plan: Plan) -> Table:
+    known = plan.predicted_unchanged is not None
+    rows: list[tuple[str, Cell]] = [
+        ("inserted", plan.predicted_inserts),
+        ("updated" if known else "updated or unchanged", plan.predicted_updates),
+    ]
+    if known:
+        rows.append(("unchanged (not written)", plan.predicted_unchanged))
+    if plan.overlap:
+        nulls = sum(file.null_keys for file in plan.overlap.files)
+        superseded = plan.overlap.rows - plan.overlap.distinct_keys - plan.overlap.unproven - nulls
+        rows.append(("superseded (by a later row or file)", superseded))
+        rows += [("without a key (rejected)", nulls)] if nulls else []
+        rows += [("not known before the load", plan.overlap.unproven)] if plan.overlap.unproven else []
+        rows.append(("sum: rows read", plan.overlap.rows))
+    return Table("Predicted outcome", ("rows", "number"), rows)
+
+
+def result_blocks(result: LoadResult) -> list[Block]:
+    """What became of every row, per file and in sum, and where the time went."""
+    verdict = "every row is accounted for" if result else _failure(result)
+    title = (
+        f"{result.table}: {result.counts.read:,} rows read, {result.counts.written:,} written in "
+        f"{result.wall_seconds:,.2f} s ({result.rows_per_second:,.0f} rows/s); {verdict}"
+    )
+    notes = [f"run {result.run_id}, strategy {result.strategy}", *result.reasons, _equation(result.counts)]
+    notes += [f"left out: {name} has the same content as {first}" for name, first in result.duplicates]
+    if result.retries:
+        notes.append(f"{result.retries:,} batches were repeated after a transient error")
+    if result.counts.rejected:
+        notes.append(f"see the rejected rows with: etl-toolkit rejects {result.run_id}")
+    if result.created_sql:
+        notes.append(f"created: {result.created_sql}")
+    longest = sorted(result.phases.items(), key=lambda item: -item[1])
+    phases = Table("Seconds per phase, added up over all workers", ("phase", "seconds"), longest)
+    return [Lines(title, notes), _counts_table(result), phases]
+
+
+def _failure(result: LoadResult) -> str:
+    return "NOT COMPLETED" if not result.completed else "THE COUNTS DO NOT ADD UP"
+
+
+def _equation(counts: Counts) -> str:
+    parts = " + ".join(f"{getattr(counts, name):,} {_word(name)}" for name in _shown(counts) if name != "read")
+    return f"{counts.read:,} read {'=' if counts.balances else '≠'} {parts or '0'}"
+
+
+def _counts_table(result: LoadResult) -> Table:
+    """A column for every count that is not zero throughout."""
+    names = _shown(result.counts)
+    shorts = _short_names(list(result.files))
+    rows: list[list[Cell]] = [
+        [short, *(getattr(counts, name) for name in names)]
+        for short, counts in zip(shorts, result.files.values(), strict=True)
+    ]
+    rows.append(["sum", *(getattr(result.counts, name) for name in names)])
+    return Table("What became of the rows", ("file", *(_word(name) for name in names)), rows, sums=True)
+
+
+def _shown(counts: Counts) -> list[str]:
+    always = ("read", "inserted", "updated", "unchanged", "rejected")
+    return [item.name for item in fields(counts) if item.name in always or getattr(counts, item.name)]
+
+
+def _word(name: str) -> str:
+    words = {"superseded_same_file": "superseded (same file)", "superseded_later_file": "superseded (later file)"}
+    return words.get(name, name)
+
+
+def _rows(overlap: KeyOverlap, group: Sequence[int]) -> int:
+    return sum(file.rows for file in overlap.files if file.position in group)
+
+
+def _numbers(positions: Iterable[int]) -> str:
+    return _listed(str(position + 1) for position in sorted(positions))
+
+
+def _listed(items: Iterable[str]) -> str:
+    names = list(items)
+    return ", ".join(names if len(names) <= LISTED else [*names[:LISTED], f"… {len(names) - LISTED:,} more"])
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Names without the directory that all of them share."""
+    places = {os.path.dirname(name) for name in names}  # noqa: PTH120  (a name need not be a path)
+    if len(places) == 1 and (place := places.pop()):
+        return [name[len(place) :].lstrip("/\\") for name in names]
+    return list(names)
