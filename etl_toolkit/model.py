@@ -446,3 +446,17 @@ class LoadSpec:
     atomic: bool = False
     force: bool = False
     read: ReadOptions = ReadOptions()
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> LoadSpec:
+        """Build a spec from its `asdict`, as the ledger keeps it."""
+        read = dict(values["read"])
+        if read.get("headers"):
+            read["headers"] = tuple(read["headers"])
+        typed = {
+            "key": tuple(values["key"]),
+            "conflict_action": ConflictAction(values["conflict_action"]),
+            "strategy": Strategy(values["strategy"]),
+            "read": ReadOptions(**read),
+        }
+        return cls(**{**values, **typed})

@@ -37,6 +37,7 @@ class Question:
     workers: int
     cores: int
     deterministic_processing: bool = True
+    lanes: tuple[tuple[Batch, ...], ...] | None = None  # of a run that is resumed
 
 
 def match_columns(files: Sequence[SourceFile], target: TargetTable, spec: LoadSpec) -> tuple[SourceFile, ...]:
@@ -126,7 +127,7 @@ def make_plan(question: Question) -> Plan:
                 way_out = "" if strategy is Strategy.PARTITIONED else ", or --force to load anyway at your own risk"
                 raise UnsafeStrategyError(f"{strategy} is not safe here: {obstacle}; choose auto or deterministic{way_out}")
             reasons.append(f"forced although {obstacle}")
-    lanes = _lanes(strategy, question)
+    lanes = question.lanes or _lanes(strategy, question)
     distinct, existing = (overlap.distinct_keys, overlap.existing_keys) if overlap else (None, None)
     if target.is_empty and overlap:
         existing = 0

@@ -22,7 +22,9 @@ from etl_toolkit.loading import ledger
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
 from etl_toolkit.loading.run import Event, Phases, Run
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.model import (
+    Batch,
     ConflictAction,
     Counts,
     KeyOverlap,
@@ -103,17 +105,36 @@ class ConflictAwareProcessor:
     def plan(self, files: Any, table: str, pk_columns: Sequence[str], **options: Any) -> Plan:
         """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing."""
         spec = load_spec(table, pk_columns, **options)
-        with self._sessions("plan") as sessions, _prepared(files, spec, self.config, sessions, Phases()) as ready:
+        sessions = Sessions(self._connection_string(), self.config, "plan")
+        with _prepared(files, spec, self.config, sessions, Phases()) as ready:
             return replace(ready.plan, **_forecast(ready, sessions, self.config))
 
     def load(self, files: Any, spec: LoadSpec, stop: threading.Event | None = None) -> LoadResult:
         """Load `files` as `spec` says. Setting `stop` from another thread rolls back and raises InterruptedError."""
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        return self._load(files, spec, stop or threading.Event(), run_id)
+
+    def resume(self, run_id: str, *, force: bool = False, stop: threading.Event | None = None) -> LoadResult:
+        """Go on with an unfinished run: batches it committed are kept, the others loaded. Raises LedgerError if unsafe.
+
+        Files must be as they were, and are looked for where they were; workers may differ.
+        """
+        with Sessions(self._connection_string(), self.config, run_id).session("catalog") as connection:
+            past = ledger.find_run(connection, run_id)
+        spec = LoadSpec.from_mapping(past.spec)
+        lanes = tuple(tuple(Batch(**{**b, "files": tuple(b["files"])}) for b in lane) for lane in past.plan["lanes"])
+        resumed = Resumed(past, lanes, past.plan.get("bounds"), force)
+        spec = replace(spec, strategy=Strategy(past.strategy), force=True)
+        return self._load([name for _, name, _ in past.files], spec, stop or threading.Event(), run_id, resumed)
+
+    def _load(
+        self, files: Any, spec: LoadSpec, stop: threading.Event, run_id: str, resumed: Resumed | None = None
+    ) -> LoadResult:
         phases, started = Phases(), time.perf_counter()
+        sessions = Sessions(self._connection_string(), self.config, run_id)
         with (
-            self._sessions(run_id) as sessions,
             sessions.session("coordinator") as admin,
-            _prepared(files, spec, self.config, sessions, phases) as ready,
+            _prepared(files, spec, self.config, sessions, phases, lanes=resumed.lanes if resumed else None) as ready,
         ):
             ledger.prepare(admin)
             ledger.lock_table(
@@ -122,11 +143,14 @@ class ConflictAwareProcessor:
             run = Run(
                 run_id=run_id, spec=spec, config=self.config, target=ready.target, files=ready.files, plan=ready.plan,
                 layout=ready.layout, scan=ready.scan, workspace=ready.workspace, sessions=sessions, phases=phases,
-                notify=self._on_event, stop=stop or threading.Event(), refused=ready.refused,
+                notify=self._on_event, stop=stop, refused=ready.refused,
+                bounds=resumed.bounds if resumed else None,
             )  # fmt: skip
             run.tell("planned", plan=ready.plan, bytes=ready.sources.size_bytes, run_id=run_id)
-            check_reject_limit(run)
-            ledger.begin(admin, run_id, spec=spec, plan=ready.plan, target=ready.target, files=ready.files, pinned={})
+            if resumed:
+                ledger.resume(admin, resumed.past, ready.target, ready.files, force=resumed.force)
+            else:
+                ledger.begin(admin, run_id, spec=spec, plan=ready.plan, target=ready.target, files=ready.files)
             counts = _execute(run, admin)
             return LoadResult(
                 run_id=run_id, table=ready.target.qualified_name, strategy=ready.plan.strategy, reasons=ready.plan.reasons,
@@ -135,9 +159,8 @@ class ConflictAwareProcessor:
                 duplicates=ready.sources.duplicates, retries=run.retries, created_sql=ready.created_sql,
             )  # fmt: skip
 
-    @contextmanager
-    def _sessions(self, run_id: str) -> Iterator[Sessions]:
-        yield Sessions(connection_string(self._dsn), self.config, run_id)
+    def _connection_string(self) -> str:
+        return connection_string(self._dsn)
 
 
 def ingest(files: Any, table: str, key: str | Sequence[str], dsn: Any = None, **options: Any) -> LoadResult:
@@ -210,10 +233,21 @@ class Ready:
     created_sql: str | None = None
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """What a resumed run keeps of its first attempt."""
+
+    past: PastRun
+    lanes: tuple[tuple[Batch, ...], ...]
+    bounds: list[str] | None
+    force: bool
+
+
 @contextmanager
 def _prepared(
-    files: Any, spec: LoadSpec, config: ParallelConfig, sessions: Sessions, phases: Phases
-) -> Iterator[Ready]:
+    files: Any, spec: LoadSpec, config: ParallelConfig, sessions: Sessions, phases: Phases,
+    lanes: tuple[tuple[Batch, ...], ...] | None = None,
+) -> Iterator[Ready]:  # fmt: skip
     """Read files and table, find the overlap, make the plan."""
     cores = available_cores()
     with open_workspace(config, threads=cores) as workspace:
@@ -224,7 +258,7 @@ def _prepared(
         matched = match_columns(sources.files, target, spec)
         layout = common_layout(matched, target)
         scan, overlap, refused = None, None, {}
-        if config.conflict_detection and matched:
+        if config.conflict_detection and spec.strategy is not Strategy.STREAMING:
             with phases.phase("read"):
                 scan = _scan(matched, target, spec, layout, workspace)
             if layout is not None:
@@ -235,7 +269,7 @@ def _prepared(
                 overlap = overlaps.measure(scan, workspace)
         with phases.phase("plan"):
             plan = make_plan(
-                Question(spec, target, matched, overlap, config.workers, cores, config.deterministic_processing)
+                Question(spec, target, matched, overlap, config.workers, cores, config.deterministic_processing, lanes)
             )
         yield Ready(sources, matched, target, layout, scan, plan, workspace, refused)
 
@@ -290,6 +324,7 @@ def _listed(files: Any) -> list[Any]:
 def _execute(run: Run, admin: Any) -> dict[int, Counts]:
     """Run the strategy, hold the counts against each other, and close the run in the ledger."""
     try:
+        check_reject_limit(run)
         counts = add_up([{file.position: Counts() for file in run.files}, STRATEGIES[run.plan.strategy](run)])
         _check_accounting(run, counts)
     except BaseException as error:
@@ -322,6 +357,9 @@ def _close(admin: Any, run: Run, status: str, counts: Mapping[int, Counts], erro
     total = sum(counts.values(), Counts()) if counts else None
     try:
         admin.rollback()
+        if status == "failed":  # no data, but what was found wrong with it
+            with admin.cursor() as cursor:
+                ledger.record_rejects(cursor, run.run_id, [reject for found in run.refused.values() for reject in found])
         ledger.finish(admin, run.run_id, status=status, counts=total, files=counts, error=error)
     except psycopg2.Error as failure:
         if status == "complete":

@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import psycopg2
 import pytest
+from psycopg2.extras import wait_select
 from sqlalchemy import create_engine, text
 
 from etl_toolkit import server
@@ -324,6 +325,19 @@ class TestKilled:
         with closing(psycopg2.connect(started.dsn)):  # its backend outlives the postmaster by a moment
             os.kill(postmaster_pid(home), signal.SIGKILL)
             assert query(server.start(home).dsn, "SELECT answer FROM kept") == 42
+
+    def test_kill_9_of_the_postmaster_of_a_busy_backend(self, home: Path) -> None:
+        """Alone, a backend that computes would hold up the next start until it has its result."""
+        started = server.start(home, profile="fast")
+        with closing(psycopg2.connect(started.dsn, async_=True)) as busy:
+            wait_select(busy)
+            busy.cursor().execute("SELECT count(*) FROM generate_series(1, 10 ^ 12)")
+            backend = psutil.Process(busy.info.backend_pid)
+            while backend.cpu_times().user < 0.05:
+                time.sleep(0.01)
+            os.kill(postmaster_pid(home), signal.SIGKILL)
+            assert query(server.start(home, profile="fast").dsn, "SELECT 1") == 1
+        assert is_gone(backend)
 
     def test_process_number_reused_by_the_same_account(self, home: Path, started: server.EmbeddedServer) -> None:
         """PostgreSQL refuses to start here, which the control shows; we see that the process is none of ours."""

@@ -2,8 +2,166 @@
 
 from __future__ import annotations
 
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from etl_toolkit.cli import options
+from etl_toolkit.cli.options import Config, Dsn
+from etl_toolkit.errors import UsageError
+
+RUNS = Path("runs")
+REPORT = Path("reports") / "parallel_upsert_analysis.html"
 
 
 def register(app: typer.Typer) -> None:
-    """Added with the benchmark room."""
+    app.command()(generate)
+    app.command()(bench)
+    app.command()(report)
+    app.command()(demo)
+
+
+def generate(
+    out: Annotated[Path, typer.Argument(help="Directory to write the files to.")],
+    files: Annotated[int, typer.Option(min=1, help="How many files.")] = 4,
+    rows: Annotated[int, typer.Option(min=1, help="Rows per file.")] = 100_000,
+    overlap: Annotated[float, typer.Option(help="Keys shared with the file before: a share (0.5) or per cent (50).")] = 0.5,
+    format: Annotated[str, typer.Option(help="csv, parquet or mixed.")] = "csv",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Write seeded files with overlapping keys, and say how to load them."""
+    from etl_toolkit.bench.workload import Workload, table_sql
+    from etl_toolkit.bench.workload import generate as write
+
+    share = overlap / 100 if overlap > 1 else overlap
+    made = write(out, Workload(files=files, rows=rows, overlap=share, format=format, seed=seed))  # type: ignore[arg-type]
+    typer.echo(
+        f"{len(made.files)} files, {made.rows:,} rows, {made.distinct_keys:,} distinct keys, {made.shared_keys:,} of them in "
+        f"more than one file, {made.size_bytes:,} bytes in {out}"
+    )
+    key = ",".join(made.workload.primary_key)
+    typer.echo(f"table:  {table_sql(made.workload, 'target_table')};")
+    names = " ".join(f"'{out}/*.{suffix}'" for suffix in sorted({path.suffix[1:] for path in made.files}))
+    typer.echo(f"load:   etl-toolkit ingest {names} --table target_table --key {key} --create-table")
+
+
+def bench(
+    out: Annotated[Path | None, typer.Argument(help="Run directory; an interrupted sweep in it is continued.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small sweep, within 2 minutes on 2 cores.")] = False,
+    files: Annotated[list[str] | None, typer.Option("--file", help="Your own files instead of generated ones.")] = None,
+    key: Annotated[str | None, typer.Option("--key", "-k", help="Key of your own files.")] = None,
+    compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Compare two run directories instead.")] = None,
+    any_machine: Annotated[bool, typer.Option("--any-machine", help="Compare even runs of different machines.")] = False,
+    dsn: Dsn = None,
+) -> None:
+    """Sweep the strategies over overlap, size, table state and workers; every answer is checked."""
+    if compare is not None:
+        return _compare(*compare, any_machine=any_machine)
+    from dataclasses import replace
+
+    from etl_toolkit.bench import sweep
+    from etl_toolkit.bench.sweep_config import SweepConfig
+
+    config = SweepConfig.quick() if quick else SweepConfig()
+    if files:
+        if not key:
+            raise UsageError("--file needs --key: the key columns of your files")
+        config = replace(config, own_files=tuple(files), own_key=tuple(options.split(key)))
+    directory = out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    sweep.run(
+        config, directory=directory, dsn=options.resolve_dsn(dsn), command=" ".join(["etl-toolkit", *sys.argv[1:]]),
+        on_progress=_show_progress,
+    )  # fmt: skip
+    typer.echo(f"run directory: {directory}")
+    typer.echo(f"page:          etl-toolkit report {directory}")
+    typer.echo(f"configuration: etl-toolkit ingest --config {directory / 'recommended.toml'} …")
+
+
+def _show_progress(progress: Any) -> None:
+    sample = progress.sample
+    left = progress.elapsed_seconds / max(1, progress.done) * (progress.total - progress.done)
+    outcome = f"{sample.wall_seconds:.2f} s" if sample.correct else f"failed: {sample.error}"
+    print(f"[{progress.done}/{progress.total}, {left:.0f} s left] {sample.case.strategy}: {outcome}", file=sys.stderr)
+
+
+def _compare(left: Path, right: Path, *, any_machine: bool) -> None:
+    from etl_toolkit.bench import compare
+
+    typer.echo(compare.as_text(compare.compare(left, right, any_machine=any_machine)))
+
+
+def report(
+    run_directory: Annotated[Path | None, typer.Argument(help="Default: the latest below runs/.")] = None,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = REPORT,
+) -> None:
+    """Render the analysis page of a run directory. Opens no database."""
+    from etl_toolkit.reporting.report import render
+
+    typer.echo(f"report: {render(run_directory or _latest_run(), out)}")
+
+
+def _latest_run() -> Path:
+    found = sorted(path.parent for path in RUNS.glob("*/manifest.json"))
+    if not found:
+        raise UsageError("there is no run directory below runs/; run `etl-toolkit bench --quick` first, or name one")
+    return found[-1]
+
+
+def demo(
+    directory: Annotated[Path, typer.Option(help="Where the files and the page go.")] = Path("demo"),
+    rows: Annotated[int, typer.Option(min=1, help="Rows per file.")] = 50_000,
+    skip_bench: Annotated[bool, typer.Option("--skip-bench", help="Load only: no sweep, no page.")] = False,
+    config: Config = None,
+    dsn: Dsn = None,
+) -> None:
+    """Generate 3 CSV and 3 Parquet files with overlapping keys, load them twice, sweep, and render the page."""
+    from etl_toolkit.bench.workload import Workload
+    from etl_toolkit.bench.workload import generate as write
+    from etl_toolkit.cli.load import load_config
+    from etl_toolkit.cli.progress import Progress
+    from etl_toolkit.display import plan_text
+    from etl_toolkit.processor import ConflictAwareProcessor, connection_string, load_spec
+
+    server = connection_string(options.resolve_dsn(dsn))
+    _title("1. Six files, three CSV and three Parquet; each shares half its keys with the one before")
+    made = write(directory / "files", Workload(files=6, rows=rows, overlap=0.5, format="mixed", seed=1))
+    files = [str(path) for path in made.files]
+    typer.echo(f"{len(files)} files, {made.rows:,} rows, {made.size_bytes:,} bytes in {directory / 'files'}")
+    _fresh_table(server)
+    _title("2. Which files share keys, and what is to be done: etl-toolkit plan …")
+    settings = load_config(config)
+    chosen = {"create_table": True}
+    typer.echo(plan_text(ConflictAwareProcessor(server, config=settings).plan(files, DEMO_TABLE, ["id"], **chosen)))
+    for title in ("3. Load them: etl-toolkit ingest …", "4. Load them again: nothing changes, so nothing is written"):
+        _title(title)
+        with Progress() as progress:
+            processor = ConflictAwareProcessor(server, config=settings, on_event=progress)
+            result = processor.load(files, load_spec(DEMO_TABLE, ["id"], **chosen))
+        typer.echo(str(result))
+        if not result:
+            raise typer.Exit(1)
+    if skip_bench:
+        return
+    _title("5. A quick sweep over the strategies, every answer checked: etl-toolkit bench --quick")
+    run_directory = directory / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    bench(run_directory, quick=True, dsn=dsn)
+    _title("6. The page: etl-toolkit report …")
+    report(run_directory, out=directory / REPORT.name)
+
+
+DEMO_TABLE = "etl_demo"
+
+
+def _fresh_table(dsn: str) -> None:
+    import psycopg2
+
+    with psycopg2.connect(dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("SET client_min_messages = warning; DROP TABLE IF EXISTS etl_demo")
+    connection.close()
+
+
+def _title(text: str) -> None:
+    typer.echo(f"\n{text}\n{'-' * len(text)}")

@@ -1,9 +1,142 @@
-"""`runs`, `rejects`, `resume`, `explain`: after the load."""
+"""`runs`, `resume`, `rejects`, `explain`: after the load."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from etl_toolkit.cli import options
+from etl_toolkit.cli.load import load_config, report
+from etl_toolkit.cli.options import Config, Dsn, Jobs, Json, Table
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, as `runs` lists them.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Added with the ledger's queries."""
+    app.command()(runs)
+    app.command()(resume)
+    app.command()(rejects)
+    app.command()(explain)
+
+
+def runs(
+    table: Annotated[str | None, typer.Option("--table", "-t", help="Only runs on this table (schema.name).")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    dsn: Dsn = None,
+    as_json: Json = False,
+) -> None:
+    """List past runs, the latest first."""
+    from etl_toolkit.loading import ledger
+    from etl_toolkit.tables import Table as Shown
+    from etl_toolkit.tables import to_text
+
+    with _connection(dsn) as connection:
+        found = ledger.past_runs(connection, target=table, limit=limit)
+    if as_json:
+        return options.print_json([asdict(run) for run in found])
+    if not found:
+        return typer.echo("no runs yet")
+    lines = [
+        (
+            run.run_id, run.status, run.target, run.strategy, len(run.files),
+            (run.counts or {}).get("read"), _written(run), f"{run.started_at:%Y-%m-%d %H:%M:%S}",
+        )
+        for run in found
+    ]  # fmt: skip
+    head = ("run", "status", "table", "strategy", "files", "read", "written", "started (UTC)")
+    typer.echo(to_text([Shown("Past runs, the latest first", head, lines)]))
+    for run in found:
+        if run.error:
+            typer.echo(f"{run.run_id}: {run.error}")
+
+
+def _written(run: Any) -> int | None:
+    return run.counts["inserted"] + run.counts["updated"] if run.counts else None
+
+
+def resume(
+    run: RunId,
+    jobs: Jobs = None,
+    force: Annotated[bool, typer.Option("--force", help="Even if a newer run has written to the table.")] = False,
+    config: Config = None,
+    dsn: Dsn = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with an interrupted or failed run: what it committed is kept, the rest is loaded."""
+    from etl_toolkit.cli.progress import Progress
+    from etl_toolkit.processor import ConflictAwareProcessor
+
+    with Progress() as progress:
+        processor = ConflictAwareProcessor(
+            options.resolve_dsn(dsn), config=load_config(config, jobs=jobs), on_event=progress
+        )
+        result = processor.resume(run, force=force)
+    report(result, as_json=as_json)
+
+
+def rejects(
+    run: RunId,
+    export: Annotated[Path | None, typer.Option(help="Write the rows to this CSV file, to be mended and loaded again.")] = None,
+    dsn: Dsn = None,
+    as_json: Json = False,
+) -> None:
+    """Show the rejected rows of a run with file, line, reason and raw text, or export them."""
+    from etl_toolkit.loading import ledger
+    from etl_toolkit.rejected import export_rejects, list_rejects, rejects_text
+
+    with _connection(dsn) as connection:
+        ledger.find_run(connection, run)
+        if export is not None:
+            count = export_rejects(connection, run, export)
+            return typer.echo(f"{count} rejected rows written to {export}")
+        found = list_rejects(connection, run)
+    if as_json:
+        return options.print_json([asdict(item) for item in found])
+    typer.echo(rejects_text(found) if found else "no rejected rows")
+
+
+def explain(
+    table: Table,
+    key: Annotated[list[str], typer.Option("--key", "-k", help="COLUMN=VALUE, for each column of the key.")],
+    dsn: Dsn = None,
+    as_json: Json = False,
+) -> None:
+    """Tell why a row holds what it holds: which file and row won, by which rule, and what it beat."""
+    from etl_toolkit.explain import explain as explain_row
+    from etl_toolkit.explain import parse_key
+    from etl_toolkit.processor import connection_string
+    from etl_toolkit.tables import Table as Shown
+    from etl_toolkit.tables import to_text
+
+    found = explain_row(connection_string(options.resolve_dsn(dsn)), table, parse_key(key))
+    if as_json:
+        return options.print_json(asdict(found))
+    name = ", ".join(f"{column} = {value}" for column, value in found.key.items())
+    if found.row is None:
+        typer.echo(f"{found.table} has no row with {name}")
+    else:
+        typer.echo(f"{found.table}, row with {name}:")
+        for column, value in found.row.items():
+            typer.echo(f"  {column} = {'NULL' if value is None else value}")
+    if found.occurrences:
+        lines = [(item.run_id, item.file, item.record + 1, item.verdict) for item in found.occurrences]
+        caption = "Rows with this key in the files of past runs, the latest first"
+        typer.echo("\n" + to_text([Shown(caption, ("run", "file", "record", "verdict"), lines)]))
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+
+
+@contextmanager
+def _connection(dsn: str | None) -> Iterator[Any]:
+    from etl_toolkit.config import ParallelConfig
+    from etl_toolkit.loading.session import Sessions
+    from etl_toolkit.processor import connection_string
+
+    sessions = Sessions(connection_string(options.resolve_dsn(dsn)), ParallelConfig(), "cli")
+    with sessions.session("cli") as connection:
+        yield connection

@@ -75,6 +75,11 @@ def ingest(
     with Progress(quiet=quiet) as progress:
         processor = ConflictAwareProcessor(server, config=settings, on_event=progress)
         result = processor.load(files, load_spec(table, options.split(key), **chosen))
+    report(result, as_json=as_json)
+
+
+def report(result: Any, *, as_json: bool) -> None:
+    """Print a LoadResult, and exit as it deserves."""
     if as_json:
         options.print_json(result.as_dict())
     else:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from psycopg2.extras import execute_values
@@ -120,23 +121,117 @@ def _signed(oid: int) -> int:
 
 
 def begin(
-    connection: Any, run_id: str, *, spec: LoadSpec, plan: Plan, target: TargetTable, files: Sequence[SourceFile],
-    pinned: Mapping[str, Any],
-) -> None:  # fmt: skip
+    connection: Any, run_id: str, *, spec: LoadSpec, plan: Plan, target: TargetTable, files: Sequence[SourceFile]
+) -> None:
     """Record a run as running. Earlier runs on the table that still say so are dead (we hold the lock): fence them."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE etl_toolkit.runs SET status = 'interrupted' WHERE target_oid = %s AND status = 'running'", (target.oid,)
-        )
+        _fence(cursor, target.oid)
         cursor.execute(
             "INSERT INTO etl_toolkit.runs (run_id, target, target_oid, status, strategy, spec, plan) "
             "VALUES (%s, %s, %s, 'running', %s, %s, %s)",
-            (run_id, target.qualified_name, target.oid, plan.strategy, json.dumps(asdict(spec)), json.dumps(dict(pinned))),
+            (run_id, target.qualified_name, target.oid, plan.strategy, json.dumps(asdict(spec)), json.dumps(pinned(plan))),
         )
         execute_values(
             cursor,
             "INSERT INTO etl_toolkit.files (run_id, position, name, content_hash, size_bytes) VALUES %s",
             [(run_id, file.position, file.name, file.content_hash, file.size_bytes) for file in files],
+        )
+    connection.commit()
+
+
+def _fence(cursor: Any, target_oid: int) -> None:
+    cursor.execute(
+        "UPDATE etl_toolkit.runs SET status = 'interrupted' WHERE target_oid = %s AND status = 'running'", (target_oid,)
+    )
+
+
+def pinned(plan: Plan) -> dict[str, Any]:
+    """What of a plan a resumed run must keep: strategy and lanes."""
+    return {
+        "strategy": plan.strategy,
+        "lanes": [[asdict(batch) for batch in lane] for lane in plan.lanes],
+    }
+
+
+def pin_bounds(connection: Any, run_id: str, bounds: Sequence[str]) -> None:
+    """Record the key ranges of the partitions before the first of them is claimed."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE etl_toolkit.runs SET plan = plan || %s WHERE run_id = %s", (json.dumps({"bounds": list(bounds)}), run_id)
+        )
+    connection.commit()
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run as the ledger has it. `files` are (position, name, content hash)."""
+
+    run_id: str
+    target: str
+    target_oid: int
+    status: str
+    strategy: str
+    spec: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    counts: Mapping[str, int] | None
+    error: str | None
+    started_at: datetime
+    finished_at: datetime | None
+    files: tuple[tuple[int, str, str], ...] = ()
+
+
+def past_runs(connection: Any, *, run_id: str | None = None, target: str | None = None, limit: int = 20) -> list[PastRun]:
+    """Return runs, the latest first. A database without a ledger has none."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_catalog.to_regclass('etl_toolkit.rejects') IS NOT NULL")
+        if not cursor.fetchone()[0]:
+            return []
+        cursor.execute(
+            "SELECT run_id, target, target_oid::bigint, status, strategy, spec, plan, counts, error, started_at, finished_at, "
+            "(SELECT coalesce(json_agg(json_build_array(position, name, content_hash) ORDER BY position), '[]') "
+            "FROM etl_toolkit.files f WHERE f.run_id = r.run_id) "
+            "FROM etl_toolkit.runs r WHERE (%(run)s::text IS NULL OR run_id = %(run)s) "
+            "AND (%(target)s::text IS NULL OR target = %(target)s) ORDER BY started_at DESC, run_id DESC LIMIT %(limit)s",
+            {"run": run_id, "target": target, "limit": limit},
+        )
+        return [PastRun(*row[:-1], tuple(tuple(file) for file in row[-1])) for row in cursor.fetchall()]
+
+
+def find_run(connection: Any, run_id: str) -> PastRun:
+    """Return one run; raises LedgerError where there is no such run."""
+    found = past_runs(connection, run_id=run_id)
+    if not found:
+        raise LedgerError(f"there is no run {run_id}; `etl-toolkit runs` lists them")
+    return found[0]
+
+
+def resume(connection: Any, run: PastRun, target: TargetTable, files: Sequence[SourceFile], *, force: bool) -> None:
+    """Let an unfinished run go on. Raises LedgerError where that could revert or mix data.
+
+    That is: it is complete, the table was replaced, a file changed, or a newer run has written to the table since, whose
+    rows the files of this one would revert (`force` overrides this last one).
+    """
+    if run.status == "complete":
+        raise LedgerError(f"run {run.run_id} is complete; to load its files again, start a new run")
+    if run.target_oid != target.oid:
+        raise LedgerError(f"{run.target} was dropped and created again since run {run.run_id}; start a new run")
+    now = [(file.position, file.content_hash) for file in files]
+    if changed := [name for position, name, content in run.files if (position, content) not in now]:
+        raise LedgerError(f"{changed[0]} has changed since run {run.run_id} began; start a new run with the file as it is now")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT run_id FROM etl_toolkit.runs r WHERE target_oid = %s AND started_at > %s AND run_id <> %s "
+            "AND EXISTS (SELECT FROM etl_toolkit.batches b WHERE b.run_id = r.run_id) ORDER BY started_at LIMIT 1",
+            (target.oid, run.started_at, run.run_id),
+        )
+        if (newer := cursor.fetchone()) and not force:
+            raise LedgerError(
+                f"run {newer[0]} has written to {run.target} since run {run.run_id} began; resuming could revert its rows; "
+                "start a new run if the old files are to win, or resume with --force"
+            )
+        _fence(cursor, target.oid)
+        cursor.execute(
+            "UPDATE etl_toolkit.runs SET status = 'running', error = NULL, finished_at = NULL WHERE run_id = %s", (run.run_id,)
         )
     connection.commit()
 

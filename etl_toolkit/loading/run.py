@@ -63,6 +63,7 @@ class Run:
     notify: Callable[[Event], None]
     stop: threading.Event = field(default_factory=threading.Event)
     refused: dict[int, tuple[Reject, ...]] = field(default_factory=dict)
+    bounds: list[str] | None = None
     retries: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -25,7 +25,7 @@ from etl_toolkit.server.binaries import check_binaries, find_binaries, major_ver
 from etl_toolkit.server.home import HOST, Home, default_data_dir
 from etl_toolkit.server.initialize import initialize
 from etl_toolkit.server.lock import locked
-from etl_toolkit.server.running import EmbeddedServer, find_postmaster, is_postmaster, running_server
+from etl_toolkit.server.running import EmbeddedServer, find_postmaster, processes_of, running_server
 from etl_toolkit.server.settings import SETTINGS_FILE, Profile, list_item, profile_settings, read_setting, render
 
 StopMode = Literal["fast", "immediate"]
@@ -37,7 +37,7 @@ PORT_ATTEMPTS = 8
 LARGEST_LOG_BYTES = 16 << 20
 
 # https://www.postgresql.org/docs/current/server-shutdown.html
-STOP_SIGNALS: dict[StopMode, signal.Signals] = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+STOP_SIGNALS: dict[StopMode, str] = {"fast": "SIGINT", "immediate": "SIGQUIT"}
 
 # Detaches the server and tells its process number. Paths come as arguments, so that no character of them is special.
 DETACH = 'umask 077; log=$1; shift; "$@" >>"$log" 2>&1 </dev/null & echo $!'
@@ -125,7 +125,7 @@ def stop(data_dir: Path | None = None, mode: StopMode = "fast") -> bool:
             postmaster = find_postmaster(home)
             if postmaster is None:
                 return False
-            os.kill(postmaster.process_id, STOP_SIGNALS[mode])
+            os.kill(postmaster.process_id, signal.Signals[STOP_SIGNALS[mode]])
             deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
             while find_postmaster(home) is not None:
                 if time.monotonic() > deadline:
@@ -182,7 +182,8 @@ def _launch(launch: Launch) -> EmbeddedServer:
             continue
         said = home.log_tail(before)
         if any(words in said for words in PREDECESSOR_EXITING):
-            time.sleep(0.2)
+            _end_orphans(home)
+            time.sleep(POLL_SECONDS)
         elif launch.port is None and any(words in said for words in PORT_TAKEN) and ports_tried < PORT_ATTEMPTS:
             ports_tried += 1
         else:
@@ -228,19 +229,30 @@ def _why_not_started(launch: Launch, said: str) -> str:
     return f"the server in {str(launch.home.path)!r} did not start; {remedy}. The end of its log:\n{said}"
 
 
+def _end_orphans(home: Home) -> None:
+    """Tell the children of a killed server to go, as that server would have when one of them crashed.
+
+    They see by themselves that it is gone, but not before the end of what they compute.
+    """
+    if find_postmaster(home) is None:
+        for process_id in processes_of(home):
+            with suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGQUIT)
+
+
 def _forget_reused_process_id(home: Home) -> None:
     """Remove a postmaster.pid whose process number now belongs to somebody else.
 
     PostgreSQL itself copes with a number that is free or another account's, and refuses to start when it is in use by
-    its own account: in a container the numbers are small and soon used again. The file is also what PostgreSQL finds
-    the children of a killed server by, so it stays while any of those lives.
+    its own account: in a container the numbers are small and soon used again. The file also leads PostgreSQL to the
+    children of a killed server, so it stays while any of those lives.
     """
     pid_file = home.cluster / "postmaster.pid"
     try:
         process_id = int(pid_file.read_text(encoding="utf-8").split(maxsplit=1)[0])
     except (FileNotFoundError, IndexError, ValueError):
         return
-    if psutil.pid_exists(process_id) and not any(is_postmaster(other, home) for other in psutil.pids()):
+    if psutil.pid_exists(process_id) and not processes_of(home):
         pid_file.unlink(missing_ok=True)
 
 

@@ -74,7 +74,7 @@ def find_postmaster(home: Home) -> Postmaster | None:
             f"the embedded server in {str(home.path)!r} belongs to another account; "
             "run as that account, or name another directory"
         ) from error
-    if not lines or not lines[0].strip().isdigit() or not is_postmaster(int(lines[0]), home):
+    if not lines or not lines[0].strip().isdigit() or not is_process_of(home, int(lines[0])):
         return None
     lines += [""] * (8 - len(lines))
     return Postmaster(
@@ -87,8 +87,8 @@ def find_postmaster(home: Home) -> Postmaster | None:
     )
 
 
-def is_postmaster(process_id: int, home: Home) -> bool:
-    """Tell whether the process is a live server of this very cluster, and not one that was given its number later.
+def is_process_of(home: Home, process_id: int) -> bool:
+    """Tell whether a process belongs to this very cluster, and was not just given the number of one that did.
 
     Every PostgreSQL process works in its data directory, so account and working directory tell whose it is.
     """
@@ -101,6 +101,11 @@ def is_postmaster(process_id: int, home: Home) -> bool:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def processes_of(home: Home) -> list[int]:
+    """Return the numbers of all processes of this cluster, the children of a killed server included."""
+    return [process_id for process_id in psutil.pids() if is_process_of(home, process_id)]
 
 
 def running_server(home: Home) -> EmbeddedServer | None:

@@ -75,7 +75,11 @@ def _load_all(run: Run) -> dict[int, Counts]:
     opened: list[OpenPartition] = []
     with run.phases.phase("divide"):
         has_losers = _has_losers(run)
-        division = Division(_winners(has_losers), partition_bounds(run, len(batches)), lost_rows(run, has_losers))
+        if run.bounds is None:
+            run.bounds = partition_bounds(run, len(batches))
+            with run.sessions.session("ledger") as connection:
+                ledger.pin_bounds(connection, run.run_id, run.bounds)
+        division = Division(_winners(has_losers), run.bounds, lost_rows(run, has_losers))
     try:
         with ThreadPoolExecutor(max_workers=len(batches), thread_name_prefix="etl-worker") as pool:
             futures = [

@@ -1,0 +1,184 @@
+"""The sequential oracle: what loading the files one after the other leaves, in plain SQL and none of the package's code.
+
+Each file is one `INSERT … SELECT DISTINCT ON … ON CONFLICT` in a READ COMMITTED transaction of its own, so the last of
+its duplicates wins (the first one for `ignore`) and a later file meets what an earlier one left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from psycopg2 import sql
+from psycopg2.sql import SQL, Composable, Identifier
+
+Format = Literal["csv", "quoted", "parquet", "frame", "arrow"]
+Row = tuple[str | None, ...]
+
+# Under these settings a row's text says all there is to say about it.
+PINNED = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "search_path": "public",
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The content of one file: texts, None for NULL."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+# --- writing it down ---------------------------------------------------------------------------------------------------
+
+
+def csv_text(content: Rows, *, delimiter: str = ",", quote_all: bool = False) -> str:
+    """The content as CSV (RFC 4180, LF): an empty text is quoted, NULL is nothing."""
+
+    def field(text: str | None) -> str:
+        if text is None:
+            return ""
+        if quote_all or text == "" or any(character in text for character in (delimiter, '"', "\n", "\r")):
+            return '"' + text.replace('"', '""') + '"'
+        return text
+
+    return "".join(delimiter.join(map(field, line)) + "\n" for line in (content.columns, *content.rows))
+
+
+def arrow_table(content: Rows, *, integers: Sequence[str] = ()) -> pa.Table:
+    """The content as an Arrow table of strings, with int64 for the columns named in `integers`."""
+    arrays = []
+    for number, name in enumerate(content.columns):
+        texts = [row[number] for row in content.rows]
+        if name in integers:
+            arrays.append(pa.array([None if text is None else int(text) for text in texts], pa.int64()))
+        else:
+            arrays.append(pa.array(texts, pa.string()))
+    return pa.table(arrays, names=list(content.columns))
+
+
+def write(content: Rows, directory: Path, name: str, form: Format, *, integers: Sequence[str] = ()) -> Any:
+    """Write the content down in one of the forms that can be loaded; return what to hand to the loader."""
+    path = directory / f"{name}.{'parquet' if form == 'parquet' else 'csv'}"
+    match form:
+        case "csv" | "quoted":
+            path.write_bytes(csv_text(content, quote_all=form == "quoted").encode())
+            return path
+        case "parquet":
+            pq.write_table(arrow_table(content, integers=integers), path)
+            return path
+        case "arrow":
+            return arrow_table(content, integers=integers)
+        case "frame":
+            frame = pd.DataFrame([list(row) for row in content.rows], columns=list(content.columns), dtype="str")
+            for column in integers:
+                if column in frame.columns:
+                    frame[column] = pd.to_numeric(frame[column]).astype("Int64")
+            return frame
+
+
+# --- loading it one after the other --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A table and the rules of the load. `key` are key parts as SQL, default the quoted key columns."""
+
+    table: str  # as SQL: qualified and quoted where needed
+    key_columns: tuple[str, ...]
+    action: Literal["update", "ignore", "newer"] = "update"
+    order_by: str | None = None
+    key: tuple[str, ...] = ()
+    predicate: str | None = None
+    overriding: bool = False
+
+    def load(self, connection: Any, files: Sequence[Rows]) -> None:
+        """Load the files in order. With `order_by` and `update` the greatest of all files wins: they are one file."""
+        with connection.cursor() as cursor:
+            for name, value in PINNED.items():
+                cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+            if self.order_by and self.action == "update" and files:
+                assert len({content.columns for content in files}) == 1
+                files = [Rows(files[0].columns, tuple(row for content in files for row in content.rows))]
+            for content in files:
+                cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+                cursor.execute(self._statement(cursor, content))
+                cursor.execute("COMMIT")
+
+    def _statement(self, cursor: Any, content: Rows) -> Composable:
+        cursor.execute(
+            "SELECT attname, format_type(atttypid, atttypmod), attgenerated::text FROM pg_attribute "
+            "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+            (self.table,),
+        )
+        described = cursor.fetchall()
+        types = {name: kind for name, kind, generated in described if not generated}
+        own = [name for name in content.columns if name in types]
+        texts = [[row[number] for row in content.rows] for number, name in enumerate(content.columns) if name in types]
+        names = SQL(", ").join(map(Identifier, own))
+        source = SQL("unnest({}) WITH ORDINALITY AS texts({}, etl_place)").format(
+            SQL(", ").join(SQL("{}::text[]").format(sql.Literal(column)) for column in texts), names
+        )
+        typed = SQL("SELECT etl_place, {} FROM {}").format(
+            SQL(", ").join(SQL("{0}::{1} AS {0}").format(Identifier(name), SQL(types[name])) for name in own), source
+        )
+        key = SQL(", ").join(map(SQL, self.key)) if self.key else SQL(", ").join(map(Identifier, self.key_columns))
+        place = SQL("etl_place") if self.action == "ignore" else SQL("etl_place DESC")
+        if self.order_by and self.action != "ignore":
+            place = SQL("{} DESC NULLS LAST, {}").format(Identifier(self.order_by), place)
+        changed = [name for name in own if name not in self.key_columns]
+        resolution: Composable = SQL("DO NOTHING")
+        if changed and self.action != "ignore":
+            resolution = SQL("DO UPDATE SET {}").format(
+                SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name in changed)
+            )
+        if changed and self.action == "newer":
+            assert self.order_by is not None
+            column = Identifier(self.order_by)
+            resolution += SQL(
+                " WHERE coalesce(excluded.{0} >= present.{0}, present.{0} IS NULL)"  # NULL is lowest, a tie is ours
+            ).format(column)
+        arbiter = SQL("({})").format(key) + SQL(f" WHERE {self.predicate}" if self.predicate else "")
+        return SQL(
+            "INSERT INTO {table} AS present ({names}){overriding} "
+            "SELECT {names} FROM (SELECT DISTINCT ON ({key}) * FROM ({typed}) AS typed ORDER BY {key}, {place}) AS last "
+            "ON CONFLICT {arbiter} {resolution}"
+        ).format(
+            table=SQL(self.table), names=names, typed=typed, key=key, place=place, arbiter=arbiter, resolution=resolution,
+            overriding=SQL(" OVERRIDING SYSTEM VALUE" if self.overriding else ""),
+        )  # fmt: skip
+
+
+# --- comparing ---------------------------------------------------------------------------------------------------------
+
+
+def differing_rows(connection: Any, a: str, b: str, columns: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """Rows of one table that the other lacks, by their text and as often as they lack: ("only in a", row), …
+
+    `columns` compares these alone: generated sequence values and `now()` defaults are no part of the promise.
+    """
+    names = SQL(", ").join(map(Identifier, columns)) if columns is not None else SQL("*")
+    texts = {name: SQL("SELECT x::text FROM (SELECT {} FROM {}) AS x").format(names, SQL(name)) for name in (a, b)}
+    found: list[tuple[str, str]] = []
+    with connection.cursor() as cursor:
+        for name, value in PINNED.items():
+            cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+        for left, right, label in ((a, b, "only in a"), (b, a, "only in b")):
+            cursor.execute(SQL("{} EXCEPT ALL {} ORDER BY 1").format(texts[left], texts[right]))
+            found += [(label, row[0]) for row in cursor.fetchall()]
+    return found
+
+
+def same_rows(connection: Any, a: str, b: str, columns: Sequence[str] | None = None) -> bool:
+    """Whether two tables hold the same rows, told by their text, each as often."""
+    return not differing_rows(connection, a, b, columns)
