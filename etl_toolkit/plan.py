@@ -119,7 +119,7 @@ def make_plan(question: Question) -> Plan:
     )
     obstacles = _obstacles(question, sequential, key_path, key_reason)
     if spec.strategy is Strategy.AUTO:
-        strategy, reasons = _choose(question, obstacles, predicted)
+        strategy, reasons = _choose(question, obstacles, key_reason)
     else:
         strategy, reasons = spec.strategy, [f"{spec.strategy} was asked for"]
         if obstacle := obstacles.get(strategy):
@@ -169,7 +169,8 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
         detail = "; ".join(f"{hazard.kind}: {hazard.detail}" for hazard in sequential)
         return dict.fromkeys(parallel, detail)
     if key_path == "server":
-        obstacles |= dict.fromkeys(parallel, f"files cannot be proven disjoint: {key_reason}")
+        disjoint = (Strategy.FULL_PARALLEL, Strategy.HYBRID)
+        obstacles |= dict.fromkeys(disjoint, f"files cannot be proven disjoint: {key_reason}")
     elif question.overlap is not None and question.overlap.pairs:
         (left, right), keys = max(question.overlap.pairs.items(), key=lambda item: item[1])
         names = {file.position: file.name for file in question.overlap.files}
@@ -179,15 +180,13 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
     if common_layout(question.files, question.target) is None:
         obstacles.setdefault(Strategy.PARTITIONED, "the files carry different columns, so rows cannot be collapsed across files")
     order_by = question.spec.order_by
-    if order_by and order_type(question.target.column(order_by)) is None:
+    if order_by and key_path == "client" and order_type(question.target.column(order_by)) is None:
         kind = question.target.column(order_by).type
         obstacles.setdefault(Strategy.PARTITIONED, f"only the server can order {kind} values")
     return obstacles
 
 
-def _choose(
-    question: Question, obstacles: dict[Strategy, str], predicted: object
-) -> tuple[Strategy, list[str]]:
+def _choose(question: Question, obstacles: dict[Strategy, str], key_reason: str) -> tuple[Strategy, list[str]]:
     """The fastest strategy that gives the sequential result, with the reasons in words."""
     overlap = question.overlap
     reasons: list[str] = []
@@ -201,6 +200,11 @@ def _choose(
             if strategy not in obstacles and overlap is not None and len(overlap.groups) > 1:
                 return strategy, [*reasons, f"{len(overlap.groups)} groups of files share no keys and load side by side"]
         return Strategy.DETERMINISTIC, [*reasons, "files are loaded in order, one transaction each"]
+    if key_reason:
+        reasons.append(key_reason)
+        if overlap is None and question.deterministic_processing:
+            return Strategy.DETERMINISTIC, [*reasons, "files are loaded in order, one transaction each"]
+        return Strategy.PARTITIONED, [*reasons, "files are staged in parallel, and each worker merges one hash partition of the keys"]
     return Strategy.PARTITIONED, [
         *reasons,
         "rows are collapsed across files first, so each key is sent and written once",

@@ -43,7 +43,7 @@ from etl_toolkit.plan import Question, common_layout, key_types, make_plan, matc
 from etl_toolkit.sources import resolve
 from etl_toolkit.strategies import STRATEGIES
 from etl_toolkit.strategies.lanes import add_up
-from etl_toolkit.strategies.partitioned import mark_doubtful
+from etl_toolkit.strategies.suspects import mark_doubtful
 from etl_toolkit.strategies.staged import check_reject_limit
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace

@@ -18,12 +18,16 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption. Numbers are set right; None shows as a dash. `sums`: the last row adds up the others."""
+    """A table with a caption; None shows as a dash. `sums`: the last row adds up the others.
+
+    Columns of numbers are set right, and those whose names are in `right`: texts that begin with a number.
+    """
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     sums: bool = False
+    right: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def _lines_text(lines: Lines) -> str:
 
 def _table_text(table: Table) -> str:
     head = [_printable(name) for name in table.head]
-    body = [[_clipped(_printable(_shown_cell(cell))) for cell in row] for row in table.rows]
+    body = [[_clipped(_printable(cell_text(cell))) for cell in row] for row in table.rows]
     right = _numeric(table)
     widths = [max(map(_width, column)) for column in zip(head, *body, strict=True)]
     lines = [_row_text(row, widths, right) for row in [head, ["-" * width for width in widths], *body]]
@@ -68,11 +72,15 @@ def _row_text(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]
 
 
 def _numeric(table: Table) -> list[bool]:
-    """Which columns hold nothing but numbers and dashes."""
-    return [all(not isinstance(row[index], str) for row in table.rows) for index in range(len(table.head))]
+    """Which columns are set right: nothing but numbers and dashes in them."""
+    return [
+        name in table.right or all(not isinstance(row[index], str) for row in table.rows)
+        for index, name in enumerate(table.head)
+    ]
 
 
-def _shown_cell(cell: Cell) -> str:
+def cell_text(cell: Cell) -> str:
+    """Return what a cell shows."""
     if cell is None:
         return "–"
     return f"{cell:,.3f}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else cell
@@ -101,9 +109,14 @@ def to_html(blocks: Sequence[Block]) -> str:
 
 
 def _block_html(block: Block) -> str:
-    if isinstance(block, Lines):
-        items = "".join(f"<li>{escape(item)}</li>" for item in block.items)
-        return f"<p><strong>{escape(block.title)}</strong></p>" + (f"<ul>{items}</ul>" if items else "")
+    if isinstance(block, Table):
+        return table_html(block)
+    items = "".join(f"<li>{escape(item)}</li>" for item in block.items)
+    return f"<p><strong>{escape(block.title)}</strong></p>" + (f"<ul>{items}</ul>" if items else "")
+
+
+def table_html(block: Table) -> str:
+    """Render one table."""
     right = _numeric(block)
     head = "".join(
         f'<th scope="col" style="text-align:{_side(to_right)}">{escape(name)}</th>'
@@ -111,7 +124,7 @@ def _block_html(block: Block) -> str:
     )
     rows = [
         "".join(
-            f'<td style="text-align:{_side(to_right)}">{escape(_shown_cell(cell))}</td>'
+            f'<td style="text-align:{_side(to_right)}">{escape(cell_text(cell))}</td>'
             for cell, to_right in zip(row, right, strict=True)
         )
         for row in block.rows

@@ -49,17 +49,20 @@ def _finding(
     measured = [line for line in summary if line["mean_ratio_to_best"] is not None and line["kind"] != "floor"]
     if not measured:
         return "No run ended with the right answer, so there is nothing to compare."
-    best = measured[0]
-    settings = len({case["setting"] for case in cases if case["wall_seconds"]})
+    best = next((line for line in measured if line["strategy"] == "auto"), measured[0])
+    own = [case for case in cases if case["strategy"] == best["strategy"] and not case["is_twin"]]
     sentence = (
-        f"{best['strategy']} was the fastest of {len(measured)}, or not shown to be slower, in {best['wins']} of its "
-        f"{best['cases']} settings ({settings} in all), and took {best['worst_ratio_to_best']:.2f} × the time of the "
-        "fastest at worst"
+        f"{best['strategy']} took {best['mean_ratio_to_best']:.2f} × the time of the fastest on the mean and "
+        f"{best['worst_ratio_to_best']:.2f} × at worst, in {len(own)} settings; it was the fastest, or not shown to be "
+        f"slower, in {best['wins']} of them"
     )
-    own = [case["against_baseline"] for case in cases if case["strategy"] == best["strategy"] and not case["is_twin"]]
-    ratios = [against["ratio"]["median"] for against in own if against and against["ratio"]]
+    ratios = [case["against_baseline"]["ratio"]["median"] for case in own
+              if case["against_baseline"] and case["against_baseline"]["ratio"]]  # fmt: skip
     if ratios:
-        sentence += f"; against {BASELINE} it was {1 / geometric_mean(ratios):.1f} × as fast on the mean"
+        sentence += (
+            f", and {1 / geometric_mean(ratios):.1f} × as fast as {BASELINE} on the mean "
+            f"({1 / max(ratios):.1f} to {1 / min(ratios):.1f} ×)"
+        )
     if noise and noise["verdict"] != "no difference shown":
         sentence += ". The same strategy measured twice differed, so small differences here mean nothing"
     return sentence + "."

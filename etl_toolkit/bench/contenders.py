@@ -93,7 +93,7 @@ def loaded(result: LoadResult) -> Loaded:
     """Return what a run record keeps of a load of ours."""
     phases = dict.fromkeys(PHASES, 0.0)
     for name, seconds in result.phases.items():
-        phases[name if name in phases else "other"] += seconds
+        phases[PHASE_OF.get(name, "other")] += seconds
     return Loaded(
         rows=result.counts.read,
         retries=result.retries,
@@ -107,6 +107,19 @@ def _prepare_floor(files: Sequence[str], dsn: str, table: str, workers: int) -> 
     with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
         return input_files.sorted_parts(files, baselines.primary_key(cursor, table), workers)
 
+
+# A load names its phases more finely than a chart has room for.
+PHASE_OF = {
+    "sources": "plan",
+    "target": "plan",
+    "plan": "plan",
+    "read": "read",
+    "collapse": "sort",
+    "divide": "sort",
+    "copy": "copy",
+    "merge": "merge",
+    "commit": "commit",
+}
 
 OURS = {
     Strategy.AUTO: "what a load without --strategy does",

@@ -42,28 +42,33 @@ def usable(case: Metrics) -> bool:
 def write_config(path: Path, manifest: Manifest, report: Mapping[str, Any]) -> None:
     """Write the recommendation as a file that `etl-toolkit ingest --config` takes.
 
-    A file holds one set of values: those of the rule with the most rows. The strategy stays `auto` unless one strategy
-    is recommended in every rule, because a file of settings outlives the files it was measured with.
+    A file holds one set of values: those of the rule with the most rows. The strategy is a word of the command line and
+    stands in a comment, as do the coefficients of the cost model: a load does not read them.
     """
     lines = [f"# Recommended by the sweep {manifest.run_id} on {manifest.machine.get('processor', 'this machine')}."]
-    lines += [f"# {report.get('finding', '')}", ""]
+    lines += [f"# {report.get('finding', '')}"]
     rules = report.get("recommendations", [])
     if not rules:
-        lines += ["# No strategy was right in every run, so there is nothing to recommend."]
+        lines += ["# No strategy was right in every run, so there is nothing to recommend.", "", "[load]"]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return
-    largest = max(rules, key=lambda rule: rule["when"]["rows"][1])
+    largest = max(rules, key=lambda rule: rule["when"]["rows"][1])["then"]
     strategies = {rule["then"]["strategy"] for rule in rules}
-    lines += [f"# {rule['because']}" for rule in rules]
-    lines += ["", "[ingest]", f'strategy = "{strategies.pop() if len(strategies) == 1 else "auto"}"']
-    lines += ["", "[load]", f"concurrency = {largest['then']['workers']}"]
-    if largest["then"]["batch_rows"]:
-        lines.append(f"chunk_size = {largest['then']['batch_rows']}")
+    strategy = strategies.pop() if len(strategies) == 1 else "auto"
+    lines += [
+        "#",
+        *(f"# {rule['because']}" for rule in rules),
+        "#",
+        f"#     etl-toolkit ingest --strategy {strategy} …",
+    ]
+    lines += ["", "[load]", f"concurrency = {largest['workers']}"]
+    if largest["batch_rows"]:
+        lines.append(f"chunk_size = {largest['batch_rows']}")
     cost = report.get("cost")
     if cost:
-        lines += ["", f"# Fitted to {cost['runs']} runs: predictions were off by {cost['error_before']:.0%}, now by "
-                      f"{cost['error_after']:.0%} (median).", "[cost]"]  # fmt: skip
-        lines += [f"{name} = {value}" for name, value in cost["coefficients"].items()]
+        lines += ["", f"# The cost model fitted to {cost['runs']} runs; predictions were off by {cost['error_before']:.0%}, "
+                      f"fitted by {cost['error_after']:.0%} (median)."]  # fmt: skip
+        lines += [f"# {name} = {value}" for name, value in cost["coefficients"].items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

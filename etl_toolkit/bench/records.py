@@ -24,8 +24,8 @@
                         worst_ratio_to_best, best_rows_per_second, peak_client_pss_bytes, peak_server_pss_bytes}
     recommendations[]  {when: {overlap: [low, high], rows: [low, high], table_state}, then: {strategy, workers,
                         batch_rows}, because, evidence: [{case, seconds: I, against, ratio: I, verdict, runs}]}
-    cost               {coefficients: {name: value}, error_before, error_after, runs}: the planner's cost model refitted,
-                       errors as the median of |predicted / measured - 1|; null when there were too few runs
+    cost               {coefficients: {name: value}, error_before, error_after, runs}: the planner's cost model, fitted;
+                       errors as median of |predicted / measured - 1|; null when there were too few runs
 I is {median, low, high}: a median and its 95 % bootstrap interval. A ratio is time / time of the other, paired by
 round: below 1 is faster. A case without a correct run has null metrics, and its `errors` say why.
 

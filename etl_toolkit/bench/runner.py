@@ -15,6 +15,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Any
 
 import psycopg2
@@ -46,7 +47,8 @@ def main() -> None:
             _say(pipe, timed(contender, files, *place))
         except Exception as error:  # whatever a loader raises is the outcome of its run
             traceback.print_exc()
-            _say(pipe, {"error": reason(error), "is_refusal": isinstance(error, UsageError)})
+            text = reason(error).replace(f"{Path(request['files'][0]).parent}/", "")
+            _say(pipe, {"error": text, "is_refusal": isinstance(error, UsageError)})
 
 
 def timed(contender: contenders.Contender, files: list[str], dsn: str, table: str, workers: int) -> dict[str, Any]:

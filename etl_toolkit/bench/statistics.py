@@ -19,7 +19,8 @@ from etl_toolkit.errors import UsageError
 Verdict = Literal["faster", "slower", "no difference shown"]
 
 LARGEST_STEADY_SPREAD = 0.10
-SMALLEST_DIFFERENCE = 0.02  # what the machine does not hold steady over an hour is no difference between strategies
+SMALLEST_DIFFERENCE = 0.05  # less than this is what a machine in use does not hold steady from run to run
+FEWEST_RUNS = 5
 RESAMPLES = 5_000
 
 
@@ -83,9 +84,9 @@ def verdict(ratio: Interval | None, *, runs: int) -> Verdict:
     """Return what a ratio of times shows.
 
     A difference is shown when the whole interval lies on one side of 1, the median by more than `SMALLEST_DIFFERENCE`,
-    and there were at least three runs of each.
+    and there were at least `FEWEST_RUNS`: of fewer, all lie on one side by chance too often (of three one time in four).
     """
-    if ratio is None or runs < 3 or abs(ratio.median - 1) <= SMALLEST_DIFFERENCE:
+    if ratio is None or runs < FEWEST_RUNS or abs(ratio.median - 1) <= SMALLEST_DIFFERENCE:
         return "no difference shown"
     if ratio.high < 1:
         return "faster"

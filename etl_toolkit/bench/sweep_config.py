@@ -81,7 +81,6 @@ class SweepConfig:
             table_states=("empty", "rewritten"),
             workers=(2, 1),
             keys=("bigint",),
-            rounds=3,
             time_limit_seconds=110.0,
         )
 

@@ -6,14 +6,17 @@ what it costs. Foreign keys, triggers and policies refer to things that are not 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from contextlib import closing
+from typing import Any
 
 import psycopg2
 from psycopg2 import sql
 
 from etl_toolkit.bench.databases import ScratchDatabases
 from etl_toolkit.errors import UsageError
+from etl_toolkit.processor import ingest
 
 COLUMNS = """
 SELECT quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod)
@@ -65,11 +68,9 @@ def of_table(connection: psycopg2.extensions.connection, table: str, name: str) 
     return "; ".join(statements), tuple(str(row[0]) for row in key)
 
 
-def inferred(files: Sequence[str], key: Sequence[str], dsn: str, name: str) -> tuple[str, tuple[str, ...]]:
+def inferred(files: Sequence[Any], key: Sequence[str], dsn: str, name: str) -> tuple[str, tuple[str, ...]]:
     """Return the same for the table that `--create-table` makes of `files`: it is made in a scratch database."""
-    from etl_toolkit import ingest
-
-    scratch = ScratchDatabases(dsn, f"etl_bench_infer_{abs(hash(tuple(files))) % 10**8:08}_")
+    scratch = ScratchDatabases(dsn, f"etl_bench_infer_{secrets.token_hex(4)}_")
     try:
         place = scratch.new()
         ingest(list(files), table=name, key=list(key), dsn=place, create_table=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg2
 
+from etl_toolkit import sources
 from etl_toolkit.bench import table_definition
 from etl_toolkit.bench.cases import own_cases, planned_cases, workload_of
 from etl_toolkit.bench.databases import TABLE
@@ -17,6 +18,7 @@ from etl_toolkit.bench.records import Case
 from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.bench.workload import generate, table_sql
 from etl_toolkit.errors import UsageError
+from etl_toolkit.processor import ConflictAwareProcessor
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,14 @@ def prepare(config: SweepConfig, scratch: Path, dsn: str) -> Prepared:
 
 def _own(config: SweepConfig, scratch: Path, dsn: str) -> Prepared:
     """Describe the user's files: the overlap is the share of the distinct keys that stand in more than one file."""
-    from etl_toolkit import ConflictAwareProcessor
-
     if config.own_table is not None:
         with closing(psycopg2.connect(dsn)) as connection:
             create, key = table_definition.of_table(connection, config.own_table, TABLE)
     else:
         if not config.own_key:
             raise UsageError("name the table that the files belong to, or the key columns to infer one (--key)")
-        create, key = table_definition.inferred(config.own_files, config.own_key, dsn, TABLE)
-    paths = _linked(config.own_files, scratch / "own")
+        create, key = table_definition.inferred(sources.expand(config.own_files), config.own_key, dsn, TABLE)
+    paths = _linked(sources.expand(config.own_files), scratch / "own")
     overlap = ConflictAwareProcessor(dsn).analyze(list(paths), pk_columns=list(key))
     kinds = {"parquet" if path.endswith(".parquet") else "csv" for path in paths}
     kind = kinds.pop() if len(kinds) == 1 else "mixed"
@@ -82,7 +82,7 @@ def _own(config: SweepConfig, scratch: Path, dsn: str) -> Prepared:
     cases, skipped = own_cases(config, middle)
     size_bytes = sum(Path(path).stat().st_size for path in paths)
     summary = {
-        "file_names": [Path(path).name for path in config.own_files],
+        "file_names": [Path(path).name for path in paths],
         "rows_per_file": [file.rows for file in overlap.files],
         "total_rows": overlap.rows,
         "distinct_keys": overlap.distinct_keys,
@@ -93,14 +93,12 @@ def _own(config: SweepConfig, scratch: Path, dsn: str) -> Prepared:
     return Prepared(cases, {middle.workload: Files(paths, create, size_bytes, summary)}, skipped)
 
 
-def _linked(files: tuple[str, ...], place: Path) -> tuple[str, ...]:
+def _linked(files: Sequence[Any], place: Path) -> tuple[str, ...]:
     """Link to the files from `place`, in order: the floor keeps its sorted parts beside the files that it is given."""
     place.mkdir(parents=True)
     links = []
     for number, name in enumerate(files):
         source = Path(name).resolve()
-        if not source.is_file():
-            raise UsageError(f"{name!r} is no file")
         link = place / f"{number:04}-{source.name}"
         link.symlink_to(source)
         links.append(str(link))

@@ -1,4 +1,4 @@
-"""`ParallelConfig`: how a load is run. Nothing in it changes what a load leaves in the table, only how it gets there."""
+"""`ParallelConfig`: how a load is run. Nothing in it changes what a load leaves, only how it gets there."""
 
 from etl_toolkit.config.layers import describe, resolve_config
 from etl_toolkit.config.parallel import ParallelConfig, available_cores

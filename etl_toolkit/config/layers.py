@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,8 @@ def _preset(layers: Sequence[Layer]) -> tuple[ParallelConfig, dict[str, str]]:
             config = ParallelConfig.preset(values["preset"], origin=_origin(label, "preset"))
             default = ParallelConfig()
             differing = [name for name in setting_names() if getattr(config, name) != getattr(default, name)]
-            return config, dict.fromkeys(setting_names(), "default") | dict.fromkeys(differing, f"preset {values['preset']}")
+            origins = dict.fromkeys(setting_names(), "default")
+            return config, origins | dict.fromkeys(differing, f"preset {values['preset']}")
     return ParallelConfig(), dict.fromkeys(setting_names(), "default")
 
 
@@ -81,12 +81,14 @@ def _origin(label: str, name: str) -> str:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that the environment gives. A variable that is nearly the name of a setting is taken to be a mistake."""
+    """The settings that the environment gives; a variable that nearly has the name of one is taken to be a mistake."""
+    from difflib import get_close_matches
+
     names = {f"{PREFIX}{name.upper()}": name for name in ("preset", *setting_names())}
     for variable in environ:
-        if variable.startswith(PREFIX) and variable not in names:
-            if near := get_close_matches(variable, names, n=1, cutoff=0.9):
-                raise ConfigError(f"environment {variable}: no such setting; did you mean {near[0]}?")
+        is_strange = variable.startswith(PREFIX) and variable not in names
+        if is_strange and (near := get_close_matches(variable, names, n=1, cutoff=0.9)):
+            raise ConfigError(f"environment {variable}: no such setting; did you mean {near[0]}?")
     return {name: _parsed(name, environ[variable]) for variable, name in names.items() if environ.get(variable)}
 
 

@@ -36,10 +36,10 @@ class ParallelConfig:
     conflict_detection: look for shared keys before loading. Off saves the key scan; `auto` then cannot prove files
         disjoint, so it loads them in order (`deterministic_processing`) or merges staged files by key partition.
     deterministic_processing: without conflict detection, load in file order, so that a reader midway sees a prefix of
-        the sequential load. Off allows the staged partitions, whose outcome is the same but which show it all at the end.
+        the sequential load. Off allows the staged partitions: the same outcome, shown all at the end.
     performance_monitoring: sample CPU and memory during the load and report them in the result.
     memory_alert_ratio: share of the memory limit (cgroup or machine) above which a monitored load raises an alert.
-    memory_limit_bytes: what DuckDB may hold before it spills to `temp_directory`; 0 means a quarter of the memory limit.
+    memory_limit_bytes: what DuckDB may hold before it spills to `temp_directory`; 0: a quarter of the memory limit.
     temp_directory: where DuckDB spills and compressed input is unpacked; not set means the system's.
     sla_seconds: what a load may take; `doctor` holds the last run against it. 0: no promise.
     retry_attempts: how often a batch is tried when a transient database error stops it; 1 means no second try.
@@ -106,10 +106,13 @@ class ParallelConfig:
     @classmethod
     def preset(cls, name: str | None, *, origin: str = "configuration") -> ParallelConfig:
         """Return the preset `name`, or the defaults for None. Raises ConfigError on any other name."""
-        presets = {None: cls, "production": cls.production, "development": cls.development}
-        if name not in presets:
+        if name == "production":
+            return cls.production()
+        if name == "development":
+            return cls.development()
+        if name is not None:
             raise ConfigError(f"{origin}: unknown preset {name!r}; choose production or development")
-        return presets[name]()
+        return cls()
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, origin: str = "configuration") -> ParallelConfig:

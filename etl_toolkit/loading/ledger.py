@@ -29,14 +29,15 @@ CREATE TABLE IF NOT EXISTS etl_toolkit.runs (
     run_id text PRIMARY KEY,
     target text NOT NULL,
     target_oid oid NOT NULL,
-    status text NOT NULL CHECK (status IN ('running', 'complete', 'failed', 'interrupted')),
+    status text NOT NULL CHECK (status IN ('running', 'complete', 'failed', 'interrupted', 'undone')),
     strategy text NOT NULL,
     spec jsonb NOT NULL,
     plan jsonb NOT NULL,
     counts jsonb,
     error text,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    finished_at timestamptz
+    finished_at timestamptz,
+    undone_by xid8
 );
 CREATE TABLE IF NOT EXISTS etl_toolkit.files (
     run_id text NOT NULL REFERENCES etl_toolkit.runs ON DELETE CASCADE,
@@ -53,6 +54,7 @@ CREATE TABLE IF NOT EXISTS etl_toolkit.batches (
     label text NOT NULL,
     counts jsonb,
     claimed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    transaction_id xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
     PRIMARY KEY (run_id, number)
 );
 CREATE TABLE IF NOT EXISTS etl_toolkit.rejects (
@@ -65,6 +67,12 @@ CREATE TABLE IF NOT EXISTS etl_toolkit.rejects (
     raw text NOT NULL,
     PRIMARY KEY (run_id, file, record)
 );
+CREATE TABLE IF NOT EXISTS etl_toolkit.before_images (
+    transaction_id xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    version xid NOT NULL,
+    image text NOT NULL
+);
+CREATE INDEX IF NOT EXISTS before_images_transaction ON etl_toolkit.before_images (transaction_id);
 """
 
 _CLAIM = """
@@ -236,8 +244,13 @@ def resume(connection: Any, run: PastRun, target: TargetTable, files: Sequence[S
     connection.commit()
 
 
-def claim(cursor: Any, run_id: str, batch: Batch) -> Claim:
-    """Claim a batch as the first statement of its transaction. Raises LedgerError where the run was fenced."""
+def claim(cursor: Any, run_id: str, batch: Batch, *, undoable: bool = False) -> Claim:
+    """Claim a batch as the first statement of its transaction. Raises LedgerError where the run was fenced.
+
+    A transaction that keeps the rows it overwrites (`undoable`) is REPEATABLE READ, so that it keeps exactly those.
+    """
+    if undoable:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     cursor.execute(_CLAIM, (batch.number, batch.label, run_id))
     if cursor.fetchone():
         return Claim(True, {})

@@ -54,6 +54,39 @@ def create_staging(target: TargetTable, layout: Layout, *, name: str = STAGING) 
     return statement
 
 
+def shared_staging(run_id: str, position: int) -> Identifier:
+    """The name of a staging table that other sessions can read: one per run and file, in the ledger's schema."""
+    return Identifier("etl_toolkit", f"stage_{run_id}_{position}")
+
+
+def create_shared_staging(target: TargetTable, layout: Layout, destination: Composable, *, file: int) -> Composed:
+    """An unlogged staging table for one file. The ledger never counts on it: crash recovery empties it."""
+    required = SQL(", ").join(SQL("ALTER {} SET NOT NULL").format(Identifier(name)) for name in target.key)
+    statement = SQL(
+        "DROP TABLE IF EXISTS {name}; CREATE UNLOGGED TABLE {name} AS SELECT {file}::smallint AS etl_file, {columns} "
+        "FROM {table} WITH NO DATA; ALTER TABLE {name} ALTER etl_file SET DEFAULT {file}"
+    ).format(name=destination, file=sql.Literal(file), columns=_names(layout.columns), table=table(target))
+    if not target.arbiter.nulls_not_distinct:
+        statement += SQL(", {}").format(required)
+    if target.arbiter.predicate:
+        statement += SQL(", ADD CHECK (({}) IS TRUE)").format(SQL(target.arbiter.predicate))
+    return statement
+
+
+def staged_partition(target: TargetTable, layout: Layout, tables: Sequence[Composable], part: int, parts: int) -> Composed:
+    """The rows of several staging tables whose key hashes, by the operators of its types, into one of `parts`."""
+    keys = SQL(", ").join(SQL(expression) for expression in target.arbiter.expressions)
+    mine = SQL("")
+    if parts > 1:
+        mine = SQL(" WHERE pg_catalog.abs(pg_catalog.hash_record(ROW({})) % {}) = {}").format(
+            keys, sql.Literal(parts), sql.Literal(part)
+        )
+    rows = [
+        SQL("SELECT etl_file, {}, ctid FROM {}{}").format(_names(layout.columns), name, mine) for name in tables
+    ]
+    return SQL("({}) AS staged").format(SQL(" UNION ALL ").join(rows))
+
+
 def set_file(position: int, *, name: str = STAGING) -> Composed:
     """Let the rows staged from now on belong to the file at `position`."""
     return SQL("ALTER TABLE {} ALTER etl_file SET DEFAULT {}").format(
@@ -81,7 +114,8 @@ def staging_table(name: str = STAGING) -> Identifier:
 class Upsert:
     """How staged rows meet the table.
 
-    `unique` says that no two staged rows have the same key; `several_files` that rows of different files compete.
+    `unique` says that no two staged rows have the same key; `several_files` that rows of different files compete;
+    `undoable` that the rows it overwrites are kept (see `undo`), for which the transaction has to be REPEATABLE READ.
     """
 
     target: TargetTable
@@ -90,6 +124,7 @@ class Upsert:
     order_by: str | None = None
     unique: bool = False
     several_files: bool = False
+    undoable: bool = False
 
     @property
     def values(self) -> list[str]:
@@ -115,7 +150,7 @@ def judged(upsert: Upsert, source: Composable) -> Composed:
     )
     staged = SQL("SELECT etl_file, {}, {}, ctid AS etl_row FROM {}").format(_names(layout.columns), key_items, source)
     latest = staged if upsert.unique else _latest(upsert, staged, aliases)
-    present = SQL("SELECT *, {}, tableoid AS etl_present FROM {}").format(key_items, table(target))
+    present = SQL("SELECT *, {}, tableoid AS etl_present, ctid AS etl_place FROM {}").format(key_items, table(target))
     if target.arbiter.predicate:
         present += SQL(" WHERE {}").format(SQL(target.arbiter.predicate))
     equal = SQL("IS NOT DISTINCT FROM") if target.arbiter.nulls_not_distinct else SQL("=")
@@ -129,9 +164,12 @@ def judged(upsert: Upsert, source: Composable) -> Composed:
     return SQL(
         "latest AS ({latest}), judged AS MATERIALIZED (SELECT latest.*, etl_present IS NULL AS etl_new, "
         "etl_present IS NOT NULL AND {stale} AS etl_stale, "
-        "etl_present IS NOT NULL AND NOT {stale} AND {differs} AS etl_differs "
+        "etl_present IS NOT NULL AND NOT {stale} AND {differs} AS etl_differs{place} "
         "FROM latest LEFT JOIN ({present}) AS present ON {on})"
-    ).format(latest=latest, stale=stale, differs=differs, present=present, on=on)
+    ).format(
+        latest=latest, stale=stale, differs=differs, present=present, on=on,
+        place=SQL(", etl_present, etl_place") if upsert.undoable else SQL(""),
+    )  # fmt: skip
 
 
 def _latest(upsert: Upsert, staged: Composed, aliases: Sequence[Identifier]) -> Composed:
@@ -185,7 +223,7 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
         arbiter += SQL(" WHERE {}").format(SQL(target.arbiter.predicate))
     overriding = any(column.identity == "a" and column.name in layout.columns for column in target.columns)
     return SQL(
-        "WITH {judged}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} SELECT {columns} FROM judged "
+        "WITH {judged}{kept}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} SELECT {columns} FROM judged "
         "WHERE etl_new OR etl_differs ORDER BY {keys} "
         "ON CONFLICT {arbiter} {resolution} RETURNING (etl_target.xmax = 0) AS etl_inserted) "
         "SELECT etl_file, count(*), count(*) FILTER (WHERE etl_new), "
@@ -193,10 +231,26 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
         "(SELECT count(*) FILTER (WHERE etl_inserted) FROM written), (SELECT count(*) FROM written) "
         "FROM judged GROUP BY etl_file"
     ).format(
-        judged=judged(upsert, source), table=table(target), columns=_names(layout.columns),
+        judged=judged(upsert, source), kept=_kept(upsert), table=table(target), columns=_names(layout.columns),
         overriding=SQL(" OVERRIDING SYSTEM VALUE") if overriding else SQL(""), keys=SQL(", ").join(_aliases(target)),
         arbiter=arbiter, resolution=resolution,
     )  # fmt: skip
+
+
+def _kept(upsert: Upsert) -> Composable:
+    """A CTE that keeps the rows about to be overwritten, as text, with the transaction that wrote them.
+
+    Its snapshot is that of the upsert; where another session changes one of these rows in between, REPEATABLE READ
+    makes the upsert fail with 40001 rather than overwrite what was not kept. A row of this very transaction is no
+    earlier state.
+    """
+    if not upsert.undoable:
+        return SQL("")
+    return SQL(
+        ", kept AS (INSERT INTO etl_toolkit.before_images (version, image) SELECT etl_before.xmin, etl_before::text "
+        "FROM judged JOIN {} AS etl_before ON etl_before.ctid = etl_place AND etl_before.tableoid = etl_present "
+        "WHERE etl_differs AND etl_before.xmin <> pg_catalog.pg_current_xact_id()::xid)"
+    ).format(table(upsert.target))
 
 
 def forecast(cursor: Any, upsert: Upsert) -> tuple[int, int, int]:
@@ -264,13 +318,13 @@ def _names(columns: Sequence[str], qualifier: str | None = None) -> Composed:
     return SQL(", ").join(Identifier(qualifier, name) if qualifier else Identifier(name) for name in columns)
 
 
-def count_keys(cursor: Any, target: TargetTable, source: Composable) -> dict[int, int]:
-    """Return the distinct keys of each file, by position, under the arbitrating index's own equality."""
+def count_keys(cursor: Any, target: TargetTable, source: Composable) -> dict[int, tuple[int, int]]:
+    """Return rows and distinct keys of each file, by position, under the arbitrating index's own equality."""
     keys = SQL(", ").join(SQL(expression) for expression in target.arbiter.expressions)
     cursor.execute(
         SQL(
-            "SELECT etl_file, count(*) FROM (SELECT etl_file FROM {} AS staged GROUP BY etl_file, {}) AS by_key "
-            "GROUP BY etl_file"
+            "SELECT etl_file, sum(n)::bigint, count(*) FROM (SELECT etl_file, count(*) AS n FROM {} GROUP BY etl_file, {}) "
+            "AS by_key GROUP BY etl_file"
         ).format(source, keys)
     )
-    return dict(cursor.fetchall())
+    return {file: (int(rows), int(distinct)) for file, rows, distinct in cursor.fetchall()}

@@ -31,20 +31,25 @@ def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, C
 
 def load_with_retry(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) -> FileCounts:
     """Load one batch, again after a transient error."""
+    run.tell("batch_started", batch=batch.label)
+    counts = run_with_retry(lambda: load(run, batch), run.config, on_retry=on_retry(run, batch.label))
+    run.tell("batch_done", batch=batch.label, rows=sum(item.read for item in counts.values()))
+    return counts
 
-    def on_retry(state: RetryCallState) -> None:
+
+def on_retry(run: Run, label: str) -> Callable[[RetryCallState], None]:
+    """What happens before another attempt: it is counted and told, unless the load is being stopped."""
+
+    def note(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         with run.lock:
             run.retries += 1
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-        run.tell("retry", batch=batch.label, attempt=state.attempt_number, sqlstate=code)
+        run.tell("retry", batch=label, attempt=state.attempt_number, sqlstate=code)
         if run.stop.is_set():
             raise InterruptedError("the load was stopped")
 
-    run.tell("batch_started", batch=batch.label)
-    counts = run_with_retry(lambda: load(run, batch), run.config, on_retry=on_retry)
-    run.tell("batch_done", batch=batch.label, rows=sum(item.read for item in counts.values()))
-    return counts
+    return note
 
 
 def await_all(run: Run, futures: list[Future[T]]) -> list[T]:

@@ -55,7 +55,7 @@ def load_files(run: Run, batch: Batch) -> FileCounts:
 
 def _attempt(run: Run, batch: Batch) -> FileCounts:
     with run.sessions.session(batch.label) as connection, connection.cursor() as cursor:
-        claimed = ledger.claim(cursor, run.run_id, batch)
+        claimed = ledger.claim(cursor, run.run_id, batch, undoable=run.spec.undoable)
         if not claimed.is_ours:
             connection.commit()
             return claimed.counts
@@ -120,7 +120,7 @@ def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[
         merged = merge(cursor, upsert)
     return {
         position: counts_of(
-            merged.get(position, Merged()), staged=rows, distinct=keys.get(position, 0),
+            merged.get(position, Merged()), staged=rows, distinct=keys.get(position, (0, 0))[1],
             rejected=len(run.refused.get(position, ())),
         )
         for position, rows in staged.items()

@@ -1,0 +1,101 @@
+"""`partitioned` for keys that only the server can compare: staged in parallel, merged by hash partition.
+
+Every file goes into an unlogged staging table of its own, in the table's types; then each worker merges the rows whose key
+hashes into its partition, by the hash operators of the key's own types, so equal keys always meet in one partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg2
+from psycopg2.sql import SQL, Composable
+
+from etl_toolkit.errors import AccountingError, DatabaseError, map_driver_error
+from etl_toolkit.loading.copy import is_row_error
+from etl_toolkit.loading.merge import (
+    Merged,
+    Upsert,
+    count_keys,
+    create_shared_staging,
+    merge,
+    shared_staging,
+    staged_partition,
+)
+from etl_toolkit.loading.retry import run_with_retry
+from etl_toolkit.loading.run import Run
+from etl_toolkit.model import Batch, Counts, SourceFile
+from etl_toolkit.plan import layout_of
+from etl_toolkit.strategies.lanes import await_all, on_retry
+from etl_toolkit.strategies.staged import check_reject_limit, counts_of, find_rejects, stage
+from etl_toolkit.strategies.together import load_together
+
+
+def load_hashed(run: Run) -> dict[int, Counts]:
+    """Stage every file, merge every partition, commit them together; return the counts per file."""
+    tables = [shared_staging(run.run_id, file.position) for file in run.files]
+    try:
+        with ThreadPoolExecutor(max_workers=run.plan.workers, thread_name_prefix="etl-stage") as pool:
+            staged = await_all(run, [pool.submit(_stage_with_retry, run, file) for file in run.files])
+        rejected = {file.position: len(run.refused.get(file.position, ())) for file in run.files}
+        lost = {position: Counts(read=count, rejected=count) for position, count in rejected.items()}
+        counts = load_together(run, lambda cursor, batch: _merge(run, cursor, batch, tables), lost=lost)
+    except psycopg2.Error as error:
+        raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
+    finally:
+        drop_staging(run, tables)
+    for file, rows in zip(run.files, staged, strict=True):
+        if counts[file.position].read != rows + rejected[file.position]:
+            merged = counts[file.position].read - rejected[file.position]
+            raise AccountingError(f"{file.name}: {rows:,} rows were staged but {merged:,} merged")
+    return counts
+
+
+def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) -> dict[int, Counts]:
+    assert batch.partition is not None and run.layout is not None
+    source = staged_partition(run.target, run.layout, tables, batch.partition, len(run.plan.batches))
+    upsert = Upsert(run.target, run.layout, run.spec.conflict_action, run.spec.order_by, several_files=True)
+    with run.phases.phase("merge"):
+        merged = merge(cursor, upsert, source)
+        staged = count_keys(cursor, run.target, source)
+    return {
+        position: counts_of(merged.get(position, Merged()), staged=rows, distinct=distinct, rejected=0)
+        for position, (rows, distinct) in staged.items()
+    }
+
+
+def _stage_with_retry(run: Run, file: SourceFile) -> int:
+    """Stage one file in a transaction of its own; where the server refuses rows, find them all and go without."""
+
+    def attempt() -> int:
+        layout = layout_of(file, run.target)
+        destination = shared_staging(run.run_id, file.position)
+        with run.sessions.session(f"stage {file.position + 1}") as connection, connection.cursor() as cursor:
+            cursor.execute(create_shared_staging(run.target, layout, destination, file=file.position))
+            rows = sum(stage(run, cursor, file, layout, destination=destination))
+            connection.commit()
+        return rows
+
+    def attempt_without_rejects() -> int:
+        try:
+            return attempt()
+        except psycopg2.Error as error:
+            if run.stop.is_set() or not is_row_error(error) or not find_rejects(run, file):
+                raise
+        check_reject_limit(run)
+        return attempt()
+
+    return run_with_retry(attempt_without_rejects, run.config, on_retry=on_retry(run, file.name))
+
+
+def drop_staging(run: Run, tables: Sequence[Composable]) -> None:
+    """Drop the staging tables; where the connection is gone they are left to the next run on this database."""
+    try:
+        with run.sessions.session("cleanup") as connection, connection.cursor() as cursor:
+            for name in tables:
+                cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(name))
+            connection.commit()
+    except (psycopg2.Error, DatabaseError):
+        run.tell("leftovers", tables=len(tables))
