@@ -105,9 +105,12 @@ def value_grammar(column: Column) -> str | None:
 def record_grammar(target: TargetTable, layout: Layout) -> str | None:
     """Return a grammar of whole records that the server surely accepts into `target`; None where there is none.
 
-    A table with CHECK constraints, domains, foreign keys or triggers has none: the client cannot evaluate them.
+    A table with CHECK constraints, domains, foreign keys, generated columns or partitions has none: any of them may refuse
+    a row whose every value is well spelled, and the client cannot evaluate them.
     """
-    if target.has_checks or target.foreign_keys:
+    if target.has_checks or target.foreign_keys or target.is_partitioned:
+        return None
+    if any(column.is_generated for column in target.columns):
         return None
     delimiter = layout.delimiter if layout.delimiter in ",;|:" else r"\t"
     delimiter = r"\|" if delimiter == "|" else delimiter

@@ -142,7 +142,6 @@ class HazardKind(StrEnum):
     STATEMENT_TRIGGER = "statement trigger"
     ROW_SECURITY = "row-level security"
     RULE = "rewrite rule"
-    NOT_A_TABLE = "not a table"
     DEFERRABLE_KEY = "deferrable key"
     SERVER_KEY = "key equality only the server can tell"
 
@@ -445,6 +444,7 @@ class LoadSpec:
     max_rejects: int = 0
     atomic: bool = False
     force: bool = False
+    undoable: bool = False
     read: ReadOptions = ReadOptions()
 
     @classmethod

@@ -113,6 +113,9 @@ def _select(
         for text, kind in zip(key_texts, key_types, strict=True)
         if kind.grammar is not None
     )
+    if order and order[1].grammar is not None:
+        # An order value the client cannot read would rank as NULL, and the wrong row would win.
+        doubtful += f"{' OR ' if doubtful else ''}NOT coalesce({_proven(texts[len(key)], order[1])}, true)"
     doubt = f"WHEN {doubtful} THEN {UNPROVEN} " if doubtful else ""
     items.append(f"(CASE WHEN {nulls} THEN {NULL_KEY} {doubt}ELSE {PROVEN} END)::UTINYINT AS doubt")
     if order:

@@ -112,6 +112,7 @@ def make_plan(question: Question) -> Plan:
         raise TargetError(f"cannot load into {target.qualified_name}: {refusing[0].detail}")
     if spec.conflict_action is ConflictAction.NEWER and not spec.order_by:
         raise UsageError("--on-conflict newer needs --order-by COLUMN to tell which row is newer")
+    _check_order(question)
     sequential = _sequential(question)
     key_path, key_reason = _key_path(question)
     predicted = (
@@ -145,6 +146,22 @@ def make_plan(question: Question) -> Plan:
     )
 
 
+def _check_order(question: Question) -> None:
+    """Refuse an order column where it could not decide: raises UsageError."""
+    spec = question.spec
+    if spec.order_by and spec.conflict_action is ConflictAction.IGNORE:
+        raise UsageError("--on-conflict ignore keeps the first row, --order-by the greatest; give one of them, or 'newer'")
+    if (
+        spec.order_by
+        and spec.conflict_action is ConflictAction.UPDATE
+        and common_layout(question.files, question.target) is None
+    ):
+        raise UsageError(
+            f"--order-by {spec.order_by} picks one whole row per key over all files, but these carry different columns; "
+            "give them the same columns, or use --on-conflict newer, which updates file by file"
+        )
+
+
 def _sequential(question: Question) -> list[Hazard]:
     carried = {name for file in question.files for name in file.columns}
     return [hazard for hazard in question.target.forced("sequential") if not hazard.columns or carried & set(hazard.columns)]
@@ -157,7 +174,7 @@ def _key_path(question: Question) -> tuple[Literal["client", "server"], str]:
     if question.overlap is None:
         return "server", "conflict detection is off"
     if question.overlap.unproven:
-        return "server", f"{question.overlap.unproven} keys are spelled in a way only the server can compare"
+        return "server", f"{question.overlap.unproven} keys or order values are spelled in a way only the server can compare"
     return "client", ""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg2
 
@@ -21,7 +21,8 @@ from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
 from etl_toolkit.loading.run import Event, Phases, Run
-from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.session import Sessions, plain_text_host
+from etl_toolkit.loading.undo import Undone, undo
 from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.model import (
     Batch,
@@ -38,6 +39,7 @@ from etl_toolkit.model import (
     Strategy,
     TargetTable,
 )
+from etl_toolkit.observe import Watch, fan_out, told
 from etl_toolkit.overlap import KeyScan
 from etl_toolkit.plan import Question, common_layout, key_types, make_plan, match_columns, order_type
 from etl_toolkit.sources import resolve
@@ -73,7 +75,10 @@ class ConflictAwareProcessor:
         self._dsn = dsn
         config = config or ParallelConfig()
         self.config = config if concurrency is None else replace(config, concurrency=concurrency)
-        self._on_event = on_event
+        self._on_event = fan_out(on_event)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a ConflictAwareProcessor may hold a password and is not pickled; make one where it is needed")
 
     async def process_with_strategy(
         self, files: Any, table: str, pk_columns: Sequence[str], headers: Sequence[str] | None = None, **options: Any
@@ -112,7 +117,7 @@ class ConflictAwareProcessor:
     def load(self, files: Any, spec: LoadSpec, stop: threading.Event | None = None) -> LoadResult:
         """Load `files` as `spec` says. Setting `stop` from another thread rolls back and raises InterruptedError."""
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        return self._load(files, spec, stop or threading.Event(), run_id)
+        return told(self._on_event, run_id, spec, lambda: self._load(files, spec, stop or threading.Event(), run_id))
 
     def resume(self, run_id: str, *, force: bool = False, stop: threading.Event | None = None) -> LoadResult:
         """Go on with an unfinished run: batches it committed are kept, the others loaded. Raises LedgerError if unsafe.
@@ -125,7 +130,9 @@ class ConflictAwareProcessor:
         lanes = tuple(tuple(Batch(**{**b, "files": tuple(b["files"])}) for b in lane) for lane in past.plan["lanes"])
         resumed = Resumed(past, lanes, past.plan.get("bounds"), force)
         spec = replace(spec, strategy=Strategy(past.strategy), force=True)
-        return self._load([name for _, name, _ in past.files], spec, stop or threading.Event(), run_id, resumed)
+        files = [name for _, name, _ in past.files]
+        load = lambda: self._load(files, spec, stop or threading.Event(), run_id, resumed)  # noqa: E731
+        return told(self._on_event, run_id, spec, load)
 
     def _load(
         self, files: Any, spec: LoadSpec, stop: threading.Event, run_id: str, resumed: Resumed | None = None
@@ -134,12 +141,18 @@ class ConflictAwareProcessor:
         sessions = Sessions(self._connection_string(), self.config, run_id)
         with (
             sessions.session("coordinator") as admin,
+            Watch(sessions, self._on_event) as watch,
             _prepared(files, spec, self.config, sessions, phases, lanes=resumed.lanes if resumed else None) as ready,
         ):
+            if host := plain_text_host(admin):
+                self._on_event(Event("plain_text", {"host": host, "remedy": "sslmode=verify-full in the DSN"}, run_id))
             ledger.prepare(admin)
             ledger.lock_table(
-                admin, ready.target.oid, ready.target.qualified_name, wait_seconds=self.config.lock_wait_seconds
-            )
+                admin, ready.target.oid, ready.target.qualified_name, wait_seconds=self.config.lock_wait_seconds,
+                on_wait=lambda holder, seconds: self._on_event(
+                    Event("waiting", {"on": "another run", "blocked_by": holder, "seconds": round(seconds, 1)}, run_id)
+                ),
+            )  # fmt: skip
             run = Run(
                 run_id=run_id, spec=spec, config=self.config, target=ready.target, files=ready.files, plan=ready.plan,
                 layout=ready.layout, scan=ready.scan, workspace=ready.workspace, sessions=sessions, phases=phases,
@@ -157,7 +170,12 @@ class ConflictAwareProcessor:
                 counts=sum(counts.values(), Counts()), files={run.file(p).name: c for p, c in sorted(counts.items())},
                 wall_seconds=time.perf_counter() - started, phases=phases.as_dict(), plan=ready.plan, completed=True,
                 duplicates=ready.sources.duplicates, retries=run.retries, created_sql=ready.created_sql,
+                resources=watch.resources(),
             )  # fmt: skip
+
+    def undo(self, run_id: str, *, force: bool = False, dry_run: bool = False) -> Undone:
+        """Take back everything a run wrote, or raise LedgerError and change nothing; `loading.undo` says when."""
+        return undo(Sessions(self._connection_string(), self.config, run_id), run_id, force=force, dry_run=dry_run)
 
     def _connection_string(self) -> str:
         return connection_string(self._dsn)
@@ -168,8 +186,9 @@ def ingest(files: Any, table: str, key: str | Sequence[str], dsn: Any = None, **
 
     `files`: a path, glob, pandas or Arrow frame, or a list of them. `key`: the column or columns of the unique index
     that decides which rows are the same. Options: `strategy`, `order_by`, `on_conflict` ("update", "ignore", "newer"),
-    `create_table`, `max_rejects`, `atomic`, `force`, `headers`, `delimiter`, `quote`, `encoding`, `extra_columns`,
-    `concurrency`, `config` (ParallelConfig), `on_event`. Raises EtlError; the result is true when every row is accounted for.
+    `create_table`, `max_rejects`, `atomic`, `force`, `undoable`, `headers`, `delimiter`, `quote`, `encoding`,
+    `extra_columns`, `concurrency`, `config` (ParallelConfig), `on_event`. Raises EtlError; the result is true when every
+    row is accounted for.
     """
     own = {name: options.pop(name) for name in ("concurrency", "config", "on_event") if name in options}
     return ConflictAwareProcessor(dsn, **own).load(files, load_spec(table, key, **options))
@@ -181,7 +200,7 @@ def load_spec(
 ) -> LoadSpec:  # fmt: skip
     """Make a LoadSpec of loose options. Raises UsageError that names what it does not know."""
     read = {name: options.pop(name) for name in ("delimiter", "quote", "encoding", "extra_columns") if name in options}
-    known = {"create_table", "max_rejects", "atomic", "force"}
+    known = {"create_table", "max_rejects", "atomic", "force", "undoable"}
     if unknown := sorted(set(options) - known):
         raise UsageError(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(known | {'strategy', 'order_by'}))}")
     return LoadSpec(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
@@ -94,7 +95,8 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
                 raise TargetError(f"{label} has no column '{column}' to be the key; it has {', '.join(sorted(names))}")
         hazards: list[Hazard] = []
         if kind not in ("r", "p"):
-            hazards.append(Hazard(HazardKind.NOT_A_TABLE, f"{label} is not an ordinary or partitioned table", "refuse"))
+            what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(kind, "not a table")
+            raise TargetError(f"{label} is {what}, and ON CONFLICT needs an ordinary or partitioned table; name that one")
         arbiter, index_hazards = _arbiter(cursor, oid, version, columns, tuple(key), label)
         hazards += index_hazards
         if row_security and (forced_security or not is_owner):
@@ -122,6 +124,8 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
         has_checks = bool(cursor.fetchone()[0])
         cursor.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(sql.Identifier(schema, name)))
         is_empty = bool(cursor.fetchone()[0])
+        if any(hazard.forces == "server" for hazard in hazards) and (reason := _not_hashable(cursor, arbiter, schema, name)):
+            hazards.append(Hazard(HazardKind.SERVER_KEY, reason, "sequential"))
     return TargetTable(
         schema=schema,
         name=name,
@@ -174,44 +178,103 @@ def _columns(cursor: Any, oid: int) -> tuple[Column, ...]:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Index:
+    """A unique index or exclusion constraint, a row of `_UNIQUE_INDEXES`."""
+
+    oid: int
+    name: str
+    is_primary: bool
+    is_immediate: bool
+    nulls_not_distinct: bool
+    predicate: str | None
+    numbers: Sequence[int]
+    names: Sequence[str | None]
+    definitions: Sequence[str]
+    collations: Sequence[str | None]
+    is_deterministic: bool
+    has_default_classes: bool
+    is_exclusion: bool
+    is_valid: bool
+
+    @property
+    def is_plain(self) -> bool:
+        return all(number > 0 for number in self.numbers)
+
+    @property
+    def can_arbitrate(self) -> bool:
+        return self.is_immediate and self.has_default_classes and self.is_valid and not self.is_exclusion
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(
+            definition + (f" COLLATE {collation}" if collation else "")
+            for definition, collation in zip(self.definitions, self.collations, strict=True)
+        )
+
+    def covers(self, key: tuple[str, ...], columns: Sequence[Column]) -> bool:
+        return set(self.names) == set(key) if self.is_plain else _mentions(self.definitions, self.names, key, columns)
+
+
+def _coupling(index: _Index, key: tuple[str, ...], columns: Sequence[Column]) -> Hazard | None:
+    """How an index beside the arbitrating one couples rows. One that no two rows of different keys can violate does not."""
+    if index.is_exclusion:
+        return Hazard(HazardKind.EXCLUSION, f"{index.name} couples rows beyond the key", "sequential")
+    if index.covers(key, columns) and not index.is_immediate:
+        return Hazard(HazardKind.DEFERRABLE_KEY, f"{index.name} is deferrable and cannot arbitrate", "sequential")
+    if index.is_plain and index.is_deterministic and set(key) <= set(index.names):
+        return None
+    # It matters to files that carry one of its columns, where its columns are all that it depends on.
+    generated = {column.name for column in columns if column.is_generated}
+    depends_on = tuple(name for name in index.names if name)
+    if not index.is_plain or index.predicate or generated & set(depends_on):
+        depends_on = ()
+    return Hazard(HazardKind.SECOND_UNIQUE, f"{index.name} couples rows beyond the key", "sequential", depends_on)
+
+
 def _arbiter(
     cursor: Any, oid: int, version: int, columns: Sequence[Column], key: tuple[str, ...], label: str
 ) -> tuple[Arbiter, list[Hazard]]:
     nulls = "i.indnullsnotdistinct" if version >= 150000 else "false"
     extra = ", i.indnullsnotdistinct" if version >= 150000 else ""
     cursor.execute(_UNIQUE_INDEXES.format(nulls_not_distinct=nulls, extra_group=extra), (oid,))
-    arbiter: Arbiter | None = None
-    hazards: list[Hazard] = []
-    others: list[Hazard] = []
-    for (_, index, _, immediate, nulls_not_distinct, predicate, numbers, names, definitions, collations,
-         deterministic, default_classes, exclusion, valid) in cursor.fetchall():  # fmt: skip
-        is_plain = all(number > 0 for number in numbers)
-        covers = (set(names) == set(key)) if is_plain else _mentions(definitions, names, key, columns)
-        if covers and not exclusion and arbiter is None and immediate and default_classes and valid:
-            parts = tuple(
-                definition + (f" COLLATE {collation}" if collation else "")
-                for definition, collation in zip(definitions, collations, strict=True)
-            )
-            arbiter = Arbiter(index, parts, predicate, nulls_not_distinct, is_plain and not any(collations))
-            if not is_plain or predicate or nulls_not_distinct or not deterministic or any(collations):
-                what = "expressions" if not is_plain else "a predicate" if predicate else "its own equality"
-                hazards.append(Hazard(HazardKind.SERVER_KEY, f"index {index} has {what}", "server"))
-        elif exclusion:
-            others.append(Hazard(HazardKind.EXCLUSION, f"{index} couples rows beyond the key", "sequential"))
-        elif covers and not immediate:
-            others.append(Hazard(HazardKind.DEFERRABLE_KEY, f"{index} is deferrable and cannot arbitrate", "sequential"))
-        elif not covers:
-            detail = f"{index} couples rows beyond the key"
-            others.append(Hazard(HazardKind.SECOND_UNIQUE, detail, "sequential", tuple(filter(None, names))))
-    if arbiter is None:
+    indexes = [_Index(*row) for row in cursor.fetchall()]
+    usable = [index for index in indexes if index.can_arbitrate and index.covers(key, columns)]
+    if not usable:
+        deferrable = next((index for index in indexes if index.covers(key, columns) and not index.is_immediate), None)
+        because = f" ({deferrable.name} is deferrable)" if deferrable else ""
         raise TargetError(
-            f"{label} has no unique index on ({', '.join(key)}) that ON CONFLICT can use; "
+            f"{label} has no unique index on ({', '.join(key)}) that ON CONFLICT can use{because}; "
             f"create one (CREATE UNIQUE INDEX … ON {label} ({', '.join(key)})), or name another key"
         )
+    chosen = min(usable, key=lambda index: (not index.is_plain, index.predicate is not None))
+    arbiter = Arbiter(
+        chosen.name, chosen.parts, chosen.predicate, chosen.nulls_not_distinct, chosen.is_plain and not any(chosen.collations)
+    )
+    hazards: list[Hazard] = []
+    if not arbiter.is_plain or chosen.predicate or chosen.nulls_not_distinct or not chosen.is_deterministic:
+        what = "expressions" if not chosen.is_plain else "a predicate" if chosen.predicate else "its own equality"
+        hazards.append(Hazard(HazardKind.SERVER_KEY, f"index {chosen.name} has {what}", "server"))
+    others = [hazard for index in indexes if index is not chosen and (hazard := _coupling(index, key, columns))]
     for column in (column for column in columns if column.name in key):
         if arbiter.is_plain and key_type(column) is None:
             hazards.append(Hazard(HazardKind.SERVER_KEY, f"equality of {column.type} keys ('{column.name}')", "server"))
     return arbiter, hazards + others
+
+
+def _not_hashable(cursor: Any, arbiter: Arbiter, schema: str, name: str) -> str | None:
+    """Say why the server cannot divide rows by a hash of their key (bit and money have no hash function), or None."""
+    keys = sql.SQL(", ").join(map(sql.SQL, arbiter.expressions))
+    try:
+        cursor.execute(
+            sql.SQL("SELECT pg_catalog.hash_record(ROW({})) FROM (SELECT (NULL::{}).*) AS etl_nothing").format(
+                keys, sql.Identifier(schema, name)
+            )
+        )
+    except psycopg2.errors.UndefinedFunction as error:
+        cursor.connection.rollback()
+        return str(error.diag.message_primary)
+    return None
 
 
 def _mentions(definitions: Sequence[str], names: Sequence[str | None], key: tuple[str, ...], columns: Sequence[Column]) -> bool:

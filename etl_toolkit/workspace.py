@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import psutil
 
 from etl_toolkit.config import ParallelConfig
+from etl_toolkit.memory import memory_limit_bytes
 
 
 @dataclass
@@ -46,11 +46,7 @@ def memory_budget_bytes(config: ParallelConfig) -> int:
     """What DuckDB may hold before it spills: as configured, else a quarter of the memory this process may use."""
     if config.memory_limit_bytes:
         return config.memory_limit_bytes
-    total = psutil.virtual_memory().total
-    cgroup = Path("/sys/fs/cgroup/memory.max")
-    if cgroup.exists() and (text := cgroup.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    return total // 4
+    return memory_limit_bytes() // 4
 
 
 @contextmanager

@@ -7,7 +7,7 @@ its duplicates wins (the first one for `ignore`) and a later file meets what an 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,17 +103,31 @@ class Oracle:
     overriding: bool = False
 
     def load(self, connection: Any, files: Sequence[Rows]) -> None:
-        """Load the files in order. With `order_by` and `update` the greatest of all files wins: they are one file."""
+        """Load the files in order.
+
+        With `order_by` and `update`, the files first compete in an empty copy of the table, by `newer`; what is left
+        there is loaded as one file, whatever the table holds.
+        """
         with connection.cursor() as cursor:
             for name, value in PINNED.items():
                 cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
             if self.order_by and self.action == "update" and files:
-                assert len({content.columns for content in files}) == 1
-                files = [Rows(files[0].columns, tuple(row for content in files for row in content.rows))]
+                self._load_winners(connection, cursor, files)
+                return
             for content in files:
                 cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 cursor.execute(self._statement(cursor, content))
                 cursor.execute("COMMIT")
+
+    def _load_winners(self, connection: Any, cursor: Any, files: Sequence[Rows]) -> None:
+        cursor.execute(f"CREATE TEMP TABLE arena (LIKE {self.table} INCLUDING ALL)")
+        replace(self, table="arena", action="newer").load(connection, files)
+        columns = files[0].columns
+        texts = SQL(", ").join(SQL("{}::text").format(Identifier(name)) for name in columns)
+        cursor.execute(SQL("SELECT {} FROM arena").format(texts))
+        winners = Rows(columns, tuple(cursor.fetchall()))
+        cursor.execute("DROP TABLE arena")
+        replace(self, order_by=None).load(connection, [winners])
 
     def _statement(self, cursor: Any, content: Rows) -> Composable:
         cursor.execute(

@@ -229,6 +229,7 @@ def examples(count: int) -> Any:
     return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
+few_integers = st.integers(1, 3).map(str)
 small_integers = st.integers(-3, 12).map(str)
 
 
@@ -273,8 +274,8 @@ moments = st.one_of(st.none(), st.sampled_from(("-1", "0", "1", "2", "03", "+2")
 
 @examples(90)
 @given(
-    contents=files(("id", "seen", "v"), small_integers, moments, texts),
-    before=st.one_of(st.none(), rows_of(("id", "seen", "v"), small_integers, moments, texts)),
+    contents=files(("id", "seen", "v"), few_integers, moments, texts),
+    before=st.one_of(st.none(), rows_of(("id", "seen", "v"), few_integers, moments, texts)),
     forms=forms, strategy=strategies, workers=workers, action=st.sampled_from(("update", "newer")),
     kind=st.sampled_from(("int", "numeric")),
 )  # fmt: skip

@@ -239,6 +239,15 @@ class TestStart:
         with pytest.raises(ServerError, match=r'did not start; put right what .*server.log names(.|\n)*"plenty"'):
             server.start(place / "pg", profile="fast")
 
+    def test_cluster_that_cannot_recover_is_tried_once(self, place: Path) -> None:
+        server.start(place / "pg", profile="fast")
+        server.stop(place / "pg", "immediate")
+        for segment in (place / "pg" / "cluster" / "pg_wal").glob("0*"):
+            segment.unlink()
+        with pytest.raises(ServerError, match="could not locate a valid checkpoint record"):
+            server.start(place / "pg", profile="fast")
+        assert (place / "pg" / "server.log").read_text().count("starting PostgreSQL") == 2
+
     def test_directory_that_cannot_be_made(self, place: Path) -> None:
         (place / "file").write_text("")
         with pytest.raises(ServerError, match="name a directory that you may write to"):
@@ -331,7 +340,7 @@ class TestKilled:
         started = server.start(home, profile="fast")
         with closing(psycopg2.connect(started.dsn, async_=True)) as busy:
             wait_select(busy)
-            busy.cursor().execute("SELECT count(*) FROM generate_series(1, 10 ^ 12)")
+            busy.cursor().execute("SELECT max(i) FROM (SELECT generate_series(1, 1000000000000) AS i) AS endless")
             backend = psutil.Process(busy.info.backend_pid)
             while backend.cpu_times().user < 0.05:
                 time.sleep(0.01)
@@ -347,7 +356,10 @@ class TestKilled:
         account = server_account(home)
         identity: dict[str, Any] = {"user": account.uid, "group": account.gid} if account.drop else {}
         with subprocess.Popen(["sleep", "60"], **identity) as stranger:
-            pid_file.write_text(written.replace(written.split()[0], str(stranger.pid), 1))
+            locks = (pid_file, started.socket_dir / f".s.PGSQL.{started.port}.lock")
+            for lock in locks:
+                lock.write_text(written.replace(written.split()[0], str(stranger.pid), 1))
+                shutil.chown(lock, account.uid, account.gid)
             control = subprocess.run(
                 [started.bin_dir / "postgres", "-D", home / "cluster"],
                 capture_output=True, text=True, check=False, cwd="/", timeout=60, **identity,

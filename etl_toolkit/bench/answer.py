@@ -43,12 +43,12 @@ def table_answer(
 
     Naming the columns leaves out those that a loader has added of its own. Planned in parallel where the server can.
     """
-    what: sql.Composable = sql.SQL("t")
+    what: sql.Composable = sql.SQL("whole_row_")  # an alias that no column should have
     if columns is not None:
         what = sql.SQL("ROW({})").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
     query = sql.SQL(
         "SELECT count(*), coalesce(sum(hashtextextended(x, 0)::numeric), 0), "
-        "coalesce(sum(hashtextextended(x, 1)::numeric), 0) FROM (SELECT ({})::text AS x FROM {} AS t) AS rows"
+        "coalesce(sum(hashtextextended(x, 1)::numeric), 0) FROM (SELECT ({})::text AS x FROM {} AS whole_row_) AS rows"
     ).format(what, sql.SQL(table))
     with connection.cursor() as cursor:
         for name, value in PINNED.items():

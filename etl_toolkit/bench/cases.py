@@ -1,7 +1,8 @@
 """Which cases a sweep measures: slices through the grid of its axes, or all of it.
 
 A full grid of six axes takes days. Slices vary the overlap for every strategy, and the other axes one at a time around
-a middle case. The first value of each axis is the middle one.
+a middle case. The first value of each axis is the middle one. Corners are the cases of the table in performance notes:
+every overlap into an empty table, and every other table state with disjoint files.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from etl_toolkit.bench.workload import Workload
 
 def planned_cases(config: SweepConfig) -> tuple[list[Case], dict[str, str]]:
     """Return the cases of a sweep over generated files, and those that a contender cannot do, with the reason."""
-    wanted = _full_grid(config) if config.grid == "full" else _slices(config)
-    return _doable(dict.fromkeys(wanted))
+    grids = {"full": _full_grid, "slices": _slices, "corners": _corners}
+    return _doable(dict.fromkeys(grids[config.grid](config)))
 
 
 def own_cases(config: SweepConfig, middle: Case) -> tuple[list[Case], dict[str, str]]:
@@ -57,11 +58,15 @@ def schedule(cases: list[Case], config: SweepConfig) -> Iterator[tuple[int, int,
             yield number * len(cases) + position, number, case
 
 
-def _slices(config: SweepConfig) -> Iterator[Case]:
+def _corners(config: SweepConfig) -> Iterator[Case]:
     for overlap, strategy in itertools.product(config.overlaps, config.strategies):
         yield _case(config, strategy, overlap=overlap)
     for state, strategy in itertools.product(config.table_states[1:], config.state_strategies or config.strategies):
         yield _case(config, strategy, overlap=config.overlaps[0], table_state=state)
+
+
+def _slices(config: SweepConfig) -> Iterator[Case]:
+    yield from _corners(config)
     side_axes: dict[str, tuple[Any, ...]] = {
         "rows": config.rows[1:],
         "workers": config.workers[1:],
@@ -107,9 +112,10 @@ def _doable(wanted: dict[Case, None]) -> tuple[list[Case], dict[str, str]]:
     cases, skipped = [], {}
     missing = {name: find(name).missing() for name in {case.strategy for case in wanted}}
     for case in wanted:
-        reason = missing[case.strategy] or find(case.strategy).refusal(case)
-        if reason:
-            skipped[case.name] = reason
+        if absent := missing[case.strategy]:
+            skipped[case.strategy] = absent
+        elif refusal := find(case.strategy).refusal(case):
+            skipped[case.name] = refusal
         else:
             cases.append(case)
     return cases, skipped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -106,7 +107,7 @@ def as_text(comparison: Comparison) -> str:
 def _compared(name: str, times: list[float], others: list[float]) -> ComparedCase:
     ratio = ratio_of_medians(others, times)
     runs = min(len(times), len(others))
-    before, after = (sorted(values)[len(values) // 2] for values in (times, others))
+    before, after = statistics.median(times), statistics.median(others)
     return ComparedCase(name, before, after, ratio, verdict(ratio, runs=runs), runs)
 
 

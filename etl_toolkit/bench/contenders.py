@@ -149,6 +149,7 @@ _ALL = [
         "peer",
         external.duckdb_postgres,
         "DuckDB's postgres extension: staging table, then ON CONFLICT",
+        prepare=external.duckdb_postgres_loaded,
         missing=external.duckdb_postgres_missing,
     ),
     Contender(
@@ -156,6 +157,7 @@ _ALL = [
         "peer",
         external.dlt_upsert,
         "dlt, merge with strategy upsert, file by file",
+        prepare=external.dlt_imported,
         missing=external.dlt_missing,
     ),
     Contender(
@@ -163,6 +165,7 @@ _ALL = [
         "peer",
         external.pandas_to_sql,
         "pandas to_sql(method='multi'), no upsert",
+        prepare=external.pandas_imported,
         inserts_only=True,
         is_slow=True,
         missing=external.pandas_missing,

@@ -14,7 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl_toolkit.bench.records import TIMELINE_SCHEMA, Sample, write_samples, write_table
+from etl_toolkit.bench.records import TIMELINE_SCHEMA, Sample
+from etl_toolkit.bench.writing import write_samples, write_table
 
 
 def timeline_path(directory: Path, run_index: int) -> Path:

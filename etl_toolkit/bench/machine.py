@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import psycopg2
 
-from etl_toolkit.bench.processes import postmaster_pid
+from etl_toolkit.observe.processes import postmaster_pid
 
 PACKAGES = ("etl-toolkit", "duckdb", "psycopg2-binary", "pyarrow", "pandas", "sqlalchemy", "scipy", "dlt")
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -78,9 +78,13 @@ def git_commit() -> str | None:
 
 def without_secrets(words: Sequence[str]) -> str:
     """Return a command line as text, without the DSN: it may hold a password, and the record may be published."""
-    text = " ".join([Path(words[0]).name, *words[1:]]) if words else ""
-    text = re.sub(r"(--dsn[ =])('[^']*'|\S+)", r"\1…", text)
-    return re.sub(r"postgres(ql)?(\+\w+)?://\S+", "postgresql://…", text)
+    kept: list[str] = []
+    for number, word in enumerate(words):
+        if number and words[number - 1] == "--dsn":
+            word = "…"  # noqa: PLW2901
+        kept.append("--dsn=…" if word.startswith("--dsn=") else word)
+    text = re.sub(r"postgres(ql)?(\+\w+)?://\S+", "postgresql://…", " ".join(kept))
+    return re.sub(r"(password=)('[^']*'|\S+)", r"\1…", text)
 
 
 def _git(place: Path, *words: str) -> str:

@@ -40,6 +40,7 @@ class RunOutcome:
     timeline: pa.Table | None = None
     is_refusal: bool = False
     monitor_cpu_seconds: float = 0.0
+    watched_seconds: float = 0.0
 
 
 class _Runner:
@@ -50,7 +51,12 @@ class _Runner:
         self._log = log
         with log.open("ab") as words:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, bufsize=0
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is for the sweep, which then ends this
             )
 
     @property
@@ -113,7 +119,12 @@ def measure(
         if "error" in told:
             return _failed(planned, told)
         sample = _with_server_counts(_with_observation(_with_times(planned, told), seen), dsn, start)
-        return RunOutcome(sample, seen.timeline(planned), monitor_cpu_seconds=seen.monitor_cpu_seconds)
+        return RunOutcome(
+            sample,
+            seen.timeline(planned),
+            monitor_cpu_seconds=seen.monitor_cpu_seconds,
+            watched_seconds=seen.watched_seconds,
+        )
     except (EtlError, psycopg2.Error) as error:
         return _failed(planned, {"error": str(error).strip().splitlines()[0]})
     finally:

@@ -61,7 +61,10 @@ class Monitor:
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "etl_toolkit.bench.sampler"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # Ctrl-C is for the sweep, which then ends this.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def watch(self, dsn: str, client: int, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
         """Begin to watch process `client` and the server of `dsn`; return when the first reading is taken."""

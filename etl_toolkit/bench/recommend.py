@@ -66,8 +66,11 @@ def write_config(path: Path, manifest: Manifest, report: Mapping[str, Any]) -> N
         lines.append(f"chunk_size = {largest['batch_rows']}")
     cost = report.get("cost")
     if cost:
-        lines += ["", f"# The cost model fitted to {cost['runs']} runs; predictions were off by {cost['error_before']:.0%}, "
-                      f"fitted by {cost['error_after']:.0%} (median)."]  # fmt: skip
+        before, after = f"{cost['error_before']:.0%}", f"{cost['error_after']:.0%}"
+        lines += [
+            "",
+            f"# The cost model, fitted to {cost['runs']} runs; off by {before} (median) before, {after} fitted.",
+        ]
         lines += [f"# {name} = {value}" for name, value in cost["coefficients"].items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

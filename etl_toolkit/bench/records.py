@@ -7,6 +7,8 @@
     ├── timeline.parquet   many rows per run: CPU, memory, I/O, WAL and lock waits over time (`TIMELINE_SCHEMA`)
     ├── report.json        metrics per case, summary per strategy, recommendations with evidence (`analysis.report`)
     ├── recommended.toml   the recommendation as a file that `etl-toolkit ingest --config` takes
+    ├── demonstrations.json  races made to happen and the SQL of each strategy (`reporting.demonstrations`)
+    ├── executed/          notebooks that were run over this directory, with their outputs (`reporting.notebooks`)
     └── journal/           while the sweep runs: one JSON line and one timeline per finished run; gone at the end
 
 `report.json` is one object:
@@ -36,8 +38,8 @@ null is "not available" (a remote server, another system than Linux), never zero
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -189,7 +191,10 @@ TIMELINE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Manifest:
-    """How a sweep was measured. `machine` has a `fingerprint`: only runs with the same one can be compared."""
+    """How a sweep was measured. `machine` has a `fingerprint`: only runs with the same one can be compared.
+
+    `notebooks` says of each notebook that was run over the directory how that went: {status, error, wall_seconds}.
+    """
 
     run_id: str
     command: str
@@ -209,6 +214,7 @@ class Manifest:
     skipped: Mapping[str, str] = field(default_factory=dict)
     cases: tuple[str, ...] = ()
     rounds: int = 0
+    notebooks: Mapping[str, Any] = field(default_factory=dict)
     version: int = RECORD_VERSION
 
 
@@ -267,24 +273,6 @@ def load_manifest(directory: Path) -> Manifest:
     return Manifest(**values | {"cases": tuple(values["cases"])})
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` in one step, so that a reader never sees half of one."""
-    write_json(directory / "manifest.json", asdict(manifest))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half_done = path.with_name(path.name + ".partial")
-    half_done.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    half_done.replace(path)
-
-
-def write_samples(directory: Path, samples: Iterable[Sample]) -> None:
-    """Write `samples.parquet`."""
-    write_table(directory / "samples.parquet", pa.Table.from_pylist([asdict(s) for s in samples], SAMPLE_SCHEMA))
-
-
 def planned(case: Case, *, run_index: int, number: int) -> Sample:
     """Return the sample of a run that has not been made: not correct, nothing measured."""
     shared = {item.name: getattr(case, item.name) for item in fields(Case)}
@@ -292,14 +280,6 @@ def planned(case: Case, *, run_index: int, number: int) -> Sample:
         run_index=run_index, case=case.name, setting=case.setting, round=number, is_warm_up=number == 0, correct=False,
         **shared,
     )  # fmt: skip
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write an Arrow table as Parquet under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half_done = path.with_name(path.name + ".partial")
-    pq.write_table(table, half_done, compression="zstd")
-    half_done.replace(path)
 
 
 def _seconds(interval: Mapping[str, float] | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg2
 
-from etl_toolkit.bench.processes import postmaster_pid, snapshot, tree_usage
+from etl_toolkit.observe.processes import postmaster_pid, snapshot, tree_usage
 
 LARGEST_CPU_SHARE = 0.05
 

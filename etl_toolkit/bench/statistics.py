@@ -83,8 +83,8 @@ def spread(values: Sequence[float]) -> float:
 def verdict(ratio: Interval | None, *, runs: int) -> Verdict:
     """Return what a ratio of times shows.
 
-    A difference is shown when the whole interval lies on one side of 1, the median by more than `SMALLEST_DIFFERENCE`,
-    and there were at least `FEWEST_RUNS`: of fewer, all lie on one side by chance too often (of three one time in four).
+    A difference is shown when the whole interval lies on one side of 1, its median by more than `SMALLEST_DIFFERENCE`,
+    and there were at least `FEWEST_RUNS`: fewer lie all on one side by chance too often (three do one time in four).
     """
     if ratio is None or runs < FEWEST_RUNS or abs(ratio.median - 1) <= SMALLEST_DIFFERENCE:
         return "no difference shown"

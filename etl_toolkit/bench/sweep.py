@@ -7,24 +7,21 @@ An interrupted sweep continues when it is run again with the same directory and 
 
 from __future__ import annotations
 
-import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psycopg2
-
 from etl_toolkit import server
-from etl_toolkit.bench import analysis, journal, machine, monitor, recommend, records, workloads
+from etl_toolkit.bench import journal, records, run_directory, workloads
 from etl_toolkit.bench.cases import schedule
 from etl_toolkit.bench.databases import ScratchDatabases, StartingPoint
 from etl_toolkit.bench.measure import RunOutcome, measure
-from etl_toolkit.bench.records import Case, Manifest, RunRecord, Sample
+from etl_toolkit.bench.records import Case, RunRecord, Sample
 from etl_toolkit.bench.sweep_config import SweepConfig
+from etl_toolkit.bench.writing import write_manifest, write_table
 from etl_toolkit.errors import UsageError
 
 __all__ = ["Progress", "SweepConfig", "resume", "run"]
@@ -45,13 +42,14 @@ def run(
     *,
     directory: Path | str,
     dsn: str | None = None,
-    command: str = "",
+    command: Sequence[str] | str = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunRecord:
     """Measure what `config` says and write the run directory; continue it when it was interrupted.
 
     `dsn` names a server where the role may create databases: the sweep works in databases of its own and drops them.
-    None starts a throw-away server with the `durable` settings. `command` goes into the manifest without its DSN.
+    None starts a throw-away server with the `durable` settings. `command`, words or text, goes into the manifest
+    without its DSN.
     A KeyboardInterrupt leaves a readable directory with the status `interrupted`, and is raised again.
 
     Raises:
@@ -59,16 +57,17 @@ def run(
             databases.
     """
     path = Path(directory)
-    manifest = _begin(path, config, command)
+    manifest = run_directory.begin(path, config, command.split() if isinstance(command, str) else command)
     with _server(dsn) as place, tempfile.TemporaryDirectory(prefix="etl_toolkit-bench-") as scratch:
         databases = ScratchDatabases(place, f"etl_bench_{manifest.run_id[-8:]}_")
         try:
             prepared = workloads.prepare(config, Path(scratch), place)
-            manifest = _described(manifest, config, prepared, place)
-            records.write_manifest(path, manifest)
+            manifest = run_directory.described(manifest, config, prepared, place)
+            write_manifest(path, manifest)
             sweep = _Sweep(path, config, prepared, databases, on_progress)
             reason = sweep.all_rounds()
-            manifest = replace(manifest, status="finished", reason=reason)
+            watching = {**manifest.monitor, "cpu_share_of_one_core_during_runs": sweep.monitor_cpu_share}
+            manifest = replace(manifest, status="finished", reason=reason, monitor=watching)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
             manifest = replace(manifest, status="interrupted" if stopped else "failed")
@@ -76,8 +75,8 @@ def run(
                 manifest = replace(manifest, reason=f"{type(error).__name__}: {error}".splitlines()[0])
             raise
         finally:
+            run_directory.finish(path, manifest)
             databases.close()
-            _finish(path, replace(manifest, finished_at=_now()))
     return records.load(path)
 
 
@@ -112,6 +111,13 @@ class _Sweep:
         self._done = {sample.run_index: sample for sample in journal.samples(directory)}
         self._refused = {sample.case for sample in self._done.values() if is_refusal(sample)}
         self._began = time.monotonic()
+        self._monitor_seconds = 0.0
+        self._watched_seconds = 0.0
+
+    @property
+    def monitor_cpu_share(self) -> float | None:
+        """What the monitor took of one core while runs were measured."""
+        return self._monitor_seconds / self._watched_seconds if self._watched_seconds else None
 
     def all_rounds(self) -> str | None:
         """Make every run that is not in the journal; return why it ended early, None when it did not."""
@@ -125,8 +131,10 @@ class _Sweep:
                 limit, rounds = self._config.time_limit_seconds, self._config.rounds
                 return f"time limit of {limit:.0f} s reached in round {number} of {rounds}"
             outcome = self._one_run(case, run_index, number)
+            self._monitor_seconds += outcome.monitor_cpu_seconds
+            self._watched_seconds += outcome.watched_seconds
             if outcome.timeline is not None:
-                records.write_table(journal.timeline_path(self._directory, run_index), outcome.timeline)
+                write_table(journal.timeline_path(self._directory, run_index), outcome.timeline)
             journal.append(self._directory, outcome.sample)
             self._done[run_index] = outcome.sample
             if outcome.is_refusal:
@@ -161,66 +169,6 @@ def is_refusal(sample: Sample) -> bool:
     return sample.error is not None and sample.error.startswith(("UnsafeStrategyError", "UsageError"))
 
 
-def _begin(path: Path, config: SweepConfig, command: str) -> Manifest:
-    """Return the manifest of a new run directory, or of the interrupted one that is there."""
-    here = machine.machine()
-    if (path / "manifest.json").exists():
-        manifest = records.load_manifest(path)
-        if manifest.status == "finished":
-            raise UsageError(f"{str(path)!r} holds a finished sweep; name another directory")
-        if dict(manifest.config) != config.as_dict():
-            raise UsageError(f"{str(path)!r} holds another sweep; name another directory, or its own configuration")
-        if manifest.machine.get("fingerprint") != here["fingerprint"]:
-            raise UsageError(f"{str(path)!r} was begun on another machine; times of two machines do not mix")
-        if (manifest.git_commit, manifest.versions) != (machine.git_commit(), machine.versions()):
-            raise UsageError(f"{str(path)!r} was begun with other code or other versions; name another directory")
-        return replace(manifest, status="running", reason=None, finished_at=None)
-    if path.exists() and any(path.iterdir()):
-        raise UsageError(f"{str(path)!r} is not empty and no run directory; name another")
-    manifest = Manifest(
-        run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{config.name}-{secrets.token_hex(4)}",
-        command=machine.without_secrets(command.split()),
-        seed=config.seed,
-        status="running",
-        started_at=_now(),
-        git_commit=machine.git_commit(),
-        versions=machine.versions(),
-        machine=here,
-        config=config.as_dict(),
-        rounds=config.rounds,
-    )
-    records.write_manifest(path, manifest)
-    (path / "journal").mkdir(exist_ok=True)
-    return manifest
-
-
-def _described(manifest: Manifest, config: SweepConfig, prepared: workloads.Prepared, dsn: str) -> Manifest:
-    with closing(psycopg2.connect(dsn)) as connection:
-        facts, settings = machine.server(connection)
-    watching = monitor.overhead(dsn, interval_seconds=config.interval_seconds)
-    return replace(
-        manifest,
-        server=facts,
-        pg_settings=settings,
-        monitor=asdict(watching),
-        workloads={name: files.summary for name, files in prepared.files.items()},
-        skipped=prepared.skipped,
-        cases=tuple(case.name for case in prepared.cases),
-    )
-
-
-def _finish(path: Path, manifest: Manifest) -> None:
-    """Write what was measured, however the sweep ended; last of all the status."""
-    finished = manifest.status == "finished"
-    done = journal.fold(path)
-    records.write_json(path / "report.json", analysis.report(manifest, done))
-    if finished:
-        recommend.write_config(path / "recommended.toml", manifest, records.load(path).report)
-    records.write_manifest(path, manifest)
-    if finished:
-        journal.remove(path)
-
-
 @contextmanager
 def _server(dsn: str | None) -> Iterator[str]:
     if dsn is not None:
@@ -228,7 +176,3 @@ def _server(dsn: str | None) -> Iterator[str]:
         return
     with server.temporary(profile="durable") as embedded:
         yield embedded.dsn
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

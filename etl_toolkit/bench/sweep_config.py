@@ -41,7 +41,7 @@ class SweepConfig:
     batch_rows: tuple[int, ...] = ()
     side_overlap: float = 0.5
     twin: str | None = "partitioned"
-    grid: Literal["slices", "full"] = "slices"
+    grid: Literal["slices", "full", "corners"] = "slices"
     rounds: int = 5
     seed: int = 0
     interval_seconds: float = 0.1

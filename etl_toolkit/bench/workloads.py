@@ -88,6 +88,8 @@ def _own(config: SweepConfig, scratch: Path, dsn: str) -> Prepared:
         "distinct_keys": overlap.distinct_keys,
         "shared_keys": overlap.shared_keys,
         "groups": [list(group) for group in overlap.groups],
+        "distinct_keys_per_file": [file.distinct_keys for file in overlap.files],
+        "pairs": [[left, right, keys] for (left, right), keys in sorted(overlap.pairs.items())],
         "size_bytes": size_bytes,
     }
     return Prepared(cases, {middle.workload: Files(paths, create, size_bytes, summary)}, skipped)

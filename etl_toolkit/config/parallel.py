@@ -49,6 +49,7 @@ class ParallelConfig:
     statement_timeout_seconds: how long one statement may run on the server (0: no limit).
     idle_in_transaction_timeout_seconds: after how long the server ends a silent session of ours (0: never).
     connect_timeout_seconds: how long opening a connection may take; libpq knows no less than 2.
+    server_work_memory_bytes: `work_mem` of the sessions: what a sort or a hash join may hold, per worker.
     max_line_bytes: the longest record of a CSV file; a longer one is taken to be a fault in the quoting.
     """
 
@@ -69,6 +70,7 @@ class ParallelConfig:
     statement_timeout_seconds: float = 0.0
     idle_in_transaction_timeout_seconds: float = 0.0
     connect_timeout_seconds: float = 10.0
+    server_work_memory_bytes: int = 64 * 1024 * 1024
     max_line_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:

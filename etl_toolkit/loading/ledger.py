@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg2
 from psycopg2.extras import execute_values
 
-from etl_toolkit.errors import LedgerError
+from etl_toolkit.errors import LedgerError, map_driver_error
 from etl_toolkit.model import Batch, Counts, LoadSpec, Plan, Reject, SourceFile, TargetTable
 
 SCHEMA = "etl_toolkit"
 _CREATION_LOCK = 0x65746C5F746B  # "etl_tk"
 
-_DDL = """
+DEFINITION = """
 CREATE SCHEMA IF NOT EXISTS etl_toolkit;
 CREATE TABLE IF NOT EXISTS etl_toolkit.runs (
     run_id text PRIMARY KEY,
@@ -55,6 +56,7 @@ CREATE TABLE IF NOT EXISTS etl_toolkit.batches (
     counts jsonb,
     claimed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     transaction_id xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    version xid,
     PRIMARY KEY (run_id, number)
 );
 CREATE TABLE IF NOT EXISTS etl_toolkit.rejects (
@@ -91,18 +93,31 @@ class Claim:
 
 
 def prepare(connection: Any) -> None:
-    """Create the ledger unless it is there. One creator at a time: CREATE IF NOT EXISTS races."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_catalog.to_regclass('etl_toolkit.rejects') IS NOT NULL")
-        if not cursor.fetchone()[0]:
-            cursor.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
-            cursor.execute(_DDL)
-    connection.commit()
+    """Create the ledger unless it is there. One creator at a time: CREATE IF NOT EXISTS races.
+
+    Raises DatabaseError where the role may neither use the ledger nor create it.
+    """
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_catalog.to_regclass('etl_toolkit.before_images') IS NOT NULL")
+            if not cursor.fetchone()[0]:
+                cursor.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
+                cursor.execute(DEFINITION)
+        connection.commit()
+    except psycopg2.Error as error:
+        doing = f"opening the ledger (schema {SCHEMA}; `etl-toolkit db ledger-sql` prints what an administrator runs once)"
+        raise map_driver_error(error, doing=doing) from None
 
 
-def lock_table(connection: Any, target_oid: int, label: str, *, wait_seconds: float) -> None:
-    """Take the session's advisory lock on the target table; raises LedgerError that names the holder."""
-    deadline = time.monotonic() + wait_seconds
+def lock_table(
+    connection: Any, target_oid: int, label: str, *, wait_seconds: float, on_wait: Callable[[str, float], None] | None = None
+) -> None:
+    """Take the session's advisory lock on the target table; raises LedgerError that names the holder.
+
+    While it waits it calls `on_wait` every ten seconds with the holder and the seconds waited.
+    """
+    started = time.monotonic()
+    next_word = started
     with connection.cursor() as cursor:
         while True:
             cursor.execute("SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", (_CREATION_LOCK % 2**31, _signed(target_oid)))
@@ -118,8 +133,12 @@ def lock_table(connection: Any, target_oid: int, label: str, *, wait_seconds: fl
             )
             holder = cursor.fetchone()
             connection.commit()
-            if time.monotonic() >= deadline:
-                who = f"{holder[1] or 'a session'} (process {holder[0]}, user {holder[2]})" if holder else "another session"
+            who = f"{holder[1] or 'a session'} (process {holder[0]}, user {holder[2]})" if holder else "another session"
+            now = time.monotonic()
+            if on_wait and now >= next_word:
+                on_wait(who, now - started)
+                next_word = now + 10
+            if now >= started + wait_seconds:
                 raise LedgerError(f"another run is loading {label}: {who}; wait for it, or give --wait SECONDS")
             time.sleep(0.2)
 
@@ -137,7 +156,7 @@ def begin(
         cursor.execute(
             "INSERT INTO etl_toolkit.runs (run_id, target, target_oid, status, strategy, spec, plan) "
             "VALUES (%s, %s, %s, 'running', %s, %s, %s)",
-            (run_id, target.qualified_name, target.oid, plan.strategy, json.dumps(asdict(spec)), json.dumps(pinned(plan))),
+            (run_id, target.qualified_name, target.oid, plan.strategy, json.dumps(asdict(spec)), json.dumps(pinned(plan) | {"columns": [[column.name, column.type] for column in target.columns]})),
         )
         execute_values(
             cursor,
@@ -219,8 +238,8 @@ def resume(connection: Any, run: PastRun, target: TargetTable, files: Sequence[S
     That is: it is complete, the table was replaced, a file changed, or a newer run has written to the table since, whose
     rows the files of this one would revert (`force` overrides this last one).
     """
-    if run.status == "complete":
-        raise LedgerError(f"run {run.run_id} is complete; to load its files again, start a new run")
+    if run.status in ("complete", "undone"):
+        raise LedgerError(f"run {run.run_id} is {run.status}; to load its files again, start a new run")
     if run.target_oid != target.oid:
         raise LedgerError(f"{run.target} was dropped and created again since run {run.run_id}; start a new run")
     now = [(file.position, file.content_hash) for file in files]
@@ -261,11 +280,18 @@ def claim(cursor: Any, run_id: str, batch: Batch, *, undoable: bool = False) -> 
 
 
 def complete(cursor: Any, run_id: str, batch: Batch, counts: Mapping[int, Counts]) -> None:
-    """Write a batch's counts per file: the last statement of its transaction."""
+    """Write a batch's counts per file, and the number that its rows carry as `xmin`: the end of its transaction.
+
+    That number is not the transaction's own where a savepoint was set before the rows were written; this row is written
+    behind the same savepoint, so it carries the same.
+    """
     text = json.dumps({position: asdict(value) for position, value in counts.items()})
+    where = (run_id, batch.number)
     cursor.execute(
-        "UPDATE etl_toolkit.batches SET counts = %s WHERE run_id = %s AND number = %s", (text, run_id, batch.number)
+        "UPDATE etl_toolkit.batches SET counts = %s WHERE run_id = %s AND number = %s RETURNING xmin::text", (text, *where)
     )
+    version = cursor.fetchone()[0]
+    cursor.execute("UPDATE etl_toolkit.batches SET version = %s WHERE run_id = %s AND number = %s", (version, *where))
 
 
 def record_rejects(cursor: Any, run_id: str, rejects: Sequence[Reject]) -> None:

@@ -43,7 +43,7 @@ def create_staging(target: TargetTable, layout: Layout, *, name: str = STAGING) 
     """
     statement = SQL(
         "CREATE TEMP TABLE {name} ON COMMIT DROP AS SELECT 0::smallint AS etl_file, {columns} FROM {table} WITH NO DATA"
-    ).format(name=Identifier(name), columns=_names(layout.columns), table=table(target))
+    ).format(name=Identifier(name), columns=names(layout.columns), table=table(target))
     actions: list[Composable] = []
     if not target.arbiter.nulls_not_distinct:
         actions += [SQL("ALTER {} SET NOT NULL").format(Identifier(column)) for column in target.key]
@@ -65,7 +65,7 @@ def create_shared_staging(target: TargetTable, layout: Layout, destination: Comp
     statement = SQL(
         "DROP TABLE IF EXISTS {name}; CREATE UNLOGGED TABLE {name} AS SELECT {file}::smallint AS etl_file, {columns} "
         "FROM {table} WITH NO DATA; ALTER TABLE {name} ALTER etl_file SET DEFAULT {file}"
-    ).format(name=destination, file=sql.Literal(file), columns=_names(layout.columns), table=table(target))
+    ).format(name=destination, file=sql.Literal(file), columns=names(layout.columns), table=table(target))
     if not target.arbiter.nulls_not_distinct:
         statement += SQL(", {}").format(required)
     if target.arbiter.predicate:
@@ -82,7 +82,7 @@ def staged_partition(target: TargetTable, layout: Layout, tables: Sequence[Compo
             keys, sql.Literal(parts), sql.Literal(part)
         )
     rows = [
-        SQL("SELECT etl_file, {}, ctid FROM {}{}").format(_names(layout.columns), name, mine) for name in tables
+        SQL("SELECT etl_file, {}, ctid FROM {}{}").format(names(layout.columns), name, mine) for name in tables
     ]
     return SQL("({}) AS staged").format(SQL(" UNION ALL ").join(rows))
 
@@ -102,7 +102,7 @@ def empty_staging(name: str = STAGING) -> Composed:
 def copy_into(destination: Composable, layout: Layout) -> Composed:
     """COPY records of `layout` into a table, by column list; unquoted empty is NULL, quoted empty is the empty text."""
     return SQL("COPY {} ({}) FROM STDIN (FORMAT csv, DELIMITER {}, QUOTE '\"', NULL '')").format(
-        destination, _names(layout.columns), sql.Literal(layout.delimiter)
+        destination, names(layout.columns), sql.Literal(layout.delimiter)
     )
 
 
@@ -142,22 +142,12 @@ def judged(upsert: Upsert, source: Composable) -> Composed:
     Unchanged rows are found by row image (`*<>`), which also tells `1.0` from `1.00` and works on json, and are left out
     before ON CONFLICT, whose own WHERE would lock each row first.
     """
-    target, layout = upsert.target, upsert.layout
-    aliases = _aliases(target)
-    key_items = SQL(", ").join(
-        SQL("{} AS {}").format(SQL(expression), alias)
-        for expression, alias in zip(target.arbiter.expressions, aliases, strict=True)
-    )
-    staged = SQL("SELECT etl_file, {}, {}, ctid AS etl_row FROM {}").format(_names(layout.columns), key_items, source)
-    latest = staged if upsert.unique else _latest(upsert, staged, aliases)
-    present = SQL("SELECT *, {}, tableoid AS etl_present, ctid AS etl_place FROM {}").format(key_items, table(target))
-    if target.arbiter.predicate:
-        present += SQL(" WHERE {}").format(SQL(target.arbiter.predicate))
-    equal = SQL("IS NOT DISTINCT FROM") if target.arbiter.nulls_not_distinct else SQL("=")
-    on = SQL(" AND ").join(SQL("present.{} {} latest.{}").format(alias, equal, alias) for alias in aliases)
+    target = upsert.target
+    latest, present = latest_rows(upsert, source), present_rows(target, system_columns=upsert.undoable)
+    on = match_keys(target, "present", "latest")
     differs: Composable = SQL("false")
     if not upsert.keeps_present:
-        differs = SQL("(ROW({})::record *<> ROW({})::record)").format(_names(upsert.values, "present"), _names(upsert.values, "latest"))
+        differs = SQL("(ROW({})::record *<> ROW({})::record)").format(names(upsert.values, "present"), names(upsert.values, "latest"))
     stale: Composable = SQL("false")
     if upsert.action is ConflictAction.NEWER and upsert.order_by:
         stale = _older(Identifier("latest", upsert.order_by), Identifier("present", upsert.order_by))
@@ -172,7 +162,24 @@ def judged(upsert: Upsert, source: Composable) -> Composed:
     )  # fmt: skip
 
 
-def _latest(upsert: Upsert, staged: Composed, aliases: Sequence[Identifier]) -> Composed:
+def present_rows(target: TargetTable, *, system_columns: bool = False) -> Composed:
+    """The rows of the table that the arbitrating index covers, with their key parts; `etl_present` is never NULL."""
+    extra = SQL(", ctid AS etl_place, xmin, xmax") if system_columns else SQL("")
+    present = SQL("SELECT *, {}, tableoid AS etl_present{} FROM {}").format(key_items(target), extra, table(target))
+    if target.arbiter.predicate:
+        present += SQL(" WHERE {}").format(SQL(target.arbiter.predicate))
+    return present
+
+
+def latest_rows(upsert: Upsert, source: Composable) -> Composed:
+    """The staged rows with their key parts, of those with equal keys only the one that wins."""
+    staged = SQL("SELECT etl_file, {}, {}, ctid AS etl_row FROM {}").format(
+        names(upsert.layout.columns), key_items(upsert.target), source
+    )
+    return staged if upsert.unique else _winners(upsert, staged, key_aliases(upsert.target))
+
+
+def _winners(upsert: Upsert, staged: Composed, aliases: Sequence[Identifier]) -> Composed:
     """Of staged rows with equal keys, the one that wins: the last, the first for `ignore`, or the greatest `order_by`.
 
     Where rows of several files compete, the winner takes over the key as the first of these files spells it: loaded one
@@ -183,6 +190,7 @@ def _latest(upsert: Upsert, staged: Composed, aliases: Sequence[Identifier]) -> 
     order: list[Composable] = []
     if upsert.order_by and not first_wins:
         order.append(SQL("{} DESC NULLS LAST").format(Identifier(upsert.order_by)))
+    within = SQL(", ").join([*order, SQL("etl_row{}").format(direction)])
     if upsert.several_files:
         order.append(SQL("etl_file{}").format(direction))
     order.append(SQL("etl_row{}").format(direction))
@@ -196,11 +204,11 @@ def _latest(upsert: Upsert, staged: Composed, aliases: Sequence[Identifier]) -> 
     )
     return SQL(
         "SELECT * FROM (SELECT etl_file, {values}{first}, {keys}, row_number() OVER (PARTITION BY {keys} ORDER BY {order}) "
-        "AS etl_place FROM ({staged}) AS staged WINDOW first_file AS (PARTITION BY {keys} ORDER BY etl_file, etl_row DESC)) "
+        "AS etl_place FROM ({staged}) AS staged WINDOW first_file AS (PARTITION BY {keys} ORDER BY etl_file, {within})) "
         "AS placed WHERE etl_place = 1"
     ).format(
         values=SQL("").join(SQL("{}, ").format(Identifier(name)) for name in upsert.values),
-        first=first, keys=keys, order=SQL(", ").join(order), staged=staged,
+        first=first, keys=keys, order=SQL(", ").join(order), within=within, staged=staged,
     )  # fmt: skip
 
 
@@ -218,10 +226,6 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
             resolution += SQL(" WHERE NOT {}").format(
                 _older(Identifier("excluded", upsert.order_by), Identifier("etl_target", upsert.order_by))
             )
-    arbiter = SQL("({})").format(SQL(", ").join(_inference(target)))
-    if target.arbiter.predicate:
-        arbiter += SQL(" WHERE {}").format(SQL(target.arbiter.predicate))
-    overriding = any(column.identity == "a" and column.name in layout.columns for column in target.columns)
     return SQL(
         "WITH {judged}{kept}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} SELECT {columns} FROM judged "
         "WHERE etl_new OR etl_differs ORDER BY {keys} "
@@ -231,10 +235,23 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
         "(SELECT count(*) FILTER (WHERE etl_inserted) FROM written), (SELECT count(*) FROM written) "
         "FROM judged GROUP BY etl_file"
     ).format(
-        judged=judged(upsert, source), kept=_kept(upsert), table=table(target), columns=_names(layout.columns),
-        overriding=SQL(" OVERRIDING SYSTEM VALUE") if overriding else SQL(""), keys=SQL(", ").join(_aliases(target)),
-        arbiter=arbiter, resolution=resolution,
+        judged=judged(upsert, source), kept=_kept(upsert), table=table(target), columns=names(layout.columns),
+        overriding=overriding(upsert), keys=SQL(", ").join(key_aliases(target)),
+        arbiter=arbiter_of(target), resolution=resolution,
     )  # fmt: skip
+
+
+def arbiter_of(target: TargetTable) -> Composed:
+    """What follows ON CONFLICT: the key parts of the arbitrating index, and its predicate."""
+    # As pg_get_indexdef spells them: in parentheses a column with a collation would be an expression, and match no index.
+    arbiter = SQL("({})").format(SQL(", ").join(map(SQL, target.arbiter.expressions)))
+    return arbiter + SQL(" WHERE {}").format(SQL(target.arbiter.predicate)) if target.arbiter.predicate else arbiter
+
+
+def overriding(upsert: Upsert) -> SQL:
+    """Values for a GENERATED ALWAYS identity column need to be insisted on."""
+    always = any(column.identity == "a" and column.name in upsert.layout.columns for column in upsert.target.columns)
+    return SQL(" OVERRIDING SYSTEM VALUE") if always else SQL("")
 
 
 def _kept(upsert: Upsert) -> Composable:
@@ -265,9 +282,9 @@ def forecast(cursor: Any, upsert: Upsert) -> tuple[int, int, int]:
     return int(new), int(differing), int(same)
 
 
-def merge(cursor: Any, upsert: Upsert, source: Composable | None = None) -> dict[int, Merged]:
-    """Run the upsert of the staged rows; return what became of them, by file position."""
-    cursor.execute(merge_statement(upsert, source or staging_table()))
+def judge(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:
+    """Run `merge_statement`; return what became of the staged rows, by file position."""
+    cursor.execute(merge_statement(upsert, source))
     found = cursor.fetchall()
     if not found:
         return {}
@@ -298,7 +315,22 @@ def _settle(verdicts: dict[int, Merged], inserted: int, updated: int, *, keeps_p
     return settled
 
 
-def _aliases(target: TargetTable) -> list[Identifier]:
+def key_items(target: TargetTable) -> Composed:
+    """The values of the arbitrating index's key parts as items of a SELECT over the table's columns."""
+    parts = zip(target.arbiter.expressions, key_aliases(target), strict=True)
+    return SQL(", ").join(SQL("{} AS {}").format(SQL(expression), alias) for expression, alias in parts)
+
+
+def match_keys(target: TargetTable, left: str, right: str) -> Composed:
+    """A condition on two relations with `key_items`: their keys are the same to the index."""
+    equal = SQL("IS NOT DISTINCT FROM") if target.arbiter.nulls_not_distinct else SQL("=")
+    return SQL(" AND ").join(
+        SQL("{} {} {}").format(Identifier(left, *alias.strings), equal, Identifier(right, *alias.strings))
+        for alias in key_aliases(target)
+    )
+
+
+def key_aliases(target: TargetTable) -> list[Identifier]:
     """Names for the values of the arbitrating index's key parts."""
     return [Identifier(f"etl_k{number}") for number in range(len(target.arbiter.expressions))]
 
@@ -308,13 +340,7 @@ def _older(left: Composable, right: Composable) -> Composed:
     return SQL("({left} < {right} OR ({left} IS NULL AND {right} IS NOT NULL)) IS TRUE").format(left=left, right=right)
 
 
-def _inference(target: TargetTable) -> list[Composable]:
-    if target.arbiter.is_plain:
-        return [SQL(expression) for expression in target.arbiter.expressions]
-    return [SQL("({})").format(SQL(expression)) for expression in target.arbiter.expressions]
-
-
-def _names(columns: Sequence[str], qualifier: str | None = None) -> Composed:
+def names(columns: Sequence[str], qualifier: str | None = None) -> Composed:
     return SQL(", ").join(Identifier(qualifier, name) if qualifier else Identifier(name) for name in columns)
 
 

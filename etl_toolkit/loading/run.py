@@ -18,10 +18,11 @@ from etl_toolkit.workspace import Workspace
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a load, for progress and logs: a name and its facts."""
+    """Something that happened in a load, for progress and logs: a name, its facts, and the run it belongs to."""
 
     name: str
     facts: dict[str, Any]
+    run_id: str = ""
 
 
 class Phases:
@@ -68,7 +69,7 @@ class Run:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tell(self, name: str, **facts: Any) -> None:
-        self.notify(Event(name, facts))
+        self.notify(Event(name, facts, self.run_id))
 
     def file(self, position: int) -> SourceFile:
         return next(file for file in self.files if file.position == position)
@@ -77,7 +78,7 @@ class Run:
         """Called with every block that goes to COPY; the place where a stopped load is noticed."""
         if self.stop.is_set():
             raise InterruptedError("the load was stopped")
-        self.notify(Event("bytes", {"bytes": len(data), "rows": data.count(b"\n")}))
+        self.notify(Event("bytes", {"bytes": len(data), "rows": data.count(b"\n")}, self.run_id))
 
     def note_rejects(self, found: tuple[Reject, ...]) -> None:
         """Remember the rejects of a file; the same record is only ever counted once."""

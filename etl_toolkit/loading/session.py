@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import psycopg2
 from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED, parse_dsn
 
 from etl_toolkit.config import ParallelConfig
-from etl_toolkit.errors import map_driver_error
+from etl_toolkit.errors import UsageError, map_driver_error
 
 # Text is parsed and compared under these, whatever the role or the database has set.
 PINNED = {
@@ -27,11 +28,14 @@ PINNED = {
 }
 
 
+_ENCODE = "percent-encode special characters of user and password (@ is %40, / is %2F), or use PGPASSFILE"
+
+
 @dataclass
 class Sessions:
     """Opens connections for one run, and can cancel them all from another thread."""
 
-    dsn: str
+    dsn: str = field(repr=False)  # it may hold a password
     config: ParallelConfig
     run_id: str = ""
     _open: set[Any] = field(default_factory=set, repr=False)
@@ -40,6 +44,7 @@ class Sessions:
     def connect(self, role: str) -> Any:
         """Open a READ COMMITTED connection named `etl_toolkit <run> <role>`; raises DatabaseError."""
         config = self.config
+        check_dsn(self.dsn)
         try:
             connection = psycopg2.connect(
                 self.dsn,
@@ -54,6 +59,7 @@ class Sessions:
             raise map_driver_error(error, doing=f"connecting to {place(self.dsn)}") from None
         connection.set_session(isolation_level=ISOLATION_LEVEL_READ_COMMITTED, readonly=False)
         settings = PINNED | {
+            "work_mem": f"{config.server_work_memory_bytes // 1024}kB",
             "lock_timeout": f"{round(config.lock_timeout_seconds * 1000)}",
             "statement_timeout": f"{round(config.statement_timeout_seconds * 1000)}",
             "idle_in_transaction_session_timeout": f"{round(config.idle_in_transaction_timeout_seconds * 1000)}",
@@ -89,6 +95,29 @@ class Sessions:
                 connection.cancel()
             except psycopg2.Error:
                 continue  # it is gone already
+
+
+def check_dsn(dsn: str) -> None:
+    """Raise UsageError where a DSN cannot be read, or not for sure; the message repeats no part of it.
+
+    In a URL whose password has a bare `@` or `/`, libpq takes a part of the password for the host, port or database,
+    and would name it in its own message.
+    """
+    try:
+        parts = parse_dsn(dsn) if dsn else {}
+    except psycopg2.Error as error:
+        reason = re.sub(r'"[^"]*"', '"…"', str(error).strip().removeprefix("invalid dsn: "))
+        raise UsageError(f"the DSN cannot be read: {reason}; {_ENCODE}") from None
+    is_url = dsn.startswith(("postgresql://", "postgres://"))
+    if is_url and any("@" in str(parts.get(name, "")) for name in ("host", "port", "dbname")):
+        raise UsageError(f"the DSN cannot be read for sure, because of an '@' behind the host; {_ENCODE}")
+
+
+def plain_text_host(connection: Any) -> str | None:
+    """Return the host of a connection that is not encrypted and leaves this machine, else None."""
+    host: str = connection.info.host or ""
+    is_local = not host or host.startswith("/") or host in ("localhost", "::1") or host.startswith("127.")
+    return None if is_local or connection.info.ssl_in_use else host
 
 
 def place(dsn: str) -> str:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 from etl_toolkit.tables import Table, cell_text, table_html
@@ -120,6 +122,13 @@ class Section:
 def anchor(title: str) -> str:
     """Return the name a link to the section called `title` uses."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def written_table(name: str) -> Table:
+    """Return a table of `texts.toml`: what is said, not measured."""
+    text = (files("etl_toolkit.reporting") / "texts.toml").read_text(encoding="utf-8")
+    entry = tomllib.loads(text)[name]
+    return Table(entry["caption"], entry["head"], entry["rows"])
 
 
 # --- HTML -------------------------------------------------------------------------------------------------------------

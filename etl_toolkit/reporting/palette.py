@@ -1,7 +1,7 @@
 """Colours that colour-blind readers can tell apart, and SVG that follows the reader's light or dark theme.
 
 Charts are drawn in stand-in colours; `to_svg` replaces them by CSS variables, whose values for light and dark stand in
-`THEME_CSS`. No series is told apart by its colour alone: each has a marker or dash of its own, and is labelled in place.
+`THEME`. No series is told apart by its colour alone: each has a marker or dash of its own, and is labelled in place.
 """
 
 from __future__ import annotations
@@ -77,11 +77,12 @@ def style() -> Iterator[None]:
     import matplotlib as mpl
 
     ink, soft, grid = stand_in("ink"), stand_in("soft"), stand_in("grid")
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "etl_toolkit", "font.family": "sans-serif", "font.size": 8.5,
         "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": ink,
         "axes.labelcolor": ink, "axes.edgecolor": soft, "axes.linewidth": 0.7, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": grid, "grid.linewidth": 0.6,
+        "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": grid,
+        "grid.linewidth": 0.6,
         "xtick.color": soft, "ytick.color": soft, "xtick.labelcolor": ink, "ytick.labelcolor": ink, "text.color": ink,
         "figure.facecolor": "none", "axes.facecolor": "none", "legend.frameon": False, "lines.linewidth": 1.7,
         "lines.markersize": 4.5, "hatch.linewidth": 0.6, "figure.autolayout": False,
@@ -97,6 +98,7 @@ def to_svg(figure: Figure, name: str) -> str:
     figure.savefig(buffer, format="svg", metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<style type="text/css">\*\{[^<]*</style>', "", svg)
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[\d.]+pt"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", svg, count=1)
@@ -104,7 +106,7 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r"font(-family)?: ([^;\"]*?)('[^;\"]*|sans-serif)", _font, svg)
     for color in THEME:
         svg = svg.replace(stand_in(color), f"var(--chart-{color})")
-    svg = svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+    svg = svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" style="stroke-linejoin: round" ', 1)
     return re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", svg)).replace("<!-- ", "<!--")
 
 
@@ -114,10 +116,19 @@ def _font(found: re.Match[str]) -> str:
 
 
 def theme_css() -> str:
-    """CSS that gives the chart colours their values, light and dark."""
-    light = "; ".join(f"--chart-{name}: {pair[0]}" for name, pair in THEME.items())
-    dark = "; ".join(f"--chart-{name}: {pair[1]}" for name, pair in THEME.items())
-    return f":root {{ {light} }} @media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
+    """CSS that gives the chart colours their values, as the reader's system is set to light or dark."""
+    light, dark = _values()
+    return f":root {{ {light} }} @media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
+
+
+def jupyter_css() -> str:
+    """Return the same for JupyterLab, which has a theme of its own."""
+    light, dark = _values()
+    return f':root {{ {light} }} body[data-jp-theme-light="false"] {{ {dark} }}'
+
+
+def _values() -> list[str]:
+    return ["; ".join(f"--chart-{name}: {pair[which]}" for name, pair in THEME.items()) for which in (0, 1)]
 
 
 def standalone(svg: str, alt: str) -> str:

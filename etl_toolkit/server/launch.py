@@ -124,6 +124,7 @@ def stop(data_dir: Path | None = None, mode: StopMode = "fast") -> bool:
         with locked(home.lock):
             postmaster = find_postmaster(home)
             if postmaster is None:
+                _end_orphans(home)
                 return False
             os.kill(postmaster.process_id, signal.Signals[STOP_SIGNALS[mode]])
             deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
@@ -163,7 +164,7 @@ def _launch(launch: Launch) -> EmbeddedServer:
     home = launch.home
     if home.log_size_bytes() > LARGEST_LOG_BYTES:
         home.log.replace(home.log.with_name("server.log.1"))
-    _forget_reused_process_id(home)
+    socket_dir = home.socket_dir(launch.account)
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     ports_tried = 0
     said = ""
@@ -172,14 +173,16 @@ def _launch(launch: Launch) -> EmbeddedServer:
         if running is not None:
             return running
         if find_postmaster(home) is not None:
-            time.sleep(POLL_SECONDS)  # just launched or still recovering, or an earlier one that is about to stop
+            time.sleep(POLL_SECONDS)  # an earlier starter was killed and its server recovers, or one is about to stop
             continue
+        _forget_dead_predecessor(home, socket_dir)
         before = home.log_size_bytes()
-        process_id = _run_postgres(launch, _choose_port(launch, ports_tried))
-        while find_postmaster(home) is None and _is_alive(process_id) and time.monotonic() < deadline:
+        process_id = _run_postgres(launch, _choose_port(launch, ports_tried), socket_dir)
+        while _is_alive(process_id) and time.monotonic() < deadline:
+            running = running_server(home)
+            if running is not None:
+                return running
             time.sleep(POLL_SECONDS)
-        if _is_alive(process_id):
-            continue
         said = home.log_tail(before)
         if any(words in said for words in PREDECESSOR_EXITING):
             _end_orphans(home)
@@ -191,12 +194,12 @@ def _launch(launch: Launch) -> EmbeddedServer:
     raise ServerError(_why_not_started(launch, said or home.log_tail()))
 
 
-def _run_postgres(launch: Launch, port: int) -> int:
+def _run_postgres(launch: Launch, port: int, socket_dir: Path) -> int:
     home = launch.home
     settings = profile_settings(launch.profile) | {
         "listen_addresses": HOST,
         "port": str(port),
-        "unix_socket_directories": list_item(home.socket_dir(launch.account)),
+        "unix_socket_directories": list_item(socket_dir),
         "unix_socket_permissions": "0700",
     }
     home.write(home.cluster / SETTINGS_FILE, render(settings), launch.account)
@@ -234,26 +237,24 @@ def _end_orphans(home: Home) -> None:
 
     They see by themselves that it is gone, but not before the end of what they compute.
     """
-    if find_postmaster(home) is None:
+    if (home.cluster / "postmaster.pid").exists() and find_postmaster(home) is None:
         for process_id in processes_of(home):
             with suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGQUIT)
 
 
-def _forget_reused_process_id(home: Home) -> None:
-    """Remove a postmaster.pid whose process number now belongs to somebody else.
+def _forget_dead_predecessor(home: Home, socket_dir: Path) -> None:
+    """Remove the lock files of a killed server whose process number is in use again, by anybody.
 
-    PostgreSQL itself copes with a number that is free or another account's, and refuses to start when it is in use by
-    its own account: in a container the numbers are small and soon used again. The file also leads PostgreSQL to the
-    children of a killed server, so it stays while any of those lives.
+    PostgreSQL itself copes with a number that is free or another account's, but takes one of its own account for a
+    server. In a container the numbers are small and soon used again, or kept by zombies that nobody collects. While a
+    child of the killed server lives, the files stay: they lead PostgreSQL to it. The directory holds no other sockets.
     """
     pid_file = home.cluster / "postmaster.pid"
-    try:
-        process_id = int(pid_file.read_text(encoding="utf-8").split(maxsplit=1)[0])
-    except (FileNotFoundError, IndexError, ValueError):
-        return
-    if psutil.pid_exists(process_id) and not processes_of(home):
-        pid_file.unlink(missing_ok=True)
+    leftovers = [pid_file, *socket_dir.glob(".s.PGSQL.*")]
+    if any(file.exists() for file in leftovers) and not processes_of(home):
+        for file in leftovers:
+            file.unlink(missing_ok=True)
 
 
 def _choose_port(launch: Launch, ports_tried: int) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil
@@ -15,7 +17,7 @@ from etl_toolkit.server.home import HOST, SUPERUSER, Home
 
 @dataclass(frozen=True)
 class EmbeddedServer:
-    """A running embedded server. `repr()` leaves out the password; `dsn` has it."""
+    """A running embedded server. `repr()` and pickles leave out the password; `dsn` has it."""
 
     data_dir: Path
     bin_dir: Path
@@ -42,9 +44,22 @@ class EmbeddedServer:
         """The same for SQLAlchemy, which since 2.1 takes a plain `postgresql://` to mean psycopg 3."""
         return self.dsn.replace("postgresql://", "postgresql+psycopg2://", 1)
 
+    def __reduce__(self) -> tuple[Callable[..., EmbeddedServer], tuple[Any, ...]]:
+        """Leave the password in its file, where whoever may use the server finds it again."""
+        place = (self.data_dir, self.bin_dir, self.host, self.port, self.socket_dir)
+        return _unpickled, (place, self.user, self.database)
+
     def _login(self) -> str:
         password = "" if self.password is None else ":" + quote(self.password, safe="")
         return quote(self.user, safe="") + password
+
+
+def _unpickled(place: tuple[Path, Path, str, int, Path], user: str, database: str) -> EmbeddedServer:
+    try:
+        password = Home(place[0]).password.read_text(encoding="utf-8").strip()
+    except OSError:
+        password = None
+    return EmbeddedServer(*place, user=user, password=password, database=database)
 
 
 @dataclass(frozen=True)

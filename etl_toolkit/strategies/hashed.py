@@ -20,12 +20,12 @@ from etl_toolkit.loading.merge import (
     Upsert,
     count_keys,
     create_shared_staging,
-    merge,
     shared_staging,
     staged_partition,
 )
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, SourceFile
 from etl_toolkit.plan import layout_of
 from etl_toolkit.strategies.lanes import await_all, on_retry
@@ -56,7 +56,9 @@ def load_hashed(run: Run) -> dict[int, Counts]:
 def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) -> dict[int, Counts]:
     assert batch.partition is not None and run.layout is not None
     source = staged_partition(run.target, run.layout, tables, batch.partition, len(run.plan.batches))
-    upsert = Upsert(run.target, run.layout, run.spec.conflict_action, run.spec.order_by, several_files=True)
+    upsert = Upsert(
+        run.target, run.layout, run.spec.conflict_action, run.spec.order_by, several_files=True, undoable=run.spec.undoable
+    )
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert, source)
         staged = count_keys(cursor, run.target, source)

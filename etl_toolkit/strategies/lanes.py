@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
@@ -31,9 +32,11 @@ def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, C
 
 def load_with_retry(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) -> FileCounts:
     """Load one batch, again after a transient error."""
-    run.tell("batch_started", batch=batch.label)
+    run.tell("batch_started", batch=batch.label, files=[run.file(position).name for position in batch.files])
+    started = time.perf_counter()
     counts = run_with_retry(lambda: load(run, batch), run.config, on_retry=on_retry(run, batch.label))
-    run.tell("batch_done", batch=batch.label, rows=sum(item.read for item in counts.values()))
+    total = sum(counts.values(), Counts())
+    run.tell("batch_done", batch=batch.label, rows=total.read, counts=total, seconds=time.perf_counter() - started)
     return counts
 
 
@@ -45,7 +48,7 @@ def on_retry(run: Run, label: str) -> Callable[[RetryCallState], None]:
         with run.lock:
             run.retries += 1
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-        run.tell("retry", batch=label, attempt=state.attempt_number, sqlstate=code)
+        run.tell("retry", batch=label, attempt=state.attempt_number, sqlstate=code, reason=type(error).__name__)
         if run.stop.is_set():
             raise InterruptedError("the load was stopped")
 

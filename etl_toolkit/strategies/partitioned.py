@@ -15,8 +15,9 @@ import psycopg2
 from etl_toolkit.errors import EtlError, map_driver_error
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
-from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging, merge, staging_table, table
+from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging, staging_table, table
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, Layout
 from etl_toolkit.overlap import PROVEN, collapse
 from etl_toolkit.strategies.hashed import load_hashed
@@ -79,7 +80,7 @@ def _write(run: Run, cursor: Any, batch: Batch, division: Division) -> dict[int,
         try:
             return _copy_direct(run, cursor, batch, chosen)
         except psycopg2.errors.UniqueViolation:
-            cursor.execute("ROLLBACK TO SAVEPOINT etl_direct")
+            cursor.execute("ROLLBACK TO SAVEPOINT etl_direct; RELEASE SAVEPOINT etl_direct")
             run.tell("fallback", batch=batch.label)  # somebody else wrote one of our keys meanwhile: upsert
     return _copy_staged(run, cursor, chosen)
 
@@ -102,10 +103,13 @@ def _copy_staged(run: Run, cursor: Any, chosen: str) -> dict[int, Counts]:
     cursor.execute(create_staging(run.target, run.layout))
     query = f"SELECT file || {literal(layout.delimiter)} || record FROM {chosen} ORDER BY {run.scan.key_sql}"
     with run.phases.phase("copy"), run.workspace.cursor() as source:
+        staged = dict(source.execute(f"SELECT file, count(*) FROM {chosen} GROUP BY file").fetchall())
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
-    upsert = Upsert(run.target, run.layout, run.spec.conflict_action, run.spec.order_by, unique=True)
+    upsert = Upsert(
+        run.target, run.layout, run.spec.conflict_action, run.spec.order_by, unique=True, undoable=run.spec.undoable
+    )
     with run.phases.phase("merge"):
-        return {file: _counts(item) for file, item in merge(cursor, upsert).items()}
+        return {file: _counts(item) for file, item in merge(cursor, upsert, staged=staged).items()}
 
 
 def _counts(item: Merged) -> Counts:

@@ -20,13 +20,13 @@ from etl_toolkit.loading.merge import (
     count_keys,
     create_staging,
     empty_staging,
-    merge,
     set_file,
     staging_table,
 )
 from etl_toolkit.loading.records import RecordStream
 from etl_toolkit.loading.rejects import refused_records
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout, Reject, SourceFile, Strategy
 from etl_toolkit.overlap import read_failure
 from etl_toolkit.plan import layout_of
@@ -86,11 +86,14 @@ def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[i
 def _load_file(run: Run, cursor: Any, file: SourceFile) -> tuple[int, Merged]:
     """Stage and merge one file, in chunks where the strategy and the key allow it; return rows staged and their fate."""
     layout = layout_of(file, run.target)
-    upsert = Upsert(run.target, layout, run.spec.conflict_action, run.spec.order_by, _has_unique_keys(run, file.position))
+    upsert = Upsert(
+        run.target, layout, run.spec.conflict_action, run.spec.order_by, _has_unique_keys(run, file.position),
+        undoable=run.spec.undoable,
+    )  # fmt: skip
     total, staged = Merged(), 0
     for rows in stage(run, cursor, file, layout, chunk_records=run.config.chunk_size if _may_chunk(run) else None):
         with run.phases.phase("merge"):
-            total = total + merge(cursor, upsert).get(file.position, Merged())
+            total = total + merge(cursor, upsert, staged={file.position: rows}).get(file.position, Merged())
         if _may_chunk(run):
             cursor.execute(empty_staging())
         staged += rows
@@ -115,7 +118,9 @@ def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[
         cursor.execute(set_file(file.position))
         staged[file.position] = sum(stage(run, cursor, file, layout_of(file, run.target)))
     keys = count_keys(cursor, run.target, staging_table())
-    upsert = Upsert(run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=True)
+    upsert = Upsert(
+        run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=True, undoable=run.spec.undoable
+    )
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert)
     return {

@@ -1,0 +1,97 @@
+"""`make bench-peers`, `python -m etl_toolkit.bench.peers`: our strategies against everybody else, interleaved.
+
+Four files of 500,000 rows, disjoint, half and wholly overlapping, into an empty table; and the disjoint ones into a
+table that holds every key already, once all to be rewritten and once all unchanged. Every answer is checked. It is a
+sweep, so it leaves a run directory and an interrupted one continues; on top come `peers.md` and `peers.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from etl_toolkit.bench import peer_table, sweep
+from etl_toolkit.bench.contenders import CONTENDERS
+from etl_toolkit.bench.sweep_config import SweepConfig
+from etl_toolkit.errors import EtlError
+from etl_toolkit.server import resolve_dsn
+
+# Of the ones that take ten times as long as the others, one has to be asked for.
+USUAL = tuple(name for name, contender in CONTENDERS.items() if not contender.is_slow)
+
+
+def peers_config(
+    *, files: int = 4, rows: int = 500_000, rounds: int = 5, key: str = "bigint", contenders: tuple[str, ...] = USUAL
+) -> SweepConfig:
+    """Return the sweep over the five cases; `rows` counts the rows of one file."""
+    return SweepConfig(
+        name="peers",
+        strategies=contenders,
+        side_strategies=(),
+        formats=("csv",),
+        files=(files,),
+        rows=(rows,),
+        overlaps=(0.0, 0.5, 1.0),
+        table_states=("empty", "rewritten", "unchanged"),
+        workers=(2,),
+        keys=(key,),
+        twin="auto" if "auto" in contenders else None,
+        grid="corners",
+        rounds=rounds,
+        time_limit_seconds=24 * 3600.0,
+    )
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the comparison and print its table; returns the exit code."""
+    given = _parser().parse_args(words)
+    config = peers_config(
+        files=given.files, rows=given.rows, rounds=given.rounds, key=given.key, contenders=tuple(given.contenders)
+    )
+    directory = Path(given.directory)
+    try:
+        record = sweep.run(
+            config,
+            directory=directory,
+            dsn=resolve_dsn(given.dsn, os.environ),
+            command=["python -m etl_toolkit.bench.peers", *(sys.argv[1:] if words is None else words)],
+            on_progress=_show,
+        )
+    except EtlError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted; the same command continues in {directory}\n")
+        return 130
+    sys.stdout.write(peer_table.write(record))
+    # Only ours have to be right: that the naive way is not belongs to the result.
+    ours = [case for case in record.report["cases"] if case["kind"] == "ours"]
+    return 1 if any(case["failures"] and not peer_table.declined(case) for case in ours) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m etl_toolkit.bench.peers", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("directory", nargs="?", default="build/peers", help="run directory (default: %(default)s)")
+    parser.add_argument("--dsn", help="server to measure on; default: ETL_DSN, PG*, else a throw-away one")
+    parser.add_argument("--files", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=500_000, help="rows per file (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--key", choices=("bigint", "text_timestamp"), default="bigint")
+    parser.add_argument("--contenders", nargs="+", choices=tuple(CONTENDERS), default=USUAL, metavar="NAME",
+                        help=f"of {', '.join(CONTENDERS)}; default: all but the slow")  # fmt: skip
+    return parser
+
+
+def _show(progress: sweep.Progress) -> None:
+    sample = progress.sample
+    outcome = f"{sample.wall_seconds:.2f} s" if sample.wall_seconds is not None else "failed"
+    note = f" {sample.error}" if sample.error else ""
+    sys.stderr.write(f"[{progress.done}/{progress.total}] round {sample.round} {sample.case}: {outcome}{note}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""Taking a finished run back: the rows it inserted are deleted, those it overwrote get their earlier values.
+
+Which rows are the run's is told by PostgreSQL itself: every row version carries the number of the transaction that
+wrote it (`xmin`), and the ledger keeps those numbers per batch. A row that somebody wrote since carries another number,
+so the rows found must be exactly as many as the run wrote, or nothing is undone. Earlier values are kept by loads with
+`--undoable` only, as text in `etl_toolkit.before_images`, with the transaction that had written them; so after a later
+run is undone, the one before it can be undone, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from psycopg2.sql import SQL, Composable, Composed, Identifier
+
+from etl_toolkit.errors import LedgerError, map_driver_error
+from etl_toolkit.loading import ledger
+from etl_toolkit.loading.merge import key_items, match_keys, table
+from etl_toolkit.loading.session import Sessions
+from etl_toolkit.model import TargetTable
+from etl_toolkit.target import read_target
+
+# A transaction number in a row has 32 bits, and comes round again after 2^32 transactions.
+OLDEST_TRANSACTIONS = 1 << 31
+
+_CASCADES = """
+SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(r.relname), c.conname,
+       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, n)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
+       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, n)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)
+FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_class r ON r.oid = c.conrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
+WHERE c.confrelid = %s AND c.contype = 'f' AND c.confdeltype IN ('c', 'n', 'd')
+"""
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What undoing a run did to its table, or would do (`dry_run`)."""
+
+    run_id: str
+    table: str
+    deleted: int
+    restored: int
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The committed batches of a run: rows inserted, and the transaction numbers that its rows carry."""
+
+    inserted: int
+    versions: list[str]
+
+
+def undo(sessions: Sessions, run_id: str, *, force: bool = False, dry_run: bool = False) -> Undone:
+    """Take back everything that run `run_id` wrote, in one transaction, or raise LedgerError and change nothing.
+
+    Refused where a later run has written to the table (`force` overrides this), where any row was changed or deleted
+    since, where deleting would cascade into other tables, and where the run overwrote rows without keeping them.
+    Sequences are not set back, triggers of the table fire.
+    """
+    with sessions.session("undo") as connection:
+        run = ledger.find_run(connection, run_id)
+        target = _target(connection, run)
+        try:
+            ledger.lock_table(
+                connection, target.oid, target.qualified_name, wait_seconds=sessions.config.lock_wait_seconds
+            )
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                written = _written(cursor, run, force=force)
+                done = _take_back(cursor, run, target, written)
+                if dry_run:
+                    return Undone(run_id, target.qualified_name, *done, dry_run=True)
+                cursor.execute(
+                    "UPDATE etl_toolkit.runs SET status = 'undone', undone_by = pg_catalog.pg_current_xact_id() "
+                    "WHERE run_id = %s",
+                    (run_id,),
+                )
+            connection.commit()
+        except psycopg2.errors.SerializationFailure:
+            raise LedgerError(
+                f"rows of {target.qualified_name} are being changed right now; nothing was undone"
+            ) from None
+        except psycopg2.Error as error:
+            raise map_driver_error(error, doing=f"undoing run {run_id} (nothing was undone)") from None
+    return Undone(run_id, target.qualified_name, *done)
+
+
+def _target(connection: Any, run: ledger.PastRun) -> TargetTable:
+    if run.status == "undone":
+        raise LedgerError(f"run {run.run_id} was undone before")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) "
+            "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
+            (run.target_oid,),
+        )
+        found = cursor.fetchone()
+    if found is None:
+        raise LedgerError(f"{run.target} was dropped since run {run.run_id}; there is nothing to undo")
+    target = read_target(connection, found[0], run.spec["key"])
+    now = [[column.name, column.type] for column in target.columns]
+    if now != run.plan.get("columns", now):
+        raise LedgerError(f"the columns of {run.target} have changed since run {run.run_id}; restore from a backup")
+    return target
+
+
+def _written(cursor: Any, run: ledger.PastRun, *, force: bool) -> _Written:
+    cursor.execute(
+        "SELECT version::text, counts, "
+        "(pg_catalog.pg_current_xact_id()::text::numeric - transaction_id::text::numeric)::bigint "
+        "FROM etl_toolkit.batches WHERE run_id = %s",
+        (run.run_id,),
+    )
+    batches = cursor.fetchall()
+    if not batches:
+        raise LedgerError(f"run {run.run_id} committed nothing; there is nothing to undo")
+    counts = [count for _, per_file, _ in batches for count in per_file.values()]
+    updated = sum(count["updated"] for count in counts)
+    if updated and not run.spec.get("undoable"):
+        raise LedgerError(
+            f"run {run.run_id} overwrote {updated:,} rows without keeping them (it was not loaded with "
+            "--undoable); restore the table from a backup"
+        )
+    if max(age for _, _, age in batches) >= OLDEST_TRANSACTIONS:
+        raise LedgerError(f"run {run.run_id} is too long ago to tell its rows from others; restore from a backup")
+    cursor.execute(
+        "SELECT run_id FROM etl_toolkit.runs r WHERE target_oid = %s AND started_at > %s AND run_id <> %s "
+        "AND status <> 'undone' AND EXISTS (SELECT FROM etl_toolkit.batches b WHERE b.run_id = r.run_id) "
+        "ORDER BY started_at DESC LIMIT 1",
+        (run.target_oid, run.started_at, run.run_id),
+    )
+    if (later := cursor.fetchone()) and not force:
+        raise LedgerError(
+            f"run {later[0]} has loaded into {run.target} since run {run.run_id}; undo that one first, or give --force "
+            "to undo this one alone (rows that both wrote still refuse it)"
+        )
+    return _Written(sum(count["inserted"] for count in counts), [version for version, _, _ in batches])
+
+
+def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _Written) -> tuple[int, int]:
+    """Delete what the run inserted and restore what it overwrote; return both numbers."""
+    names = {"run": run.run_id, "oid": target.oid, "versions": written.versions}
+    cursor.execute(_images_statement(target), names)
+    cursor.execute(_ours_statement(target), names)
+    cursor.execute("ANALYZE pg_temp.etl_ours, pg_temp.etl_images")
+    cursor.execute(
+        "SELECT (SELECT count(*) FROM pg_temp.etl_images WHERE etl_mine), (SELECT count(*) FROM pg_temp.etl_ours)"
+    )
+    kept, intact = cursor.fetchone()
+    if missing := written.inserted + kept - intact:
+        raise LedgerError(
+            f"{abs(missing):,} of the {written.inserted + kept:,} rows that run {run.run_id} wrote to "
+            f"{target.qualified_name} were changed or deleted since, "
+            "so nothing was undone; restore from a backup, or mend them by hand"
+        )
+    _refuse_cascades(cursor, target)
+    cursor.execute(
+        SQL(
+            "DELETE FROM {} AS etl_target USING pg_temp.etl_ours AS ours WHERE etl_target.ctid = ours.etl_place "
+            "AND etl_target.tableoid = ours.etl_table AND {}"
+        ).format(table(target), _is_inserted(target))
+    )
+    deleted = int(cursor.rowcount)
+    restored = 0
+    if kept:
+        cursor.execute(_restore_statement(target))
+        restored = int(cursor.rowcount)
+        cursor.execute(_restored_statement(target))
+        same = cursor.fetchone()[0]
+        if same != kept:
+            raise LedgerError(
+                f"{kept - same:,} of {kept:,} rows would not come back as they were (a trigger?), so nothing was "
+                "undone; restore from a backup"
+            )
+    if (deleted, restored) != (written.inserted, kept):
+        raise LedgerError(f"{deleted + restored:,} rows were found where the run wrote {intact:,}; nothing was undone")
+    return deleted, restored
+
+
+def _images_statement(target: TargetTable) -> Composed:
+    """The rows that this run overwrote (`etl_mine`), and those that later runs overwrote and gave back since.
+
+    A row that one batch of the run overwrote after another had written it is no earlier state.
+    """
+    return SQL(
+        "CREATE TEMP TABLE etl_images ON COMMIT DROP AS SELECT *, {keys} FROM ("
+        "SELECT etl_image, etl_version, etl_undone_by, etl_undone_by IS NULL AS etl_mine, (etl_row).* FROM ("
+        "SELECT i.image AS etl_image, i.version AS etl_version, r.undone_by::xid AS etl_undone_by, "
+        "i.image::{table} AS etl_row "
+        "FROM etl_toolkit.runs r JOIN etl_toolkit.batches b USING (run_id) "
+        "JOIN etl_toolkit.before_images i USING (transaction_id) "
+        "WHERE r.run_id = %(run)s AND NOT i.version = ANY(%(versions)s::xid[]) "
+        "OR r.target_oid = %(oid)s AND r.undone_by IS NOT NULL AND i.version = ANY(%(versions)s::xid[]) OFFSET 0) "
+        "AS kept) AS spread"
+    ).format(keys=key_items(target), table=table(target))
+
+
+def _ours_statement(target: TargetTable) -> Composed:
+    """Where the rows that the run wrote stand now: unchanged since, or given back by the undoing of a later run."""
+    present = SQL("SELECT tableoid AS etl_table, ctid AS etl_place, xmin AS etl_xmin, {} FROM {}").format(
+        key_items(target), table(target)
+    )
+    return SQL(
+        "CREATE TEMP TABLE etl_ours ON COMMIT DROP AS SELECT * FROM ({present}) AS present "
+        "WHERE etl_xmin = ANY(%(versions)s::xid[]) UNION ALL SELECT present.* FROM ({present}) AS present "
+        "JOIN pg_temp.etl_images AS given ON {same} "
+        "WHERE NOT etl_mine AND etl_xmin = etl_undone_by AND etl_version = ANY(%(versions)s::xid[])"
+    ).format(present=present, same=match_keys(target, "present", "given"))
+
+
+def _is_inserted(target: TargetTable) -> Composed:
+    """A condition on `ours`: the run inserted this row, having kept no earlier one."""
+    return SQL("NOT EXISTS (SELECT FROM pg_temp.etl_images AS kept WHERE kept.etl_mine AND {})").format(
+        match_keys(target, "kept", "ours")
+    )
+
+
+def _restore_statement(target: TargetTable) -> Composed:
+    values = [
+        column.name
+        for column in target.columns
+        if column.name not in target.key and not column.is_generated and column.identity != "a"
+    ]
+    return SQL(
+        "UPDATE {} AS etl_target SET {} FROM pg_temp.etl_ours AS ours JOIN pg_temp.etl_images AS kept ON {} "
+        "WHERE kept.etl_mine AND etl_target.ctid = ours.etl_place AND etl_target.tableoid = ours.etl_table"
+    ).format(
+        table(target),
+        SQL(", ").join(SQL("{0} = kept.{0}").format(Identifier(name)) for name in values),
+        match_keys(target, "ours", "kept"),
+    )
+
+
+def _restored_statement(target: TargetTable) -> Composed:
+    """Count the rows that are, letter for letter, what was kept."""
+    present = SQL("SELECT etl_target::text AS etl_text, {} FROM {} AS etl_target").format(
+        key_items(target), table(target)
+    )
+    return SQL(
+        "SELECT count(*) FROM ({}) AS present JOIN pg_temp.etl_images AS kept ON {} "
+        "WHERE kept.etl_mine AND present.etl_text = kept.etl_image"
+    ).format(present, match_keys(target, "present", "kept"))
+
+
+def _refuse_cascades(cursor: Any, target: TargetTable) -> None:
+    """Raise where rows of other tables would be deleted or cleared along with ours."""
+    cursor.execute(_CASCADES, (target.oid,))
+    for child, constraint, own, referenced in cursor.fetchall():
+        cursor.execute(
+            SQL(
+                "SELECT count(*) FROM {} AS child JOIN {} AS etl_target ON {} JOIN pg_temp.etl_ours AS ours "
+                "ON etl_target.ctid = ours.etl_place AND etl_target.tableoid = ours.etl_table WHERE {}"
+            ).format(SQL(child), table(target), _equal_columns(own, referenced), _is_inserted(target))
+        )
+        if count := cursor.fetchone()[0]:
+            raise LedgerError(
+                f"{count:,} rows of {child} refer to rows that the run inserted, and {constraint} would delete or "
+                "clear them too, so nothing was undone; see to these rows first"
+            )
+
+
+def _equal_columns(own: Sequence[str], referenced: Sequence[str]) -> Composable:
+    return SQL(" AND ").join(
+        SQL("child.{} = etl_target.{}").format(Identifier(left), Identifier(right))
+        for left, right in zip(own, referenced, strict=True)
+    )

@@ -1,0 +1,25 @@
+"""What can be seen of a load from outside: logs, metrics, spans, memory alerts, who blocks whom.
+
+Everything is fed from the events of a load (`Event` in `loading.run`). Telemetry that fails never fails a load.
+
+| event | facts |
+|---|---|
+| `started` | table, strategy asked for |
+| `planned` | plan, bytes |
+| `batch_started`, `batch_done` | batch, files; rows, counts, seconds |
+| `retry` | batch, attempt, SQLSTATE, reason |
+| `fallback`, `commit_lost`, `leftovers` | batch; number of staging tables left |
+| `bytes` | bytes and rows that went to COPY; many of them |
+| `waiting`, `wait_over` | session, seconds, what it waits for, who blocks it |
+| `plain_text` | the remote host that is talked to without TLS |
+| `memory_alert` | bytes in use, limit, share, whose limit |
+| `finished` | status, counts, seconds, retries, phases, resources; error, SQLSTATE |
+"""
+
+from etl_toolkit.observe.jsonlog import JsonLog
+from etl_toolkit.observe.prometheus import PrometheusFile
+from etl_toolkit.observe.spans import Spans
+from etl_toolkit.observe.telling import fan_out, told
+from etl_toolkit.observe.watch import Watch
+
+__all__ = ["JsonLog", "PrometheusFile", "Spans", "Watch", "fan_out", "told"]

@@ -1,0 +1,69 @@
+"""CPU and memory of a load while it runs: of this process and, where it is on this machine, of the server."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from etl_toolkit.memory import memory_state
+from etl_toolkit.observe.processes import snapshot, tree_usage
+
+
+@dataclass
+class UsageSampler:
+    """Samples when asked; `summary` says what was seen. What cannot be known is left out, never zero.
+
+    `postmaster` is the server's first process, None where the server is elsewhere. `tell` gets a `memory_alert` when
+    the share of the memory limit in use goes above `alert_ratio`, and again only after it was below.
+    """
+
+    alert_ratio: float
+    tell: Callable[..., None]
+    postmaster: int | None = None
+    cost_seconds: float = 0.0
+    _samples: int = 0
+    _spent_seconds: float = 0.0
+    _first: dict[str, float] = field(default_factory=dict)
+    _peaks: dict[str, float] = field(default_factory=dict)
+    _last: dict[str, float] = field(default_factory=dict)
+    _is_alerted: bool = False
+
+    def sample(self) -> None:
+        """Take one sample and note what it cost."""
+        began = time.thread_time()
+        processes = snapshot()
+        roots = {"client": os.getpid()} | ({"server": self.postmaster} if self.postmaster else {})
+        for side, root in roots.items():
+            usage = tree_usage(root, processes)
+            if usage is None:
+                continue
+            self._first.setdefault(side, usage.cpu_seconds)
+            self._last[side] = usage.cpu_seconds
+            if usage.pss_bytes is not None:
+                name = f"{side}_peak_pss_bytes"
+                self._peaks[name] = max(self._peaks.get(name, 0.0), usage.pss_bytes)
+        self._check_memory()
+        self._samples += 1
+        self.cost_seconds = time.thread_time() - began
+        self._spent_seconds += self.cost_seconds
+
+    def _check_memory(self) -> None:
+        state = memory_state()
+        self._peaks["memory_peak_ratio"] = max(self._peaks.get("memory_peak_ratio", 0.0), state.ratio)
+        if state.ratio > self.alert_ratio and not self._is_alerted:
+            self.tell(
+                "memory_alert",
+                used_bytes=state.used_bytes,
+                limit_bytes=state.limit_bytes,
+                ratio=round(state.ratio, 3),
+                of=state.of,
+            )
+        self._is_alerted = state.ratio > self.alert_ratio
+
+    def summary(self) -> dict[str, float]:
+        """Peaks of memory, CPU seconds spent since the first sample, and what sampling itself has cost."""
+        spent = {f"{side}_cpu_seconds": self._last[side] - first for side, first in self._first.items()}
+        own = {"samples": float(self._samples), "sampling_cpu_seconds": self._spent_seconds}
+        return {**self._peaks, **spent, **own} if self._samples else {}

@@ -1,0 +1,126 @@
+"""Races and the SQL of each strategy, executed against a server once and recorded in the run directory.
+
+    record(run directory, dsn)  ──►  demonstrations.json  ──►  load(run directory), which opens no database
+
+`demonstrations.json`: {version, made_at, server_version, races: [Race], strategies: [{strategy, reasons, files, result,
+statements: [Heard]}]}.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from etl_toolkit import server
+from etl_toolkit.bench.databases import ScratchDatabases
+from etl_toolkit.bench.writing import write_json
+from etl_toolkit.model import Strategy
+from etl_toolkit.reporting import trials
+from etl_toolkit.reporting.races import RACES
+from etl_toolkit.reporting.stage import stage
+from etl_toolkit.reporting.trials import write_csv
+from etl_toolkit.reporting.wiretap import Heard, WireTap
+
+VERSION = 1
+NAME = "demonstrations.json"
+LONGEST_STATEMENT = 2_000
+
+
+def record(directory: Path | str, dsn: str | None = None) -> Path:
+    """Make every race happen, load with every strategy, and write what was seen into the run directory.
+
+    `dsn` names a server where the role may create databases; None starts a throw-away one. Takes about half a minute.
+    """
+    path = Path(directory) / NAME
+    with _server(dsn) as place, tempfile.TemporaryDirectory(prefix="etl_toolkit-races-") as files:
+        with closing(psycopg2.connect(place)) as connection:
+            version = connection.info.parameter_status("server_version")
+        databases = ScratchDatabases(place, f"etl_race_{secrets.token_hex(4)}_")
+        try:
+            races = []
+            for make in RACES.values():
+                with stage(databases.new()) as own:
+                    races.append(asdict(make(own, Path(files))))
+            strategies = [_strategy(strategy, databases.new(), Path(files)) for strategy in trials.STRATEGIES[1:]]
+        finally:
+            databases.close()
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(
+        path,
+        {"version": VERSION, "made_at": now, "server_version": version, "races": races, "strategies": strategies},
+    )
+    return path
+
+
+def load(directory: Path | str) -> Mapping[str, Any] | None:
+    """Read what was recorded; None where nothing was, or by another version."""
+    path = Path(directory) / NAME
+    if not path.exists():
+        return None
+    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found if found.get("version") == VERSION else None
+
+
+def _strategy(strategy: Strategy, dsn: str, place: Path) -> dict[str, Any]:
+    """Load two files with two workers, and write down what went over the wire."""
+    shared = strategy is not Strategy.FULL_PARALLEL
+    first = [(key, "file 1") for key in range(1, 801)]
+    second = [(key, "file 2") for key in range(401 if shared else 1001, 1201 if shared else 1601)]
+    files = [write_csv(place / "one.csv", first), write_csv(place / "two.csv", second)]
+    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(trials.CREATE)
+        cursor.execute("INSERT INTO race SELECT id, 'before' FROM generate_series(1, 200) AS id")
+    with WireTap(dsn) as tap:
+        result = trials.load(strategy, files, tap.tapped_dsn)
+    heard = [_readable(said, result.run_id, place) for said in tap.heard]
+    return {
+        "strategy": strategy.value,
+        "reasons": list(result.reasons),
+        "files": f"800 and {len(second)} rows, {400 if shared else 0} keys shared, 200 of them in the table already",
+        "result": asdict(result.counts),
+        "statements": [asdict(said) for said in _worth_reading(heard)],
+    }
+
+
+def _readable(said: Heard, run_id: str, place: Path) -> Heard:
+    """Name the session by its role, and cut what is long."""
+    role = said.session.replace("etl_toolkit", "").replace(run_id, "").strip()
+    statement = re.sub(r"\s+", " ", said.statement).replace(run_id, "<run>").replace(f"{place}/", "").strip()
+    if len(statement) > LONGEST_STATEMENT:
+        statement = statement[:LONGEST_STATEMENT] + " …"
+    return Heard(role or "session", statement, said.copy_bytes)
+
+
+def _worth_reading(heard: Sequence[Heard]) -> list[Heard]:
+    """Leave out looking things up in the catalog and the session settings."""
+    dull = re.compile(r"SELECT pg_catalog\.set_config|SET |SHOW |.*\bpg_(stat|blocking|backend|get|is)_", re.DOTALL)
+    quiet = {"catalog", "watch", "monitor", "forecast"}
+    kept: list[Heard] = []
+    for said in heard:
+        if said.session in quiet or dull.match(said.statement):
+            continue
+        before = next((other for other in reversed(kept) if other.session == said.session), None)
+        if said.statement == "COMMIT" and before is not None and before.statement.startswith("BEGIN"):
+            kept.remove(before)  # a transaction in which only settings were made
+            continue
+        kept.append(said)
+    return kept
+
+
+@contextmanager
+def _server(dsn: str | None) -> Iterator[str]:
+    if dsn is not None:
+        yield dsn
+        return
+    with server.temporary(profile="fast") as embedded:
+        yield embedded.dsn

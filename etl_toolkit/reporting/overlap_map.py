@@ -1,0 +1,131 @@
+"""The file × file matrix of shared keys, from what the manifest knows of the files or from a key overlap at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from etl_toolkit.model import KeyOverlap
+from etl_toolkit.reporting.content import Figure, Panel
+from etl_toolkit.reporting.palette import stand_in, style, to_svg
+from etl_toolkit.reporting.run_data import RunData
+
+LARGEST = 24
+
+Matrix = Sequence[Sequence[int]]
+
+
+def overlap_figure(overlap: KeyOverlap) -> Figure | None:
+    """Draw the shared keys of each two files of `overlap`; of many files, the first ones."""
+    files = overlap.files[:LARGEST]
+    matrix = [
+        [
+            file.distinct_keys if file is other else overlap.pairs.get(_pair(file.position, other.position), 0)
+            for other in files
+        ]
+        for file in files
+    ]
+    names = [PurePath(file.name).name for file in files]
+    finding = (
+        f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} distinct keys ({overlap.overlap_ratio:.0%}) stand in "
+        f"more than one file; files fall into {len(overlap.groups)} group{'s' if len(overlap.groups) != 1 else ''}."
+    )
+    more = f" The first {LARGEST} of {len(overlap.files)} files are drawn." if len(overlap.files) > LARGEST else ""
+    note = f"Keys that two files share; on the diagonal the distinct keys of the file.{more}"
+    return Figure(finding, [_panel(matrix, names, "Keys shared by two files", "overlap-1")], note) if files else None
+
+
+def overlap_map(data: RunData) -> Figure | None:
+    """Draw the matrices of the workloads that the middle cases loaded."""
+    panels: list[Panel] = []
+    words = []
+    for overlap in data.values("overlap", data.at()):
+        summary = _workload(data, data.at(overlap=overlap)[0]["setting"])
+        matrix = _matrix(summary) if summary else None
+        if summary and matrix and summary.get("shared_keys") and len(panels) < 4:
+            names = [PurePath(name).name for name in summary["file_names"]]
+            title = f"Keys shared by two files, {overlap:.0%} overlap"
+            panels.append(_panel(matrix, names, title, f"files-{len(panels) + 1}"))
+            shared, distinct = summary["shared_keys"], summary["distinct_keys"]
+            words.append(f"at {overlap:.0%} overlap {shared:,} of {distinct:,} distinct keys stand in several files")
+    if not panels:
+        return None
+    finding = "; ".join(words) + "."
+    return Figure(
+        finding[:1].upper() + finding[1:],
+        panels,
+        "Keys that two files share; on the diagonal the distinct keys of the file.",
+    )
+
+
+def _pair(left: int, right: int) -> tuple[int, int]:
+    return min(left, right), max(left, right)
+
+
+def _workload(data: RunData, setting: str) -> Mapping[str, Any] | None:
+    for name, summary in data.record.manifest.workloads.items():
+        if setting.startswith(f"{name}-"):
+            found: Mapping[str, Any] = summary
+            return found
+    return None
+
+
+def _matrix(summary: Mapping[str, Any]) -> Matrix | None:
+    """The shared keys of each two files: counted, for one's own files; known beforehand, for generated ones."""
+    count = len(summary["file_names"])
+    if count > LARGEST:
+        return None
+    if "pairs" in summary:
+        shared = {(left, right): keys for left, right, keys in summary["pairs"]}
+        distinct = summary["distinct_keys_per_file"]
+        return [[distinct[i] if i == j else shared.get(_pair(i, j), 0) for j in range(count)] for i in range(count)]
+    if "duplicates_within" not in summary:
+        return None
+    distinct = max(1, summary["rows"] - round(summary["rows"] * summary["duplicates_within"]))
+    step = distinct - round(distinct * summary["overlap"])
+    return [[max(0, distinct - abs(i - j) * step) for j in range(count)] for i in range(count)]
+
+
+def _panel(matrix: Matrix, names: Sequence[str], title: str, name: str) -> Panel:
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure as Drawing
+    from matplotlib.patches import Rectangle
+
+    count = len(names)
+    highest = max(max(row) for row in matrix) or 1
+    paint = colormaps["cividis_r"]
+    side = min(3.1, max(1.4, 0.62 * count))
+    with style():
+        drawing = Drawing(figsize=(4.3, side + 0.55))
+        axes = drawing.add_axes((0.28, 0.02, 0.7, side / (side + 0.55)))
+        axes.grid(visible=False)
+        for y, row in enumerate(matrix):
+            for x, keys in enumerate(row):
+                red, green, blue, _ = paint(0.9 * keys / highest)
+                face: Any = (red, green, blue) if keys else "none"
+                axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=face, edgecolor=stand_in("grid")))
+                dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
+                ink = stand_in("soft") if not keys else "#ffffff" if dark else "#101010"
+                size = 8.0 if count <= 8 else 5.0
+                axes.text(x, y, _short(keys), ha="center", va="center", color=ink, fontsize=size)
+        axes.set_xlim(-0.5, count - 0.5)
+        axes.set_ylim(count - 0.5, -0.5)
+        axes.set_xticks(range(count), [str(number + 1) for number in range(count)])
+        axes.set_yticks(range(count), [f"{label[-16:]} {number + 1}" for number, label in enumerate(names)])
+        axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.set_title(title, pad=6)
+        shares = [
+            f"files {i + 1} and {j + 1} share {matrix[i][j]:,} keys"
+            for i in range(count)
+            for j in range(i + 1, count)
+            if matrix[i][j]
+        ]
+        alt = f"{title}: {'; '.join(shares[:12]) or 'no two files share a key'}."
+        return Panel(name, to_svg(drawing, name), alt)
+
+
+def _short(keys: int) -> str:
+    return f"{keys:,}" if keys < 100_000 else f"{keys / 1000:,.0f}k"

@@ -1,0 +1,151 @@
+"""A run directory as the charts see it: which cases belong together, what became of each, and it in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from etl_toolkit.bench.records import RunRecord, Sample, load, load_manifest
+from etl_toolkit.errors import UsageError
+
+Case = Mapping[str, Any]
+
+SIDE_AXES = ("rows", "workers", "format", "key", "files", "batch_rows")
+STATES = {
+    "empty": "empty table",
+    "half": "half of the keys there",
+    "rewritten": "every key there, all rows change",
+    "unchanged": "every key there, no row changes",
+}
+ORDER = ("auto", "partitioned", "hybrid", "full_parallel", "deterministic", "streaming")
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The cases of a run, grouped. Twins are left out: they are there for the noise."""
+
+    record: RunRecord
+
+    @cached_property
+    def cases(self) -> list[Case]:
+        found = [case for case in self.record.report.get("cases", []) if not case["is_twin"]]
+        return sorted(found, key=lambda case: strategy_place(case["strategy"]))
+
+    @cached_property
+    def strategies(self) -> list[str]:
+        return list(dict.fromkeys(case["strategy"] for case in self.cases))
+
+    @cached_property
+    def middle(self) -> dict[str, Any]:
+        """The values of the side axes that most cases share: what the other axes were varied around."""
+        if not self.cases:
+            return {}
+        common = Counter(tuple(case[name] for name in SIDE_AXES) for case in self.cases).most_common(1)[0][0]
+        return dict(zip(SIDE_AXES, common, strict=True))
+
+    def at(self, **wanted: Any) -> list[Case]:
+        """The cases of the middle that have the `wanted` values as well."""
+        values = self.middle | wanted
+        return [case for case in self.cases if all(case[name] == value for name, value in values.items())]
+
+    def values(self, name: str, cases: Sequence[Case] | None = None) -> list[Any]:
+        """The different values of an axis, in order."""
+        return sorted({case[name] for case in (self.cases if cases is None else cases) if case[name] is not None})
+
+    def samples(self, case: Case) -> list[Sample]:
+        """The runs of a case that count: measured, and with the right answer."""
+        return [sample for sample in self.record.samples if sample.case == case["case"] and sample.counts]
+
+    @cached_property
+    def main_setting(self) -> Sequence[Case]:
+        """The cases of the middle setting in which most strategies ended right; of those, the most overlap."""
+        settings: dict[str, list[Case]] = {}
+        for case in self.at(table_state="empty") or self.at() or self.cases:
+            settings.setdefault(case["setting"], []).append(case)
+        ranked = sorted(settings.values(), key=lambda own: (sum(map(is_clean, own)), own[0]["overlap"]))
+        return ranked[-1] if ranked else []
+
+    def timeline(self, case: Case) -> tuple[Sample, dict[str, list[Any]]] | None:
+        """The run of a case whose time is the median one, and its readings over time."""
+        import pyarrow.compute as pc
+
+        runs = sorted(
+            (sample for sample in self.samples(case) if sample.wall_seconds),
+            key=lambda sample: sample.wall_seconds or 0,
+        )
+        if not runs:
+            return None
+        sample = runs[len(runs) // 2]
+        readings = self.record.timeline.filter(pc.equal(self.record.timeline["run_index"], sample.run_index))
+        return (sample, readings.to_pydict()) if readings.num_rows else None
+
+
+def read(directory: Path | str = "") -> RunData:
+    """Read a run directory; without a name the latest below `runs`, `reports` or `demo`, here or one level up.
+
+    Raises UsageError where there is none.
+    """
+    if directory:
+        return RunData(load(directory))
+    places = [Path(up) / name for up in (".", "..") for name in ("runs", "demo", "reports")]
+    found = [path.parent for place in places for path in place.glob("*/manifest.json")]
+    if not found:
+        raise UsageError("there is no run directory below runs/; run `etl-toolkit bench --quick` first, or name one")
+    return RunData(load(max(found, key=lambda path: load_manifest(path).started_at)))
+
+
+def strategy_place(strategy: str) -> tuple[int, str]:
+    """Where a strategy stands in every list: ours first, in the order of the documentation."""
+    return (ORDER.index(strategy), "") if strategy in ORDER else (len(ORDER), strategy)
+
+
+def is_clean(case: Case) -> bool:
+    """Whether every run of the case ended with the right answer: only then is it drawn as speed."""
+    return bool(case["wall_seconds"]) and not case["failures"]
+
+
+def fate(case: Case) -> str:
+    """Say in a word or two what became of a case: `right`, `refused`, `wrong rows`, `failed` or `not run`."""
+    if is_clean(case):
+        return "right"
+    errors = " ".join(case["errors"])
+    if "UnsafeStrategyError" in errors or "UsageError" in errors:
+        return "refused"
+    if "wrong answer" in errors:
+        return "wrong rows"
+    return "failed" if errors else "not run"
+
+
+def setting_words(case: Case, *, overlap: bool = True) -> str:
+    """Say what was loaded into what, with how many workers."""
+    format_name = str(case["format"])
+    kind = {"csv": "CSV", "parquet": "Parquet", "mixed": "CSV and Parquet"}.get(format_name, format_name)
+    words = [f"{case['files']} × {case['rows'] // max(case['files'], 1):,} rows {kind}"]
+    words += [f"{case['overlap']:.0%} overlap"] if overlap else []
+    words += [STATES.get(str(case["table_state"]), str(case["table_state"]))]
+    words += ["1 worker" if case["workers"] == 1 else f"{case['workers']} workers"]
+    words += [f"key {case['key'].replace('_', ' + ')}"] if case["key"] not in ("bigint", "own") else []
+    words += [f"batches of {case['batch_rows']:,}"] if case["batch_rows"] else []
+    return ", ".join(words)
+
+
+def seconds_words(interval: Mapping[str, float] | None) -> str:
+    """Say a median with its interval."""
+    if interval is None:
+        return "–"
+    return f"{interval['median']:.2f} ({interval['low']:.2f}–{interval['high']:.2f})"
+
+
+def thousands(rate: float) -> str:
+    """Say rows per second, rounded to what is worth reading."""
+    return (
+        f"{rate:,.0f}"
+        if rate < 1_000
+        else f"{rate / 1000:,.0f} thousand"
+        if rate < 1e6
+        else f"{rate / 1e6:.2f} million"
+    )
