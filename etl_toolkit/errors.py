@@ -107,7 +107,7 @@ class DriverFailure:
 
 def driver_failure(error: psycopg2.Error) -> DriverFailure:
     """Return SQLSTATE and primary message of `error`; never DETAIL or CONTEXT, which carry row data."""
-    primary = error.diag.message_primary if error.diag is not None else None
+    primary = error.diag.message_primary
     return DriverFailure(error.pgcode, primary or (str(error).strip().splitlines() or ["connection lost"])[0])
 
 

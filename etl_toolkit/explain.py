@@ -18,7 +18,7 @@ from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import ConflictAction, LoadSpec, SourceFile, TargetTable
 from etl_toolkit.plan import match_columns
-from etl_toolkit.sources import resolve, text_relation
+from etl_toolkit.sources import number_in_file, resolve, text_relation
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, literal, open_workspace
 
@@ -57,7 +57,8 @@ def explain(
     with sessions.session("explain") as connection:
         target = read_target(connection, table, tuple(key))
         row = _present_row(connection, target, key)
-        past = [run for run in ledger.past_runs(connection, target=target.qualified_name, limit=runs)]
+        past = ledger.past_runs(connection, target=target.qualified_name, limit=runs)
+    past = [run for run in past if run.target_oid == target.oid]  # not of an earlier table of this name
     occurrences: list[Occurrence] = []
     notes: list[str] = []
     decided = False
@@ -68,7 +69,9 @@ def explain(
         occurrences += _judged(found, run, decided=decided)
         decided = decided or bool(found)
     if row is not None and not occurrences:
-        notes.append("no file of the runs looked at carries this key: the row was written by something else, or earlier")
+        notes.append(
+            "no file of the runs looked at carries this key: the row was written by something else, or earlier"
+        )
     return Explanation(target.qualified_name, dict(key), row, tuple(occurrences), tuple(notes))
 
 
@@ -107,7 +110,11 @@ def _occurrences_in(
     spec = LoadSpec.from_mapping(run.spec)
     with open_workspace(config, threads=2) as workspace:
         try:
-            files = match_columns(resolve([name for name, _ in there], spec.read, workspace).files, target, spec)
+            names = [name for name, _ in there]
+            sources = resolve(
+                names, spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes
+            )
+            files = match_columns(sources.files, target, spec)
             contents = dict(there)
             rows = []
             for file in files:
@@ -133,12 +140,14 @@ def _rows_with_key(
         if kind is None or kind.grammar is None:
             conditions.append(f"{text} = {literal(value)}")
         else:
-            conditions.append(f"TRY_CAST({text} AS {kind.duckdb_type}) = TRY_CAST({literal(value)} AS {kind.duckdb_type})")
+            conditions.append(
+                f"TRY_CAST({text} AS {kind.duckdb_type}) = TRY_CAST({literal(value)} AS {kind.duckdb_type})"
+            )
     columns = ", ".join(f"{text} AS c{number}" for number, text in enumerate(texts))
     rows = workspace.query(
         f"SELECT * FROM (SELECT row_number() OVER () - 1 AS number, {columns} FROM {relation}) WHERE {' AND '.join(conditions)}"
     )
-    return [(row[0], dict(zip(names, row[1:], strict=True))) for row in rows]
+    return [(number_in_file(file, row[0]), dict(zip(names, row[1:], strict=True))) for row in rows]
 
 
 def _judged(
@@ -152,9 +161,11 @@ def _judged(
     rule = _rule(spec, len(found), several_files=len({file.position for file, _, _ in found}) > 1)
     occurrences = []
     for index, (file, number, values) in enumerate(found):
-        verdict = f"won: {rule}" if index == winner else f"lost to {found[winner][0].name}, record {found[winner][1] + 1}"
+        verdict = (
+            f"won: {rule}" if index == winner else f"lost to {found[winner][0].name}, record {found[winner][1] + 1}"
+        )
         if decided and index == winner:
-            verdict = f"won its run ({rule}), then a later run loaded the key again"
+            verdict = "won its run; a later run won over it"
         occurrences.append(Occurrence(run.run_id, file.name, number, values, verdict))
     return occurrences[::-1]
 

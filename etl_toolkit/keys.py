@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 from etl_toolkit.model import Column, Layout, TargetTable
 
-_DAY = r"(?:[12]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])|[12]\d{3}-(?:0[13-9]|1[0-2])-(?:29|30)|[12]\d{3}-(?:0[13578]|1[02])-31)"
+_DAY = (
+    r"(?:[12]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])"
+    r"|[12]\d{3}-(?:0[13-9]|1[0-2])-(?:29|30)|[12]\d{3}-(?:0[13578]|1[02])-31)"
+)
 _TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?"
 _OFFSET = r"(?:Z|[+-](?:0\d|1[0-3])(?::?[0-5]\d)?)"
 _UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
@@ -57,49 +60,42 @@ def _characters(limit: int) -> str:
     return rf"(?s:.{{0,{min(limit, 1000)}}})"
 
 
+_VALUES = {
+    "text": "TEXT*",
+    "int2": r"-?\d{1,4}",
+    "int4": r"-?\d{1,9}",
+    "int8": r"-?\d{1,18}",
+    "float4": r"-?\d{1,9}(?:\.\d{1,9})?",
+    "float8": r"-?\d{1,17}(?:\.\d{1,17})?",
+    "bool": r"(?:t|f|true|false|0|1)",
+    "uuid": _UUID,
+    "date": _DAY,
+    "timestamp": rf"{_DAY}[ T]{_TIME}",
+    "timestamptz": rf"{_DAY}[ T]{_TIME}{_OFFSET}",
+}
+
+
 def value_grammar(column: Column) -> str | None:
     """Return a grammar of texts that the server surely accepts for `column`, unquoted; None: no such grammar.
 
-    The grammar must hold for any delimiter, so text is limited to characters other than quotes and line breaks; the
-    caller excludes the delimiter.
+    `TEXT` in it stands for one character of text, which depends on the delimiter: the caller puts it in.
     """
-    limit = column.type_modifier
-    match column.base_type:
-        case "text":
-            return "TEXT*"
-        case "varchar":
-            return "TEXT*" if limit < 0 else (f"TEXT{{0,{limit - 4}}}" if limit - 4 <= 1000 else None)
-        case "int2":
-            return r"-?\d{1,4}"
-        case "int4":
-            return r"-?\d{1,9}"
-        case "int8":
-            return r"-?\d{1,18}"
-        case "float8":
-            return r"-?\d{1,17}(?:\.\d{1,17})?"
-        case "float4":
-            return r"-?\d{1,9}(?:\.\d{1,9})?"
-        case "numeric":
-            if limit < 0:
-                return r"-?\d{1,100}(?:\.\d{1,100})?"
-            precision, scale = (limit - 4) >> 16 & 0xFFFF, (limit - 4) & 0x7FF
-            whole = precision - scale
-            if scale > precision or scale >= 1024 or whole < 2:
-                return None
-            # One digit fewer than fits: rounding may carry.
-            return rf"-?\d{{1,{whole - 1}}}(?:\.\d{{1,100}})?"
-        case "bool":
-            return r"(?:t|f|true|false|0|1)"
-        case "uuid":
-            return _UUID
-        case "date":
-            return _DAY
-        case "timestamp":
-            return rf"{_DAY}[ T]{_TIME}"
-        case "timestamptz":
-            return rf"{_DAY}[ T]{_TIME}{_OFFSET}"
-        case _:
-            return None
+    if column.base_type == "varchar":
+        limit = column.type_modifier - 4
+        return "TEXT*" if limit < 0 else f"TEXT{{0,{limit}}}" if limit <= 1000 else None
+    if column.base_type == "numeric":
+        return _numeric_grammar(column.type_modifier)
+    return _VALUES.get(column.base_type)
+
+
+def _numeric_grammar(modifier: int) -> str | None:
+    if modifier < 0:
+        return r"-?\d{1,100}(?:\.\d{1,100})?"
+    precision, scale = (modifier - 4) >> 16 & 0xFFFF, (modifier - 4) & 0x7FF
+    whole = precision - scale
+    if scale > precision or scale >= 1024 or whole < 2:
+        return None
+    return rf"-?\d{{1,{whole - 1}}}(?:\.\d{{1,100}})?"  # a digit fewer than fits: rounding may carry
 
 
 def record_grammar(target: TargetTable, layout: Layout) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +64,9 @@ class SourceFile:
     of the file. `is_plain` says that the file is UTF-8 CSV without a quote
     character, so that every line is one record and both DuckDB and the server split it alike; only then may its bytes
     go to COPY as they are. `frame` holds the Arrow table of an in-memory source, whose `path` is None. `readable` is the
-    path to read: the file itself, or the mended / transcoded copy in the working directory.
+    path to read: the file itself, or the mended / transcoded copy in the working directory. `malformed` records are not in
+    it; it has `records` of them, the longest of `longest_record_bytes`. `target_types` are the server's types of `columns`,
+    once matched. `header` is the line under which its records can be loaded as a CSV file.
     """
 
     position: int
@@ -80,6 +82,15 @@ class SourceFile:
     readable: Path | None = None
     source_columns: tuple[str, ...] = ()
     malformed: tuple[Reject, ...] = ()
+    records: int | None = None
+    longest_record_bytes: int = 0
+    target_types: tuple[str, ...] = ()
+    header: str = ""
+
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """The columns as the file itself names them."""
+        return self.source_columns or self.columns
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,7 @@ class ForeignKey:
     columns: tuple[str, ...]
     references: str
     referenced_columns: tuple[str, ...]
+    is_self: bool = False
 
 
 @dataclass(frozen=True)
@@ -343,7 +355,7 @@ class Counts:
 
     @property
     def accounted(self) -> int:
-        return sum(getattr(self, item.name) for item in fields(self)) - self.read
+        return int(sum(astuple(self))) - self.read
 
     @property
     def balances(self) -> bool:
@@ -354,7 +366,7 @@ class Counts:
         return self.inserted + self.updated
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+        return Counts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)

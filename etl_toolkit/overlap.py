@@ -16,7 +16,7 @@ import duckdb
 from etl_toolkit.errors import SourceError
 from etl_toolkit.keys import KeyType
 from etl_toolkit.model import ConflictAction, FileKeys, Intersection, KeyOverlap, Layout, SourceFile
-from etl_toolkit.sources import alike, line_relation, record_expression, text_relation
+from etl_toolkit.sources import alike, line_relation, read_failure, record_expression, text_relation
 from etl_toolkit.workspace import Workspace, literal
 
 MASK_BITS = 62  # bits of a BIGINT word that are safe to shift into
@@ -38,6 +38,9 @@ class KeyScan:
     first_row: Mapping[int, int]
     has_records: bool
     has_order: bool
+
+    def file(self, position: int) -> SourceFile:
+        return next(file for file in self.files if file.position == position)
 
     @property
     def key_columns(self) -> list[str]:
@@ -73,15 +76,6 @@ def scan(
     return KeyScan(tuple(files), tuple(key), first_row, layout is not None, order is not None)
 
 
-def read_failure(files: Iterable[SourceFile], error: Exception) -> SourceError:
-    """Turn DuckDB's complaint about a file into one line that names the file and the place."""
-    text = str(error).strip()
-    lines = text.splitlines()
-    named = next((file.name for file in files if file.readable is not None and file.readable.name in text), None)
-    detail = "; ".join(line.strip() for line in lines[:3] if not line.strip().startswith(("Possible", "*")))
-    return SourceError(f"{named or 'a file'}: cannot be read: {detail}")
-
-
 def _select(
     run: Sequence[SourceFile],
     key: Sequence[str],
@@ -105,7 +99,8 @@ def _select(
     key_texts = texts[: len(key)]
     items = [f"({position})::USMALLINT AS file"]
     items += [
-        f"{_typed(text, kind)} AS k{number}" for number, (text, kind) in enumerate(zip(key_texts, key_types, strict=True))
+        f"{_typed(text, kind)} AS k{number}"
+        for number, (text, kind) in enumerate(zip(key_texts, key_types, strict=True))
     ]
     nulls = " OR ".join(f"{text} IS NULL" for text in key_texts)
     doubtful = " OR ".join(
@@ -163,32 +158,42 @@ def _words(scan_: KeyScan) -> int:
 
 def measure(scan_: KeyScan, workspace: Workspace) -> KeyOverlap:
     """Read the overlap off the table `keys` that `collapse` made."""
-    words = [f"w{word}" for word in range(_words(scan_))]
-    columns = ", ".join(words)
-    workspace.query(f"CREATE OR REPLACE TABLE masks AS SELECT {columns}, count(*) AS keys FROM keys GROUP BY {columns}")
-    rows = dict((file, (total, nulls, odd)) for file, total, nulls, odd in workspace.query(
+    columns = ", ".join(_word_names(scan_))
+    distinct_in = distinct_keys(scan_, workspace)
+    counted = workspace.query(
         f"SELECT file, count(*), count(*) FILTER (WHERE doubt = {NULL_KEY}), count(*) FILTER (WHERE doubt = {UNPROVEN}) "
-        "FROM rows GROUP BY file"))  # fmt: skip
+        "FROM rows GROUP BY file"
+    )
+    rows = {file: (total, nulls, odd) for file, total, nulls, odd in counted}
 
-    def bit(position: int, alias: str = "") -> str:
-        word = f"{alias}w{position // MASK_BITS}"
-        return f"({word} & (1::BIGINT << {position % MASK_BITS})) <> 0"
-
-    per_file = workspace.query(
-        "SELECT " + ", ".join(f"coalesce(sum(keys) FILTER (WHERE {bit(file.position)}), 0)" for file in scan_.files) + " FROM masks"
-    )[0]
     files = []
-    for file, distinct in zip(scan_.files, per_file, strict=True):
+    for file in scan_.files:
         total, nulls, odd = rows.get(file.position, (0, 0, 0))
-        files.append(FileKeys(file.position, file.name, total, int(distinct), nulls, odd))
+        files.append(FileKeys(file.position, file.name, total, distinct_in[file.position], nulls, odd))
     top = workspace.query(f"SELECT {columns}, keys FROM masks ORDER BY keys DESC, {columns} LIMIT {MAX_INTERSECTIONS}")
     intersections = [Intersection(_positions(row[:-1]), row[-1]) for row in top]
     pairs = _pairs(scan_, workspace, intersections)
     distinct = int(workspace.query("SELECT coalesce(sum(keys), 0) FROM masks")[0][0])
-    several = " + ".join(f"bit_count({word})" for word in words)
+    several = " + ".join(f"bit_count({word})" for word in _word_names(scan_))
     shared = int(workspace.query(f"SELECT coalesce(sum(keys), 0) FROM masks WHERE {several} > 1")[0][0])
     groups = connected_groups([file.position for file in scan_.files], pairs)
     return KeyOverlap(tuple(files), distinct, shared, tuple(intersections), pairs, groups, key=scan_.key)
+
+
+def distinct_keys(scan_: KeyScan, workspace: Workspace) -> dict[int, int]:
+    """Return the distinct keys of each file, by position, off the masks of the table `keys` (left in `masks`)."""
+    columns = ", ".join(_word_names(scan_))
+    workspace.query(f"CREATE OR REPLACE TABLE masks AS SELECT {columns}, count(*) AS keys FROM keys GROUP BY {columns}")
+    positions = [file.position for file in scan_.files]
+    sums = ", ".join(
+        f"coalesce(sum(keys) FILTER (WHERE (w{at // MASK_BITS} & (1::BIGINT << {at % MASK_BITS})) <> 0), 0)"
+        for at in positions
+    )
+    return {at: int(keys) for at, keys in zip(positions, workspace.query(f"SELECT {sums} FROM masks")[0], strict=True)}
+
+
+def _word_names(scan_: KeyScan) -> list[str]:
+    return [f"w{word}" for word in range(_words(scan_))]
 
 
 def _positions(words: Sequence[int]) -> tuple[int, ...]:
@@ -197,9 +202,7 @@ def _positions(words: Sequence[int]) -> tuple[int, ...]:
     )
 
 
-def _pairs(
-    scan_: KeyScan, workspace: Workspace, intersections: Sequence[Intersection]
-) -> dict[tuple[int, int], int]:
+def _pairs(scan_: KeyScan, workspace: Workspace, intersections: Sequence[Intersection]) -> dict[tuple[int, int], int]:
     """Keys shared by each two files; from the intersections while they are all known, else from the masks."""
     pairs: dict[tuple[int, int], int] = {}
     if len(intersections) < MAX_INTERSECTIONS:
@@ -223,9 +226,7 @@ def _pairs(
     return {(left, right): int(keys) for left, right, keys in found}
 
 
-def connected_groups(
-    positions: Sequence[int], pairs: Iterable[tuple[int, int]]
-) -> tuple[tuple[int, ...], ...]:
+def connected_groups(positions: Sequence[int], pairs: Iterable[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
     """The connected components of files over shared keys, by union-find; each in order, the first file first."""
     parent = {position: position for position in positions}
 

@@ -69,14 +69,18 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
         )
     present = set(renamed)
     if missing := [name for name in target.key if name not in present]:
-        raise SourceError(f"{where}has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.columns)}")
+        raise SourceError(
+            f"{where}has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.columns)}"
+        )
     if missing := [column.name for column in target.columns if column.is_required and column.name not in present]:
         raise SourceError(
             f"{where}lacks column {', '.join(map(repr, missing))}, which {target.qualified_name} requires (NOT NULL, no default)"
         )
     if spec.order_by and spec.order_by not in present:
         raise SourceError(f"{where}lacks the column '{spec.order_by}' that decides which row wins (--order-by)")
-    return replace(file, columns=tuple(renamed), source_columns=file.source_columns or file.columns)
+    types = {column.name: column.base_type for column in target.columns}
+    target_types = tuple(types.get(name, "") for name in renamed)
+    return replace(file, columns=tuple(renamed), source_columns=file.own_columns, target_types=target_types)
 
 
 def layout_of(file: SourceFile, target: TargetTable) -> Layout:
@@ -116,7 +120,9 @@ def make_plan(question: Question) -> Plan:
     sequential = _sequential(question)
     key_path, key_reason = _key_path(question)
     predicted = (
-        predict(overlap, workers=question.workers, cores=question.cores, target_is_empty=target.is_empty) if overlap else {}
+        predict(overlap, workers=question.workers, cores=question.cores, target_is_empty=target.is_empty)
+        if overlap
+        else {}
     )
     obstacles = _obstacles(question, sequential, key_path, key_reason)
     if spec.strategy is Strategy.AUTO:
@@ -126,7 +132,9 @@ def make_plan(question: Question) -> Plan:
         if obstacle := obstacles.get(strategy):
             if not spec.force or strategy is Strategy.PARTITIONED:
                 way_out = "" if strategy is Strategy.PARTITIONED else ", or --force to load anyway at your own risk"
-                raise UnsafeStrategyError(f"{strategy} is not safe here: {obstacle}; choose auto or deterministic{way_out}")
+                raise UnsafeStrategyError(
+                    f"{strategy} is not safe here: {obstacle}; choose auto or deterministic{way_out}"
+                )
             reasons.append(f"forced although {obstacle}")
     lanes = question.lanes or _lanes(strategy, question)
     distinct, existing = (overlap.distinct_keys, overlap.existing_keys) if overlap else (None, None)
@@ -150,7 +158,9 @@ def _check_order(question: Question) -> None:
     """Refuse an order column where it could not decide: raises UsageError."""
     spec = question.spec
     if spec.order_by and spec.conflict_action is ConflictAction.IGNORE:
-        raise UsageError("--on-conflict ignore keeps the first row, --order-by the greatest; give one of them, or 'newer'")
+        raise UsageError(
+            "--on-conflict ignore keeps the first row, --order-by the greatest; give one of them, or 'newer'"
+        )
     if (
         spec.order_by
         and spec.conflict_action is ConflictAction.UPDATE
@@ -164,7 +174,9 @@ def _check_order(question: Question) -> None:
 
 def _sequential(question: Question) -> list[Hazard]:
     carried = {name for file in question.files for name in file.columns}
-    return [hazard for hazard in question.target.forced("sequential") if not hazard.columns or carried & set(hazard.columns)]
+    return [
+        hazard for hazard in question.target.forced("sequential") if not hazard.columns or carried & set(hazard.columns)
+    ]
 
 
 def _key_path(question: Question) -> tuple[Literal["client", "server"], str]:
@@ -174,7 +186,10 @@ def _key_path(question: Question) -> tuple[Literal["client", "server"], str]:
     if question.overlap is None:
         return "server", "conflict detection is off"
     if question.overlap.unproven:
-        return "server", f"{question.overlap.unproven} keys or order values are spelled in a way only the server can compare"
+        return (
+            "server",
+            f"{question.overlap.unproven} keys or order values are spelled in a way only the server can compare",
+        )
     return "client", ""
 
 
@@ -195,7 +210,9 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
             f"files overlap: {names[left]} and {names[right]} share {keys:,} keys, and whichever commits last would win"
         )
     if common_layout(question.files, question.target) is None:
-        obstacles.setdefault(Strategy.PARTITIONED, "the files carry different columns, so rows cannot be collapsed across files")
+        obstacles.setdefault(
+            Strategy.PARTITIONED, "the files carry different columns, so rows cannot be collapsed across files"
+        )
     order_by = question.spec.order_by
     if order_by and key_path == "client" and order_type(question.target.column(order_by)) is None:
         kind = question.target.column(order_by).type
@@ -215,13 +232,19 @@ def _choose(question: Question, obstacles: dict[Strategy, str], key_reason: str)
         reasons.append(f"not partitioned: {obstacles[Strategy.PARTITIONED]}")
         for strategy in (Strategy.FULL_PARALLEL, Strategy.HYBRID):
             if strategy not in obstacles and overlap is not None and len(overlap.groups) > 1:
-                return strategy, [*reasons, f"{len(overlap.groups)} groups of files share no keys and load side by side"]
+                return strategy, [
+                    *reasons,
+                    f"{len(overlap.groups)} groups of files share no keys and load side by side",
+                ]
         return Strategy.DETERMINISTIC, [*reasons, "files are loaded in order, one transaction each"]
     if key_reason:
         reasons.append(key_reason)
         if overlap is None and question.deterministic_processing:
             return Strategy.DETERMINISTIC, [*reasons, "files are loaded in order, one transaction each"]
-        return Strategy.PARTITIONED, [*reasons, "files are staged in parallel, and each worker merges one hash partition of the keys"]
+        return Strategy.PARTITIONED, [
+            *reasons,
+            "files are staged in parallel, and each worker merges one hash partition of the keys",
+        ]
     return Strategy.PARTITIONED, [
         *reasons,
         "rows are collapsed across files first, so each key is sent and written once",

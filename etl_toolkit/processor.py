@@ -6,9 +6,8 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -16,41 +15,20 @@ import psycopg2
 
 from etl_toolkit import overlap as overlaps
 from etl_toolkit.config import ParallelConfig, available_cores
-from etl_toolkit.errors import AccountingError, UsageError, map_driver_error
+from etl_toolkit.errors import AccountingError, map_driver_error
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
 from etl_toolkit.loading.run import Event, Phases, Run
 from etl_toolkit.loading.session import Sessions, plain_text_host
 from etl_toolkit.loading.undo import Undone, undo
-from etl_toolkit.loading.ledger import PastRun
-from etl_toolkit.model import (
-    Batch,
-    ConflictAction,
-    Counts,
-    KeyOverlap,
-    Layout,
-    LoadResult,
-    LoadSpec,
-    Plan,
-    ReadOptions,
-    SourceFile,
-    Sources,
-    Strategy,
-    TargetTable,
-)
+from etl_toolkit.model import Batch, ConflictAction, Counts, KeyOverlap, LoadResult, LoadSpec, Plan, Strategy
 from etl_toolkit.observe import Watch, fan_out, told
-from etl_toolkit.overlap import KeyScan
-from etl_toolkit.plan import Question, common_layout, key_types, make_plan, match_columns, order_type
-from etl_toolkit.sources import resolve
+from etl_toolkit.prepare import Resumed, forecasted, prepared, resolved
+from etl_toolkit.request import connection_string, load_spec
 from etl_toolkit.strategies import STRATEGIES
 from etl_toolkit.strategies.lanes import add_up
-from etl_toolkit.strategies.suspects import mark_doubtful
 from etl_toolkit.strategies.staged import check_reject_limit
-from etl_toolkit.target import read_target
-from etl_toolkit.workspace import Workspace, open_workspace
-
-FORECAST_ROWS = 2_000
+from etl_toolkit.workspace import open_workspace
 
 
 def _silent(event: Event) -> None:
@@ -101,7 +79,7 @@ class ConflictAwareProcessor:
         """Return the key overlap of `files` alone, keys compared as text; needs no database and writes nothing."""
         spec = load_spec("", pk_columns, **options)
         with open_workspace(self.config, threads=available_cores()) as workspace:
-            sources = resolve(_listed(files), spec.read, workspace)
+            sources = resolved(files, spec, self.config, workspace)
             types = [KEY_TYPES["text"]] * len(spec.key)
             scan = overlaps.scan(sources.files, spec.key, workspace, key_types=types)
             overlaps.collapse(scan, workspace, action=ConflictAction.UPDATE)
@@ -111,8 +89,8 @@ class ConflictAwareProcessor:
         """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing."""
         spec = load_spec(table, pk_columns, **options)
         sessions = Sessions(self._connection_string(), self.config, "plan")
-        with _prepared(files, spec, self.config, sessions, Phases()) as ready:
-            return replace(ready.plan, **_forecast(ready, sessions, self.config))
+        with prepared(files, spec, sessions, Phases(), is_trial=True) as ready:
+            return forecasted(ready, sessions)
 
     def load(self, files: Any, spec: LoadSpec, stop: threading.Event | None = None) -> LoadResult:
         """Load `files` as `spec` says. Setting `stop` from another thread rolls back and raises InterruptedError."""
@@ -142,7 +120,7 @@ class ConflictAwareProcessor:
         with (
             sessions.session("coordinator") as admin,
             Watch(sessions, self._on_event) as watch,
-            _prepared(files, spec, self.config, sessions, phases, lanes=resumed.lanes if resumed else None) as ready,
+            prepared(files, spec, sessions, phases, lanes=resumed.lanes if resumed else None) as ready,
         ):
             if host := plain_text_host(admin):
                 self._on_event(Event("plain_text", {"host": host, "remedy": "sslmode=verify-full in the DSN"}, run_id))
@@ -194,149 +172,6 @@ def ingest(files: Any, table: str, key: str | Sequence[str], dsn: Any = None, **
     return ConflictAwareProcessor(dsn, **own).load(files, load_spec(table, key, **options))
 
 
-def load_spec(
-    table: str, key: str | Sequence[str], *, headers: Sequence[str] | None = None, strategy: str = "auto",
-    order_by: str | None = None, on_conflict: str = "update", **options: Any,
-) -> LoadSpec:  # fmt: skip
-    """Make a LoadSpec of loose options. Raises UsageError that names what it does not know."""
-    read = {name: options.pop(name) for name in ("delimiter", "quote", "encoding", "extra_columns") if name in options}
-    known = {"create_table", "max_rejects", "atomic", "force", "undoable"}
-    if unknown := sorted(set(options) - known):
-        raise UsageError(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(known | {'strategy', 'order_by'}))}")
-    return LoadSpec(
-        table=table,
-        key=(key,) if isinstance(key, str) else tuple(key),
-        order_by=order_by,
-        conflict_action=_choice(ConflictAction, on_conflict, "conflict action"),
-        strategy=_choice(Strategy, strategy, "strategy"),
-        read=ReadOptions(headers=tuple(headers) if headers else None, **{k: v for k, v in read.items() if v is not None}),
-        **options,
-    )
-
-
-def _choice(kind: Any, value: str, what: str) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        raise UsageError(f"unknown {what} '{value}'; choose {', '.join(kind)}") from None
-
-
-def connection_string(dsn: Any) -> str:
-    """Return a libpq connection string for a URL, keyword string, SQLAlchemy Engine, or None (the embedded server)."""
-    if dsn is None:
-        from etl_toolkit import server
-
-        return server.start().dsn
-    if isinstance(dsn, str):
-        return dsn.replace("postgresql+psycopg2://", "postgresql://", 1)
-    if hasattr(dsn, "url"):
-        return str(dsn.url.set(drivername="postgresql").render_as_string(hide_password=False))
-    raise UsageError(f"a DSN is a string or a SQLAlchemy Engine, not {type(dsn).__name__}")
-
-
-# --- the steps before the first write ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A load that is prepared: everything is known, nothing is written."""
-
-    sources: Sources
-    files: tuple[SourceFile, ...]
-    target: TargetTable
-    layout: Layout | None
-    scan: KeyScan | None
-    plan: Plan
-    workspace: Workspace
-    refused: dict[int, Any]
-    created_sql: str | None = None
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """What a resumed run keeps of its first attempt."""
-
-    past: PastRun
-    lanes: tuple[tuple[Batch, ...], ...]
-    bounds: list[str] | None
-    force: bool
-
-
-@contextmanager
-def _prepared(
-    files: Any, spec: LoadSpec, config: ParallelConfig, sessions: Sessions, phases: Phases,
-    lanes: tuple[tuple[Batch, ...], ...] | None = None,
-) -> Iterator[Ready]:  # fmt: skip
-    """Read files and table, find the overlap, make the plan."""
-    cores = available_cores()
-    with open_workspace(config, threads=cores) as workspace:
-        with phases.phase("sources"):
-            sources = resolve(_listed(files), spec.read, workspace)
-        with phases.phase("target"), sessions.session("catalog") as connection:
-            target = read_target(connection, spec.table, spec.key)
-        matched = match_columns(sources.files, target, spec)
-        layout = common_layout(matched, target)
-        scan, overlap, refused = None, None, {}
-        if config.conflict_detection and spec.strategy is not Strategy.STREAMING:
-            with phases.phase("read"):
-                scan = _scan(matched, target, spec, layout, workspace)
-            if layout is not None:
-                with phases.phase("rejects"):
-                    refused = mark_doubtful(scan, target, layout, workspace, sessions, limit=spec.max_rejects)
-            with phases.phase("collapse"):
-                overlaps.collapse(scan, workspace, action=spec.conflict_action)
-                overlap = overlaps.measure(scan, workspace)
-        with phases.phase("plan"):
-            plan = make_plan(
-                Question(spec, target, matched, overlap, config.workers, cores, config.deterministic_processing, lanes)
-            )
-        yield Ready(sources, matched, target, layout, scan, plan, workspace, refused)
-
-
-def _scan(
-    files: tuple[SourceFile, ...], target: TargetTable, spec: LoadSpec, layout: Layout | None, workspace: Workspace
-) -> KeyScan:
-    order = None
-    if spec.order_by and (kind := order_type(target.column(spec.order_by))):
-        order = (spec.order_by, kind)
-    return overlaps.scan(files, spec.key, workspace, key_types=key_types(target), layout=layout, order=order)
-
-
-def _forecast(ready: Ready, sessions: Sessions, config: ParallelConfig) -> Mapping[str, int]:
-    """Predict inserts, updates and unchanged rows by staging a sample of the rows to load; it is rolled back."""
-    overlap = ready.plan.overlap
-    if ready.target.is_empty or overlap is None or ready.layout is None or not overlap.distinct_keys:
-        return {"predicted_unchanged": 0} if ready.target.is_empty and overlap else {}
-    sample = ready.workspace.query(
-        f"SELECT file, record FROM rows SEMI JOIN (SELECT winner FROM keys USING SAMPLE reservoir({FORECAST_ROWS} ROWS) "
-        "REPEATABLE (1)) AS chosen ON rows.rowid = chosen.winner"
-    )
-    import io
-
-    data = "".join(f"{file}{ready.layout.delimiter}{record}\n" for file, record in sample)
-    layout = Layout(("etl_file", *ready.layout.columns), ready.layout.delimiter)
-    with sessions.session("forecast") as connection, connection.cursor() as cursor:
-        cursor.execute(create_staging(ready.target, ready.layout))
-        try:
-            cursor.copy_expert(copy_into(staging_table(), layout), io.BytesIO(data.encode()))
-        except psycopg2.Error:
-            return {}  # a bad row in the sample: the load itself will say which
-        new, differing, same = forecast(cursor, Upsert(ready.target, ready.layout, unique=True))
-    scale = overlap.distinct_keys / max(1, len(sample))
-    updates, unchanged = round(differing * scale), round(same * scale)
-    return {
-        "predicted_inserts": overlap.distinct_keys - updates - unchanged,
-        "predicted_updates": updates,
-        "predicted_unchanged": unchanged,
-    }
-
-
-def _listed(files: Any) -> list[Any]:
-    if isinstance(files, str) or not isinstance(files, Iterable) or hasattr(files, "columns") or hasattr(files, "schema"):
-        return [files]
-    return list(files)
-
-
 # --- the load itself ---------------------------------------------------------------------------------------------------
 
 
@@ -348,7 +183,9 @@ def _execute(run: Run, admin: Any) -> dict[int, Counts]:
         _check_accounting(run, counts)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt | InterruptedError)
-        _close(admin, run, "interrupted" if interrupted else "failed", {}, error=type(error).__name__ + ": " + str(error))
+        _close(
+            admin, run, "interrupted" if interrupted else "failed", {}, error=type(error).__name__ + ": " + str(error)
+        )
         if isinstance(error, psycopg2.Error):
             raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
         raise
@@ -365,7 +202,7 @@ def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
                 f"the load into {run.target.qualified_name} is not known to be right"
             )
     for file in run.plan.overlap.files if run.plan.overlap else ():
-        seen = file.rows
+        seen = file.rows + len(run.file(file.position).malformed)
         if counts[file.position].read != seen:
             raise AccountingError(
                 f"{file.name}: the key scan saw {seen:,} rows, the load {counts[file.position].read:,}; did the file change?"
@@ -378,10 +215,10 @@ def _close(admin: Any, run: Run, status: str, counts: Mapping[int, Counts], erro
         admin.rollback()
         if status == "failed":  # no data, but what was found wrong with it
             with admin.cursor() as cursor:
-                ledger.record_rejects(cursor, run.run_id, [reject for found in run.refused.values() for reject in found])
+                ledger.record_rejects(
+                    cursor, run.run_id, [reject for found in run.refused.values() for reject in found]
+                )
         ledger.finish(admin, run.run_id, status=status, counts=total, files=counts, error=error)
     except psycopg2.Error as failure:
         if status == "complete":
             raise map_driver_error(failure, doing="recording the end of the run") from None
-
-

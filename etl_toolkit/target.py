@@ -87,6 +87,11 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
         cursor.execute(_FIND, (oid,))
         _, schema, name, kind, row_security, forced_security, has_rules, is_owner = cursor.fetchone()
         label = f"{schema}.{name}"
+        if kind not in ("r", "p"):
+            what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(kind, "not a table")
+            raise TargetError(
+                f"{label} is {what}, and ON CONFLICT needs an ordinary or partitioned table; name that one"
+            )
         version = connection.server_version
         columns = _columns(cursor, oid)
         names = {column.name for column in columns}
@@ -94,20 +99,19 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
             if column not in names:
                 raise TargetError(f"{label} has no column '{column}' to be the key; it has {', '.join(sorted(names))}")
         hazards: list[Hazard] = []
-        if kind not in ("r", "p"):
-            what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(kind, "not a table")
-            raise TargetError(f"{label} is {what}, and ON CONFLICT needs an ordinary or partitioned table; name that one")
         arbiter, index_hazards = _arbiter(cursor, oid, version, columns, tuple(key), label)
         hazards += index_hazards
         if row_security and (forced_security or not is_owner):
             detail = "policies apply to this role: rows may be refused one by one, and COPY FROM is not allowed"
             hazards.append(Hazard(HazardKind.ROW_SECURITY, detail, "staged"))
         if has_rules:
-            hazards.append(Hazard(HazardKind.RULE, f"{label} has rewrite rules, which ON CONFLICT does not allow", "refuse"))
+            hazards.append(
+                Hazard(HazardKind.RULE, f"{label} has rewrite rules, which ON CONFLICT does not allow", "refuse")
+            )
         cursor.execute(_FOREIGN_KEYS, (oid,))
         foreign_keys = []
         for constraint, is_self, own, references, referenced in cursor.fetchall():
-            foreign_keys.append(ForeignKey(constraint, tuple(own), references, tuple(referenced)))
+            foreign_keys.append(ForeignKey(constraint, tuple(own), references, tuple(referenced), is_self))
             if is_self:
                 detail = f"{constraint} makes a row depend on rows of other files"
                 hazards.append(Hazard(HazardKind.SELF_REFERENCE, detail, "sequential"))
@@ -124,7 +128,9 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
         has_checks = bool(cursor.fetchone()[0])
         cursor.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(sql.Identifier(schema, name)))
         is_empty = bool(cursor.fetchone()[0])
-        if any(hazard.forces == "server" for hazard in hazards) and (reason := _not_hashable(cursor, arbiter, schema, name)):
+        if any(hazard.forces == "server" for hazard in hazards) and (
+            reason := _not_hashable(cursor, arbiter, schema, name)
+        ):
             hazards.append(Hazard(HazardKind.SERVER_KEY, reason, "sequential"))
     return TargetTable(
         schema=schema,
@@ -221,7 +227,8 @@ def _coupling(index: _Index, key: tuple[str, ...], columns: Sequence[Column]) ->
     if index.is_exclusion:
         return Hazard(HazardKind.EXCLUSION, f"{index.name} couples rows beyond the key", "sequential")
     if index.covers(key, columns) and not index.is_immediate:
-        return Hazard(HazardKind.DEFERRABLE_KEY, f"{index.name} is deferrable and cannot arbitrate", "sequential")
+        detail = f"{index.name} is deferrable, and ON CONFLICT takes no other index on the same columns while it is there"
+        return Hazard(HazardKind.DEFERRABLE_KEY, detail, "refuse")
     if index.is_plain and index.is_deterministic and set(key) <= set(index.names):
         return None
     # It matters to files that carry one of its columns, where its columns are all that it depends on.
@@ -249,7 +256,11 @@ def _arbiter(
         )
     chosen = min(usable, key=lambda index: (not index.is_plain, index.predicate is not None))
     arbiter = Arbiter(
-        chosen.name, chosen.parts, chosen.predicate, chosen.nulls_not_distinct, chosen.is_plain and not any(chosen.collations)
+        chosen.name,
+        chosen.parts,
+        chosen.predicate,
+        chosen.nulls_not_distinct,
+        chosen.is_plain and not any(chosen.collations),
     )
     hazards: list[Hazard] = []
     if not arbiter.is_plain or chosen.predicate or chosen.nulls_not_distinct or not chosen.is_deterministic:
@@ -277,7 +288,9 @@ def _not_hashable(cursor: Any, arbiter: Arbiter, schema: str, name: str) -> str 
     return None
 
 
-def _mentions(definitions: Sequence[str], names: Sequence[str | None], key: tuple[str, ...], columns: Sequence[Column]) -> bool:
+def _mentions(
+    definitions: Sequence[str], names: Sequence[str | None], key: tuple[str, ...], columns: Sequence[Column]
+) -> bool:
     """Whether an expression index is over exactly the key columns: every key column occurs in it, and no other."""
     text = " ".join(definitions)
     mentioned = {column.name for column in columns if f'"{column.name}"' in text or _has_word(text, column.name)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
+from duckdb import DuckDBPyConnection, connect
 
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.memory import memory_limit_bytes
@@ -20,14 +20,15 @@ from etl_toolkit.memory import memory_limit_bytes
 class Workspace:
     """A DuckDB connection and a directory; both are gone when the load is over."""
 
-    duckdb: duckdb.DuckDBPyConnection
+    duckdb: DuckDBPyConnection
     directory: Path
 
     def query(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows; from any thread."""
         with self.duckdb.cursor() as cursor:  # one connection runs one query at a time, and threads ask
             return cursor.execute(sql, parameters or []).fetchall()
 
-    def cursor(self) -> duckdb.DuckDBPyConnection:
+    def cursor(self) -> DuckDBPyConnection:
         """Another connection to the same tables, for another thread."""
         return self.duckdb.cursor()
 
@@ -53,7 +54,7 @@ def memory_budget_bytes(config: ParallelConfig) -> int:
 def open_workspace(config: ParallelConfig, *, threads: int) -> Iterator[Workspace]:
     """Open a workspace whose DuckDB reads nothing yet; `admit` names the files it may read."""
     directory = Path(tempfile.mkdtemp(prefix="etl_toolkit_", dir=config.temp_directory))
-    connection = duckdb.connect(
+    connection = connect(
         ":memory:",
         config={
             "threads": max(1, threads),

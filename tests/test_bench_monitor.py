@@ -73,6 +73,31 @@ def test_a_wait_for_a_lock_is_counted_once(monitor: Monitor, database: str, conn
     assert seen.peak("lock_waiting") == 1
 
 
+def test_one_monitor_watches_one_run_after_the_other(monitor: Monitor, database: str, connection: Connection) -> None:
+    grown = []
+    for rows in (100_000, 1):
+        monitor.watch(database, os.getpid())
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"DROP TABLE IF EXISTS t; CREATE TABLE t AS SELECT md5(i::text) FROM generate_series(1, {rows}) AS i"
+            )
+        grown.append(monitor.stop().growth("wal_bytes") or 0)
+    assert grown[0] > 1_000_000 > grown[1] > 0
+
+
+def test_a_monitor_that_fell_is_replaced(monitor: Monitor, dsn: str, database: str, connection: Connection) -> None:
+    monitor.watch(database, os.getpid(), interval_seconds=0.01)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'etl_toolkit monitor'"
+        )
+        assert cursor.fetchall() == [(True,)]
+    monitor.forget()
+    monitor.watch(database, os.getpid())
+    assert len(monitor.stop().rows) >= 2
+
+
 def test_no_wait_is_seen_where_there_is_none(monitor: Monitor, database: str) -> None:
     monitor.watch(database, os.getpid())
     assert monitor.stop().lock_waits == 0

@@ -69,6 +69,9 @@ def examples(count: int) -> Any:
     return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
+any_character = st.characters(codec="utf-8")
+
+
 # --- texts that hurt -------------------------------------------------------------------------------------------------
 
 digits = st.integers(-(2**63), 2**63 - 1) | st.integers(-99, 99)
@@ -134,6 +137,9 @@ UNPROVEN = {
 }  # fmt: skip
 
 
+WITHOUT_HASH = ("bit(3)", "money")  # so their rows cannot be divided among workers
+
+
 def classes(connection: Connection, texts: Sequence[str]) -> dict[str, int]:
     """The server's verdict: texts with the same number are one key under the index; a text it refuses has none."""
     found = {}
@@ -173,7 +179,8 @@ def test_what_the_client_judges_is_what_the_index_says(bench: tuple[str, Connect
 
     drawn = PROVEN[declared]
     if kind.grammar:
-        drawn = drawn | st.from_regex(re.compile(kind.grammar, re.ASCII), fullmatch=True)
+        spelled = st.from_regex(re.compile(kind.grammar, re.ASCII), fullmatch=True, alphabet=any_character)
+        drawn = drawn | spelled.filter(lambda text: "\0" not in text)
 
     @examples(150)
     @given(st.lists(drawn, min_size=2, max_size=12, unique=True))
@@ -259,11 +266,18 @@ def test_equal_keys_meet_whatever_their_spelling(bench: tuple[str, Connection], 
         contents = [content for content in contents if content.rows]
         if not contents:
             return
-        result = compare(
-            bench, f"(k {declared} PRIMARY KEY, v text)", contents, Oracle("expected", ("k",), action),
-            strategy=strategy, concurrency=workers,
-        )  # fmt: skip
-        paths.add(result.plan.key_path)
+
+        def load() -> Any:
+            return compare(
+                bench, f"(k {declared} PRIMARY KEY, v text)", contents, Oracle("expected", ("k",), action),
+                strategy=strategy, concurrency=workers,
+            )  # fmt: skip
+
+        if declared in WITHOUT_HASH and strategy == "partitioned":
+            with pytest.raises(UnsafeStrategyError, match="could not identify a hash function"):
+                load()
+        else:
+            paths.add(load().plan.key_path)
 
     meet()
     if declared in UNPROVEN:
@@ -513,7 +527,6 @@ GRAMMAR_TYPES = (
     "numeric(6,2)", "numeric(3,0)", "numeric(4)", "bool", "uuid", "date", "timestamp", "timestamp(0)", "timestamptz",
     "timestamptz(2)",
 )  # fmt: skip
-any_character = st.characters(codec="utf-8")
 
 
 def accepted_by_copy(connection: Connection, table: str, layout: Layout, records: Sequence[str]) -> int:

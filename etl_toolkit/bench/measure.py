@@ -94,6 +94,7 @@ def measure(
     files: Sequence[str],
     databases: ScratchDatabases,
     start: StartingPoint,
+    monitor: Monitor,
     *,
     log: Path,
     interval_seconds: float,
@@ -103,7 +104,7 @@ def measure(
 
     What the loader prints, tracebacks included, goes to `log`.
     """
-    runner, monitor = _Runner(log), Monitor()
+    runner = _Runner(log)
     try:
         dsn = databases.reset(start)
         runner.hear(60)
@@ -129,7 +130,7 @@ def measure(
         return _failed(planned, {"error": str(error).strip().splitlines()[0]})
     finally:
         runner.close()
-        monitor.close()
+        monitor.forget()
 
 
 def _failed(planned: Sample, told: dict[str, Any]) -> RunOutcome:

@@ -57,35 +57,37 @@ class Observation:
 
 
 class Monitor:
-    """A monitor. `watch` begins, `stop` ends and tells what was seen, `close` merely ends."""
+    """A process that watches one run after the other: `watch` begins, `stop` ends and tells what was seen."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "etl_toolkit.bench.sampler"]
-        # Ctrl-C is for the sweep, which then ends this.
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
+        self._process = self._started()
+        self._is_watching = False
 
     def watch(self, dsn: str, client: int, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
         """Begin to watch process `client` and the server of `dsn`; return when the first reading is taken."""
+        if self._process.poll() is not None:  # it fell with a server that fell
+            self.close()
+            self._process = self._started()
         # The DSN may hold a password, so it goes through the pipe: a command line is there for everybody to read.
-        request = {"dsn": dsn, "client": client, "interval_seconds": interval_seconds}
-        if self._process.stdin is not None:
-            with suppress(BrokenPipeError):
-                self._process.stdin.write(json.dumps(request) + "\n")
-                self._process.stdin.flush()
+        self._say(json.dumps({"dsn": dsn, "client": client, "interval_seconds": interval_seconds}))
         self._hear()
+        self._is_watching = True
 
     def stop(self) -> Observation:
         """Take the last reading and return all of them."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self._is_watching = False
+        self._say("stop")
         told = self._hear()
-        self.close()
         return Observation(tuple(told["rows"]), told["lock_waits"], told["monitor_cpu_seconds"])
 
+    def forget(self) -> None:
+        """Stop watching a run that came to nothing."""
+        if self._is_watching:
+            with suppress(EtlError):
+                self.stop()
+
     def close(self) -> None:
-        """End the process if it still runs."""
+        """End the process."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(BrokenPipeError):
@@ -96,10 +98,25 @@ class Monitor:
             self._process.kill()
             self._process.wait()
 
+    @staticmethod
+    def _started() -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "etl_toolkit.bench.sampler"]
+        # Ctrl-C is for the sweep, which then ends this.
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def _say(self, line: str) -> None:
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._process.stdin.write(line + "\n")
+                self._process.stdin.flush()
+
     def _hear(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout is not None else ""
         if not line:
-            self.close()
+            self._is_watching = False
+            self._process.wait(timeout=30)
             raise EtlError("the monitor ended before its time; its words are on stderr")
         told: dict[str, Any] = json.loads(line)
         return told
@@ -124,6 +141,7 @@ def overhead(dsn: str, *, watch_seconds: float = 2.0, interval_seconds: float = 
     monitor.watch(dsn, os.getpid(), interval_seconds=interval_seconds)
     time.sleep(watch_seconds)
     seen = monitor.stop()
+    monitor.close()
     readings = len(seen.rows)
     return Overhead(
         readings=readings,

@@ -1,8 +1,9 @@
-"""The process that watches a run: `python -m etl_toolkit.bench.sampler`, driven by `monitor` through its pipes.
+"""The process that watches runs: `python -m etl_toolkit.bench.sampler`, driven by `monitor` through its pipes.
 
-It reads one JSON request, takes a first sample, says `ready`, samples until its input closes, takes a last sample and
-writes everything as one JSON object. Its own session is left out of the server's numbers. Reading PSS walks the page
-tables of every process, so the interval is stretched when samples would cost more than `LARGEST_CPU_SHARE` of a core.
+For each run it reads a JSON request, takes a first sample, says `ready`, samples until the next line comes, takes a last
+sample and writes everything as one JSON object. Its own session is left out of the server's numbers. Reading PSS walks
+the page tables of every process, so the interval is stretched when samples would cost more than `LARGEST_CPU_SHARE` of
+a core.
 """
 
 from __future__ import annotations
@@ -66,24 +67,24 @@ class Sampler:
 
 
 def main() -> None:
-    """Watch one run, as the module says."""
-    line = sys.stdin.readline()
-    if not line:
-        return
-    request = json.loads(line)
-    connection = psycopg2.connect(request["dsn"], application_name="etl_toolkit monitor")
-    sampler = Sampler(connection, request["client"])
+    """Watch one run after the other, as the module says."""
+    while line := sys.stdin.readline():
+        request = json.loads(line)
+        _watch(request["dsn"], request["client"], request["interval_seconds"])
+
+
+def _watch(dsn: str, client: int, interval_seconds: float) -> None:
+    connection = psycopg2.connect(dsn, application_name="etl_toolkit monitor")
+    sampler = Sampler(connection, client)
     cpu_began = time.process_time()
     sampler.sample()
     _say({"ready": True})
     cost = time.process_time() - cpu_began
-    while True:
-        pause = max(request["interval_seconds"], cost / LARGEST_CPU_SHARE)
-        if select.select([sys.stdin], [], [], pause)[0]:
-            break
+    while not select.select([sys.stdin], [], [], max(interval_seconds, cost / LARGEST_CPU_SHARE))[0]:
         cpu = time.process_time()
         sampler.sample()
         cost = time.process_time() - cpu
+    sys.stdin.readline()
     sampler.sample()
     connection.close()
     spent = time.process_time() - cpu_began

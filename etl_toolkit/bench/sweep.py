@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from etl_toolkit.bench import journal, records, run_directory, workloads
 from etl_toolkit.bench.cases import schedule
 from etl_toolkit.bench.databases import ScratchDatabases, StartingPoint
 from etl_toolkit.bench.measure import RunOutcome, measure
+from etl_toolkit.bench.monitor import Monitor
 from etl_toolkit.bench.records import Case, RunRecord, Sample
 from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.bench.writing import write_manifest, write_table
@@ -64,8 +65,8 @@ def run(
             prepared = workloads.prepare(config, Path(scratch), place)
             manifest = run_directory.described(manifest, config, prepared, place)
             write_manifest(path, manifest)
-            sweep = _Sweep(path, config, prepared, databases, on_progress)
-            reason = sweep.all_rounds()
+            with closing(_Sweep(path, config, prepared, databases, on_progress)) as sweep:
+                reason = sweep.all_rounds()
             watching = {**manifest.monitor, "cpu_share_of_one_core_during_runs": sweep.monitor_cpu_share}
             manifest = replace(manifest, status="finished", reason=reason, monitor=watching)
         except BaseException as error:
@@ -111,6 +112,7 @@ class _Sweep:
         self._done = {sample.run_index: sample for sample in journal.samples(directory)}
         self._refused = {sample.case for sample in self._done.values() if is_refusal(sample)}
         self._began = time.monotonic()
+        self._monitor = Monitor()
         self._monitor_seconds = 0.0
         self._watched_seconds = 0.0
 
@@ -118,6 +120,10 @@ class _Sweep:
     def monitor_cpu_share(self) -> float | None:
         """What the monitor took of one core while runs were measured."""
         return self._monitor_seconds / self._watched_seconds if self._watched_seconds else None
+
+    def close(self) -> None:
+        """End the monitor."""
+        self._monitor.close()
 
     def all_rounds(self) -> str | None:
         """Make every run that is not in the journal; return why it ended early, None when it did not."""
@@ -151,6 +157,7 @@ class _Sweep:
             files.paths,
             self._databases,
             self._start_of(case),
+            self._monitor,
             log=self._directory / "journal" / "loaders.log",
             interval_seconds=self._config.interval_seconds,
             timeout_seconds=self._config.run_timeout_seconds,

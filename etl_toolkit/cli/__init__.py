@@ -33,7 +33,7 @@ class Terminated(BaseException):
     """SIGTERM: stop like on Ctrl-C, with another exit code."""
 
 
-def _show_version(value: bool) -> None:  # noqa: FBT001 - typer hands options over by position
+def _show_version(value: bool) -> None:
     if value:
         typer.echo(f"etl-toolkit {__version__}")
         raise typer.Exit
@@ -46,7 +46,7 @@ def _root(
     """Load many CSV and Parquet files into one PostgreSQL table in parallel, upserting, with the sequential result."""
 
 
-def _terminate(signum: int, frame: object) -> NoReturn:
+def _terminate(_signum: int, _frame: object) -> NoReturn:
     raise Terminated
 
 

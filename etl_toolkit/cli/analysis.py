@@ -28,7 +28,9 @@ def generate(
     out: Annotated[Path, typer.Argument(help="Directory to write the files to.")],
     files: Annotated[int, typer.Option(min=1, help="How many files.")] = 4,
     rows: Annotated[int, typer.Option(min=1, help="Rows per file.")] = 100_000,
-    overlap: Annotated[float, typer.Option(help="Keys shared with the file before: a share (0.5) or per cent (50).")] = 0.5,
+    overlap: Annotated[
+        float, typer.Option(help="Keys shared with the file before: a share (0.5) or per cent (50).")
+    ] = 0.5,
     format: Annotated[str, typer.Option(help="csv, parquet or mixed.")] = "csv",
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
@@ -54,7 +56,9 @@ def bench(
     files: Annotated[list[str] | None, typer.Option("--file", help="Your own files instead of generated ones.")] = None,
     key: Annotated[str | None, typer.Option("--key", "-k", help="Key of your own files.")] = None,
     compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Compare two run directories instead.")] = None,
-    any_machine: Annotated[bool, typer.Option("--any-machine", help="Compare even runs of different machines.")] = False,
+    any_machine: Annotated[
+        bool, typer.Option("--any-machine", help="Compare even runs of different machines.")
+    ] = False,
     dsn: Dsn = None,
 ) -> None:
     """Sweep the strategies over overlap, size, table state and workers; every answer is checked."""
@@ -123,7 +127,8 @@ def demo(
     from etl_toolkit.cli.load import load_config
     from etl_toolkit.cli.progress import Progress
     from etl_toolkit.display import plan_text
-    from etl_toolkit.processor import ConflictAwareProcessor, connection_string, load_spec
+    from etl_toolkit.processor import ConflictAwareProcessor
+    from etl_toolkit.request import connection_string, load_spec
 
     server = connection_string(options.resolve_dsn(dsn))
     _title("1. Six files, three CSV and three Parquet; each shares half its keys with the one before")
@@ -133,7 +138,7 @@ def demo(
     _fresh_table(server)
     _title("2. Which files share keys, and what is to be done: etl-toolkit plan …")
     settings = load_config(config)
-    chosen = {"create_table": True}
+    chosen: dict[str, Any] = {"create_table": True}
     typer.echo(plan_text(ConflictAwareProcessor(server, config=settings).plan(files, DEMO_TABLE, ["id"], **chosen)))
     for title in ("3. Load them: etl-toolkit ingest …", "4. Load them again: nothing changes, so nothing is written"):
         _title(title)

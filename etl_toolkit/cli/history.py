@@ -81,7 +81,9 @@ def resume(
 
 def rejects(
     run: RunId,
-    export: Annotated[Path | None, typer.Option(help="Write the rows to this CSV file, to be mended and loaded again.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the rows to this CSV file, to be mended and loaded again.")
+    ] = None,
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
@@ -109,7 +111,7 @@ def explain(
     """Tell why a row holds what it holds: which file and row won, by which rule, and what it beat."""
     from etl_toolkit.explain import explain as explain_row
     from etl_toolkit.explain import parse_key
-    from etl_toolkit.processor import connection_string
+    from etl_toolkit.request import connection_string
     from etl_toolkit.tables import Table as Shown
     from etl_toolkit.tables import to_text
 
@@ -135,7 +137,7 @@ def explain(
 def _connection(dsn: str | None) -> Iterator[Any]:
     from etl_toolkit.config import ParallelConfig
     from etl_toolkit.loading.session import Sessions
-    from etl_toolkit.processor import connection_string
+    from etl_toolkit.request import connection_string
 
     sessions = Sessions(connection_string(options.resolve_dsn(dsn)), ParallelConfig(), "cli")
     with sessions.session("cli") as connection:

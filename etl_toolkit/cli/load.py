@@ -46,7 +46,9 @@ def ingest(
     create_table: Annotated[bool, typer.Option("--create-table", help="Create the table if missing.")] = False,
     max_rejects: Annotated[int, typer.Option(min=0, help="Rows that may be rejected before the load fails.")] = 0,
     atomic: Annotated[bool, typer.Option("--atomic", help="Show readers all rows or none.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Use the named strategy although it is not safe here.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Use the named strategy although it is not safe here.")
+    ] = False,
     wait: Annotated[float | None, typer.Option(help="Seconds to wait for another run on the table.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")] = False,
     config: Config = None,
@@ -61,7 +63,8 @@ def ingest(
 ) -> None:
     """Load files into a table in parallel, upserting; the table ends as if they had been loaded one by one."""
     from etl_toolkit.cli.progress import Progress
-    from etl_toolkit.processor import ConflictAwareProcessor, load_spec
+    from etl_toolkit.processor import ConflictAwareProcessor
+    from etl_toolkit.request import load_spec
 
     reading = options.read_options(headers, delimiter, quote, encoding, extra_columns)
     chosen = {
@@ -98,7 +101,9 @@ def plan(
     jobs: Jobs = None,
     order_by: OrderBy = None,
     on_conflict: OnConflict = "update",
-    create_table: Annotated[bool, typer.Option("--create-table", help="Plan for a table that would be created.")] = False,
+    create_table: Annotated[
+        bool, typer.Option("--create-table", help="Plan for a table that would be created.")
+    ] = False,
     config: Config = None,
     dsn: Dsn = None,
     headers: Headers = None,
@@ -158,8 +163,9 @@ def load_config(path: Any, *, jobs: int | None = None, wait: float | None = None
     from etl_toolkit.config import ParallelConfig
 
     settings = ParallelConfig.from_toml(path) if path else ParallelConfig()
-    given = {"concurrency": jobs, "lock_wait_seconds": wait}
-    return replace(settings, **{name: value for name, value in given.items() if value is not None})
+    if jobs is not None:
+        settings = replace(settings, concurrency=jobs)
+    return settings if wait is None else replace(settings, lock_wait_seconds=wait)
 
 
 def as_json_value(value: Any) -> Any:

@@ -13,7 +13,9 @@ import typer
 Files = Annotated[list[str], typer.Argument(help="CSV, TSV or Parquet files (.gz, .zst), or globs, in loading order.")]
 Table = Annotated[str, typer.Option("--table", "-t", help="Target table, `name` or `schema.name`.")]
 Key = Annotated[str, typer.Option("--key", "-k", help="Key column, or several separated by commas.")]
-Dsn = Annotated[str | None, typer.Option("--dsn", help="Server (URL or keywords). Default: ETL_DSN, PG*, else embedded.")]
+Dsn = Annotated[
+    str | None, typer.Option("--dsn", help="Server (URL or keywords). Default: ETL_DSN, PG*, else embedded.")
+]
 Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Workers. Default: the cores of this machine.")]
 Strategy = Annotated[
     str,
@@ -22,11 +24,15 @@ Strategy = Annotated[
 OrderBy = Annotated[str | None, typer.Option("--order-by", help="The row with the greatest value of this column wins.")]
 OnConflict = Annotated[str, typer.Option("--on-conflict", help="update, ignore, or newer (with --order-by).")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with a [load] table.")]
-Headers = Annotated[str | None, typer.Option("--headers", help="Column names of headerless CSV files, comma-separated.")]
+Headers = Annotated[
+    str | None, typer.Option("--headers", help="Column names of headerless CSV files, comma-separated.")
+]
 Delimiter = Annotated[str | None, typer.Option("--delimiter", help="Default: detected.")]
 Quote = Annotated[str | None, typer.Option("--quote", help='Quote character. Default: ".')]
 Encoding = Annotated[str | None, typer.Option("--encoding", help="Default: UTF-8, or as a byte order mark says.")]
-ExtraColumns = Annotated[str, typer.Option("--extra-columns", help="File columns that the table lacks: error or ignore.")]
+ExtraColumns = Annotated[
+    str, typer.Option("--extra-columns", help="File columns that the table lacks: error or ignore.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 

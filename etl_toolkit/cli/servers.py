@@ -23,7 +23,9 @@ def start() -> None:
     from etl_toolkit import server
 
     running = server.start()
-    typer.echo(f"running on {running.host}:{running.port}, data in {running.data_dir}; `etl-toolkit db url` prints its URL")
+    typer.echo(
+        f"running on {running.host}:{running.port}, data in {running.data_dir}; `etl-toolkit db url` prints its URL"
+    )
 
 
 @database.command()

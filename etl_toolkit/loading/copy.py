@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 import duckdb
 import psycopg2
 
-from etl_toolkit.errors import EtlError, SourceError
+from etl_toolkit.errors import EtlError
 from etl_toolkit.model import SourceFile
-from etl_toolkit.sources import LINE_SEPARATOR
+from etl_toolkit.sources import LINE_SEPARATOR, read_failure
 
 BUFFER_BYTES = 1 << 18
 
@@ -41,11 +41,12 @@ class RecordPipe:
     then, so nothing may be committed before.
     """
 
-    def __init__(self, source: duckdb.DuckDBPyConnection, query: str) -> None:
+    def __init__(self, source: duckdb.DuckDBPyConnection, query: str, files: Sequence[SourceFile] = ()) -> None:
         read_end, self._write_end = os.pipe()
         self.stream: BinaryIO = os.fdopen(read_end, "rb", buffering=0)
         self._source = source
         self._query = query
+        self._files = files
         self._failure: BaseException | None = None
         self.sent = 0
         self._producer = threading.Thread(target=self._produce, name="etl-read", daemon=True)
@@ -67,14 +68,18 @@ class RecordPipe:
         self._producer.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stream.close()
         self._producer.join()
         if self._failure is not None and kind is None:
-            raise SourceError(f"reading failed: {str(self._failure).strip().splitlines()[0]}") from None
+            raise read_failure(self._files, self._failure) from None
 
 
-def copy_records(cursor: Any, source: duckdb.DuckDBPyConnection, query: str, statement: Any, *, on_bytes: OnBytes) -> int:
+def copy_records(
+    cursor: Any, source: duckdb.DuckDBPyConnection, query: str, statement: Any, *, on_bytes: OnBytes
+) -> int:
     """COPY the records of a DuckDB query, in its order; return the rows sent.
 
     Raises psycopg2.Error as the server says, SourceError where DuckDB fails, EtlError where the two counts differ.

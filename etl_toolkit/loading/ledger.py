@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS etl_toolkit.files (
     name text NOT NULL,
     content_hash text NOT NULL,
     size_bytes bigint NOT NULL,
+    header text NOT NULL DEFAULT '',
     counts jsonb,
     PRIMARY KEY (run_id, position)
 );
@@ -105,12 +106,19 @@ def prepare(connection: Any) -> None:
                 cursor.execute(DEFINITION)
         connection.commit()
     except psycopg2.Error as error:
-        doing = f"opening the ledger (schema {SCHEMA}; `etl-toolkit db ledger-sql` prints what an administrator runs once)"
+        doing = (
+            f"opening the ledger (schema {SCHEMA}; `etl-toolkit db ledger-sql` prints what an administrator runs once)"
+        )
         raise map_driver_error(error, doing=doing) from None
 
 
 def lock_table(
-    connection: Any, target_oid: int, label: str, *, wait_seconds: float, on_wait: Callable[[str, float], None] | None = None
+    connection: Any,
+    target_oid: int,
+    label: str,
+    *,
+    wait_seconds: float,
+    on_wait: Callable[[str, float], None] | None = None,
 ) -> None:
     """Take the session's advisory lock on the target table; raises LedgerError that names the holder.
 
@@ -120,7 +128,9 @@ def lock_table(
     next_word = started
     with connection.cursor() as cursor:
         while True:
-            cursor.execute("SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", (_CREATION_LOCK % 2**31, _signed(target_oid)))
+            cursor.execute(
+                "SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", (_CREATION_LOCK % 2**31, _signed(target_oid))
+            )
             if cursor.fetchone()[0]:
                 connection.commit()
                 return
@@ -156,12 +166,19 @@ def begin(
         cursor.execute(
             "INSERT INTO etl_toolkit.runs (run_id, target, target_oid, status, strategy, spec, plan) "
             "VALUES (%s, %s, %s, 'running', %s, %s, %s)",
-            (run_id, target.qualified_name, target.oid, plan.strategy, json.dumps(asdict(spec)), json.dumps(pinned(plan) | {"columns": [[column.name, column.type] for column in target.columns]})),
+            (
+                run_id,
+                target.qualified_name,
+                target.oid,
+                plan.strategy,
+                json.dumps(asdict(spec)),
+                json.dumps(pinned(plan) | {"columns": [[column.name, column.type] for column in target.columns]}),
+            ),
         )
         execute_values(
             cursor,
-            "INSERT INTO etl_toolkit.files (run_id, position, name, content_hash, size_bytes) VALUES %s",
-            [(run_id, file.position, file.name, file.content_hash, file.size_bytes) for file in files],
+            "INSERT INTO etl_toolkit.files (run_id, position, name, content_hash, size_bytes, header) VALUES %s",
+            [(run_id, file.position, file.name, file.content_hash, file.size_bytes, file.header) for file in files],
         )
     connection.commit()
 
@@ -184,7 +201,8 @@ def pin_bounds(connection: Any, run_id: str, bounds: Sequence[str]) -> None:
     """Record the key ranges of the partitions before the first of them is claimed."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE etl_toolkit.runs SET plan = plan || %s WHERE run_id = %s", (json.dumps({"bounds": list(bounds)}), run_id)
+            "UPDATE etl_toolkit.runs SET plan = plan || %s WHERE run_id = %s",
+            (json.dumps({"bounds": list(bounds)}), run_id),
         )
     connection.commit()
 
@@ -207,7 +225,9 @@ class PastRun:
     files: tuple[tuple[int, str, str], ...] = ()
 
 
-def past_runs(connection: Any, *, run_id: str | None = None, target: str | None = None, limit: int = 20) -> list[PastRun]:
+def past_runs(
+    connection: Any, *, run_id: str | None = None, target: str | None = None, limit: int = 20
+) -> list[PastRun]:
     """Return runs, the latest first. A database without a ledger has none."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_catalog.to_regclass('etl_toolkit.rejects') IS NOT NULL")
@@ -221,7 +241,7 @@ def past_runs(connection: Any, *, run_id: str | None = None, target: str | None 
             "AND (%(target)s::text IS NULL OR target = %(target)s) ORDER BY started_at DESC, run_id DESC LIMIT %(limit)s",
             {"run": run_id, "target": target, "limit": limit},
         )
-        return [PastRun(*row[:-1], tuple(tuple(file) for file in row[-1])) for row in cursor.fetchall()]
+        return [PastRun(*row[:-1], files=tuple(tuple(file) for file in row[-1])) for row in cursor.fetchall()]
 
 
 def find_run(connection: Any, run_id: str) -> PastRun:
@@ -244,7 +264,9 @@ def resume(connection: Any, run: PastRun, target: TargetTable, files: Sequence[S
         raise LedgerError(f"{run.target} was dropped and created again since run {run.run_id}; start a new run")
     now = [(file.position, file.content_hash) for file in files]
     if changed := [name for position, name, content in run.files if (position, content) not in now]:
-        raise LedgerError(f"{changed[0]} has changed since run {run.run_id} began; start a new run with the file as it is now")
+        raise LedgerError(
+            f"{changed[0]} has changed since run {run.run_id} began; start a new run with the file as it is now"
+        )
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT run_id FROM etl_toolkit.runs r WHERE target_oid = %s AND started_at > %s AND run_id <> %s "
@@ -258,7 +280,8 @@ def resume(connection: Any, run: PastRun, target: TargetTable, files: Sequence[S
             )
         _fence(cursor, target.oid)
         cursor.execute(
-            "UPDATE etl_toolkit.runs SET status = 'running', error = NULL, finished_at = NULL WHERE run_id = %s", (run.run_id,)
+            "UPDATE etl_toolkit.runs SET status = 'running', error = NULL, finished_at = NULL WHERE run_id = %s",
+            (run.run_id,),
         )
     connection.commit()
 
@@ -288,7 +311,8 @@ def complete(cursor: Any, run_id: str, batch: Batch, counts: Mapping[int, Counts
     text = json.dumps({position: asdict(value) for position, value in counts.items()})
     where = (run_id, batch.number)
     cursor.execute(
-        "UPDATE etl_toolkit.batches SET counts = %s WHERE run_id = %s AND number = %s RETURNING xmin::text", (text, *where)
+        "UPDATE etl_toolkit.batches SET counts = %s WHERE run_id = %s AND number = %s RETURNING xmin::text",
+        (text, *where),
     )
     version = cursor.fetchone()[0]
     cursor.execute("UPDATE etl_toolkit.batches SET version = %s WHERE run_id = %s AND number = %s", (version, *where))
@@ -309,7 +333,13 @@ def record_rejects(cursor: Any, run_id: str, rejects: Sequence[Reject]) -> None:
 
 
 def finish(
-    connection: Any, run_id: str, *, status: str, counts: Counts | None, files: Mapping[int, Counts], error: str | None = None
+    connection: Any,
+    run_id: str,
+    *,
+    status: str,
+    counts: Counts | None,
+    files: Mapping[int, Counts],
+    error: str | None = None,
 ) -> None:
     """Close a run's row with its outcome. A run fenced meanwhile stays as it is."""
     with connection.cursor() as cursor:

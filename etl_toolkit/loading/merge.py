@@ -33,6 +33,7 @@ class Merged:
 
 
 def table(target: TargetTable) -> Identifier:
+    """The target table, qualified: a temporary table of its name must not come first."""
     return Identifier(target.schema, target.name)
 
 
@@ -73,25 +74,23 @@ def create_shared_staging(target: TargetTable, layout: Layout, destination: Comp
     return statement
 
 
-def staged_partition(target: TargetTable, layout: Layout, tables: Sequence[Composable], part: int, parts: int) -> Composed:
+def staged_partition(
+    target: TargetTable, layout: Layout, tables: Sequence[Composable], part: int, parts: int
+) -> Composed:
     """The rows of several staging tables whose key hashes, by the operators of its types, into one of `parts`."""
     keys = SQL(", ").join(SQL(expression) for expression in target.arbiter.expressions)
-    mine = SQL("")
+    mine: Composable = SQL("")
     if parts > 1:
         mine = SQL(" WHERE pg_catalog.abs(pg_catalog.hash_record(ROW({})) % {}) = {}").format(
             keys, sql.Literal(parts), sql.Literal(part)
         )
-    rows = [
-        SQL("SELECT etl_file, {}, ctid FROM {}{}").format(names(layout.columns), name, mine) for name in tables
-    ]
+    rows = [SQL("SELECT etl_file, {}, ctid FROM {}{}").format(names(layout.columns), name, mine) for name in tables]
     return SQL("({}) AS staged").format(SQL(" UNION ALL ").join(rows))
 
 
 def set_file(position: int, *, name: str = STAGING) -> Composed:
     """Let the rows staged from now on belong to the file at `position`."""
-    return SQL("ALTER TABLE {} ALTER etl_file SET DEFAULT {}").format(
-        staging_table(name), sql.Literal(position)
-    )
+    return SQL("ALTER TABLE {} ALTER etl_file SET DEFAULT {}").format(staging_table(name), sql.Literal(position))
 
 
 def empty_staging(name: str = STAGING) -> Composed:
@@ -107,6 +106,7 @@ def copy_into(destination: Composable, layout: Layout) -> Composed:
 
 
 def staging_table(name: str = STAGING) -> Identifier:
+    """The session's own staging table."""
     return Identifier("pg_temp", name)
 
 
@@ -147,7 +147,9 @@ def judged(upsert: Upsert, source: Composable) -> Composed:
     on = match_keys(target, "present", "latest")
     differs: Composable = SQL("false")
     if not upsert.keeps_present:
-        differs = SQL("(ROW({})::record *<> ROW({})::record)").format(names(upsert.values, "present"), names(upsert.values, "latest"))
+        differs = SQL("(ROW({})::record *<> ROW({})::record)").format(
+            names(upsert.values, "present"), names(upsert.values, "latest")
+        )
     stale: Composable = SQL("false")
     if upsert.action is ConflictAction.NEWER and upsert.order_by:
         stale = _older(Identifier("latest", upsert.order_by), Identifier("present", upsert.order_by))
@@ -165,7 +167,10 @@ def judged(upsert: Upsert, source: Composable) -> Composed:
 def present_rows(target: TargetTable, *, system_columns: bool = False) -> Composed:
     """The rows of the table that the arbitrating index covers, with their key parts; `etl_present` is never NULL."""
     extra = SQL(", ctid AS etl_place, xmin, xmax") if system_columns else SQL("")
-    present = SQL("SELECT *, {}, tableoid AS etl_present{} FROM {}").format(key_items(target), extra, table(target))
+    only = SQL("" if target.is_partitioned else "ONLY ")  # rows of inheriting tables are beyond the reach of the index
+    present = SQL("SELECT *, {}, tableoid AS etl_present{} FROM {}{}").format(
+        key_items(target), extra, only, table(target)
+    )
     if target.arbiter.predicate:
         present += SQL(" WHERE {}").format(SQL(target.arbiter.predicate))
     return present
@@ -289,7 +294,9 @@ def judge(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:
     if not found:
         return {}
     inserted, written = found[0][5], found[0][6]
-    verdicts = {file: Merged(rows, new, rows - new - same - stale, same, stale) for file, rows, new, same, stale, *_ in found}
+    verdicts = {
+        file: Merged(rows, new, rows - new - same - stale, same, stale) for file, rows, new, same, stale, *_ in found
+    }
     keeps_present = upsert.keeps_present or upsert.action is ConflictAction.NEWER
     return _settle(verdicts, inserted, written - inserted, keeps_present=keeps_present)
 
@@ -336,11 +343,12 @@ def key_aliases(target: TargetTable) -> list[Identifier]:
 
 
 def _older(left: Composable, right: Composable) -> Composed:
-    """left < right, with NULL below every value."""
+    """Left < right, with NULL below every value."""
     return SQL("({left} < {right} OR ({left} IS NULL AND {right} IS NOT NULL)) IS TRUE").format(left=left, right=right)
 
 
 def names(columns: Sequence[str], qualifier: str | None = None) -> Composed:
+    """Column names, quoted, as a list for SQL."""
     return SQL(", ").join(Identifier(qualifier, name) if qualifier else Identifier(name) for name in columns)
 
 

@@ -14,7 +14,7 @@ class Chunk:
         self._stream = stream
         self._left = records
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, _size: int = -1) -> bytes:
         if self._left <= 0:
             return b""
         data, records = self._stream.take(self._left)

@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg2
 from psycopg2 import sql
-from psycopg2.sql import SQL, Identifier
+from psycopg2.sql import SQL, Composable, Identifier
 
 from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading.copy import is_row_error
@@ -57,15 +57,15 @@ def _create_probe(target: TargetTable, layout: Layout) -> sql.Composed:
     absent = [
         column.name for column in target.columns if column.name not in layout.columns and column.not_null
     ]  # fmt: skip
-    actions = [SQL("ADD COLUMN etl_row bigint")]
+    actions: list[Composable] = [SQL("ADD COLUMN etl_row bigint")]
     actions += [SQL("ALTER {} DROP NOT NULL").format(Identifier(name)) for name in absent]
     if not target.arbiter.nulls_not_distinct:
         actions += [SQL("ALTER {} SET NOT NULL").format(Identifier(name)) for name in target.key]
     if target.arbiter.predicate:
         actions.append(SQL("ADD CHECK (({}) IS TRUE)").format(SQL(target.arbiter.predicate)))
-    return SQL("CREATE TEMP TABLE etl_probe (LIKE {} INCLUDING CONSTRAINTS INCLUDING GENERATED); ALTER TABLE {} {}").format(
-        table(target), _PROBE, SQL(", ").join(actions)
-    )
+    return SQL(
+        "CREATE TEMP TABLE etl_probe (LIKE {} INCLUDING CONSTRAINTS INCLUDING GENERATED); ALTER TABLE {} {}"
+    ).format(table(target), _PROBE, SQL(", ").join(actions))
 
 
 def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tuple[int, str]]) -> Iterator[Refusal]:
@@ -88,11 +88,17 @@ def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tup
         start = bad + 1
     records = dict(chunk) if target.foreign_keys else {}
     for key in target.foreign_keys:
-        if key.references == target.qualified_name or not set(key.columns) <= set(layout.columns):
+        # Which rows of the table itself there will be is not known here: a missing parent fails the load.
+        if key.is_self or not set(key.columns) <= set(layout.columns):
             continue
         cursor.execute(_orphans(key.columns, key.references, key.referenced_columns))
         for (row,) in cursor.fetchall():
-            yield Refusal(row, f"violates foreign key constraint {key.name}: no such row in {key.references}", "23503", records[row])
+            yield Refusal(
+                row,
+                f"violates foreign key constraint {key.name}: no such row in {key.references}",
+                "23503",
+                records[row],
+            )
 
 
 def _copy(

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg2
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import TransientDatabaseError, is_transient

@@ -54,9 +54,7 @@ def _may_drop_rows(upsert: Upsert) -> bool:
     return any(hazard.kind is HazardKind.ROW_TRIGGER for hazard in upsert.target.hazards)
 
 
-def _write(
-    cursor: Any, upsert: Upsert, source: Composable, staged: Mapping[int, int] | None
-) -> dict[int, Merged]:
+def _write(cursor: Any, upsert: Upsert, source: Composable, staged: Mapping[int, int] | None) -> dict[int, Merged]:
     prefilter = not upsert.keeps_present and _mostly_unchanged(cursor, upsert, source)
     cursor.execute(write_statement(upsert, source, prefilter=prefilter, count_rows=staged is None))
     inserted, written, counted = cursor.fetchone()
@@ -118,10 +116,14 @@ def _mostly_unchanged(cursor: Any, upsert: Upsert, source: Composable) -> bool:
             "SELECT count(*) FILTER (WHERE NOT {differs}), (SELECT count(*) FROM (SELECT FROM {source} LIMIT {limit}) AS n) "
             "FROM (SELECT {columns}, {keys} FROM {source} LIMIT {limit}) AS latest JOIN ({present}) AS present ON {on}"
         ).format(
-            differs=_differs(upsert, "present", "latest"), source=source, limit=Literal(SAMPLE_ROWS),
-            columns=names(upsert.layout.columns), keys=key_items(upsert.target), present=present_rows(upsert.target),
+            differs=_differs(upsert, "present", "latest"),
+            source=source,
+            limit=Literal(SAMPLE_ROWS),
+            columns=names(upsert.layout.columns),
+            keys=key_items(upsert.target),
+            present=present_rows(upsert.target),
             on=match_keys(upsert.target, "present", "latest"),
-        )  # fmt: skip
+        )
     )
     unchanged, sampled = cursor.fetchone()
     return bool(unchanged > MOSTLY * sampled)
@@ -139,9 +141,10 @@ def _attribute(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Mer
             "xmin = pg_catalog.pg_current_xact_id()::xid AS etl_mine, xmax = 0 AS etl_fresh FROM ({present}) AS rows) "
             "AS present ON {on} GROUP BY etl_file"
         ).format(
-            latest=latest_rows(upsert, source), present=present_rows(upsert.target, system_columns=True),
+            latest=latest_rows(upsert, source),
+            present=present_rows(upsert.target, system_columns=True),
             on=match_keys(upsert.target, "present", "latest"),
-        )  # fmt: skip
+        )
     )
     return {
         file: Merged(rows, inserted, updated, rows - inserted - updated)

@@ -14,7 +14,15 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from etl_toolkit.reporting.palette import jupyter_css
 from etl_toolkit.tables import Table, cell_text, table_html
+
+# In JupyterLab the colours follow its own theme; the page takes this out.
+FOR_JUPYTER = (
+    f'<style data-for="jupyter">{jupyter_css()} .panels {{ display: flex; flex-wrap: wrap; gap: 1rem }} '
+    ".panel { flex: 0 1 26rem } .small .panel { flex-basis: 13rem } .panel svg { width: 100%; height: auto; "
+    "overflow: visible }</style>"
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Figure:
     is_small: bool = False
 
     def _repr_html_(self) -> str:
-        return _figure_html(self)
+        return FOR_JUPYTER + _figure_html(self)
 
 
 @dataclass(frozen=True)
@@ -112,8 +120,9 @@ class Section:
         return "\n\n".join([f"## {self.title}", *map(part_markdown, self.parts)])
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        has_figures = any(isinstance(part, Figure) for part in self.parts)
         return {
-            "text/html": self._repr_html_(),
+            "text/html": (FOR_JUPYTER if has_figures else "") + self._repr_html_(),
             "text/markdown": self._repr_markdown_(),
             "text/plain": f"{self.title} ({len(self.parts)} parts)",
         }
@@ -163,12 +172,13 @@ def _inline(text: str) -> str:
 def _code_html(code: Code) -> str:
     caption = f"<p class='caption'>{_inline(code.caption)}</p>" if code.caption else ""
     label = escape(code.caption.replace("`", "") or code.language or "code")
-    return f'{caption}<pre tabindex="0" role="region" aria-label="{label}"><code>{escape(code.text)}</code></pre>'
+    return f'{caption}<pre tabindex="0" role="group" aria-label="{label}"><code>{escape(code.text)}</code></pre>'
 
 
 def _figure_html(figure: Figure) -> str:
     panels = "".join(
-        f'<div class="panel" role="img" aria-label="{escape(panel.alt)}">{panel.svg}</div>' for panel in figure.panels
+        f'<div class="panel" role="img" aria-label="{escape(panel.alt)}" data-name="{panel.name}">{panel.svg}</div>'
+        for panel in figure.panels
     )
     note = f'<br><span class="note">{_inline(figure.note)}</span>' if figure.note else ""
     kind = "panels small" if figure.is_small else "panels"
@@ -187,7 +197,7 @@ def _download_html(item: Download) -> str:
 
 def _scrolled(table: Table) -> str:
     label = escape(table.caption)
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{table_html(table)}</div>'
+    return f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">{table_html(table)}</div>'
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def to_svg(figure: Figure, name: str) -> str:
     for color in THEME:
         svg = svg.replace(stand_in(color), f"var(--chart-{color})")
     svg = svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" style="stroke-linejoin: round" ', 1)
-    return re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", svg)).replace("<!-- ", "<!--")
+    return re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", svg)).strip()
 
 
 def _font(found: re.Match[str]) -> str:

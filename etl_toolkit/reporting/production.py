@@ -38,7 +38,9 @@ def checklist(data: RunData) -> Section:
 def environment(data: RunData) -> Section:
     """Machine, versions, server and its settings."""
     manifest = data.record.manifest
-    machine = [(name.replace("_", " "), _told(name, value)) for name, value in manifest.machine.items()]
+    machine = [
+        (name.removesuffix("_bytes").replace("_", " "), _told(name, value)) for name, value in manifest.machine.items()
+    ]
     machine += [("PostgreSQL", str(manifest.server.get("version", "–")))]
     versions = list(manifest.versions.items())
     changed = list(manifest.pg_settings.items())

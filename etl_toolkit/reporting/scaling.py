@@ -118,7 +118,7 @@ def phases(data: RunData) -> Figure | None:
         f"{setting_words(shown[0][0], overlap=False)}. Medians; seconds of parallel workers add up, so a bar may be "
         "longer than the load took, and what runs side by side (reading while copying) counts in each phase."
     )
-    return Figure(f"{finding[:1].upper()}{finding[1:]}.", panels, note)
+    return Figure(f"{finding}.", panels, note)
 
 
 def _longest_phase(case: Case) -> str:

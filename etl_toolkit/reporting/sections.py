@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from etl_toolkit.bench.statistics import LARGEST_STEADY_SPREAD
@@ -48,7 +49,7 @@ def answer(data: RunData) -> list[str]:
     for strategy in dict.fromkeys(case["strategy"] for case in wrong):
         own = [case for case in data.cases if case["strategy"] == strategy]
         runs = sum(case["failures"] for case in own if fate(case) in ("wrong rows", "failed"))
-        sentences.append(f"`{strategy}` left wrong rows or failed in {runs} runs, without always saying so.")
+        sentences.append(f"`{strategy}` left wrong rows, or failed, in {runs} run{'s' if runs != 1 else ''}.")
     noise = data.record.report.get("noise")
     if noise and noise["ratio"]:
         low, high = noise["ratio"]["low"], noise["ratio"]["high"]
@@ -83,7 +84,7 @@ def limits(data: RunData) -> Section:
     """What the numbers do not say."""
     manifest = data.record.manifest
     machine = manifest.machine
-    runs = data.values("runs")
+    runs = [count for count in data.values("runs") if count]
     unstable = [case for case in data.cases if case["is_unstable"]]
     rows = data.values("rows")
     generated = not manifest.config.get("own_files")
@@ -92,14 +93,10 @@ def limits(data: RunData) -> Section:
         f"One machine: {computer}, which loader and server share"
         if manifest.server.get("is_on_this_machine")
         else f"The server is another machine; the client: {computer}",
-        f"{'Generated' if generated else 'Your own'} files of {rows[0]:,} to {rows[-1]:,} rows in all; nothing is said "
-        "beyond",
-        f"{runs[0] if runs else 0} to {runs[-1] if runs else 0} measured runs per case; an interval from few runs is "
-        "hardly "
-        "narrower than their range",
+        f"{'Generated' if generated else 'Your own'} files, {_range(rows)} rows in all; nothing is said beyond",
+        f"{_range(runs)} measured runs per case; an interval from few runs is hardly narrower than their range",
         f"{len(unstable)} of {len(data.cases)} cases are unstable (standard deviation above "
-        f"{LARGEST_STEADY_SPREAD:.0%} of the mean); "
-        "they are marked with ~ in the table of all results",
+        f"{LARGEST_STEADY_SPREAD:.0%} of the mean), marked with ~ in the table of all results",
         "Ratios within this run can be compared; seconds of another machine cannot",
     ]
     share = manifest.monitor.get("cpu_share_of_one_core")
@@ -114,6 +111,12 @@ def limits(data: RunData) -> Section:
             f"{len(manifest.skipped)} cases were left out: {'; '.join(sorted(set(manifest.skipped.values())))}"
         )
     return Section("Limits", [Bullets(items)])
+
+
+def _range(values: Sequence[int]) -> str:
+    if not values:
+        return "no"
+    return f"{values[0]:,}" if values[0] == values[-1] else f"{values[0]:,} to {values[-1]:,}"
 
 
 def recommendation(data: RunData) -> Section:
@@ -161,7 +164,7 @@ def _evidence(evidence: Sequence[Case]) -> str:
         name = item["against"].rsplit("/", 1)[1]
         ratio = item["ratio"]
         told = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio else "–"
-        words.append(f"{name} {told}, {item['verdict']}, {item['runs']} pairs")
+        words.append(f"{name} {told}, {item['verdict']}, {item['runs']} pair{'s' if item['runs'] != 1 else ''}")
     return "; ".join(words)
 
 
@@ -218,7 +221,13 @@ def results(data: RunData) -> Section:
     parts: list[Part] = [_strategies(data)]
     if failures:
         rows = [
-            [case["strategy"], setting_words(case), fate(case), case["failures"], "; ".join(case["errors"])]
+            [
+                case["strategy"],
+                setting_words(case),
+                fate(case),
+                case["failures"],
+                "; ".join(map(_without_scratch, case["errors"])),
+            ]
             for case in failures
         ]
         parts.append(
@@ -266,6 +275,11 @@ def _all_cases(data: RunData) -> Table:
     )  # fmt: skip
     head = ("setting", "strategy (~ unstable)", "runs", "failed", *numbers)
     return Table("Medians over the measured runs with the right answer", head, rows, right=numbers)
+
+
+def _without_scratch(text: str) -> str:
+    """Leave the scratch directory of the sweep out of a message."""
+    return re.sub(r"\S*/etl_toolkit-bench-\w+/(\S+/)?", "", text)
 
 
 def _number(value: float | None) -> str | None:

@@ -54,10 +54,16 @@ def load_hashed(run: Run) -> dict[int, Counts]:
 
 
 def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) -> dict[int, Counts]:
-    assert batch.partition is not None and run.layout is not None
+    assert batch.partition is not None
+    assert run.layout is not None
     source = staged_partition(run.target, run.layout, tables, batch.partition, len(run.plan.batches))
     upsert = Upsert(
-        run.target, run.layout, run.spec.conflict_action, run.spec.order_by, several_files=True, undoable=run.spec.undoable
+        run.target,
+        run.layout,
+        run.spec.conflict_action,
+        run.spec.order_by,
+        several_files=True,
+        undoable=run.spec.undoable,
     )
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert, source)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-
 from typing import TypeVar
 
 from tenacity import RetryCallState
@@ -67,9 +66,10 @@ def await_all(run: Run, futures: list[Future[T]]) -> list[T]:
         stop(run, futures)
         raise
     failures = [future.exception() for future in futures if future.done() and future.exception() is not None]
-    if failures or run.stop.is_set():
+    was_stopped = run.stop.is_set()  # from outside: what the workers then failed with is not the reason
+    if failures or was_stopped:
         stop(run, futures)
-        raise failures[0] if failures and failures[0] is not None else InterruptedError("the load was stopped")
+        raise failures[0] if failures and failures[0] and not was_stopped else InterruptedError("the load was stopped")
     return [future.result() for future in futures]
 
 
@@ -92,5 +92,3 @@ def add_up(parts: list[FileCounts]) -> dict[int, Counts]:
         for position, counts in part.items():
             total[position] = total.get(position, Counts()) + counts
     return total
-
-

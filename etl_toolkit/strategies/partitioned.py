@@ -6,7 +6,7 @@ Where DuckDB can compare the keys it collapses and sorts, and each key is sent o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging,
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, Layout
-from etl_toolkit.overlap import PROVEN, collapse
+from etl_toolkit.overlap import PROVEN, collapse, distinct_keys
 from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.suspects import check_all, check_losers, has_losers
 from etl_toolkit.strategies.together import load_together
@@ -30,10 +30,11 @@ SAMPLE_KEYS = 20_000
 
 @dataclass(frozen=True)
 class Division:
-    """How the rows are divided: the relation of winners, and a condition per key range."""
+    """How the rows are divided: the relation of winners, and per key range its condition and its rows per file."""
 
     winners: str
     bounds: Sequence[str]
+    rows: Sequence[Mapping[int, int]]
 
 
 def load_partitioned(run: Run) -> dict[int, Counts]:
@@ -65,80 +66,89 @@ def _load_ranges(run: Run) -> dict[int, Counts]:
             run.bounds = partition_bounds(run, len(run.plan.batches))
             with run.sessions.session("ledger") as connection:
                 ledger.pin_bounds(connection, run.run_id, run.bounds)
-        losers = has_losers(run.workspace)
-        division = Division(_winners(losers), run.bounds)
-        lost = lost_rows(run, losers)
+        division = _divide(run)
+        lost = _lost_rows(run, division)
     return load_together(run, lambda cursor, batch: _write(run, cursor, batch, division), lost=lost)
+
+
+def _divide(run: Run) -> Division:
+    assert run.bounds is not None
+    winners = f"(SELECT * FROM rows WHERE doubt = {PROVEN}) AS winners"
+    if has_losers(run.workspace):
+        winners = (
+            f"(SELECT rows.* FROM rows SEMI JOIN keys ON rows.rowid = keys.winner WHERE doubt = {PROVEN}) AS winners"
+        )
+    ranges = " ".join(f"WHEN {bound} THEN {number}" for number, bound in enumerate(run.bounds))
+    rows: list[dict[int, int]] = [{} for _ in run.bounds]
+    for part, file, count in run.workspace.query(
+        f"SELECT CASE {ranges} END, file, count(*) FROM {winners} GROUP BY 1, 2"
+    ):
+        rows[part][file] = count
+    return Division(winners, run.bounds, rows)
 
 
 def _write(run: Run, cursor: Any, batch: Batch, division: Division) -> dict[int, Counts]:
     """Load one key range: by COPY into the table itself where its keys are absent, else by way of the staging table."""
     assert batch.partition is not None
     chosen = f"{division.winners} WHERE {division.bounds[batch.partition]}"
+    per_file = division.rows[batch.partition]
     if run.plan.target_is_empty and not run.target.forced("staged"):
         cursor.execute("SAVEPOINT etl_direct")
         try:
-            return _copy_direct(run, cursor, batch, chosen)
+            return _copy_direct(run, cursor, chosen, per_file)
         except psycopg2.errors.UniqueViolation:
             cursor.execute("ROLLBACK TO SAVEPOINT etl_direct; RELEASE SAVEPOINT etl_direct")
             run.tell("fallback", batch=batch.label)  # somebody else wrote one of our keys meanwhile: upsert
-    return _copy_staged(run, cursor, chosen)
+    return _copy_staged(run, cursor, chosen, per_file)
 
 
-def _copy_direct(run: Run, cursor: Any, batch: Batch, chosen: str) -> dict[int, Counts]:
-    assert run.scan is not None and run.layout is not None
+def _copy_direct(run: Run, cursor: Any, chosen: str, per_file: Mapping[int, int]) -> dict[int, Counts]:
+    assert run.scan is not None
+    assert run.layout is not None
     with run.workspace.cursor() as source:
-        per_file = dict(source.execute(f"SELECT file, count(*) FROM {chosen} GROUP BY file").fetchall())
         query = f"SELECT record FROM {chosen} ORDER BY {run.scan.key_sql}"
         with run.phases.phase("copy"):
             rows = copy_records(cursor, source, query, copy_into(table(run.target), run.layout), on_bytes=run.on_bytes)
     if rows != sum(per_file.values()):
-        raise EtlError(f"{batch.label}: {sum(per_file.values())} rows to load, {rows} loaded; nothing is written")
+        raise EtlError(f"{sum(per_file.values())} rows of a key range to load, {rows} loaded; nothing is written")
     return {file: Counts(read=count, inserted=count) for file, count in per_file.items()}
 
 
-def _copy_staged(run: Run, cursor: Any, chosen: str) -> dict[int, Counts]:
-    assert run.scan is not None and run.layout is not None
+def _copy_staged(run: Run, cursor: Any, chosen: str, per_file: Mapping[int, int]) -> dict[int, Counts]:
+    assert run.scan is not None
+    assert run.layout is not None
     layout = Layout(("etl_file", *run.layout.columns), run.layout.delimiter)
     cursor.execute(create_staging(run.target, run.layout))
     query = f"SELECT file || {literal(layout.delimiter)} || record FROM {chosen} ORDER BY {run.scan.key_sql}"
     with run.phases.phase("copy"), run.workspace.cursor() as source:
-        staged = dict(source.execute(f"SELECT file, count(*) FROM {chosen} GROUP BY file").fetchall())
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
     upsert = Upsert(
         run.target, run.layout, run.spec.conflict_action, run.spec.order_by, unique=True, undoable=run.spec.undoable
     )
     with run.phases.phase("merge"):
-        return {file: _counts(item) for file, item in merge(cursor, upsert, staged=staged).items()}
+        return {file: _counts(item) for file, item in merge(cursor, upsert, staged=per_file).items()}
 
 
 def _counts(item: Merged) -> Counts:
     return Counts(item.rows, item.inserted, item.updated, item.unchanged, stale=item.stale)
 
 
-def _winners(has_losers: bool) -> str:
-    """The relation of the rows to load."""
-    if has_losers:
-        return f"(SELECT rows.* FROM rows SEMI JOIN keys ON rows.rowid = keys.winner WHERE doubt = {PROVEN}) AS winners"
-    return f"(SELECT * FROM rows WHERE doubt = {PROVEN}) AS winners"
-
-
-def lost_rows(run: Run, has_losers: bool) -> dict[int, Counts]:
+def _lost_rows(run: Run, division: Division) -> dict[int, Counts]:
     """Counts of the rows that are not sent, per file: superseded and rejected."""
     assert run.scan is not None
-    found = run.workspace.query(
-        "WITH usable AS (SELECT file, count(*) AS n, count(DISTINCT ({keys})) AS d FROM rows WHERE doubt = {ok} GROUP BY file), "
-        "won AS (SELECT rows.file, count(*) AS n FROM rows SEMI JOIN keys ON rows.rowid = keys.winner GROUP BY rows.file) "
-        "SELECT usable.file, usable.n, d, coalesce(won.n, 0) FROM usable LEFT JOIN won USING (file)".format(
-            keys=run.scan.key_sql, ok=PROVEN
+    usable = dict(run.workspace.query(f"SELECT file, count(*) FROM rows WHERE doubt = {PROVEN} GROUP BY file"))
+    distinct = distinct_keys(run.scan, run.workspace)
+    lost = {}
+    for file in run.files:
+        rejected = len(run.refused.get(file.position, ()))
+        rows, keys = usable.get(file.position, 0), distinct[file.position]
+        won = sum(part.get(file.position, 0) for part in division.rows)
+        lost[file.position] = Counts(
+            read=rows - won + rejected,
+            superseded_same_file=rows - keys,
+            superseded_later_file=keys - won,
+            rejected=rejected,
         )
-    ) if has_losers else []  # fmt: skip
-    lost = {
-        file: Counts(read=rows - winners, superseded_same_file=rows - distinct, superseded_later_file=distinct - winners)
-        for file, rows, distinct, winners in found
-    }
-    for file, rejects in run.refused.items():
-        lost[file] = lost.get(file, Counts()) + Counts(read=len(rejects), rejected=len(rejects))
     return lost
 
 

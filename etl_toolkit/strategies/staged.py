@@ -7,10 +7,9 @@ from typing import Any, TypeVar
 
 import duckdb
 import psycopg2
-
 from psycopg2.sql import Composable
 
-from etl_toolkit.errors import EtlError, RejectLimitError, map_driver_error
+from etl_toolkit.errors import EtlError, map_driver_error
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import BUFFER_BYTES, CountingReader, RecordPipe, is_row_error, open_body
 from etl_toolkit.loading.merge import (
@@ -28,9 +27,16 @@ from etl_toolkit.loading.rejects import refused_records
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout, Reject, SourceFile, Strategy
-from etl_toolkit.overlap import read_failure
 from etl_toolkit.plan import layout_of
-from etl_toolkit.sources import record_expression, text_relation
+from etl_toolkit.sources import (
+    located,
+    number_in_file,
+    ordinals,
+    read_failure,
+    record_expression,
+    text_relation,
+    too_many_rejects,
+)
 from etl_toolkit.strategies.lanes import FileCounts
 
 T = TypeVar("T")
@@ -103,11 +109,13 @@ def _load_file(run: Run, cursor: Any, file: SourceFile) -> tuple[int, Merged]:
 def _may_chunk(run: Run) -> bool:
     """Whether a file may be merged in several statements without a trace.
 
-    Not where the spelling of a key is kept from the first writer (each chunk would be one), nor where a file's own rows
-    compete by `order_by` (the table does not tell them from older rows).
+    Not where the spelling of a key is kept from the first writer (each chunk would be one), nor where rows of one file
+    depend on each other (a child that stands before its parent) or a trigger sees the statement, nor where a file's own
+    rows compete by `order_by` (the table does not tell them from older rows).
     """
     competes = run.spec.order_by is not None and run.spec.conflict_action is not ConflictAction.NEWER
-    return run.plan.strategy is Strategy.STREAMING and not run.target.forced("server") and not competes
+    coupled = run.target.forced("server") or run.target.forced("sequential")
+    return run.plan.strategy is Strategy.STREAMING and not coupled and not competes
 
 
 def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[int, Counts]:
@@ -154,7 +162,7 @@ def stage(
 ) -> Iterator[int]:  # fmt: skip
     """COPY one file into the staging table, its rejected records left out; yield the rows staged, after each chunk."""
     statement = copy_into(destination or staging_table(), layout)
-    rejected = [reject.record for reject in run.refused.get(file.position, ())]
+    rejected = ordinals(file, run.refused.get(file.position, ()))
     if file.is_plain and not rejected and layout.columns == file.columns:
         with open_body(file) as body:
             yield from _copy_chunks(run, cursor, statement, body, chunk_records)
@@ -169,7 +177,7 @@ def stage(
                 f"WHERE number NOT IN (SELECT record FROM {name})"
             )
         total = 0
-        with RecordPipe(source, query) as pipe:
+        with RecordPipe(source, query, [file]) as pipe:
             for rows in _copy_chunks(run, cursor, statement, pipe.stream, chunk_records):
                 total += rows
                 yield rows
@@ -205,9 +213,10 @@ def find_rejects(run: Run, file: SourceFile) -> tuple[Reject, ...]:
         source.execute(f"SELECT row_number() OVER () - 1, record FROM ({records_query(run, file, layout)})")
         chunks = _chunks(run, file, source)
         found = tuple(
-            Reject(file.position, item.row, None, item.reason, item.sqlstate, item.record)
+            Reject(file.position, number_in_file(file, item.row), None, item.reason, item.sqlstate, item.record)
             for item in bounded(refused_records(connection, run.target, layout, chunks), run.spec.max_rejects)
         )
+    found = located(file, found, run.workspace, max_line_bytes=run.config.max_line_bytes)
     run.note_rejects(found)
     return found
 
@@ -236,11 +245,7 @@ def check_reject_limit(run: Run) -> None:
     rejects = [reject for found in run.refused.values() for reject in found]
     if len(rejects) > run.spec.max_rejects:
         first = min(rejects, key=lambda reject: (reject.file, reject.record))
-        where = f"{run.file(first.file).name}, record {first.record + 1}"
-        raise RejectLimitError(
-            f"{where}: {first.reason} (SQLSTATE {first.sqlstate}); more than {run.spec.max_rejects} rows would be rejected, "
-            "so nothing of this file is written; mend the file, or allow rejects with --max-rejects N"
-        )
+        raise too_many_rejects(run.file(first.file).name, first, run.spec.max_rejects)
 
 
 def _has_unique_keys(run: Run, position: int) -> bool:

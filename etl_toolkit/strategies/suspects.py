@@ -6,6 +6,7 @@ rolled back. What it refuses is taken out of the load, so the set of rejects is 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import chain
 
 from etl_toolkit.keys import record_grammar
@@ -13,7 +14,8 @@ from etl_toolkit.loading.rejects import refused_records
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Layout, Reject, TargetTable
-from etl_toolkit.overlap import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan
+from etl_toolkit.overlap import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan, collapse
+from etl_toolkit.sources import located, number_in_file
 from etl_toolkit.strategies.staged import bounded, check_reject_limit
 from etl_toolkit.workspace import Workspace, literal
 
@@ -22,8 +24,10 @@ def check_losers(run: Run) -> None:
     """A row that loses is never sent, but may still be a bad one: check those whose text is not surely fine."""
     if not has_losers(run.workspace):
         return
-    _check(run, f"doubt = {PROVEN} AND rowid NOT IN (SELECT winner FROM keys)")
-    check_reject_limit(run)
+    if _check(run, f"doubt = {PROVEN} AND rowid NOT IN (SELECT winner FROM keys)"):
+        check_reject_limit(run)
+        assert run.scan is not None
+        collapse(run.scan, run.workspace, action=run.spec.conflict_action)
 
 
 def check_all(run: Run) -> bool:
@@ -35,51 +39,60 @@ def check_all(run: Run) -> bool:
 
 def _check(run: Run, where: str) -> int:
     """Ask the server about the rows that are not surely fine, and take the refused ones out of the load."""
-    assert run.scan is not None and run.layout is not None
+    assert run.scan is not None
+    assert run.layout is not None
     grammar = record_grammar(run.target, run.layout)
     doubtful = f"{where} AND NOT regexp_full_match(record, {literal(grammar)})" if grammar else where
     with run.phases.phase("rejects"):
-        found = ask_server(
-            doubtful, run.scan, run.target, run.layout, run.workspace, run.sessions, limit=run.spec.max_rejects
+        found = Inquiry(run.scan, run.target, run.layout, run.workspace, run.sessions).refused(
+            doubtful, limit=run.spec.max_rejects
         )
     for rejects in found.values():
         run.note_rejects(rejects)
     return len(found)
 
 
-def mark_doubtful(
-    scan: KeyScan, target: TargetTable, layout: Layout, workspace: Workspace, sessions: Sessions, *, limit: int
-) -> dict[int, tuple[Reject, ...]]:
-    """Ask the server about rows whose key is NULL or not surely spelled right; return those it refuses, by file."""
-    return ask_server(f"doubt IN ({NULL_KEY}, {UNPROVEN})", scan, target, layout, workspace, sessions, limit=limit)
+@dataclass(frozen=True)
+class Inquiry:
+    """Asks the server which scanned rows it would refuse."""
 
+    scan: KeyScan
+    target: TargetTable
+    layout: Layout
+    workspace: Workspace
+    sessions: Sessions
 
-def ask_server(
-    where: str, scan: KeyScan, target: TargetTable, layout: Layout, workspace: Workspace, sessions: Sessions, *, limit: int
-) -> dict[int, tuple[Reject, ...]]:
-    """Ask the server about the rows that meet a condition; take the refused ones out of the load and return them by file.
+    def doubtful_keys(self, *, limit: int) -> dict[int, tuple[Reject, ...]]:
+        """The refused ones of the rows whose key is NULL or not surely spelled right, by file."""
+        return self.refused(f"doubt IN ({NULL_KEY}, {UNPROVEN})", limit=limit)
 
-    More than `limit` + 1 refusals are not looked for: one too many is enough to fail the load.
-    """
-    with workspace.cursor() as source:
-        source.execute(f"SELECT rowid, record FROM rows WHERE {where}")
-        chunks = iter(lambda: source.fetchmany(sessions.config.sub_batch_size), [])
-        first = next(chunks, None)
-        if first is None:
+    def refused(self, where: str, *, limit: int) -> dict[int, tuple[Reject, ...]]:
+        """The refused ones of the rows that meet a condition, by file; they are taken out of the load.
+
+        More than `limit` + 1 are not looked for: one too many is enough to fail the load.
+        """
+        with self.workspace.cursor() as source:
+            source.execute(f"SELECT rowid, record FROM rows WHERE {where}")
+            chunks = iter(lambda: source.fetchmany(self.sessions.config.sub_batch_size), [])
+            first = next(chunks, None)
+            if first is None:
+                return {}
+            with self.sessions.session("rejects") as connection:
+                asked = refused_records(connection, self.target, self.layout, chain([first], chunks))
+                refusals = list(bounded(asked, limit))
+        if not refusals:
             return {}
-        with sessions.session("rejects") as connection:
-            refusals = list(bounded(refused_records(connection, target, layout, chain([first], chunks)), limit))
-    if not refusals:
-        return {}
-    rows = [refusal.row for refusal in refusals]
-    files = dict(workspace.query("SELECT rowid, file FROM rows WHERE rowid IN (SELECT unnest(?::BIGINT[]))", [rows]))
-    workspace.query(f"UPDATE rows SET doubt = {REJECTED} WHERE rowid IN (SELECT unnest(?::BIGINT[]))", [rows])
-    found: dict[int, tuple[Reject, ...]] = {}
-    for item in refusals:
-        file = files[item.row]
-        reject = Reject(file, item.row - scan.first_row[file], None, item.reason, item.sqlstate, item.record)
-        found[file] = (*found.get(file, ()), reject)
-    return found
+        mine = "rowid IN (SELECT unnest(?::BIGINT[]))"
+        rows = [refusal.row for refusal in refusals]
+        files = dict(self.workspace.query(f"SELECT rowid, file FROM rows WHERE {mine}", [rows]))
+        self.workspace.query(f"UPDATE rows SET doubt = {REJECTED} WHERE {mine}", [rows])
+        found: dict[int, tuple[Reject, ...]] = {}
+        for item in refusals:
+            file = files[item.row]
+            record = number_in_file(self.scan.file(file), item.row - self.scan.first_row[file])
+            found[file] = (*found.get(file, ()), Reject(file, record, None, item.reason, item.sqlstate, item.record))
+        longest = self.sessions.config.max_line_bytes
+        return {file: located(self.scan.file(file), items, self.workspace, max_line_bytes=longest) for file, items in found.items()}
 
 
 def has_losers(workspace: Workspace) -> bool:

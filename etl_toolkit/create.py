@@ -1,0 +1,226 @@
+"""`--create-table`: the table that can take all the files, with types no narrower than their values.
+
+Conservative: a type is given only where every value of every file is spelled as that type alone would be spelled. `007`
+stays text, since as a number it would lose its zeros; integers become bigint, decimals numeric. DuckDB looks at every
+value, in its own memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import psycopg2
+from psycopg2.sql import SQL, Composed, Identifier
+
+from etl_toolkit.errors import SourceError, map_driver_error
+from etl_toolkit.model import LoadSpec, SourceFile
+from etl_toolkit.sources import csv_relation, read_failure, typed_relation
+from etl_toolkit.target import find_table
+from etl_toolkit.workspace import Workspace, literal
+
+_LOCK = 0x65746C5F7462  # "etl_tb": one creator at a time, CREATE IF NOT EXISTS races
+_COLUMNS_PER_QUERY = 50
+_NAME_BYTES, _TABLE_COLUMNS = 63, 1600  # limits of PostgreSQL
+
+_DIGITS = r"(?:0|[1-9]\d{0,99})"
+_DAY = r"[1-9]\d{3}-\d\d-\d\d"
+_TIME = r"[ T](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?"
+_OFFSET = r"(?:Z|[+-](?:0\d|1[0-4])(?::?[0-5]\d)?)"
+
+# What a text may be, the first that fits. None of them fits what PostgreSQL would give back in another spelling of value.
+_SPELLINGS = {
+    "integer": r"0|-?[1-9]\d{0,17}",
+    "decimal": rf"-?[1-9]\d{{18,99}}|-?{_DIGITS}\.\d{{1,100}}",
+    "exponent": rf"-?{_DIGITS}(?:\.\d{{1,100}})?[eE][+-]?\d{{1,3}}",
+    "boolean": r"(?i:true|false)",
+    "uuid": r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}",
+    "date": _DAY,
+    "timestamp": _DAY + _TIME,
+    "timestamptz": _DAY + _TIME + _OFFSET,
+}
+_DATED = ("date", "timestamp", "timestamptz")
+
+# What the columns of Parquet files and frames are, by DuckDB's name for their type.
+_TYPED = {
+    **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), "integer"),
+    **dict.fromkeys(("UBIGINT", "HUGEINT", "UHUGEINT"), "decimal"),
+    **dict.fromkeys(("FLOAT", "DOUBLE"), "float"),
+    **dict.fromkeys(("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "timestamp"),
+    **dict.fromkeys(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ", "TIMESTAMPTZ_NS"), "timestamptz"),
+    **dict.fromkeys(("TIME", "TIME_NS"), "time"),
+    "BOOLEAN": "boolean",
+    "DATE": "date",
+    "UUID": "uuid",
+    "BLOB": "bytea",
+    "INTERVAL": "interval",
+    "JSON": "jsonb",
+    '"NULL"': "",
+}
+
+# The type of a column whose values are all of one kind; mixtures are in `_column_type`.
+_TYPES = {
+    "integer": "bigint",
+    "decimal": "numeric",
+    "float": "double precision",
+    **{
+        kind: kind
+        for kind in ("boolean", "uuid", "date", "timestamp", "timestamptz", "time", "interval", "bytea", "jsonb")
+    },
+}
+
+
+@dataclass(frozen=True)
+class NewColumn:
+    """A column of the table to create."""
+
+    name: str
+    type: str
+
+
+def create_missing(connection: Any, spec: LoadSpec, files: Sequence[SourceFile], workspace: Workspace) -> str | None:
+    """Create the table of `spec` unless it exists; return the statement, or None where there was nothing to do.
+
+    The caller commits, or rolls back to leave no trace. Raises SourceError where the files have no common key, or
+    columns that no table can have.
+    """
+    try:
+        with connection.cursor() as cursor:
+            if find_table(cursor, spec.table) is not None:
+                return None
+            columns = infer_columns(files, spec.key, workspace)
+            cursor.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (_LOCK,))
+            if find_table(cursor, spec.table) is not None:
+                return None
+            statement = create_statement(_name_parts(cursor, spec.table), columns, spec.key)
+            cursor.execute(statement)
+            return str(statement.as_string(connection))
+    except (psycopg2.errors.DuplicateTable, psycopg2.errors.UniqueViolation):
+        connection.rollback()  # somebody who does not take our lock was quicker: it is there, which is all we want
+        return None
+    except psycopg2.Error as error:
+        raise map_driver_error(error, doing=f"creating table {spec.table}") from None
+
+
+def create_statement(name: Sequence[str], columns: Sequence[NewColumn], key: Sequence[str]) -> Composed:
+    """Compose CREATE TABLE with the key as its primary key."""
+    items = [SQL("    {} {}").format(Identifier(column.name), SQL(column.type)) for column in columns]
+    items.append(SQL("    PRIMARY KEY ({})").format(SQL(", ").join(map(Identifier, key))))
+    return SQL("CREATE TABLE {} (\n{}\n)").format(Identifier(*name), SQL(",\n").join(items))
+
+
+def _name_parts(cursor: Any, table: str) -> list[str]:
+    """Schema and name as `find_table` will look for them: read as SQL, or literally where that is no SQL name."""
+    cursor.execute("SAVEPOINT etl_name")
+    try:
+        cursor.execute("SELECT pg_catalog.parse_ident(%s)", (table,))
+        parts: list[str] = cursor.fetchone()[0]
+    except psycopg2.errors.InvalidParameterValue:
+        cursor.execute("ROLLBACK TO SAVEPOINT etl_name")
+        parts = table.split(".")
+    return parts
+
+
+def infer_columns(files: Sequence[SourceFile], key: Sequence[str], workspace: Workspace) -> list[NewColumn]:
+    """Return the columns of all files, in order of appearance, each with a type that takes all of its values.
+
+    Columns of several files that differ in case alone are one, spelled as in the first, or as the key spells it.
+    """
+    names = _common_names(files, key)
+    kinds: dict[str, set[str]] = {name: set() for name in dict.fromkeys(names.values())}
+    for file in files:
+        if missing := [name for name in key if name not in {names[file.position, own] for own in file.columns}]:
+            listed = ", ".join(file.columns)
+            raise SourceError(
+                f"{file.name}: has no key column {', '.join(map(repr, missing))}; its columns are {listed}"
+            )
+        for own, found in _kinds(file, workspace).items():
+            kinds[names[file.position, own]] |= found
+    _check_limits(kinds)
+    if empty := [name for name in key if not kinds[name]]:
+        raise SourceError(f"key column {empty[0]!r} is NULL in every row of every file; a primary key needs values")
+    return [NewColumn(name, _column_type(name, found, files)) for name, found in kinds.items()]
+
+
+def _common_names(files: Sequence[SourceFile], key: Sequence[str]) -> Mapping[tuple[int, str], str]:
+    """The table's name for each file's column."""
+    spelled: dict[str, str] = {}
+    for name in (*key, *(name for file in files for name in file.columns)):
+        spelled.setdefault(name.casefold(), name)
+    names = {}
+    for file in files:
+        folded = [name.casefold() for name in file.columns]
+        for name in file.columns:
+            is_only_one = folded.count(name.casefold()) == 1
+            names[file.position, name] = spelled[name.casefold()] if is_only_one else name
+    return names
+
+
+def _check_limits(names: Iterable[str]) -> None:
+    listed = list(names)
+    if too_long := [name for name in listed if len(name.encode()) > _NAME_BYTES]:
+        raise SourceError(f"column {too_long[0]!r} is longer than the {_NAME_BYTES} bytes PostgreSQL takes; rename it")
+    if len(listed) > _TABLE_COLUMNS:
+        raise SourceError(f"{len(listed):,} columns are more than the {_TABLE_COLUMNS:,} a table can have")
+
+
+def _kinds(file: SourceFile, workspace: Workspace) -> dict[str, set[str]]:
+    """What the values of each column are; nothing for a column without values."""
+    try:
+        if file.format == "csv":
+            return _csv_kinds(file, workspace)
+        described = {row[0]: row[1] for row in workspace.query(f"DESCRIBE SELECT * FROM {typed_relation(file)}")}
+    except duckdb.Error as error:
+        raise read_failure([file], error) from None
+    found = {name: _typed_kind(described[own]) for name, own in zip(file.columns, file.own_columns, strict=True)}
+    return {name: {kind} if kind else set() for name, kind in found.items()}
+
+
+def _csv_kinds(file: SourceFile, workspace: Workspace) -> dict[str, set[str]]:
+    kinds = (*_SPELLINGS, "text")
+    masks: list[int] = []
+    for start in range(0, len(file.columns), _COLUMNS_PER_QUERY):
+        places = range(start, min(start + _COLUMNS_PER_QUERY, len(file.columns)))
+        codes = ", ".join(f"coalesce(bit_or({_spelling_code(f'c{place}')}), 0)" for place in places)
+        masks += workspace.query(f"SELECT {codes} FROM {csv_relation(file)}")[0]
+    return {
+        name: {kind for bit, kind in enumerate(kinds) if mask & 1 << bit}
+        for name, mask in zip(file.columns, masks, strict=True)
+    }
+
+
+def _spelling_code(text: str) -> str:
+    """A DuckDB expression: one bit for what a text is spelled as, NULL for NULL."""
+    cases = []
+    for bit, (kind, grammar) in enumerate(_SPELLINGS.items()):
+        exists = f" AND TRY_CAST({text}[:10] AS DATE) IS NOT NULL" if kind in _DATED else ""
+        cases.append(f"WHEN regexp_full_match({text}, {literal(grammar)}){exists} THEN {1 << bit}")
+    return f"CASE WHEN {text} IS NULL THEN NULL {' '.join(cases)} ELSE {1 << len(_SPELLINGS)} END"
+
+
+def _typed_kind(kind: str) -> str:
+    """What the values of a DuckDB type are: a key of `_TYPES`, an SQL array type, or text."""
+    if kind.endswith("]"):
+        item = _TYPES.get(_typed_kind(kind[: kind.rindex("[")]), "")
+        inner = kind[: kind.rindex("[")]
+        if inner == "VARCHAR":
+            item = "text"
+        return f"{item}[]" if item and not inner.endswith("]") else "jsonb"
+    if kind.startswith(("STRUCT", "MAP", "UNION")):
+        return "jsonb"
+    return "decimal" if kind.startswith("DECIMAL") else _TYPED.get(kind, "text")
+
+
+def _column_type(name: str, kinds: set[str], files: Sequence[SourceFile]) -> str:
+    """The type that takes values of all these kinds without changing what they say."""
+    if "bytea" in kinds and len(kinds) > 1:
+        where = ", ".join(file.name for file in files)
+        raise SourceError(f"column {name!r} is binary in one file and something else in another ({where})")
+    if len(kinds) == 1:
+        (kind,) = kinds
+        return kind if kind.endswith("[]") else _TYPES.get(kind, "text")
+    if kinds and kinds <= {"integer", "decimal", "exponent", "float"} and kinds & {"decimal", "float"}:
+        return "numeric"
+    return "timestamp" if kinds == {"date", "timestamp"} else "text"

@@ -1,0 +1,226 @@
+"""Backup and rollback, tested on a copy.
+
+The table is dumped, restored into a scratch database and compared; there a load is stopped midway and another one
+undone, and the table compared again.
+Everything that writes happens in the scratch database, which is dropped at the end. The original is read in one
+snapshot, so that it may change meanwhile.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import make_dsn
+from psycopg2.sql import SQL, Identifier, Literal
+
+from etl_toolkit.doctor.patient import Patient, size
+from etl_toolkit.doctor.programs import Programs, find_programs, write_services
+from etl_toolkit.doctor.report import Finding, unproven, verdict
+from etl_toolkit.errors import EtlError, driver_failure
+from etl_toolkit.loading.grants import quoted
+from etl_toolkit.loading.merge import table
+from etl_toolkit.loading.run import Event
+from etl_toolkit.loading.session import Sessions
+from etl_toolkit.model import TargetTable
+from etl_toolkit.processor import ConflictAwareProcessor
+from etl_toolkit.request import load_spec
+
+REHEARSAL_ROWS = 1_000
+_ADVICE = "until this passes, nobody knows whether the table could be brought back; test your own backup"
+_CHECKS = ("backup", "rollback", "undo")
+
+Fingerprint = tuple[int, str]  # rows, sum of the hashes of the rows' text
+
+
+class UnprovenError(Exception):
+    """The rehearsal cannot be held here; the message says why."""
+
+
+def check_backup(patient: Patient, target: TargetTable) -> Iterator[Finding]:
+    """Findings `backup`, `rollback` and `undo`; unproven, with the reason, where no rehearsal can be held."""
+    missing = list(_CHECKS)
+    try:
+        for finding in _rehearse(patient, target):
+            missing.remove(finding.check)
+            yield finding
+    except UnprovenError as reason:
+        for check in missing:
+            yield unproven(check, str(reason), _ADVICE)
+
+
+def _rehearse(patient: Patient, target: TargetTable) -> Iterator[Finding]:
+    if not patient.proves_backup:
+        raise UnprovenError("not asked for")
+    (taken,) = patient.row("SELECT pg_catalog.pg_total_relation_size(%s)", target.oid)
+    if taken > patient.backup_limit_bytes:
+        raise UnprovenError(f"the table takes {size(taken)}, more than the {size(patient.backup_limit_bytes)} tested")
+    with tempfile.TemporaryDirectory(prefix="etl_toolkit_") as directory, _scratch_database(patient) as scratch:
+        programs = find_programs(patient.version, Path(directory, "services"))
+        if programs is None:
+            raise UnprovenError(f"no pg_dump of version {patient.version // 10000} or newer is installed here")
+        (database,) = patient.row("SELECT pg_catalog.current_database()")
+        write_services(programs.service_file, patient.connection, [database, scratch])
+        sessions = Sessions(make_dsn(patient.sessions.dsn, dbname=scratch), patient.config, "doctor")
+        yield _backup_finding(patient, target, programs, sessions, Path(directory))
+        yield from _load_findings(target, sessions, Path(directory))
+
+
+@contextmanager
+def _scratch_database(patient: Patient) -> Iterator[str]:
+    """An empty database like ours, dropped at the end."""
+    name = f"etl_doctor_{secrets.token_hex(4)}"
+    encoding, collate, ctype = patient.row(
+        "SELECT pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype FROM pg_catalog.pg_database "
+        "WHERE datname = pg_catalog.current_database()"
+    )
+    create = SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}")
+    try:
+        with patient.connection.cursor() as cursor:
+            cursor.execute(create.format(Identifier(name), Literal(encoding), Literal(collate), Literal(ctype)))
+    except psycopg2.Error as error:
+        raise UnprovenError(f"no scratch database can be made: {driver_failure(error).message}") from None
+    try:
+        yield name
+    finally:
+        with patient.connection.cursor() as cursor:
+            cursor.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
+
+
+# --- backup ------------------------------------------------------------------------------------------------------------
+
+
+def _backup_finding(
+    patient: Patient, target: TargetTable, programs: Programs, scratch: Sessions, directory: Path
+) -> Finding:
+    original = _dump(patient, target, programs, directory)
+    for name, sections in (("schema", ("pre-data",)), ("table", ("pre-data", "data", "post-data"))):
+        if (directory / name).exists():
+            # What the table does not need may fail to restore (an extension, say); the comparison decides.
+            chosen = ["--no-owner", "--no-privileges", *(f"--section={section}" for section in sections)]
+            programs.run("pg_restore", *chosen, "--dbname=service=etl1", str(directory / name))
+    try:
+        with scratch.session("compare") as connection:
+            restored = _fingerprint(connection, target)
+    except psycopg2.Error as error:
+        words = f"the table cannot be restored from its dump: {driver_failure(error).message}"
+        return verdict("backup", words, fails=True, advice=_ADVICE)
+    words = f"{original[0]:,} rows dumped, {restored[0]:,} restored into a scratch database"
+    same = original == restored
+    return verdict("backup", f"{words}, {'equal' if same else 'NOT equal'}", fails=not same, advice=_ADVICE)
+
+
+def _dump(patient: Patient, target: TargetTable, programs: Programs, directory: Path) -> Fingerprint:
+    """Dump the table with its rows, and of everything else the definitions it may need; return its fingerprint."""
+    with patient.sessions.session("snapshot") as connection, connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        cursor.execute("SELECT pg_catalog.pg_export_snapshot()")
+        snapshot = f"--snapshot={cursor.fetchone()[0]}"
+        fingerprint = _fingerprint(connection, target)
+        common = ("--format=custom", "--no-owner", "--no-privileges", snapshot)
+        option = "table"
+        if target.is_partitioned:
+            if programs.major < 16:
+                raise UnprovenError("a pg_dump before version 16 cannot dump a table with its partitions")
+            option = "table-and-children"
+        pattern = f"--{option}={quoted(target.schema)}.{quoted(target.name)}"
+        done = programs.run("pg_dump", *common, pattern, f"--file={directory / 'table'}", "service=etl0")
+        if done.returncode:
+            raise UnprovenError(f"pg_dump failed: {_last_line(done.stderr)}")
+        done = programs.run("pg_dump", *common, "--section=pre-data", f"--file={directory / 'schema'}", "service=etl0")
+        if done.returncode:  # a role that may read this table may not be allowed to read all
+            (directory / "schema").unlink(missing_ok=True)
+    return fingerprint
+
+
+def _fingerprint(connection: Any, target: TargetTable) -> Fingerprint:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            SQL(
+                "SELECT count(*), coalesce(sum(pg_catalog.hashtextextended(etl_row::text, 0)), 0)::text FROM {} etl_row"
+            ).format(table(target))
+        )
+        rows, hashes = cursor.fetchone()
+    return int(rows), str(hashes)
+
+
+# --- rollback and undo -------------------------------------------------------------------------------------------------
+
+
+def _load_findings(target: TargetTable, scratch: Sessions, directory: Path) -> Iterator[Finding]:
+    """Take rows out of the restored table and load them again from a file: once stopped midway, once undone."""
+    file = directory / "rehearsal.csv"
+    try:
+        with scratch.session("rehearsal") as connection, connection.cursor() as cursor:
+            rows = _take_out(cursor, target, file)
+            before = _fingerprint(connection, target)
+            connection.commit()
+        if not rows:
+            raise UnprovenError("the table is empty, so there is nothing to rehearse with")
+        yield _stopped_load(target, scratch, file, before)
+        yield _undone_load(target, scratch, file, before)
+    except (psycopg2.Error, EtlError) as error:
+        raise UnprovenError(f"no load can be rehearsed in the scratch database: {str(error).splitlines()[0]}") from None
+
+
+def _take_out(cursor: Any, target: TargetTable, file: Path) -> int:
+    columns = SQL(", ").join(Identifier(column.name) for column in target.columns if not column.is_generated)
+    cursor.execute(
+        SQL(
+            "CREATE TEMP TABLE etl_sample AS SELECT {}, ctid AS etl_place, tableoid AS etl_table FROM {} LIMIT {}"
+        ).format(columns, table(target), Literal(REHEARSAL_ROWS))
+    )
+    with file.open("wb") as stream:
+        cursor.copy_expert(
+            SQL("COPY (SELECT {} FROM etl_sample) TO STDOUT (FORMAT csv, HEADER)").format(columns), stream
+        )
+    cursor.execute(
+        SQL("DELETE FROM {} t USING etl_sample s WHERE t.ctid = s.etl_place AND t.tableoid = s.etl_table").format(
+            table(target)
+        )
+    )
+    return int(cursor.rowcount)
+
+
+def _stopped_load(target: TargetTable, scratch: Sessions, file: Path, before: Fingerprint) -> Finding:
+    stop = threading.Event()
+
+    def stop_at_first_rows(event: Event) -> None:
+        if event.name == "bytes":
+            stop.set()
+
+    processor = ConflictAwareProcessor(scratch.dsn, config=scratch.config, on_event=stop_at_first_rows)
+    name = f"{quoted(target.schema)}.{quoted(target.name)}"
+    try:
+        processor.load([file], load_spec(name, target.key), stop)
+        stopped = "was NOT stopped"
+    except InterruptedError:
+        stopped = "stopped midway"
+    same = _now(target, scratch) == before
+    words = f"a load {stopped} in the scratch database left the table {'as it was' if same else 'CHANGED'}"
+    return verdict("rollback", words, fails=not same, advice=_ADVICE)
+
+
+def _undone_load(target: TargetTable, scratch: Sessions, file: Path, before: Fingerprint) -> Finding:
+    processor = ConflictAwareProcessor(scratch.dsn, config=scratch.config)
+    name = f"{quoted(target.schema)}.{quoted(target.name)}"
+    result = processor.load([file], load_spec(name, target.key, undoable=True))
+    done = processor.undo(result.run_id)
+    same = _now(target, scratch) == before
+    words = f"a load of {done.deleted + done.restored:,} rows was undone in the scratch database"
+    return verdict("undo", f"{words}, table {'as before' if same else 'CHANGED'}", fails=not same, advice=_ADVICE)
+
+
+def _now(target: TargetTable, scratch: Sessions) -> Fingerprint:
+    with scratch.session("compare") as connection:
+        return _fingerprint(connection, target)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[-1]

@@ -1,0 +1,93 @@
+"""The checklist: every check in order, each shielded, so that one that breaks does not hide the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import psycopg2
+
+from etl_toolkit.config import ParallelConfig
+from etl_toolkit.doctor import backup, capacity, history, server
+from etl_toolkit.doctor.patient import Patient
+from etl_toolkit.doctor.report import DoctorReport, Finding, Status, passed, unproven, verdict
+from etl_toolkit.doctor.table import check_couplings, check_fill_factor, check_privileges, check_sequences
+from etl_toolkit.errors import EtlError, driver_failure
+from etl_toolkit.loading.session import Sessions, place
+from etl_toolkit.model import TargetTable
+from etl_toolkit.target import read_target
+
+Checks = Iterable[tuple[str, Callable[[], Iterable[Finding]]]]
+
+
+def run_checks(
+    dsn: str,
+    table: str | None = None,
+    key: Sequence[str] = (),
+    config: ParallelConfig | None = None,
+    *,
+    max_rejects: int = 0,
+    proves_backup: bool = True,
+    backup_limit_bytes: int = 1 << 30,
+) -> DoctorReport:
+    """Check a server and, where named, a table against the configuration; return all findings.
+
+    The table and the server are left as they were. With a table, its backup is rehearsed in a scratch database unless
+    `proves_backup` is off or it takes more than `backup_limit_bytes`. Raises nothing for what it finds: a server that
+    does not answer is a finding, too.
+    """
+    sessions = Sessions(dsn, config or ParallelConfig(), "doctor")
+    where = place(dsn)
+    try:
+        with sessions.session("doctor") as connection:
+            connection.autocommit = True
+            patient = Patient(connection, sessions, max_rejects, proves_backup, backup_limit_bytes)
+            findings = [passed("connection", f"answers at {where}"), *_run(_of_server(patient))]
+            if table is None:
+                findings.append(unproven("table", "none named", "name one with --table and --key to have it checked"))
+            else:
+                findings += _table_findings(patient, table, key)
+    except EtlError as error:
+        findings = [verdict("connection", str(error), fails=True, advice="mend the DSN, or start the server")]
+    return DoctorReport(where, tuple(findings), table)
+
+
+def _of_server(patient: Patient) -> Checks:
+    checks: list[Callable[[Patient], Iterable[Finding]]] = [
+        server.check_version, server.check_encryption, server.check_pooler, server.check_extras,
+        capacity.check_connections, capacity.check_memory, capacity.check_disk,
+        server.check_durability, server.check_collations, server.check_wal,
+        history.check_error_handling, history.check_ledger,
+    ]  # fmt: skip
+    return [_named(check, patient) for check in checks]
+
+
+def _table_findings(patient: Patient, name: str, key: Sequence[str]) -> list[Finding]:
+    try:
+        target = read_target(patient.connection, name, key)
+    except EtlError as error:
+        return [verdict("table", str(error), fails=True, advice="name a table with a unique index on the key columns")]
+    checks: list[Callable[[Patient, TargetTable], Iterable[Finding]]] = [
+        check_couplings, check_privileges, check_sequences, check_fill_factor,
+        history.check_conflict_detection, history.check_baseline, backup.check_backup,
+    ]  # fmt: skip
+    found = passed("table", f"{target.qualified_name}, key ({', '.join(key)}) by index {target.arbiter.index}")
+    return [found, *_run([_named(check, patient, target) for check in checks])]
+
+
+def _named(check: Callable[..., Iterable[Finding]], *arguments: Any) -> tuple[str, Callable[[], Iterable[Finding]]]:
+    return check.__name__.removeprefix("check_").replace("_", " "), lambda: check(*arguments)
+
+
+def _run(checks: Checks) -> list[Finding]:
+    findings: list[Finding] = []
+    for name, check in checks:
+        try:
+            findings += check()
+        except psycopg2.errors.InsufficientPrivilege as error:
+            findings.append(unproven(name, driver_failure(error).message, "run the doctor as a role that may look"))
+        except psycopg2.Error as error:
+            findings.append(Finding(name, Status.FAIL, driver_failure(error).message, "the check itself failed"))
+        except EtlError as error:
+            findings.append(Finding(name, Status.FAIL, str(error), "the check itself failed"))
+    return findings

@@ -1,0 +1,155 @@
+"""The steps before the first write: sources, target, scan, overlap, plan. What they find is a `Ready`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg2
+
+from etl_toolkit import overlap as overlaps
+from etl_toolkit.config import ParallelConfig, available_cores
+from etl_toolkit.create import create_missing
+from etl_toolkit.loading.ledger import PastRun
+from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
+from etl_toolkit.loading.run import Phases
+from etl_toolkit.loading.session import Sessions
+from etl_toolkit.model import Batch, Layout, LoadSpec, Plan, Reject, SourceFile, Sources, Strategy, TargetTable
+from etl_toolkit.overlap import KeyScan
+from etl_toolkit.plan import Question, common_layout, key_types, make_plan, match_columns, order_type
+from etl_toolkit.sources import resolve
+from etl_toolkit.strategies.suspects import Inquiry
+from etl_toolkit.target import read_target
+from etl_toolkit.workspace import Workspace, open_workspace
+
+FORECAST_ROWS = 2_000
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A load that is prepared: everything is known, nothing is written."""
+
+    sources: Sources
+    files: tuple[SourceFile, ...]
+    target: TargetTable
+    layout: Layout | None
+    scan: KeyScan | None
+    plan: Plan
+    workspace: Workspace
+    refused: dict[int, tuple[Reject, ...]]
+    created_sql: str | None = None
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a resumed run keeps of its first attempt."""
+
+    past: PastRun
+    lanes: tuple[tuple[Batch, ...], ...]
+    bounds: list[str] | None
+    force: bool
+
+
+@contextmanager
+def prepared(
+    files: Any,
+    spec: LoadSpec,
+    sessions: Sessions,
+    phases: Phases,
+    *,
+    lanes: tuple[tuple[Batch, ...], ...] | None = None,
+    is_trial: bool = False,
+) -> Iterator[Ready]:
+    """Read files and table, find the overlap, make the plan. `lanes` are those of a run that is resumed.
+
+    A table that is missing is created where that is asked for; a trial takes it back again.
+    """
+    config, cores = sessions.config, available_cores()
+    with open_workspace(config, threads=cores) as workspace:
+        with phases.phase("sources"):
+            sources = resolved(files, spec, config, workspace)
+        with phases.phase("target"), sessions.session("catalog") as connection:
+            created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
+            target = read_target(connection, spec.table, spec.key)
+            matched = match_columns(sources.files, target, spec)
+            if created and not is_trial:
+                connection.commit()  # else the table is gone with the session, and was only needed to be read
+        layout = common_layout(matched, target)
+        scan, overlap, refused = None, None, {file.position: file.malformed for file in matched if file.malformed}
+        if config.conflict_detection and spec.strategy is not Strategy.STREAMING:
+            with phases.phase("read"):
+                scan = _scan(matched, target, spec, layout, workspace)
+            if layout is not None and not (created and is_trial):
+                with phases.phase("rejects"):
+                    doubtful = Inquiry(scan, target, layout, workspace, sessions).doubtful_keys(limit=spec.max_rejects)
+                    refused |= {file: (*refused.get(file, ()), *found) for file, found in doubtful.items()}
+            with phases.phase("collapse"):
+                overlaps.collapse(scan, workspace, action=spec.conflict_action)
+                overlap = overlaps.measure(scan, workspace)
+        with phases.phase("plan"):
+            plan = make_plan(
+                Question(spec, target, matched, overlap, config.workers, cores, config.deterministic_processing, lanes)
+            )
+        if created and is_trial:
+            plan = replace(plan, reasons=(*plan.reasons, f"the table does not exist and would be created: {created}"))
+        yield Ready(sources, matched, target, layout, scan, plan, workspace, refused, created)
+
+
+def resolved(files: Any, spec: LoadSpec, config: ParallelConfig, workspace: Workspace) -> Sources:
+    """Look at the files that are named, under the limits of the configuration."""
+    return resolve(
+        listed(files), spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes
+    )
+
+
+def _scan(
+    files: tuple[SourceFile, ...], target: TargetTable, spec: LoadSpec, layout: Layout | None, workspace: Workspace
+) -> KeyScan:
+    order = None
+    if spec.order_by and (kind := order_type(target.column(spec.order_by))):
+        order = (spec.order_by, kind)
+    return overlaps.scan(files, spec.key, workspace, key_types=key_types(target), layout=layout, order=order)
+
+
+def forecasted(ready: Ready, sessions: Sessions) -> Plan:
+    """The plan with predicted inserts, updates and unchanged rows, scaled up from a sample of the rows to load.
+
+    The sample is staged and compared with the table in a transaction that is rolled back.
+    """
+    plan, overlap = ready.plan, ready.plan.overlap
+    if overlap is None or ready.layout is None or ready.scan is None or not overlap.distinct_keys:
+        return plan
+    if ready.target.is_empty:
+        return replace(plan, predicted_unchanged=0)
+    sample = ready.workspace.query(
+        f"SELECT file, record FROM rows SEMI JOIN (SELECT winner FROM keys USING SAMPLE reservoir({FORECAST_ROWS} ROWS) "
+        "REPEATABLE (1)) AS chosen ON rows.rowid = chosen.winner"
+    )
+    data = "".join(f"{file}{ready.layout.delimiter}{record}\n" for file, record in sample)
+    layout = Layout(("etl_file", *ready.layout.columns), ready.layout.delimiter)
+    with sessions.session("forecast") as connection, connection.cursor() as cursor:
+        cursor.execute(create_staging(ready.target, ready.layout))
+        try:
+            cursor.copy_expert(copy_into(staging_table(), layout), io.BytesIO(data.encode()))
+        except psycopg2.Error:
+            return plan  # a bad row in the sample: the load itself will say which
+        _, differing, same = forecast(cursor, Upsert(ready.target, ready.layout, unique=True))
+    scale = overlap.distinct_keys / max(1, len(sample))
+    updates, unchanged = round(differing * scale), round(same * scale)
+    inserts = overlap.distinct_keys - updates - unchanged
+    return replace(plan, predicted_inserts=inserts, predicted_updates=updates, predicted_unchanged=unchanged)
+
+
+def listed(files: Any) -> list[Any]:
+    """One path, glob or frame, or several of them, as a list."""
+    if (
+        isinstance(files, str)
+        or not isinstance(files, Iterable)
+        or hasattr(files, "columns")
+        or hasattr(files, "schema")
+    ):
+        return [files]
+    return list(files)

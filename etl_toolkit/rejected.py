@@ -1,0 +1,88 @@
+"""The rejected rows of a run, from the ledger: listed for people, or exported to be mended and loaded again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etl_toolkit.errors import SourceError, UsageError
+from etl_toolkit.tables import Table, to_text
+
+_REJECTS = """
+SELECT f.name, r.record, r.line, r.reason, r.sqlstate, r.raw, f.header
+FROM etl_toolkit.rejects r JOIN etl_toolkit.files f ON f.run_id = r.run_id AND f.position = r.file
+WHERE r.run_id = %s ORDER BY r.file, r.record
+"""
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    r"""A row that could not be loaded.
+
+    `record` counts the data records of the file from 0, `line` its lines from 1 (None where the file has no lines);
+    `raw` is the record as it stands in the file, with bytes that are not UTF-8 spelled `\xe9`.
+    """
+
+    file: str
+    record: int
+    line: int | None
+    reason: str
+    sqlstate: str
+    raw: str
+
+
+def list_rejects(connection: Any, run_id: str) -> list[RejectedRow]:
+    """Return the rejected rows of a run, in the order of its files."""
+    return [row for row, _ in _read(connection, run_id)]
+
+
+def export_rejects(connection: Any, run_id: str, path: str | Path) -> int:
+    """Write the rejected rows of a run to a CSV file, under the header of their file; return how many there were.
+
+    The file can be mended and loaded again as the original was. Rows of files with different headers go into a file
+    each: `path`, then `path` with -2, -3, … before its suffix. Raises UsageError where a file is there already, so that
+    rows being mended are not lost.
+    """
+    by_header: dict[str, list[str]] = {}
+    for row, header in _read(connection, run_id):
+        by_header.setdefault(header, []).append(row.raw)
+    first = Path(path)
+    paths = [
+        first if number == 1 else first.with_stem(f"{first.stem}-{number}") for number in range(1, len(by_header) + 1)
+    ]
+    for target in paths:
+        if target.exists():
+            raise UsageError(f"{target}: is there already; name another file, or remove it")
+    for target, (header, records) in zip(paths, by_header.items(), strict=True):
+        try:
+            with target.open("x", encoding="utf-8", newline="") as stream:
+                stream.writelines(line + "\n" for line in (header, *records))
+        except OSError as error:
+            raise SourceError(f"{target}: cannot be written: {error.strerror}") from None
+    return sum(map(len, by_header.values()))
+
+
+def rejects_text(rows: Sequence[RejectedRow]) -> str:
+    """Render rejected rows for a terminal: a table per file, the raw text cut to what fits."""
+    names = list(dict.fromkeys(row.file for row in rows))
+    return to_text([_file_table(name, [row for row in rows if row.file == name]) for name in names])
+
+
+def _file_table(name: str, rows: Sequence[RejectedRow]) -> Table:
+    def beginning(raw: str) -> str:
+        return raw if len(raw) <= 40 else raw[:39] + "…"
+
+    place = "line" if all(row.line is not None for row in rows) else "record"
+    cells = [
+        (row.line if place == "line" else row.record + 1, row.sqlstate, row.reason, beginning(row.raw)) for row in rows
+    ]
+    plural = "" if len(rows) == 1 else "s"
+    return Table(f"{name}: {len(rows):,} rejected row{plural}", (place, "SQLSTATE", "reason", "row"), cells)
+
+
+def _read(connection: Any, run_id: str) -> list[tuple[RejectedRow, str]]:
+    with connection.cursor() as cursor:
+        cursor.execute(_REJECTS, (run_id,))
+        return [(RejectedRow(*row[:6]), row[6]) for row in cursor.fetchall()]

@@ -1,0 +1,49 @@
+"""Results as pandas frames, for whoever wants to go on with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from etl_toolkit.model import KeyOverlap, LoadResult
+from etl_toolkit.reporting.run_data import RunData
+
+INTERVALS = ("wall_seconds", "rows_per_second", "mb_per_second")
+
+
+def counts(result: LoadResult) -> pd.DataFrame:
+    """What became of the rows, a line per file."""
+    return pd.DataFrame([{"file": name, **asdict(value)} for name, value in result.files.items()]).set_index("file")
+
+
+def shared_keys(overlap: KeyOverlap) -> pd.DataFrame:
+    """Keys that each two files share; on the diagonal the distinct keys of the file."""
+    names = [file.name for file in overlap.files]
+    frame = pd.DataFrame(0, index=names, columns=names)
+    for file in overlap.files:
+        frame.loc[file.name, file.name] = file.distinct_keys
+    place = {file.position: file.name for file in overlap.files}
+    for (left, right), keys in overlap.pairs.items():
+        frame.loc[place[left], place[right]] = frame.loc[place[right], place[left]] = keys
+    return frame
+
+
+def samples(data: RunData) -> pd.DataFrame:
+    """Every run of a sweep, warm-ups and failures included."""
+    return pd.DataFrame([asdict(sample) for sample in data.record.samples])
+
+
+def cases(data: RunData) -> pd.DataFrame:
+    """Medians of every case, with the ends of the intervals."""
+    return pd.DataFrame([_flat(case) for case in data.cases])
+
+
+def _flat(case: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {name: value for name, value in case.items() if not isinstance(value, dict | list)}
+    for name in INTERVALS:
+        interval = case[name] or dict.fromkeys(("median", "low", "high"))
+        flat |= {name: interval["median"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+    return flat

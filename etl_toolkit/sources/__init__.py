@@ -1,0 +1,41 @@
+"""From what the user names to an ordered list of `SourceFile`s, and the DuckDB relation over each of them.
+
+names, globs, frames ──► inputs ──► csv_file / typed ──► resolving ──► relation
+                                      │
+                                      ├─ octets     decompress, decode, hash
+                                      ├─ dialect    delimiter and header
+                                      ├─ structure  what is clean, a block at a time
+                                      └─ records    what is not, a record at a time
+"""
+
+from etl_toolkit.sources.csv_file import LINE_SEPARATOR, too_many_rejects
+from etl_toolkit.sources.inputs import expand, shown
+from etl_toolkit.sources.located import located, number_in_file, ordinals
+from etl_toolkit.sources.relation import (
+    alike,
+    csv_relation,
+    line_relation,
+    read_failure,
+    record_expression,
+    text_relation,
+    typed_relation,
+)
+from etl_toolkit.sources.resolving import resolve
+
+__all__ = [
+    "LINE_SEPARATOR",
+    "alike",
+    "csv_relation",
+    "expand",
+    "line_relation",
+    "located",
+    "number_in_file",
+    "ordinals",
+    "read_failure",
+    "record_expression",
+    "resolve",
+    "shown",
+    "text_relation",
+    "too_many_rejects",
+    "typed_relation",
+]

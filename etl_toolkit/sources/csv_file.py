@@ -1,0 +1,182 @@
+"""One pass over a CSV file: hash, dialect, structure. What is malformed is set aside; what is not as it should be, mended.
+
+A file that is UTF-8 and clean is read where it lies. Of any other one a copy is made in the working directory: unpacked,
+in UTF-8, every record ended by LF, malformed records and blank lines left out.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from etl_toolkit.errors import RejectLimitError, SourceError
+from etl_toolkit.model import CsvDialect, ReadOptions, Reject, SourceFile
+from etl_toolkit.sources.dialect import Header, read_header
+from etl_toolkit.sources.inputs import shown, storable
+from etl_toolkit.sources.octets import Utf8Stream, open_utf8
+from etl_toolkit.sources.records import Shape
+from etl_toolkit.sources.structure import BLOCK_BYTES, Piece, pieces
+
+LINE_SEPARATOR = "\x1f"  # stands for "no delimiter": a plain file has none of it
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What is too much: malformed records in a file, bytes in a record."""
+
+    max_rejects: int
+    max_line_bytes: int
+
+
+def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) -> SourceFile:
+    """Read a CSV file once and return it as a SourceFile, with a mended copy at `copy` where it needs one.
+
+    Raises SourceError where it is no CSV file, RejectLimitError at one malformed record too many.
+    """
+    with open_utf8(path, encoding=options.encoding) as (raw, stream):
+        header, rest = _header(stream, path, options, bounds)
+        shape = shape_of(header.delimiter, options.quote, header.columns, bounds.max_line_bytes)
+        mending = _Mending(path, copy, header, shape, is_copied=not (stream.is_direct and header.is_tidy))
+        with mending:
+            for piece in pieces(stream, shape, rest=rest, first_line=1 + header.lines):
+                mending.take(piece, bounds)
+        content_hash = raw.finish()
+    dialect = CsvDialect(header.delimiter, options.quote, stream.encoding, header.has_header)
+    return SourceFile(
+        0, storable(path), "csv", header.columns, content_hash, raw.size, path=path, dialect=dialect,
+        is_plain=mending.is_plain, readable=mending.copy if mending.is_copied else None,
+        malformed=tuple(mending.malformed), records=mending.count, longest_record_bytes=mending.longest,
+        header=header.raw.decode() if header.has_header else shape.spell(header.columns),
+    )  # fmt: skip
+
+
+def reopen(file: SourceFile, max_line_bytes: int) -> Iterator[Piece]:
+    """The pieces of a CSV file as it was found, once more."""
+    assert file.path is not None
+    dialect = file.dialect
+    options = ReadOptions(
+        dialect.delimiter, dialect.quote, dialect.encoding, None if dialect.has_header else file.own_columns
+    )
+    bounds = Bounds(0, max_line_bytes)
+    with open_utf8(file.path, encoding=dialect.encoding) as (_, stream):
+        header, rest = _header(stream, file.path, options, bounds)
+        shape = shape_of(dialect.delimiter, dialect.quote, file.own_columns, max_line_bytes)
+        yield from pieces(stream, shape, rest=rest, first_line=1 + header.lines)
+
+
+def shape_of(delimiter: str, quote: str, columns: tuple[str, ...], max_line_bytes: int) -> Shape:
+    """What the records of a file with these columns must look like."""
+    return Shape(delimiter.encode(), quote.encode(), columns, max_line_bytes)
+
+
+def _header(stream: Utf8Stream, path: Path, options: ReadOptions, bounds: Bounds) -> tuple[Header, bytes]:
+    """Read up to the end of the header; return it and what was read of the data."""
+    head = b""
+    while True:
+        block = stream.read(max(BLOCK_BYTES, len(head)))
+        head += block
+        if len(head) < BLOCK_BYTES and block:
+            continue
+        header = read_header(head, path, options, at_end=not block, max_bytes=bounds.max_line_bytes)
+        if header is not None:
+            return header, head[header.size :]
+
+
+def too_many_rejects(name: str, reject: Reject, allowed: int) -> RejectLimitError:
+    """The error that ends a load at one reject too many; it names the first one's place and reason."""
+    place = f"line {reject.line:,}" if reject.line is not None else f"record {reject.record + 1:,}"
+    return RejectLimitError(
+        f"{shown(name)}, {place}: {reject.reason} (SQLSTATE {reject.sqlstate}); more than {allowed} rows would be rejected, "
+        "so nothing of this file is written; mend the file, or allow rejects with --max-rejects N"
+    )
+
+
+@dataclass
+class _Mending:
+    """What is known of a file so far, and the copy of it, begun at the first piece that cannot stay as it is."""
+
+    path: Path
+    copy: Path
+    header: Header
+    shape: Shape
+    is_copied: bool
+    malformed: list[Reject] = field(default_factory=list)
+    count: int = 0
+    longest: int = 0
+    is_plain: bool = True
+    _bytes_read: int = 0
+    _output: BinaryIO | None = None
+
+    def __enter__(self) -> _Mending:
+        self.is_plain = len(self.header.columns) > 1 and not set(self.header.raw) & set(b"\r\n")
+        if self.is_copied:
+            self._begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._output is not None:
+            self._output.close()
+
+    def take(self, piece: Piece, bounds: Bounds) -> None:
+        """Account for a piece, and copy what is good of it."""
+        data, count, longest = piece.data, piece.count, piece.longest
+        if piece.records is not None:
+            good = [record.raw for record in piece.records if record.fault is None]
+            self._set_aside(piece, bounds)
+            data, count = b"".join(raw + b"\n" for raw in good), len(good)
+            longest = max(map(len, good), default=0)
+        if not piece.is_verbatim and self._output is None:
+            self._begin()
+        if self._output is not None:
+            with _writing(self.copy):
+                self._output.write(data)
+        self.count += count
+        self.longest = max(self.longest, longest)
+        self._bytes_read += piece.size
+        self.is_plain = self.is_plain and not (
+            b'"' in data or LINE_SEPARATOR.encode() in data or (self.shape.quote and self.shape.quote in data)
+        )
+
+    def _set_aside(self, piece: Piece, bounds: Bounds) -> None:
+        for number, record in enumerate(piece.records or ()):
+            if record.fault is None:
+                continue
+            line = piece.first_line + record.lines_before
+            reason, sqlstate = record.fault.reason, record.fault.sqlstate
+            self.malformed.append(Reject(0, piece.first_record + number, line, reason, sqlstate, record.text))
+            if len(self.malformed) > bounds.max_rejects:
+                raise too_many_rejects(storable(self.path), self.malformed[0], bounds.max_rejects)
+
+    def _begin(self) -> None:
+        """Begin the copy with what was read before: a header that is one line, and clean records as they are."""
+        self.is_copied = True
+        with _writing(self.copy):
+            self._output = self.copy.open("wb")
+            if self.header.has_header:
+                self._output.write(self.header.raw + b"\n")
+            if self._bytes_read:
+                with self.path.open("rb") as stream:
+                    stream.seek(self.header.size)
+                    _copy_bytes(stream, self._output, self._bytes_read)
+
+
+def _copy_bytes(source: BinaryIO, target: BinaryIO, size: int) -> None:
+    while size and (data := source.read(min(size, BLOCK_BYTES))):
+        target.write(data)
+        size -= len(data)
+
+
+@contextmanager
+def _writing(copy: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(copy.parent).free
+        raise SourceError(
+            f"the working directory {copy.parent} cannot take a copy of the input: {error.strerror} ({free:,} bytes free); "
+            "free space, or name another place with temp_directory"
+        ) from None

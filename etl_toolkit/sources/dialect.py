@@ -1,0 +1,112 @@
+"""How a CSV file is spelled: its delimiter, and the names of its columns, from the first records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from etl_toolkit.errors import SourceError, UsageError
+from etl_toolkit.model import ReadOptions
+from etl_toolkit.sources.inputs import shown
+from etl_toolkit.sources.records import Record, Scanner, Shape, count_lines
+
+DELIMITERS = (",", "\t", ";", "|")
+SAMPLE_RECORDS = 20
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the data: `size` bytes and `lines` lines of it, without which the columns are named here.
+
+    `is_tidy` says that it is exactly one line, or nothing.
+    """
+
+    delimiter: str
+    columns: tuple[str, ...]
+    has_header: bool
+    raw: bytes
+    size: int
+    lines: int
+    is_tidy: bool
+
+
+def check_options(options: ReadOptions) -> ReadOptions:
+    r"""Return the options with `\t` read as a tab. Raises UsageError for what no CSV file can have."""
+    delimiter = "\t" if options.delimiter == "\\t" else options.delimiter
+    if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '\r\n\0"'):
+        raise UsageError(f"the delimiter must be one ASCII character, not {delimiter!r}; for example , ; | or \\t")
+    quote = options.quote
+    if len(quote) > 1 or not quote.isascii() or quote in ("\r", "\n", "\0") or (quote and quote == delimiter):
+        raise UsageError(f"the quote must be one ASCII character other than the delimiter, or empty, not {quote!r}")
+    for name in options.headers or ():
+        if not name or options.headers is None or options.headers.count(name) > 1:
+            raise UsageError(f"headers must be names, each of them once; {name!r} is not")
+    return ReadOptions(delimiter, quote, options.encoding, options.headers, options.extra_columns)
+
+
+def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, max_bytes: int) -> Header | None:
+    """Return the header of the file that begins with `head`; None where more of the file is needed to tell.
+
+    A file without a header has the columns that `headers` names, and a first record equal to them is a header.
+    """
+    candidates = [options.delimiter] if options.delimiter else ["\t"] if ".tsv" in path.name.lower() else DELIMITERS
+    samples = [
+        _Sample.take(head, delimiter, options.quote, at_end=at_end, max_bytes=max_bytes) for delimiter in candidates
+    ]
+    if not any(sample.records for sample in samples) and not at_end:
+        return None
+    expected = len(options.headers) if options.headers else None
+    sample = max(samples, key=lambda sample: sample.quality(expected))
+    if not sample.records:
+        if options.headers is None:
+            raise SourceError(
+                f"{shown(path)}: is empty; a CSV file needs a header line (or name its columns with --headers)"
+            )
+        return Header(sample.delimiter, options.headers, False, b"", 0, 0, is_tidy=not head)
+    first = sample.records[0]
+    names = None if first.fault else tuple(field.decode().strip() for field in sample.scanner.fields(first.raw))
+    if options.headers is not None and names != options.headers:
+        return Header(sample.delimiter, options.headers, False, b"", 0, 0, is_tidy=True)
+    if first.fault is not None or names is None:
+        reason = first.fault.reason if first.fault else ""
+        if b"\0" in first.raw:
+            reason += "; if the file is UTF-16, give --encoding utf-16-le"
+        raise SourceError(f"{shown(path)}, line {first.lines_before + 1}: the header cannot be read: {reason}")
+    columns = _checked(names, path)
+    size = head.find(first.raw) + len(first.raw)
+    size += 2 if head[size : size + 2] == b"\r\n" else min(1, len(head) - size)
+    tidy = first.raw + b"\n" == head[:size] or (first.raw == head and at_end)
+    is_tidy = tidy and b"\n" not in first.raw and b"\r" not in first.raw
+    return Header(sample.delimiter, columns, True, first.raw, size, count_lines(head[:size]), is_tidy)
+
+
+def _checked(names: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    for number, name in enumerate(names, start=1):
+        if not name:
+            what = f"column {number} of the header has no name"
+            raise SourceError(f"{shown(path)}: {what}; mend the header, or name the columns with --headers")
+        if name in names[: number - 1]:
+            what = f"column {name!r} stands twice in the header"
+            raise SourceError(f"{shown(path)}: {what}; mend the header, or name the columns with --headers")
+    return names
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The first records of a file as one delimiter splits them."""
+
+    delimiter: str
+    scanner: Scanner
+    records: list[Record]
+
+    @classmethod
+    def take(cls, head: bytes, delimiter: str, quote: str, *, at_end: bool, max_bytes: int) -> _Sample:
+        scanner = Scanner(Shape(delimiter.encode(), quote.encode(), None, max_bytes))
+        return cls(delimiter, scanner, scanner.scan(head, at_end=at_end, limit=SAMPLE_RECORDS).records)
+
+    def quality(self, expected: int | None) -> tuple[int, int, int]:
+        """How many of the records have the number of fields there should be: the first criterion where that is several."""
+        counts = [len(self.scanner.fields(record.raw)) for record in self.records if record.fault is None]
+        width = expected or (counts[0] if counts else 0)
+        matching = counts.count(width)
+        return (matching if width > 1 else 0, width, matching)

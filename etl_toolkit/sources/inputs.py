@@ -1,0 +1,76 @@
+"""What the user names, in order: paths, globs and frames."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from etl_toolkit.errors import SourceError, UsageError
+
+PACKED_SUFFIXES = (".gz", ".zst")
+CSV_SUFFIXES = tuple(plain + packed for packed in ("", *PACKED_SUFFIXES) for plain in (".csv", ".tsv", ".txt"))
+PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """A sort key in which `part2` comes before `part10`."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def expand(inputs: Iterable[Any]) -> list[Any]:
+    """Expand globs in natural order; what is not text or a path is taken to be a frame.
+
+    A path that exists is taken literally, whatever characters it holds.
+    """
+    found: list[Any] = []
+    for item in inputs:
+        if not isinstance(item, str | os.PathLike):
+            found.append(item)
+        elif os.path.lexists(item):
+            found.append(Path(item))
+        elif matches := sorted(glob.glob(os.fspath(item), recursive=True), key=natural_order):  # noqa: PTH207  # any path
+            found.extend(Path(match) for match in matches)
+        else:
+            raise SourceError(f"{shown(item)}: no such file, and no file matches it; check the path or quote the glob")
+    if not found:
+        raise UsageError("no files given; name at least one CSV or Parquet file, or a frame")
+    return found
+
+
+def kind_of(path: Path) -> Literal["csv", "parquet"]:
+    """Tell the format of a file by its name. Raises SourceError for a directory, a pipe, or an unknown ending."""
+    name = path.name.lower()
+    if storable(path) != str(path):
+        raise SourceError(
+            f"{shown(path)}: the file name is not UTF-8; rename the file, or give it another name with a link"
+        )
+    if path.is_dir():
+        raise SourceError(f"{shown(path)}: is a directory; name its files, for example {shown(path)}/*.csv")
+    if not path.exists():
+        raise SourceError(f"{shown(path)}: is a link to a file that does not exist")
+    if not path.is_file():
+        raise SourceError(
+            f"{shown(path)}: is not a regular file; a load reads its files more than once, so save it first"
+        )
+    if name.endswith(PARQUET_SUFFIXES):
+        return "parquet"
+    if name.endswith(CSV_SUFFIXES):
+        return "csv"
+    raise SourceError(f"{shown(path)}: unknown kind of file; known are {', '.join(CSV_SUFFIXES + PARQUET_SUFFIXES)}")
+
+
+def shown(name: str | os.PathLike[str]) -> str:
+    """A file name for one line of a message: control characters and what is not UTF-8 are spelled out."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(
+        repr(character)[1:-1] if ord(character) < 32 or ord(character) == 127 else character for character in text
+    )
+
+
+def storable(name: str | os.PathLike[str]) -> str:
+    """A file name as the ledger keeps it: the name itself, unless that is not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

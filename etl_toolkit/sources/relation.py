@@ -1,0 +1,140 @@
+"""The DuckDB relation over a source: its key columns as text, and the CSV record that COPY reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import duckdb
+
+from etl_toolkit.errors import SourceError
+from etl_toolkit.model import SourceFile
+from etl_toolkit.sources.csv_file import LINE_SEPARATOR
+from etl_toolkit.sources.inputs import shown
+from etl_toolkit.sources.typed import typed_text
+from etl_toolkit.workspace import Workspace, literal, quoted
+
+DUCKDB_LINE_BYTES = 2_000_000  # what DuckDB allows a CSV line unless told otherwise
+
+
+def text_relation(file: SourceFile, names: Sequence[str], workspace: Workspace) -> tuple[str, list[str]]:
+    """Return a FROM item over `file`, and an expression of its text (VARCHAR, NULL for NULL) for each name.
+
+    A name the file does not have comes out as NULL. Rows come in file order.
+    """
+    if file.format == "csv":
+        relation = line_relation([file]) if file.is_plain else csv_relation(file)
+        index = {name: position for position, name in enumerate(file.columns)}
+        if file.is_plain:
+            split = f"split_part(line, {literal(file.dialect.delimiter)}, "
+            texts = {name: f"nullif({split}{position + 1}), '')" for name, position in index.items()}
+        else:
+            texts = {name: f"c{position}" for name, position in index.items()}
+        return relation, [texts.get(name, "NULL::VARCHAR") for name in names]
+    relation = typed_relation(file)
+    kinds = {row[0]: row[1] for row in workspace.query(f"DESCRIBE SELECT * FROM {relation}")}
+    targets = file.target_types or ("",) * len(file.columns)
+    texts = {
+        name: typed_text(quoted(own), kinds[own], target)
+        for name, own, target in zip(file.columns, file.own_columns, targets, strict=True)
+    }
+    return relation, [texts.get(name, "NULL::VARCHAR") for name in names]
+
+
+def typed_relation(file: SourceFile) -> str:
+    """A FROM item over a Parquet file or a frame, with its own columns and types."""
+    if file.format == "frame":
+        return f"frame_{file.position}"
+    return f"read_parquet({literal(str(file.readable))}, hive_partitioning = false)"
+
+
+def line_relation(files: Sequence[SourceFile]) -> str:
+    """A relation (file_index, line) over plain files that are alike: every line one record."""
+    names = ", ".join(literal(str(file.readable)) for file in files)
+    options = f"delim = '{LINE_SEPARATOR}', quote = '', escape = '', {_options(files)}"
+    return (
+        f"(SELECT file_index, line FROM read_csv([{names}], columns = {{'line': 'VARCHAR'}}, {options}) "
+        "WHERE line IS NOT NULL)"
+    )
+
+
+def csv_relation(file: SourceFile) -> str:
+    """A relation (c0, c1, …) over any CSV file: unquoted empty is NULL, quoted empty the empty text."""
+    columns = ", ".join(f"'c{position}': 'VARCHAR'" for position in range(len(file.columns)))
+    dialect = file.dialect
+    return (
+        f"read_csv({literal(str(file.readable))}, columns = {{{columns}}}, delim = {literal(dialect.delimiter)}, "
+        f"quote = {literal(dialect.quote)}, escape = {literal(dialect.quote)}, allow_quoted_nulls = false, {_options([file])})"
+    )
+
+
+def _options(files: Sequence[SourceFile]) -> str:
+    """What all our CSV readers have in common. Files are clean by now, so DuckDB has nothing to find out or to forgive.
+
+    `new_line` must be given: left to find out, DuckDB 2.0 fails on CR LF inside quotes where lines end in LF.
+    """
+    header = "true" if files[0].dialect.has_header else "false"
+    options = (
+        f"auto_detect = false, header = {header}, new_line = '\\n', strict_mode = true, null_padding = false, "
+        "hive_partitioning = false, compression = 'none'"
+    )
+    longest = max(file.longest_record_bytes for file in files)
+    if longest >= DUCKDB_LINE_BYTES // 2:
+        options += f", max_line_size = {longest + 1024}, buffer_size = {2 * longest + (1 << 25)}"
+    return options
+
+
+def read_failure(files: Iterable[SourceFile], error: BaseException) -> SourceError:
+    """Turn DuckDB's complaint into one line that names the file, what is wrong, and what to do.
+
+    What DuckDB reads is known to be clean, so what is left is a Parquet file that is damaged inside, a file that changed
+    or went away, and a machine without memory or disk.
+    """
+    text = str(error).strip()
+    named = next((file for file in files if file.readable is not None and file.readable.name in text), None)
+    where = shown(named.name) if named else "reading"
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return SourceError(
+            f"{where}: DuckDB needs more memory than it may use; raise memory_limit_bytes, or lower --jobs"
+        )
+    if "No space left" in text or "max_temp_directory_size" in text:
+        return SourceError(
+            f"{where}: the working directory is full; free space, or name another place with temp_directory"
+        )
+    detail = next(iter(text.splitlines()), type(error).__name__)
+    if named:
+        detail = detail.replace(str(named.readable), shown(named.name))
+    remedy = "write it again" if named and named.format == "parquet" else "was it changed or removed meanwhile?"
+    return SourceError(f"{where}: cannot be read: {detail}; {remedy}")
+
+
+def record_expression(file: SourceFile, texts: Sequence[str], columns: Sequence[str], delimiter: str) -> str:
+    """The CSV record that COPY reads for the columns: the line itself where that is already it."""
+    if file.is_plain and tuple(columns) == file.columns and delimiter == file.dialect.delimiter:
+        return "line"
+    special = f'[{re.escape(delimiter)}"\\r\\n]'
+    spelled = [
+        f"CASE WHEN {text} IS NULL THEN '' WHEN {text} = '' OR {text} = '\\.' OR regexp_matches({text}, {literal(special)}) "
+        f"""THEN '"' || replace({text}, '"', '""') || '"' ELSE {text} END"""
+        for text in texts
+    ]
+    return f" || {literal(delimiter)} || ".join(spelled)
+
+
+def alike(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
+    """Split the files into runs of neighbours that one `line_relation` can read, every other file on its own."""
+    run: list[SourceFile] = []
+    for file in files:
+        if (
+            run
+            and file.is_plain
+            and run[0].is_plain
+            and (file.columns, file.dialect) == (run[0].columns, run[0].dialect)
+        ):
+            run.append(file)
+            continue
+        if run:
+            yield run
+        run = [file]
+    if run:
+        yield run

@@ -1,0 +1,104 @@
+"""Names and frames become the ordered, distinct files of a load, each of them looked at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from etl_toolkit.errors import SourceError
+from etl_toolkit.model import ReadOptions, SourceFile, Sources
+from etl_toolkit.sources.csv_file import Bounds, examine_csv
+from etl_toolkit.sources.dialect import check_options
+from etl_toolkit.sources.inputs import expand, kind_of, shown
+from etl_toolkit.sources.relation import read_failure, typed_relation
+from etl_toolkit.sources.typed import INDEX_PREFIX, examine_frame, examine_parquet
+from etl_toolkit.workspace import Workspace, lock_down
+
+MAX_LINE_BYTES = 64 << 20
+EXAMINERS = 4
+
+
+def resolve(
+    inputs: Sequence[Any], options: ReadOptions, workspace: Workspace, *,
+    max_rejects: int = 0, max_line_bytes: int = MAX_LINE_BYTES,
+) -> Sources:  # fmt: skip
+    """Return the files to load, in order, each looked at once: content hash, columns, dialect, malformed records.
+
+    A file whose content stands at an earlier place already is left out, and listed. Afterwards the workspace's DuckDB
+    can read these files and nothing else. Raises SourceError naming the file, its fault and a remedy, RejectLimitError
+    where a file has more than `max_rejects` malformed records.
+    """
+    options = check_options(options)
+    bounds = Bounds(max_rejects, max_line_bytes)
+    tasks = [_task(item, number, options, bounds, workspace) for number, item in enumerate(expand(inputs), start=1)]
+    with ThreadPoolExecutor(max_workers=EXAMINERS, thread_name_prefix="etl-examine") as pool:
+        examined = list(pool.map(lambda task: task(), tasks))
+    files: list[SourceFile] = []
+    first_of: dict[Any, str] = {}
+    duplicates: list[tuple[str, str]] = []
+    for file in examined:
+        content = (file.content_hash, file.format, file.dialect, file.columns)
+        if content in first_of:
+            duplicates.append((file.name, first_of[content]))
+            if file.readable is not None:
+                file.readable.unlink(missing_ok=True)
+            continue
+        first_of[content] = file.name
+        files.append(_placed(file, len(files), workspace))
+    lock_down(workspace, [file.path for file in files if file.path is not None])
+    return Sources(tuple(files), tuple(duplicates))
+
+
+def _task(
+    item: Any, number: int, options: ReadOptions, bounds: Bounds, workspace: Workspace
+) -> Callable[[], SourceFile]:
+    if not isinstance(item, Path):
+        return partial(examine_frame, item, number)
+    return partial(_examine, item, workspace.directory / f"copy_{number:05d}", options, bounds)
+
+
+def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds) -> SourceFile:
+    try:
+        if kind_of(path) == "parquet":
+            return examine_parquet(path, copy.with_suffix(".parquet"))
+        return examine_csv(path, options, copy.with_suffix(".csv"), bounds)
+    except OSError as error:
+        raise SourceError(f"{shown(path)}: cannot be read: {error.strerror or error}") from None
+
+
+def _placed(file: SourceFile, position: int, workspace: Workspace) -> SourceFile:
+    """Give the file its position, and a name in the working directory that no path can spoil."""
+    if file.frame is not None:
+        workspace.duckdb.register("incoming", file.frame)
+        workspace.duckdb.execute(f"CREATE TABLE frame_{position} AS SELECT * FROM incoming")
+        workspace.duckdb.unregister("incoming")
+        return replace(file, position=position)
+    if file.path is None:
+        raise AssertionError(f"{file.name} is neither a frame nor a file")
+    readable = workspace.directory / f"file_{position:05d}.{file.format}"
+    if file.readable is not None:
+        file.readable.rename(readable)
+    else:
+        readable.symlink_to(os.path.realpath(file.path))
+    malformed = tuple(replace(reject, file=position) for reject in file.malformed)
+    placed = replace(file, position=position, readable=readable, malformed=malformed)
+    return _as_duckdb_names(placed, workspace) if file.format == "parquet" else placed
+
+
+def _as_duckdb_names(file: SourceFile, workspace: Workspace) -> SourceFile:
+    """DuckDB does not tell `a` from `A` and renames the second, so columns are known by their place."""
+    try:
+        described = [row[0] for row in workspace.query(f"DESCRIBE SELECT * FROM {typed_relation(file)}")]
+    except duckdb.Error as error:
+        raise read_failure([file], error) from None
+    own = tuple(name for name in described if not name.startswith(INDEX_PREFIX))
+    if len(own) != len(file.columns):
+        raise SourceError(f"{shown(file.name)}: DuckDB finds {len(own)} columns where Arrow finds {len(file.columns)}")
+    return replace(file, source_columns=own)

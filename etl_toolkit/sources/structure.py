@@ -1,0 +1,229 @@
+"""Which bytes of a CSV file are clean: the rules of `records`, checked for a block at a time instead of a record.
+
+Clean means that every record has the right number of fields, that quotes only open, close and double where they may,
+and that the bytes are UTF-8 without NUL. Line ends other than LF, and blank lines, are mended on the way. What is not
+clean goes to the `Scanner`, which knows why; `tests/test_csv_structure.py` holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from etl_toolkit.sources.records import Record, Scanner, Shape, count_lines
+
+BLOCK_BYTES = 1 << 18  # fits the second-level cache, where a block is read several times
+_LF, _CR = 10, 13
+
+
+class ByteStream(Protocol):
+    """Anything with `read`; a short read means nothing, an empty one the end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive whole records of a file.
+
+    `first_record` counts data records from 0, `first_line` lines from 1, `size` the bytes in the file. A clean piece has
+    its bytes in `data`, each record ended by LF; `is_verbatim` says they are those of the file, which `source` holds else.
+    Another one has its `records` instead, faults and all.
+    """
+
+    first_record: int
+    first_line: int
+    size: int
+    count: int
+    data: bytes = b""
+    is_verbatim: bool = False
+    records: tuple[Record, ...] | None = None
+    longest: int = 0
+    source: bytes = b""
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The clean records at the start of a buffer, in the bytes `data` with LF line ends, and the bytes they took."""
+
+    consumed: int
+    count: int
+    data: bytes
+    is_verbatim: bool
+    longest: int
+
+
+def pieces(stream: ByteStream, shape: Shape, *, rest: bytes = b"", first_line: int = 1) -> Iterator[Piece]:
+    """Split a stream, which continues `rest`, into pieces. What they hold depends on the bytes alone, not on the blocks."""
+    scanner = Scanner(shape)
+    record, line, is_cut = 0, first_line, False
+    while True:
+        block = stream.read(max(BLOCK_BYTES, len(rest)))
+        at_end = not block
+        buffer = rest + block if rest else block
+        if is_cut:
+            buffer, is_cut = _past_line(buffer, at_end=at_end)
+            line += not is_cut
+        found = clean(buffer, shape, at_end=at_end) if buffer and not is_cut else None
+        if found is not None:
+            consumed, count = found.consumed, found.count
+            source = found.data if found.is_verbatim else buffer[:consumed]
+            lines = count_lines(source)
+            yield Piece(
+                record, line, consumed, count, found.data, found.is_verbatim, longest=found.longest, source=source
+            )
+        elif buffer and not is_cut:
+            scanned = scanner.scan(buffer, at_end=at_end)
+            consumed, count, lines, is_cut = scanned.consumed, len(scanned.records), scanned.lines, scanned.is_cut
+            if consumed:
+                yield Piece(record, line, consumed, count, records=tuple(scanned.records))
+        else:
+            consumed, count, lines = 0, 0, 0
+        record, line, rest = record + count, line + lines, buffer[consumed:]
+        if at_end:
+            return
+
+
+def _past_line(buffer: bytes, *, at_end: bool) -> tuple[bytes, bool]:
+    """Return what follows the current line, and whether that goes on behind the buffer."""
+    feed, back = buffer.find(b"\n"), buffer.find(b"\r")
+    if back >= 0 and (feed < 0 or back < feed):
+        if back + 1 == len(buffer) and not at_end:
+            return buffer[back:], True
+        return buffer[back + (2 if feed == back + 1 else 1) :], False
+    return (b"", True) if feed < 0 else (buffer[feed + 1 :], False)
+
+
+def clean(buffer: bytes, shape: Shape, *, at_end: bool) -> Clean | None:
+    """Return the clean records at the start of a buffer; None where one of them is not, or is longer than the buffer."""
+    simple = b"\r" not in buffer and not (shape.quote and shape.quote in buffer)
+    found = _clean_lines(buffer, shape, at_end=at_end) if simple else None
+    found = found or _clean_quoted(buffer, shape, at_end=at_end)
+    return found if found and found.longest <= shape.max_bytes and _is_text(found.data) else None
+
+
+def _is_text(data: bytes) -> bool:
+    if b"\0" in data:
+        return False
+    if data.isascii():
+        return True
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _clean_lines(buffer: bytes, shape: Shape, *, at_end: bool) -> Clean | None:
+    """The usual case: no quote and no CR in the buffer, so every LF ends a record."""
+    cut = len(buffer) if at_end else buffer.rfind(b"\n") + 1
+    if not cut:
+        return None
+    data = buffer if cut == len(buffer) else buffer[:cut]
+    closed = data if data.endswith(b"\n") else data + b"\n"
+    array = np.frombuffer(closed, dtype=np.uint8)
+    longest = _fields_match(array == _LF, array == ord(shape.delimiter), shape)
+    return None if longest is None else Clean(cut, longest[0], closed, True, longest[1])
+
+
+def _fields_match(ends: Any, delimiters: Any, shape: Shape) -> tuple[int, int] | None:
+    """Return the number of records and the longest one's bytes, where each has as many fields as there are columns."""
+    width = len(shape.columns or ())
+    places = np.flatnonzero(ends | delimiters)
+    if len(places) % width:
+        return None
+    last = places[width - 1 :: width]
+    if not ends[last].all() or np.count_nonzero(ends) != len(last):
+        return None
+    lengths = np.diff(last, prepend=-1)
+    if lengths.min(initial=2) < 2:  # a blank line, in a file of one column
+        return None
+    return len(last), int(lengths.max(initial=1)) - 1
+
+
+def _clean_quoted(buffer: bytes, shape: Shape, *, at_end: bool) -> Clean | None:
+    """Any buffer: with quotes, other line ends, blank lines."""
+    size = len(buffer) - (1 if not at_end and buffer.endswith(b"\r") else 0)  # is it half of a CR LF?
+    original = np.frombuffer(buffer, dtype=np.uint8)[:size]
+    inside = None
+    if shape.quote and shape.quote in buffer:
+        quotes = original == ord(shape.quote)
+        inside = _inside(quotes)
+        if at_end and inside[-1:].any():
+            return None
+        if not _quotes_match(original, np.flatnonzero(quotes), shape):
+            return None
+    ends = (original == _LF) | (original == _CR)
+    if inside is not None:
+        ends &= ~inside
+    cut = size if at_end else _last(ends) + 1
+    if not cut:
+        return None
+    array, ends = original[:cut], ends[:cut]
+    inside = inside[:cut] if inside is not None else np.zeros(cut, dtype=np.bool_)
+    array, inside, is_verbatim = _with_line_feeds(array, ends, inside)
+    if array[-1:].tolist() != [_LF] or inside[-1]:
+        array, inside = np.append(array, np.uint8(_LF)), np.append(inside, False)
+    array, inside, has_no_blanks = _without_blank_lines(array, inside)
+    matched = _fields_match((array == _LF) & ~inside, (array == ord(shape.delimiter)) & ~inside, shape)
+    if matched is None:
+        return None
+    return Clean(cut, matched[0], array.tobytes(), is_verbatim and has_no_blanks, matched[1])
+
+
+def _inside(quotes: Any) -> Any:
+    """Where the number of quotes so far is odd: a running parity, 64 bytes at a time (Langdale and Lemire, 2019)."""
+    words = np.zeros(-(-len(quotes) // 64), dtype="<u8")
+    packed = np.packbits(quotes, bitorder="little")
+    words.view(np.uint8)[: len(packed)] = packed
+    for shift in (1, 2, 4, 8, 16, 32):
+        words ^= words << np.uint64(shift)
+    is_odd = np.bitwise_xor.accumulate(words >> np.uint64(63))
+    words[1:] ^= np.negative(is_odd[:-1])  # all ones where the words before end inside a field
+    return np.unpackbits(words.view(np.uint8), count=len(quotes), bitorder="little").view(np.bool_)
+
+
+def _last(mask: Any) -> int:
+    return int(len(mask) - 1 - mask[::-1].argmax()) if mask.any() else -1
+
+
+def _quotes_match(array: Any, quotes: Any, shape: Shape) -> bool:
+    """Whether every quote opens a field, closes one, or is half of a doubled one. Those at even places open."""
+    openers, closers = quotes[::2], quotes[1::2]
+    edges = np.zeros(256, dtype=np.bool_)
+    edges[[_LF, _CR, ord(shape.delimiter)]] = True
+    opens = (openers == 0) | edges[array[openers - 1]]
+    opens[1:] |= openers[1:] - 1 == closers[: len(openers) - 1]
+    if not opens.all():
+        return False
+    following = array[np.minimum(closers + 1, len(array) - 1)]
+    closes = (closers == len(array) - 1) | edges[following]
+    closes[: len(openers) - 1] |= closers[: len(openers) - 1] + 1 == openers[1:]
+    return bool(closes.all())
+
+
+def _with_line_feeds(array: Any, ends: Any, inside: Any) -> tuple[Any, Any, bool]:
+    """Turn every CR LF and CR that ends a record into LF."""
+    returns = np.flatnonzero(ends & (array == _CR))
+    if not len(returns):
+        return array, inside, True
+    array = array.copy()
+    has_feed = array[np.minimum(returns + 1, len(array) - 1)] == _LF
+    has_feed &= returns + 1 < len(array)
+    array[returns[~has_feed]] = _LF
+    keep = np.ones(len(array), dtype=np.bool_)
+    keep[returns[has_feed]] = False
+    return array[keep], inside[keep], False
+
+
+def _without_blank_lines(array: Any, inside: Any) -> tuple[Any, Any, bool]:
+    ends = np.flatnonzero((array == _LF) & ~inside)
+    blank = ends[np.diff(ends, prepend=-1) == 1]
+    if not len(blank):
+        return array, inside, True
+    keep = np.ones(len(array), dtype=np.bool_)
+    keep[blank] = False
+    return array[keep], inside[keep], False

@@ -1,0 +1,303 @@
+"""More than the primary key couples files: each such thing is read from the catalog, and supported, slowed down or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import make_dsn
+
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
+from etl_toolkit.errors import AccountingError, DatabaseError, TargetError, UnsafeStrategyError
+from etl_toolkit.model import HazardKind
+from etl_toolkit.target import read_target
+from tests.oracle import Oracle, Rows, differing_rows, write
+
+SMALL = ParallelConfig(chunk_size=2, sub_batch_size=2, concurrency=2)
+PARALLEL = ("full_parallel", "hybrid", "partitioned")
+IN_ORDER = ("auto", "deterministic", "streaming")
+
+
+def create(connection: Connection, ddl: str) -> None:
+    """Create the tables `loaded` and `expected` alike; `@` stands for the name."""
+    with connection.cursor() as cursor:
+        for name in ("loaded", "expected"):
+            cursor.execute(ddl.replace("@", name))
+
+
+def written(contents: Sequence[Rows], directory: Path) -> list[Any]:
+    return [write(content, directory, f"part{number}", "csv") for number, content in enumerate(contents)]
+
+
+def hazards(connection: Connection) -> dict[HazardKind, str]:
+    return {hazard.kind: hazard.forces for hazard in read_target(connection, "loaded", ["id"]).hazards}
+
+
+# Name → (DDL, kind of hazard, files). Each is loaded in order, whatever the number of workers.
+COUPLED = {
+    "second unique": (
+        "CREATE TABLE @ (id int PRIMARY KEY, email text UNIQUE)", HazardKind.SECOND_UNIQUE,
+        [Rows(("id", "email"), (("1", "a"), ("2", "b"))), Rows(("id", "email"), (("1", "c"), ("3", None))),
+         Rows(("id", "email"), (("4", "a"), ("3", "d")))],
+    ),
+    "second unique on an expression": (
+        "CREATE TABLE @ (id int PRIMARY KEY, email text); CREATE UNIQUE INDEX ON @ (lower(email))", HazardKind.SECOND_UNIQUE,
+        [Rows(("id", "email"), (("1", "a"), ("2", "b"))), Rows(("id", "email"), (("1", "c"), ("3", "A")))],
+    ),
+    "second unique with a predicate": (
+        "CREATE TABLE @ (id int PRIMARY KEY, email text DEFAULT 'x', active bool); "
+        "CREATE UNIQUE INDEX ON @ (email) WHERE active", HazardKind.SECOND_UNIQUE,
+        [Rows(("id", "active"), (("1", "t"), ("2", "f"))), Rows(("id", "active"), (("1", "f"), ("3", "f"))),
+         Rows(("id", "active"), (("2", "t"),))],
+    ),
+    "second unique on a generated column": (
+        "CREATE TABLE @ (id int PRIMARY KEY, email text, folded text GENERATED ALWAYS AS (lower(email)) STORED UNIQUE)",
+        HazardKind.SECOND_UNIQUE,
+        [Rows(("id", "email"), (("1", "a"), ("2", "b"))), Rows(("id", "email"), (("1", "c"), ("3", "A")))],
+    ),
+    "second unique over the key itself": (
+        "CREATE TABLE @ (id text PRIMARY KEY, v text); CREATE UNIQUE INDEX a_before_@ ON @ (lower(id))",
+        HazardKind.SECOND_UNIQUE, [Rows(("id", "v"), (("a", "1"), ("b", "2"))), Rows(("id", "v"), (("a", "3"), ("C", "4")))],
+    ),
+    "self reference": (
+        "CREATE TABLE @ (id int PRIMARY KEY, parent int REFERENCES @)", HazardKind.SELF_REFERENCE,
+        # A child may stand before its parent within a file, however small the chunks are.
+        [Rows(("id", "parent"), (("3", "1"), ("2", "1"), ("1", None))), Rows(("id", "parent"), (("4", "3"), ("3", "2"), ("5", "4")))],
+    ),
+    "exclusion constraint": (
+        "CREATE TABLE @ (id int PRIMARY KEY, during int4range, EXCLUDE USING gist (during WITH &&))", HazardKind.EXCLUSION,
+        [Rows(("id", "during"), (("1", "[1,5)"), ("2", "[5,9)"))), Rows(("id", "during"), (("1", "[20,30)"), ("3", None))),
+         Rows(("id", "during"), (("4", "[1,5)"),))],
+    ),
+    "trigger that rewrites keys": (
+        "CREATE TABLE @ (id int PRIMARY KEY, v text); "
+        "CREATE OR REPLACE FUNCTION fold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.id = abs(NEW.id); RETURN NEW; END $$; "
+        "CREATE TRIGGER fold BEFORE INSERT ON @ FOR EACH ROW EXECUTE FUNCTION fold()", HazardKind.ROW_TRIGGER,
+        [Rows(("id", "v"), (("1", "a"), ("-2", "b"))), Rows(("id", "v"), (("-1", "c"), ("2", "d"), ("-3", "e")))],
+    ),
+    "trigger after each row": (
+        "CREATE TABLE @ (id int PRIMARY KEY, v text); CREATE TABLE @_log (v text); "
+        "CREATE FUNCTION log_@() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO @_log VALUES (NEW.v); RETURN NULL; END $$; "
+        "CREATE TRIGGER log AFTER INSERT OR UPDATE ON @ FOR EACH ROW EXECUTE FUNCTION log_@()", HazardKind.ROW_TRIGGER,
+        [Rows(("id", "v"), (("1", "a"), ("2", "b"))), Rows(("id", "v"), (("1", "c"),))],
+    ),
+    "trigger after each statement": (
+        "CREATE TABLE @ (id int PRIMARY KEY, v text); CREATE TABLE @_log (v int); "
+        "CREATE FUNCTION log_@() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO @_log SELECT count(*) FROM @; RETURN NULL; END $$; "
+        "CREATE TRIGGER log AFTER INSERT OR UPDATE ON @ FOR EACH STATEMENT EXECUTE FUNCTION log_@()", HazardKind.STATEMENT_TRIGGER,
+        [Rows(("id", "v"), (("1", "a"), ("2", "b"), ("3", "c"))), Rows(("id", "v"), (("1", "c"),))],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_what_couples_rows_is_loaded_in_order(database: str, connection: Connection, tmp_path: Path, name: str) -> None:
+    ddl, kind, contents = COUPLED[name]
+    create(connection, ddl)
+    files = written(contents, tmp_path)
+
+    assert hazards(connection).get(kind) == "sequential"
+    for strategy in PARALLEL:
+        with pytest.raises(
+            UnsafeStrategyError, match=f"{strategy} is not safe here: {kind}: .*choose auto or deterministic"
+        ):
+            ingest(files, "loaded", "id", database, strategy=strategy, config=SMALL)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM loaded")
+        assert cursor.fetchone() == (0,)
+
+    Oracle("expected", ("id",)).load(connection, contents)
+    for strategy in IN_ORDER:
+        with connection.cursor() as cursor:
+            cursor.execute("TRUNCATE loaded")
+        result = ingest(files, "loaded", "id", database, strategy=strategy, config=SMALL)
+        assert result
+        assert differing_rows(connection, "loaded", "expected") == []
+        assert len(result.plan.lanes) == 1
+        if strategy == "auto":
+            assert result.strategy == "deterministic"
+            assert any(kind in reason for reason in result.reasons)
+
+
+def test_a_statement_trigger_fires_once_for_each_file(database: str, connection: Connection, tmp_path: Path) -> None:
+    ddl, _, contents = COUPLED["trigger after each statement"]
+    create(connection, ddl)
+    Oracle("expected", ("id",)).load(connection, contents)
+
+    ingest(written(contents, tmp_path), "loaded", "id", database, strategy="streaming", config=SMALL)
+
+    assert differing_rows(connection, "loaded_log", "expected_log") == []
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "CREATE TABLE @ (id int PRIMARY KEY, v text, other int UNIQUE)",
+        "CREATE TABLE @ (id int PRIMARY KEY, v text, surrogate serial UNIQUE)",
+        "CREATE TABLE @ (id int PRIMARY KEY, v text); CREATE UNIQUE INDEX ON @ (id, v)",
+        "CREATE TABLE @ (id int PRIMARY KEY, v text); CREATE UNIQUE INDEX ON @ (id) WHERE v = 'x'",
+        "CREATE TABLE @ (id int PRIMARY KEY, v text); CREATE UNIQUE INDEX a_twin_of_@ ON @ (id)",
+    ],
+    ids=["of other columns", "of a serial", "wider than the key", "partial on the key", "twin of the key"],
+)
+def test_a_second_unique_that_cannot_be_violated_slows_nothing_down(
+    database: str, connection: Connection, tmp_path: Path, ddl: str
+) -> None:
+    create(connection, ddl)
+    contents = [Rows(("id", "v"), (("1", "a"), ("2", "b"))), Rows(("id", "v"), (("2", "c"), ("3", "d")))]
+
+    result = ingest(written(contents, tmp_path), "loaded", "id", database, config=SMALL)
+
+    assert result.strategy == "partitioned"
+    assert result.plan.key_path == "client"
+    Oracle("expected", ("id",)).load(connection, contents)
+    assert differing_rows(connection, "loaded", "expected", ("id", "v")) == []
+
+
+@pytest.mark.parametrize("strategy", IN_ORDER)
+def test_a_violated_second_unique_leaves_what_the_files_before_left(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    create(connection, "CREATE TABLE @ (id int PRIMARY KEY, email text UNIQUE)")
+    contents = [
+        Rows(("id", "email"), (("1", "a"),)), Rows(("id", "email"), (("2", "b"), ("3", "a"))), Rows(("id", "email"), (("4", "d"),)),
+    ]  # fmt: skip
+
+    with pytest.raises(DatabaseError, match=r"part1.csv: .*loaded_email_key.*23505") as raised:
+        ingest(written(contents, tmp_path), "loaded", "id", database, strategy=strategy, config=SMALL)
+
+    assert raised.value.sqlstate == "23505"
+    Oracle("expected", ("id",)).load(connection, contents[:1])
+    assert differing_rows(connection, "loaded", "expected") == []
+
+
+def test_a_trigger_that_drops_rows_fails_the_accounting(database: str, connection: Connection, tmp_path: Path) -> None:
+    create(
+        connection,
+        "CREATE TABLE @ (id int PRIMARY KEY, v text); CREATE OR REPLACE FUNCTION drop_row() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN IF NEW.id = 2 THEN RETURN NULL; END IF; RETURN NEW; END $$; "
+        "CREATE TRIGGER drop_row BEFORE INSERT ON @ FOR EACH ROW EXECUTE FUNCTION drop_row()",
+    )
+
+    with pytest.raises(AccountingError, match="3 rows read but 2 accounted for"):
+        ingest(
+            written([Rows(("id", "v"), (("1", "a"), ("2", "b"), ("3", "c")))], tmp_path),
+            "loaded",
+            "id",
+            database,
+            config=SMALL,
+        )
+
+
+REFUSED = {
+    "view": ("CREATE TABLE base (id int PRIMARY KEY, v text); CREATE VIEW loaded AS SELECT * FROM base", "is a view"),
+    "materialized view": ("CREATE MATERIALIZED VIEW loaded AS SELECT 1 AS id, 'a' AS v", "is a materialized view"),
+    "sequence": ("CREATE SEQUENCE loaded", "is not a table"),
+    "rule": (
+        "CREATE TABLE loaded (id int PRIMARY KEY, v text); CREATE RULE nothing AS ON INSERT TO loaded DO INSTEAD NOTHING",
+        "rewrite rules",
+    ),
+    "deferrable key": ("CREATE TABLE loaded (id int PRIMARY KEY DEFERRABLE, v text)", "loaded_pkey is deferrable"),
+    "deferrable key beside another": (
+        "CREATE TABLE loaded (id int PRIMARY KEY DEFERRABLE, v text); CREATE UNIQUE INDEX ON loaded (id)",
+        "loaded_pkey is deferrable",
+    ),
+    "deferred key": (
+        "CREATE TABLE loaded (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)", "loaded_pkey is deferrable",
+    ),
+    "no key": ("CREATE TABLE loaded (id int, v text)", r"no unique index on \(id\) that ON CONFLICT can use"),
+    "key of more columns": ("CREATE TABLE loaded (id int, v text, PRIMARY KEY (id, v))", r"no unique index on \(id\)"),
+    "no such column": ("CREATE TABLE loaded (key int PRIMARY KEY, v text)", "no column 'id' to be the key"),
+    "no such table": ("SELECT 1", "does not exist"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_upserted_is_refused_with_the_reason(
+    database: str, connection: Connection, tmp_path: Path, name: str
+) -> None:
+    ddl, reason = REFUSED[name]
+    with connection.cursor() as cursor:
+        cursor.execute(ddl)
+    files = written([Rows(("id", "v"), (("1", "a"),))], tmp_path)
+
+    with pytest.raises(TargetError, match=reason):
+        ingest(files, "loaded", "id", database)
+    with pytest.raises(TargetError, match=reason):
+        ConflictAwareProcessor(database).plan(files, "loaded", ["id"])
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regnamespace('etl_toolkit')")
+        assert cursor.fetchone() == (None,)  # not even a ledger
+
+
+@pytest.mark.parametrize("strategy", ["auto", "partitioned", "deterministic"])
+def test_row_security_is_obeyed_without_copying_into_the_table(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    create(connection, "CREATE TABLE @ (id int PRIMARY KEY, v text)")
+    with connection.cursor() as cursor:
+        cursor.execute("DROP ROLE IF EXISTS etl_tenant; CREATE ROLE etl_tenant LOGIN PASSWORD 'secret'")
+        cursor.execute("ALTER TABLE loaded ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON loaded USING (id < 100)")
+        cursor.execute(f"GRANT CREATE ON DATABASE {connection.info.dbname} TO etl_tenant")
+        cursor.execute("GRANT ALL ON loaded TO etl_tenant")
+    tenant = make_dsn(database, user="etl_tenant", password="secret")
+    contents = [Rows(("id", "v"), (("1", "a"), ("2", "b"))), Rows(("id", "v"), (("2", "c"), ("3", "d")))]
+    try:
+        for _ in range(2):
+            assert ingest(written(contents, tmp_path), "loaded", "id", tenant, strategy=strategy, config=SMALL)
+        Oracle("expected", ("id",)).load(connection, contents)
+        assert differing_rows(connection, "loaded", "expected") == []
+
+        foreign = written([Rows(("id", "v"), (("4", "e"), ("100", "f")))], tmp_path)
+        with pytest.raises(DatabaseError, match="row-level security") as raised:
+            ingest(foreign, "loaded", "id", tenant, strategy=strategy, config=SMALL)
+        assert raised.value.sqlstate == "42501"
+        assert differing_rows(connection, "loaded", "expected") == []
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP OWNED BY etl_tenant CASCADE; DROP ROLE etl_tenant")
+
+
+def test_row_security_does_not_concern_its_owner(connection: Connection) -> None:
+    create(connection, "CREATE TABLE @ (id int PRIMARY KEY, v text); ALTER TABLE @ ENABLE ROW LEVEL SECURITY")
+    assert HazardKind.ROW_SECURITY not in hazards(connection)
+
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE loaded FORCE ROW LEVEL SECURITY")
+    assert hazards(connection)[HazardKind.ROW_SECURITY] == "staged"
+
+
+@pytest.mark.parametrize("strategy", ["auto", "partitioned", "hybrid", "deterministic", "streaming"])
+def test_rows_of_inheriting_tables_are_none_of_the_table(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    create(connection, "CREATE TABLE @ (id int PRIMARY KEY, v text); CREATE TABLE @_child () INHERITS (@)")
+    with connection.cursor() as cursor:
+        for name in ("loaded", "expected"):
+            cursor.execute(f"INSERT INTO {name}_child VALUES (1, 'a'), (2, 'child')")
+    contents = [Rows(("id", "v"), (("1", "a"), ("2", "b"))), Rows(("id", "v"), (("2", "c"), ("3", "d")))]
+
+    result = ingest(written(contents, tmp_path), "loaded", "id", database, strategy=strategy, config=SMALL)
+
+    Oracle("expected", ("id",)).load(connection, contents)
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert result.counts.inserted == 3
+
+
+@pytest.mark.parametrize("strategy", ["auto", "partitioned", "hybrid", "deterministic"])
+@pytest.mark.parametrize("deferred", ["", "DEFERRABLE INITIALLY DEFERRED"])
+def test_foreign_keys_to_other_tables_are_no_hazard(
+    database: str, connection: Connection, tmp_path: Path, strategy: str, deferred: str
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE place (id int PRIMARY KEY); INSERT INTO place VALUES (1), (2)")
+    create(connection, f"CREATE TABLE @ (id int PRIMARY KEY, place int REFERENCES place {deferred})")
+    contents = [Rows(("id", "place"), (("1", "1"), ("2", "1"))), Rows(("id", "place"), (("2", "2"), ("3", None)))]
+
+    assert ingest(written(contents, tmp_path), "loaded", "id", database, strategy=strategy, config=SMALL)
+
+    Oracle("expected", ("id",)).load(connection, contents)
+    assert differing_rows(connection, "loaded", "expected") == []
