@@ -282,7 +282,7 @@ class TestRefuses:
         result = load(range(1, 20))
         execute("CREATE TABLE child (t_id int REFERENCES t); INSERT INTO child VALUES (3)")
         before = rows()
-        with pytest.raises(DatabaseError, match="nothing was undone.*SQLSTATE 23503"):
+        with pytest.raises(DatabaseError, match=r"nothing was undone.*SQLSTATE 23503"):
             processor.undo(result.run_id)
         assert rows() == before
 

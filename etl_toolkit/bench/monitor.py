@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,11 +137,10 @@ def overhead(dsn: str, *, watch_seconds: float = 2.0, interval_seconds: float = 
 
     A busy server with many sessions and much memory costs more per reading; the sampler then stretches its interval.
     """
-    monitor = Monitor()
-    monitor.watch(dsn, os.getpid(), interval_seconds=interval_seconds)
-    time.sleep(watch_seconds)
-    seen = monitor.stop()
-    monitor.close()
+    with closing(Monitor()) as monitor:
+        monitor.watch(dsn, os.getpid(), interval_seconds=interval_seconds)
+        time.sleep(watch_seconds)
+        seen = monitor.stop()
     readings = len(seen.rows)
     return Overhead(
         readings=readings,

@@ -12,6 +12,7 @@ from typing import Any
 
 from etl_toolkit.bench.metrics import compared
 from etl_toolkit.bench.records import Manifest, Sample
+from etl_toolkit.bench.statistics import SMALLEST_DIFFERENCE
 
 Metrics = Mapping[str, Any]
 
@@ -104,24 +105,20 @@ def _rule(here: Sequence[Metrics], cases: Sequence[Metrics], by_case: Mapping[st
         },
         "then": {
             "strategy": best["strategy"],
-            "workers": _fewest(same, by_case, "workers"),
-            "batch_rows": _fewest([case for case in same if case["batch_rows"]], by_case, "batch_rows"),
+            "workers": _fewest(same, "workers"),
+            "batch_rows": _fewest([case for case in same if case["batch_rows"]], "batch_rows"),
         },
         "because": "",
         "evidence": evidence,
     }
 
 
-def _fewest(cases: Sequence[Metrics], by_case: Mapping[str, list[Sample]], axis: str) -> int | None:
-    """Return the smallest value on `axis` that was not shown to be slower than the fastest."""
+def _fewest(cases: Sequence[Metrics], axis: str) -> int | None:
+    """Return the smallest value on `axis` whose median is within `SMALLEST_DIFFERENCE` of the fastest."""
     if not cases:
         return None
-    fastest = min(cases, key=_seconds)
-    fitting = [
-        case[axis] for case in cases
-        if case is fastest or compared(by_case[case["case"]], by_case[fastest["case"]])["verdict"] != "slower"
-    ]  # fmt: skip
-    return int(min(fitting))
+    fastest = min(map(_seconds, cases))
+    return int(min(case[axis] for case in cases if _seconds(case) <= fastest * (1 + SMALLEST_DIFFERENCE)))
 
 
 def _seconds(case: Metrics) -> float:

@@ -73,8 +73,8 @@ class SweepConfig:
         return cls(
             name="quick",
             strategies=tuple(name for name in ALL_STRATEGIES if find(name).kind != "floor"),
-            side_strategies=("partitioned", "deterministic", "staged_merge"),
-            state_strategies=("partitioned", "deterministic", "staged_merge"),
+            side_strategies=("partitioned",),
+            state_strategies=("partitioned", "staged_merge"),
             formats=("csv",),
             rows=(10_000,),
             overlaps=(0.0, 0.5),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,10 @@ def _rehearse(patient: Patient, target: TargetTable) -> Iterator[Finding]:
             raise UnprovenError(f"no pg_dump of version {patient.version // 10000} or newer is installed here")
         (database,) = patient.row("SELECT pg_catalog.current_database()")
         write_services(programs.service_file, patient.connection, [database, scratch])
-        sessions = Sessions(make_dsn(patient.sessions.dsn, dbname=scratch), patient.config, "doctor")
+        # What is thrown away need not be safe, nor wait for a standby that may never come.
+        options = f"{patient.connection.info.options or ''} -c synchronous_commit=off".strip()
+        dsn = make_dsn(patient.sessions.dsn, dbname=scratch, options=options)
+        sessions = Sessions(dsn, patient.config, "doctor")
         yield _backup_finding(patient, target, programs, sessions, Path(directory))
         yield from _load_findings(target, sessions, Path(directory))
 
@@ -154,32 +157,35 @@ def _fingerprint(connection: Any, target: TargetTable) -> Fingerprint:
 
 
 def _load_findings(target: TargetTable, scratch: Sessions, directory: Path) -> Iterator[Finding]:
-    """Take rows out of the restored table and load them again from a file: once stopped midway, once undone."""
-    file = directory / "rehearsal.csv"
+    """Take rows out of the restored table and load them again from two files: once stopped midway, once undone."""
+    files = [directory / "rehearsal-1.csv", directory / "rehearsal-2.csv"]
     try:
         with scratch.session("rehearsal") as connection, connection.cursor() as cursor:
-            rows = _take_out(cursor, target, file)
+            rows = _take_out(cursor, target, files)
             before = _fingerprint(connection, target)
             connection.commit()
-        if not rows:
-            raise UnprovenError("the table is empty, so there is nothing to rehearse with")
-        yield _stopped_load(target, scratch, file, before)
-        yield _undone_load(target, scratch, file, before)
+        if rows < len(files):
+            raise UnprovenError(f"the table holds {rows} rows, too few to rehearse a load with")
+        yield _stopped_load(target, scratch, files, before)
+        yield _undone_load(target, scratch, files, before)
     except (psycopg2.Error, EtlError) as error:
         raise UnprovenError(f"no load can be rehearsed in the scratch database: {str(error).splitlines()[0]}") from None
 
 
-def _take_out(cursor: Any, target: TargetTable, file: Path) -> int:
+def _take_out(cursor: Any, target: TargetTable, files: Sequence[Path]) -> int:
     columns = SQL(", ").join(Identifier(column.name) for column in target.columns if not column.is_generated)
     cursor.execute(
         SQL(
             "CREATE TEMP TABLE etl_sample AS SELECT {}, ctid AS etl_place, tableoid AS etl_table FROM {} LIMIT {}"
         ).format(columns, table(target), Literal(REHEARSAL_ROWS))
     )
-    with file.open("wb") as stream:
-        cursor.copy_expert(
-            SQL("COPY (SELECT {} FROM etl_sample) TO STDOUT (FORMAT csv, HEADER)").format(columns), stream
+    share = SQL("SELECT {}, row_number() OVER () % {} AS etl_file FROM etl_sample")
+    for number, file in enumerate(files):
+        rows = SQL("COPY (SELECT {} FROM ({}) AS s WHERE etl_file = {}) TO STDOUT (FORMAT csv, HEADER)").format(
+            columns, share.format(columns, Literal(len(files))), Literal(number)
         )
+        with file.open("wb") as stream:
+            cursor.copy_expert(rows, stream)
     cursor.execute(
         SQL("DELETE FROM {} t USING etl_sample s WHERE t.ctid = s.etl_place AND t.tableoid = s.etl_table").format(
             table(target)
@@ -188,17 +194,21 @@ def _take_out(cursor: Any, target: TargetTable, file: Path) -> int:
     return int(cursor.rowcount)
 
 
-def _stopped_load(target: TargetTable, scratch: Sessions, file: Path, before: Fingerprint) -> Finding:
+def _stopped_load(target: TargetTable, scratch: Sessions, files: Sequence[Path], before: Fingerprint) -> Finding:
+    """Both files go into one transaction; it is stopped while the second one is read, so the first is written by then."""
     stop = threading.Event()
+    blocks = []
 
-    def stop_at_first_rows(event: Event) -> None:
-        if event.name == "bytes":
-            stop.set()
+    def stop_at_second_file(event: Event) -> None:
+        if event.name == "bytes" and event.facts["rows"]:
+            blocks.append(event)
+            if len(blocks) == len(files):
+                stop.set()
 
-    processor = ConflictAwareProcessor(scratch.dsn, config=scratch.config, on_event=stop_at_first_rows)
+    processor = ConflictAwareProcessor(scratch.dsn, config=scratch.config, on_event=stop_at_second_file)
     name = f"{quoted(target.schema)}.{quoted(target.name)}"
     try:
-        processor.load([file], load_spec(name, target.key), stop)
+        processor.load(files, load_spec(name, target.key, strategy="deterministic", atomic=True), stop)
         stopped = "was NOT stopped"
     except InterruptedError:
         stopped = "stopped midway"
@@ -207,10 +217,10 @@ def _stopped_load(target: TargetTable, scratch: Sessions, file: Path, before: Fi
     return verdict("rollback", words, fails=not same, advice=_ADVICE)
 
 
-def _undone_load(target: TargetTable, scratch: Sessions, file: Path, before: Fingerprint) -> Finding:
+def _undone_load(target: TargetTable, scratch: Sessions, files: Sequence[Path], before: Fingerprint) -> Finding:
     processor = ConflictAwareProcessor(scratch.dsn, config=scratch.config)
     name = f"{quoted(target.schema)}.{quoted(target.name)}"
-    result = processor.load([file], load_spec(name, target.key, undoable=True))
+    result = processor.load(files, load_spec(name, target.key, undoable=True))
     done = processor.undo(result.run_id)
     same = _now(target, scratch) == before
     words = f"a load of {done.deleted + done.restored:,} rows was undone in the scratch database"

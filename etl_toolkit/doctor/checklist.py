@@ -41,6 +41,8 @@ def run_checks(
     try:
         with sessions.session("doctor") as connection:
             connection.autocommit = True
+            with connection.cursor() as cursor:  # the doctor must not wait for a standby that is gone
+                cursor.execute("SET synchronous_commit = local")
             patient = Patient(connection, sessions, max_rejects, proves_backup, backup_limit_bytes)
             findings = [passed("connection", f"answers at {where}"), *_run(_of_server(patient))]
             if table is None:
@@ -67,6 +69,9 @@ def _table_findings(patient: Patient, name: str, key: Sequence[str]) -> list[Fin
         target = read_target(patient.connection, name, key)
     except EtlError as error:
         return [verdict("table", str(error), fails=True, advice="name a table with a unique index on the key columns")]
+    except psycopg2.Error as error:
+        advice = "the role may not look at the table: see the grants in docs/production.md"
+        return [verdict("table", driver_failure(error).message, fails=True, advice=advice)]
     checks: list[Callable[[Patient, TargetTable], Iterable[Finding]]] = [
         check_couplings, check_privileges, check_sequences, check_fill_factor,
         history.check_conflict_detection, history.check_baseline, backup.check_backup,

@@ -10,6 +10,7 @@ from etl_toolkit.doctor.report import Finding, passed, unproven, verdict
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.model import TargetTable
+from etl_toolkit.observe.jsonlog import without_values
 
 BASELINE_RUNS = 20
 SLOW_RATIO = 0.5
@@ -51,7 +52,8 @@ def check_ledger(patient: Patient) -> Iterator[Finding]:
     """Whether the ledger is there; a load makes it where it may."""
     (exists,) = patient.row("SELECT pg_catalog.to_regclass('etl_toolkit.before_images') IS NOT NULL")
     if not exists:
-        yield unproven("ledger", "not there yet; the first load makes it where the role may create a schema")
+        advice = "an administrator may run what `etl-toolkit db ledger-sql` prints"
+        yield unproven("ledger", "not there yet; the first load makes it where the role may create a schema", advice)
         return
     unfinished = [run.run_id for run in ledger.past_runs(patient.connection, limit=100) if run.status == "interrupted"]
     words = f"there; {len(unfinished)} interrupted runs" + (f", the latest {unfinished[0]}" if unfinished else "")
@@ -65,7 +67,8 @@ def check_baseline(patient: Patient, target: TargetTable) -> Iterator[Finding]:
     complete = [run for run in runs if run.status == "complete" and run.counts and run.finished_at]
     if runs and runs[0].status == "failed":
         advice = "see `etl-toolkit runs`, mend the cause and load again"
-        yield verdict("last run", f"{runs[0].run_id} failed: {runs[0].error}", fails=True, advice=advice)
+        reason = without_values(runs[0].error or "no reason is known")
+        yield verdict("last run", f"{runs[0].run_id} failed: {reason}", fails=True, advice=advice)
     elif runs:
         yield passed("last run", f"{runs[0].run_id} is {runs[0].status}")
     if not complete:

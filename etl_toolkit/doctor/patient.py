@@ -38,8 +38,8 @@ class Patient:
             return list(cursor.fetchall())
 
     def setting(self, name: str) -> str:
-        """A server setting in its base unit, as text."""
-        return str(self.row("SELECT setting FROM pg_catalog.pg_settings WHERE name = %s", name)[0])
+        """A server setting in its base unit, as text, as a new session of this role has it."""
+        return str(self.row("SELECT reset_val FROM pg_catalog.pg_settings WHERE name = %s", name)[0])
 
 
 def size(count: float) -> str:

@@ -64,6 +64,7 @@ def write_services(path: Path, connection: Any, databases: Sequence[str]) -> Non
     """Write a service per database, `etl0`, `etl1`, …, that connects as `connection` does."""
     info = connection.info
     common = {name: value for name, value in info.dsn_parameters.items() if name in _PARAMETERS and value}
+    common["options"] = f"{common.get('options', '')} -c synchronous_commit=off".strip()
     if info.password:
         common["password"] = info.password
     lines = []

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from psycopg2.extensions import parse_dsn
-
 from etl_toolkit.doctor.patient import Patient, size
 from etl_toolkit.doctor.report import Finding, passed, unproven, verdict
 from etl_toolkit.loading.session import plain_text_host
@@ -131,7 +129,7 @@ def check_encryption(patient: Patient) -> Iterator[Finding]:
         advice = "put sslmode=verify-full (and sslrootcert) into the DSN: whoever is on the way reads every row"
         yield verdict("encryption", f"{host} is talked to in plain text", fails=True, advice=advice)
     elif info.ssl_in_use:
-        mode = parse_dsn(info.dsn).get("sslmode", "prefer") if info.dsn else "prefer"
+        mode = info.dsn_parameters.get("sslmode", "prefer")
         words = f"{info.ssl_attribute('protocol')}, {info.ssl_attribute('cipher')}, sslmode {mode}"
         advice = "the server's name is not verified: use sslmode=verify-full"
         yield verdict("encryption", words, warns=mode != "verify-full", advice=advice)

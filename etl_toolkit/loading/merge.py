@@ -114,7 +114,8 @@ def staging_table(name: str = STAGING) -> Identifier:
 class Upsert:
     """How staged rows meet the table.
 
-    `unique` says that no two staged rows have the same key; `several_files` that rows of different files compete;
+    `unique` says that no two staged rows have the same key, `sorted` that they stand in key order already;
+    `several_files` that rows of different files compete;
     `undoable` that the rows it overwrites are kept (see `undo`), for which the transaction has to be REPEATABLE READ.
     """
 
@@ -123,6 +124,7 @@ class Upsert:
     action: ConflictAction = ConflictAction.UPDATE
     order_by: str | None = None
     unique: bool = False
+    sorted: bool = False
     several_files: bool = False
     undoable: bool = False
 
@@ -195,26 +197,33 @@ def _winners(upsert: Upsert, staged: Composed, aliases: Sequence[Identifier]) ->
     order: list[Composable] = []
     if upsert.order_by and not first_wins:
         order.append(SQL("{} DESC NULLS LAST").format(Identifier(upsert.order_by)))
-    within = SQL(", ").join([*order, SQL("etl_row{}").format(direction)])
-    if upsert.several_files:
-        order.append(SQL("etl_file{}").format(direction))
-    order.append(SQL("etl_row{}").format(direction))
-    keys = SQL(", ").join(aliases)
     if not upsert.several_files:
+        order.append(SQL("etl_row{}").format(direction))
         return SQL("SELECT DISTINCT ON ({keys}) * FROM ({staged}) AS staged ORDER BY {keys}, {order}").format(
-            keys=keys, staged=staged, order=SQL(", ").join(order)
+            keys=SQL(", ").join(aliases), staged=staged, order=SQL(", ").join(order)
         )
-    first = SQL(", ").join(
-        SQL("first_value({0}) OVER first_file AS {0}").format(Identifier(name)) for name in upsert.target.key
+    # First the winner of each file, then of these the winner of all: two windows over one sort, unless `order_by`
+    # competes across files.
+    in_file = [*order, SQL("etl_row{}").format(direction)]
+    over_files = [*order, SQL("etl_file{}").format(direction)]
+    spelled = SQL("").join(
+        SQL("first_value({0}) OVER by_file AS {0}, ").format(Identifier(name)) for name in upsert.target.key
     )
     return SQL(
-        "SELECT * FROM (SELECT etl_file, {values}{first}, {keys}, row_number() OVER (PARTITION BY {keys} ORDER BY {order}) "
-        "AS etl_place FROM ({staged}) AS staged WINDOW first_file AS (PARTITION BY {keys} ORDER BY etl_file, {within})) "
-        "AS placed WHERE etl_place = 1"
+        "SELECT * FROM (SELECT etl_file, {values}{spelled}{keys}, row_number() OVER (PARTITION BY {keys} ORDER BY {over_files}) "
+        "AS etl_rank FROM (SELECT *, row_number() OVER (PARTITION BY {keys}, etl_file ORDER BY {in_file}) AS etl_in_file "
+        "FROM ({staged}) AS staged) AS ranked WHERE etl_in_file = 1 "
+        "WINDOW by_file AS (PARTITION BY {keys} ORDER BY etl_file)) AS placed WHERE etl_rank = 1"
     ).format(
         values=SQL("").join(SQL("{}, ").format(Identifier(name)) for name in upsert.values),
-        first=first, keys=keys, order=SQL(", ").join(order), within=within, staged=staged,
+        spelled=spelled, keys=SQL(", ").join(aliases), over_files=SQL(", ").join(over_files),
+        in_file=SQL(", ").join(in_file), staged=staged,
     )  # fmt: skip
+
+
+_INSERTED = "(SELECT count(*) FILTER (WHERE etl_inserted) FROM written)"
+# RETURNING knows no `xmax` in a partitioned table ("cannot retrieve a system column in this context").
+_NEW_AND_WRITTEN = "(SELECT least(count(*) FILTER (WHERE etl_new), (SELECT count(*) FROM written)) FROM judged)"
 
 
 def merge_statement(upsert: Upsert, source: Composable) -> Composed:
@@ -234,12 +243,13 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
     return SQL(
         "WITH {judged}{kept}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} SELECT {columns} FROM judged "
         "WHERE etl_new OR etl_differs ORDER BY {keys} "
-        "ON CONFLICT {arbiter} {resolution} RETURNING (etl_target.xmax = 0) AS etl_inserted) "
+        "ON CONFLICT {arbiter} {resolution} RETURNING {is_inserted} AS etl_inserted) "
         "SELECT etl_file, count(*), count(*) FILTER (WHERE etl_new), "
         "count(*) FILTER (WHERE NOT etl_new AND NOT etl_stale AND NOT etl_differs), count(*) FILTER (WHERE etl_stale), "
-        "(SELECT count(*) FILTER (WHERE etl_inserted) FROM written), (SELECT count(*) FROM written) "
-        "FROM judged GROUP BY etl_file"
+        "{inserted}, (SELECT count(*) FROM written) FROM judged GROUP BY etl_file"
     ).format(
+        is_inserted=SQL("NULL::bool" if target.is_partitioned else "(etl_target.xmax = 0)"),
+        inserted=SQL(_NEW_AND_WRITTEN if target.is_partitioned else _INSERTED),
         judged=judged(upsert, source), kept=_kept(upsert), table=table(target), columns=names(layout.columns),
         overriding=overriding(upsert), keys=SQL(", ").join(key_aliases(target)),
         arbiter=arbiter_of(target), resolution=resolution,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -40,7 +40,7 @@ class Refusal:
 
 def refused_records(
     connection: Any, target: TargetTable, layout: Layout, chunks: Iterable[Sequence[tuple[int, str]]]
-) -> Iterator[Refusal]:
+) -> Generator[Refusal]:
     """Yield the records the server refuses, of chunks of (row number, record). The transaction is rolled back."""
     try:
         with connection.cursor() as cursor:
@@ -49,7 +49,8 @@ def refused_records(
                 yield from _probe(cursor, target, layout, chunk)
                 cursor.execute(SQL("TRUNCATE {}").format(_PROBE))
     finally:
-        connection.rollback()
+        if not connection.closed:  # whoever stops asking early may have closed the session before we are collected
+            connection.rollback()
 
 
 def _create_probe(target: TargetTable, layout: Layout) -> sql.Composed:

@@ -1,7 +1,7 @@
 """Which form of the upsert to run. Both leave the same table and the same counts; they differ in what they cost.
 
 `judge`: join staged rows with the table first, so that every row has a verdict before anything is written. Needed where
-    verdicts are (`newer`, undo, triggers that may drop rows).
+    verdicts are (`newer`, undo, partitioned tables, triggers that may drop rows).
 `write`: insert, and let ON CONFLICT find out. Rows that change nothing are left out either by a join before (no lock, no
     write: best where most rows are unchanged) or by the WHERE of DO UPDATE (no join: best where most are written). A
     sample of the staged rows decides.
@@ -29,7 +29,7 @@ from etl_toolkit.loading.merge import (
     staging_table,
     table,
 )
-from etl_toolkit.model import ConflictAction, HazardKind
+from etl_toolkit.model import ConflictAction, HazardKind, TargetTable
 
 SAMPLE_ROWS = 1_000
 MOSTLY = 0.5  # of a sample unchanged: from there on the join costs less than the conflicts
@@ -45,7 +45,8 @@ def merge(
     """
     if staged is not None and not any(staged.values()):
         return {}
-    if upsert.undoable or upsert.action is ConflictAction.NEWER or _may_drop_rows(upsert):
+    needs_verdicts = upsert.undoable or upsert.action is ConflictAction.NEWER or upsert.target.is_partitioned
+    if needs_verdicts or _may_drop_rows(upsert):
         return judge(cursor, upsert, source or staging_table())
     return _write(cursor, upsert, source or staging_table(), staged if upsert.unique else None)
 
@@ -92,16 +93,21 @@ def write_statement(upsert: Upsert, source: Composable, *, prefilter: bool, coun
         )
     return SQL(
         "WITH latest AS {materialized} ({latest}), written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} "
-        "SELECT {values} FROM {rows} ORDER BY {keys} ON CONFLICT {arbiter} {resolution} "
+        "SELECT {values} FROM {rows}{in_key_order} ON CONFLICT {arbiter} {resolution} "
         "RETURNING (etl_target.xmax = 0) AS etl_inserted) "
         "SELECT count(*) FILTER (WHERE etl_inserted), count(*), {per_file} FROM written"
     ).format(
         materialized=SQL("MATERIALIZED") if count_rows else SQL("NOT MATERIALIZED"),
         latest=latest_rows(upsert, source), table=table(target), columns=names(upsert.layout.columns),
         overriding=overriding(upsert), values=names(upsert.layout.columns, "latest"), rows=rows,
-        keys=SQL(", ").join(SQL("latest.{}").format(alias) for alias in key_aliases(target)),
+        in_key_order=SQL("") if upsert.sorted or not upsert.unique else _in_key_order(target),
         arbiter=arbiter_of(target), resolution=resolution, per_file=per_file,
     )  # fmt: skip
+
+
+def _in_key_order(target: TargetTable) -> Composed:
+    """Rows go in in the index's own order; those that were picked out by key come in it anyway."""
+    return SQL(" ORDER BY {}").format(SQL(", ").join(SQL("latest.{}").format(alias) for alias in key_aliases(target)))
 
 
 def _differs(upsert: Upsert, left: str, right: str) -> Composed:

@@ -96,7 +96,8 @@ def _lines(data: RunData, title: str, cases: Sequence[Case], top: float, *, name
             for case, place in zip(own, x, strict=True):
                 _raw(axes, data, case, place, seen.stand_in)
             ends.append((x[-1], middle[-1], strategy, seen.stand_in))
-            words.append(f"{strategy} {middle[0]:,.0f} to {middle[-1]:,.0f}")
+            told = f"{middle[0]:,.0f} at {x[0]:.0f}% only" if len(x) == 1 else f"{middle[0]:,.0f} to {middle[-1]:,.0f}"
+            words.append(f"{strategy} {told}")
         axes.set_xticks([100 * overlap for overlap in overlaps])
         axes.set_xlabel("overlap: keys shared with the file before, %")
         axes.set_title(f"Thousand rows per second, {title}")

@@ -123,7 +123,13 @@ def _copy_staged(run: Run, cursor: Any, chosen: str, per_file: Mapping[int, int]
     with run.phases.phase("copy"), run.workspace.cursor() as source:
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
     upsert = Upsert(
-        run.target, run.layout, run.spec.conflict_action, run.spec.order_by, unique=True, undoable=run.spec.undoable
+        run.target,
+        run.layout,
+        run.spec.conflict_action,
+        run.spec.order_by,
+        unique=True,
+        sorted=True,
+        undoable=run.spec.undoable,
     )
     with run.phases.phase("merge"):
         return {file: _counts(item) for file, item in merge(cursor, upsert, staged=per_file).items()}

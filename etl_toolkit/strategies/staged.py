@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any, TypeVar
 
 import duckdb
@@ -221,12 +222,13 @@ def find_rejects(run: Run, file: SourceFile) -> tuple[Reject, ...]:
     return found
 
 
-def bounded(refusals: Iterable[T], limit: int) -> Iterator[T]:
+def bounded(refusals: Generator[T], limit: int) -> Iterator[T]:
     """Stop looking once there are more rejects than allowed: one more is enough to say so."""
-    for number, refusal in enumerate(refusals):
-        yield refusal
-        if number >= limit:
-            return
+    with closing(refusals):  # its transaction ends here, not when the garbage is collected
+        for number, refusal in enumerate(refusals):
+            yield refusal
+            if number >= limit:
+                return
 
 
 def _chunks(run: Run, file: SourceFile, source: duckdb.DuckDBPyConnection) -> Iterator[list[tuple[int, str]]]:

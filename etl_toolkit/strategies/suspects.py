@@ -92,7 +92,10 @@ class Inquiry:
             record = number_in_file(self.scan.file(file), item.row - self.scan.first_row[file])
             found[file] = (*found.get(file, ()), Reject(file, record, None, item.reason, item.sqlstate, item.record))
         longest = self.sessions.config.max_line_bytes
-        return {file: located(self.scan.file(file), items, self.workspace, max_line_bytes=longest) for file, items in found.items()}
+        return {
+            file: located(self.scan.file(file), items, self.workspace, max_line_bytes=longest)
+            for file, items in found.items()
+        }
 
 
 def has_losers(workspace: Workspace) -> bool:

@@ -1,0 +1,320 @@
+"""The notebooks as files, and every one of them run by our driver with its smallest parameters on a real server."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psycopg2
+import pytest
+from psycopg2.extensions import connection as Connection
+
+from etl_toolkit.errors import UsageError
+from etl_toolkit.reporting import notebooks
+from tests.report_records import write_run
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NAMES = [
+    "01_key_overlap", "02_ingest_walkthrough", "03_benchmark_sweep", "04_parallel_upsert_analysis", "05_compare_runs",
+    "explore",
+]  # fmt: skip
+SQL = re.compile(r"\b(SELECT|INSERT INTO|UPDATE \w+ SET|CREATE (TABLE|SCHEMA)|DROP|ALTER|TRUNCATE|COPY)\b")
+every_notebook = pytest.mark.parametrize("name", NAMES)
+
+# jupyter_client, nbclient and their friends: not ours to mend.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def read(name: str) -> Any:
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+
+
+def code(notebook: Any) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+# --- as files ---------------------------------------------------------------------------------------------------------
+
+
+def test_these_are_all_notebooks() -> None:
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == NAMES
+
+
+@every_notebook
+def test_a_notebook_holds_no_outputs_and_nbstripout_agrees(name: str) -> None:
+    path = NOTEBOOKS / f"{name}.ipynb"
+    done = subprocess.run([sys.executable, "-m", "nbstripout", "--verify", path], check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert all(not cell.get("outputs") for cell in read(name).cells)
+
+
+@every_notebook
+def test_a_notebook_is_short_and_its_logic_lives_in_the_package(name: str) -> None:
+    notebook = read(name)
+    assert len(notebook.cells) <= 15
+    for source in code(notebook):
+        assert not SQL.search(source)
+        assert not re.search(r"^\s*(async )?def |\blambda\b|^\s*class ", source, re.MULTILINE)
+
+
+@every_notebook
+def test_a_notebook_says_what_it_asks_takes_and_gives_and_ends_with_the_answer(name: str) -> None:
+    notebook = read(name)
+    first = notebook.cells[0].source
+    assert notebook.cells[0].cell_type == "markdown"
+    assert [word for word in ("**Question.**", "**Input.**", "**Output.**") if word not in first] == []
+    assert notebook.cells[-1].cell_type == "code"
+
+
+@every_notebook
+def test_parameters_stand_in_one_tagged_cell_with_plain_types_and_a_comment_each(name: str) -> None:
+    tagged = [cell for cell in read(name).cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for line in tagged[0].source.splitlines():
+        assert re.match(r"\w+: (str|int|float|bool|list\[(str|int|float)\]) = .*", line), line
+        assert "  # " in line or len(line) > 80, line
+    declared = notebooks.declared(NOTEBOOKS / f"{name}.ipynb")
+    assert len(declared) == len(ast.parse(tagged[0].source).body)
+    assert not any("dsn" in parameter for parameter in declared)
+
+
+def test_notebook_04_opens_no_database() -> None:
+    assert "dsn" not in "".join(code(read("04_parallel_upsert_analysis")))
+
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty directory to run in, with the server in the environment, as a user has it."""
+    monkeypatch.setenv("ETL_DSN", database)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(name: str, place: Path, **parameters: Any) -> Any:
+    done = notebooks.run(name, parameters, place / "out" / f"{name}.ipynb", cwd=place)
+    assert done, done.error
+    return done.notebook
+
+
+def shown(notebook: Any, kind: str = "text/html") -> str:
+    """Everything the cells of a notebook showed, of one kind."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "\n".join(output.get("data", {}).get(kind, output.get("text", "")) for output in outputs)
+
+
+def test_01_shows_shared_keys_winners_and_the_plan(place: Path) -> None:
+    notebook = run("01_key_overlap", place, rows_per_file=100)
+    html = shown(notebook)
+    assert "Keys that stand in exactly these files, and who wins" in html
+    assert html.count("<svg") == 1
+    assert "Plan: partitioned" in html
+    assert "250 of 350 distinct keys stand in more than one of 6 files" in html
+
+
+def test_01_takes_the_users_own_files_and_needs_no_table(place: Path) -> None:
+    (place / "a.csv").write_text("code,n\nx,1\ny,2\n")
+    (place / "b.csv").write_text("code,n\ny,3\n")
+    notebook = run("01_key_overlap", place, files=["a.csv", "b.csv"], key=["code"])
+    assert "1 of 2 distinct keys stand in more than one of 2 files" in shown(notebook)
+
+
+def test_02_loads_alike_with_every_strategy_and_writes_nothing_again(place: Path) -> None:
+    notebook = run("02_ingest_walkthrough", place, rows_per_file=60)
+    html = shown(notebook)
+    assert "5 strategies loaded 360 rows and left the same rows in every table." in html
+    assert "The same load again wrote 0 rows. Every row is accounted for: True." in html
+    assert "full_parallel declined: full_parallel is not safe here" in html
+    assert "won: the last row of the last file wins" in html
+    assert "tqdm" not in html
+    assert "partitioned: 2 batches, 2 workers" in html
+
+
+def test_03_sweeps_and_04_and_explore_read_what_it_left(place: Path) -> None:
+    parameters: dict[str, Any] = {
+        "run_directory": "runs/tiny", "strategies": ["partitioned", "staged_merge"], "overlaps": [0.5],
+        "table_states": ["empty"], "workers": [1], "rows_per_file": 50, "files": 2, "rounds": 1, "demonstrations": False,
+    }  # fmt: skip
+    swept = shown(run("03_benchmark_sweep", place, **parameters))
+    assert "<code>partitioned</code> loaded right in every run" in swept
+    analysed = shown(run("04_parallel_upsert_analysis", place))
+    assert 'id="finding"' in analysed
+    assert "8 of 8" not in analysed
+    explored = run("explore", place)
+    assert "2 cases of run" in shown(explored)
+    assert "widget-view+json" in str(explored.cells[2].outputs)
+
+
+def test_05_says_which_cases_changed(place: Path) -> None:
+    write_run(place / "before")
+    write_run(place / "after")
+    html = shown(run("05_compare_runs", place, before="before", after="after"))
+    assert "0 slower; no difference shown in" in html
+    assert html.count("<svg") == 1
+
+
+# --- the driver -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Notebooks that misbehave."""
+    sources = {
+        "90_raises": "print('before'); raise RuntimeError('no luck')",
+        "91_is_killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "92_exits": "import sys; sys.exit(3)",
+    }
+    for name, source in sources.items():
+        cells = [nbformat.v4.new_code_cell("print('first')"), nbformat.v4.new_code_cell(source)]
+        cells.append(nbformat.v4.new_code_cell("print('last')"))
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(notebooks, "PLACES", (tmp_path,))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("90", "RuntimeError: no luck"), ("91", "DeadKernelError: Kernel died"), ("92", "SystemExit: 3")],
+)
+def test_however_a_notebook_ends_that_is_an_outcome_which_the_notebook_holds(odd: Path, name: str, words: str) -> None:
+    done = notebooks.run(name, {}, odd / "out.ipynb")
+    assert done.status == "failed"
+    assert words in done.error
+    assert nbformat.read(odd / "out.ipynb", as_version=4).metadata["etl_toolkit"]["status"] == "failed"
+    assert "first" in shown(done.notebook)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"rows_per_fil": 5}, "has no parameter 'rows_per_fil'; did you mean rows_per_file"),
+        ({"dsn": "postgresql://u:secret@h/d"}, "has no parameter 'dsn'; it has"),
+        ({"rows_per_file": "5"}, "rows_per_file is int, not '5'"),
+        ({"rows_per_file": True}, "rows_per_file is int, not True"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anything_runs(
+    tmp_path: Path, parameters: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        notebooks.run("01", parameters, tmp_path / "out.ipynb")
+    assert words in str(refused.value)
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_the_executed_notebook_does_not_say_where_it_lay(place: Path) -> None:
+    write_run(place / "run")
+    notebook = run("explore", place, run_directory="run")
+    assert str(place) not in nbformat.writes(notebook)
+
+
+def test_an_unknown_notebook_is_refused_with_the_list() -> None:
+    with pytest.raises(UsageError, match="choose 01_key_overlap, 02_ingest_walkthrough"):
+        notebooks.find("99")
+
+
+# --- in a kernel ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kernel(place: Path) -> Iterator[Any]:
+    from jupyter_client.manager import KernelManager
+
+    manager = KernelManager(kernel_name="python3", transport="ipc")
+    manager.start_kernel(cwd=str(place))
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+LOAD = """
+import os
+from pathlib import Path
+from etl_toolkit import ConflictAwareProcessor, ingest
+rows = "".join(f"{n},{n}\\n" for n in range(400_000))
+Path("big.csv").write_text("id,value\\n" + rows)
+dsn = os.environ["ETL_DSN"]
+"""
+
+
+def wait_for_reply(client: Any, message: str) -> dict[str, Any]:
+    while True:
+        reply: dict[str, Any] = client.get_shell_msg(timeout=120)
+        if reply["parent_header"].get("msg_id") == message:
+            return reply["content"]  # type: ignore[no-any-return]
+
+
+def test_interrupting_a_cell_rolls_the_load_back(kernel: Any, connection: Connection) -> None:
+    manager, client = kernel
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id bigint PRIMARY KEY, value text)")
+        cursor.execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END'"
+        )
+        cursor.execute("CREATE TRIGGER slow BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION slow()")
+        wait_for_reply(client, client.execute(LOAD))
+        message = client.execute("ingest('big.csv', 't', 'id', dsn, strategy='deterministic')")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+            if cursor.fetchone() != (0,):
+                break
+            time.sleep(0.05)
+        manager.interrupt_kernel()
+        reply = wait_for_reply(client, message)
+        assert (reply["status"], reply.get("ename")) == ("error", "KeyboardInterrupt")
+        cursor.execute("SELECT (SELECT count(*) FROM t), (SELECT status FROM etl_toolkit.runs)")
+        assert cursor.fetchone() == (0, "interrupted")
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'etl_toolkit%' AND state <> 'idle'"
+        )
+        assert cursor.fetchone() == (0,)
+
+
+def test_awaited_and_blocking_loads_both_work_in_a_cell(kernel: Any, connection: Connection) -> None:
+    _, client = kernel
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id bigint PRIMARY KEY, value text)")
+        Path("a.csv").write_text("id,value\n1,a\n")
+        cell = (
+            "import os\nfrom etl_toolkit import ConflictAwareProcessor, ingest\nimport pandas as pd\n"
+            "dsn = os.environ['ETL_DSN']\n"
+            "assert await ConflictAwareProcessor(dsn).process_with_strategy(['a.csv'], 't', ['id'])\n"
+            "assert ingest(pd.DataFrame({'id': [2], 'value': ['b']}), table='t', key=['id'], dsn=dsn)\n"
+        )
+        reply = wait_for_reply(client, client.execute(cell))
+        assert reply["status"] == "ok", reply.get("evalue")
+        cursor.execute("SELECT id, value FROM t ORDER BY id")
+        assert cursor.fetchall() == [(1, "a"), (2, "b")]
+
+
+def test_progress_is_plain_lines_when_nobody_watches(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas as pd
+
+    from etl_toolkit import ingest
+    from etl_toolkit.reporting.progress import LoadProgress
+
+    with psycopg2.connect(database) as opened, opened.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id bigint PRIMARY KEY, value text)")
+    opened.close()
+
+    with LoadProgress() as progress:
+        ingest(pd.DataFrame({"id": [1], "value": ["a"]}), "t", "id", database, on_event=progress)
+    assert capsys.readouterr().err.splitlines() == ["deterministic: 1 batches, 1 workers"]

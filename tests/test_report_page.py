@@ -1,0 +1,252 @@
+"""The analysis page, its Markdown twin and its charts: what stands on it, and what must not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from etl_toolkit.errors import UsageError
+from etl_toolkit.reporting import notebooks, report, run_data, scaling, sections, throughput
+from etl_toolkit.reporting.content import Figure
+from etl_toolkit.reporting.labels import spread
+from etl_toolkit.reporting.palette import THEME, theme_css
+from etl_toolkit.reporting.run_data import RunData
+from tests.report_records import write_run
+
+SECTIONS = [
+    "Finding", "Limits", "Recommendation", "Throughput", "Distance from the best", "Memory and CPU over time", "Workers",
+    "Where the time goes", "Which files share keys", "All results", "Race conditions", "Safety mechanisms",
+    "Performance strategies", "Production settings", "Production checklist", "Environment", "How to reproduce", "Data",
+]  # fmt: skip
+
+
+class Tags(HTMLParser):
+    """Every tag of a page with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.fixture(scope="module")
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def data(run_directory: Path) -> RunData:
+    return run_data.read(run_directory)
+
+
+@pytest.fixture(scope="module")
+def page(run_directory: Path) -> Path:
+    return report.render(run_directory, run_directory.parent / "out" / "page.html")
+
+
+@pytest.fixture(scope="module")
+def html(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def test_the_sections_come_in_order_and_the_contents_list_leads_to_each(html: str) -> None:
+    headings = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', html)
+    assert [title for _, title in headings] == SECTIONS
+    assert re.findall(r'<li><a href="#([^"]+)">(.*?)</a>', html) == headings
+
+
+def test_the_page_asks_nobody_for_anything(html: str) -> None:
+    for tag, attributes in Tags(html).found:
+        assert tag not in ("script", "iframe", "object", "embed", "base")
+        for name in ("src", "href", "xlink:href", "data", "srcset", "action"):
+            assert re.match(r"#|data:", attributes.get(name) or "#"), (tag, attributes)
+    styles = "".join(re.findall(r"<style.*?</style>", html, re.DOTALL))
+    assert "@import" not in styles
+    assert re.findall(r"url\((?!#)", html) == []
+
+
+def test_the_page_is_small_enough(page: Path) -> None:
+    assert page.stat().st_size < 3_000_000
+
+
+def test_no_code_cell_is_on_the_page_and_no_style_for_jupyter(html: str) -> None:
+    assert "run_data.read(" not in html
+    assert "data-for" not in html
+
+
+def test_every_drawing_has_a_text_that_states_numbers(html: str) -> None:
+    tags = Tags(html).found
+    drawings = sum(tag == "svg" for tag, _ in tags)
+    told = [attributes["aria-label"] or "" for tag, attributes in tags if attributes.get("role") == "img"]
+    assert drawings == len(told) > 20
+    assert all(re.search(r"\d", text) and text.endswith(".") for text in told)
+
+
+def test_ids_are_unique(html: str) -> None:
+    ids = [attributes["id"] for _, attributes in Tags(html).found if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+
+
+def test_text_from_outside_is_escaped(html: str) -> None:
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert" in html
+    assert "<b>cannot</b>" not in html
+
+
+def test_scratch_directories_are_left_out_of_messages(data: RunData) -> None:
+    shown = sections.results(data)._repr_html_()
+    assert "/tmp/etl_toolkit-bench" not in shown
+    assert "part1.csv" in shown
+
+
+def test_colours_are_legible_in_light_and_dark() -> None:
+    """WCAG contrast with the page: 4.5 for text, 3 for lines."""
+    for name, pair in THEME.items():
+        for color, paper in zip(pair, THEME["paper"], strict=True):
+            if name not in ("paper", "grid"):
+                assert contrast(color, paper) >= 4.5, (name, color)
+
+
+def contrast(one: str, other: str) -> float:
+    def luminance(color: str) -> float:
+        parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_charts_follow_the_reader_and_hold_no_colour_of_their_own_for_text(data: RunData) -> None:
+    figure = throughput.throughput(data)
+    assert figure is not None
+    svg = figure.panels[0].svg
+    assert "#fe00" not in svg
+    assert "var(--chart-ink)" in svg
+    assert "prefers-color-scheme: dark" in theme_css()
+
+
+def test_a_wrong_answer_is_never_drawn_as_speed(data: RunData) -> None:
+    figure = throughput.throughput(data)
+    assert figure is not None
+    case = next(case for case in data.at(overlap=0.5) if case["strategy"] == "naive_parallel")
+    assert case["runs"], "the control: one run of the case was right and has a time"
+    assert "naive_parallel 3 at 0% only" in figure.panels[1].alt
+    assert re.search(r"Not drawn:.*naive_parallel at 50%, 100% \(wrong rows\)", figure.note)
+    assert re.search(r"full_parallel at 50%, 100% \(refused\)", figure.note)
+
+
+def test_the_heat_map_says_refused_and_wrong_instead_of_a_number(data: RunData) -> None:
+    figure = throughput.ratio_map(data)
+    assert figure is not None
+    told = figure.panels[0].alt
+    assert "100%: auto 1.00, partitioned 1.02" in told
+    assert "full_parallel refused" in told
+    assert "naive_parallel wrong rows" in told
+
+
+def test_speed_up_is_time_with_the_fewest_workers_over_time_with_more(data: RunData) -> None:
+    found, _ = scaling.speed_ups(data)
+    assert set(found) == {"partitioned", "hybrid", "staged_merge"}
+    assert {workers: round(ratio.median, 3) for workers, ratio in found["hybrid"].items()} == {
+        1: 1.0, 2: round(2**0.3, 3), 4: round(4**0.3, 3),
+    }  # fmt: skip
+
+
+def test_the_finding_recommends_only_what_was_right_in_every_run(data: RunData) -> None:
+    sentences = sections.answer(data)
+    assert sentences[0].startswith("`auto` loaded right in every run. Over 3 settings it took 1.00 ×")
+    assert any(text.startswith("`naive_parallel` left wrong rows") for text in sentences)
+
+
+def test_an_unfinished_sweep_says_so_first(tmp_path: Path) -> None:
+    data = run_data.read(write_run(tmp_path / "run", status="interrupted"))
+    assert "This sweep is **interrupted**" in sections.finding(data).parts[0].text  # type: ignore[union-attr]
+
+
+def test_a_run_with_one_overlap_is_drawn_as_dots(data: RunData, tmp_path: Path) -> None:
+    directory = shutil.copytree(data.record.directory, tmp_path / "run")
+    content = json.loads((directory / "report.json").read_text())
+    content["cases"] = [case for case in content["cases"] if case["overlap"] == 0]
+    (directory / "report.json").write_text(json.dumps(content))
+    figure = throughput.throughput(run_data.read(directory))
+    assert isinstance(figure, Figure)
+    assert figure.panels[0].alt.startswith("Thousand rows per second, the fastest first: auto")
+
+
+def test_a_run_without_results_is_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "run")
+    content = json.loads((directory / "report.json").read_text())
+    (directory / "report.json").write_text(json.dumps(content | {"cases": [], "strategies": [], "recommendations": []}))
+    html = report.render(directory, tmp_path / "page.html").read_text()
+    assert "No strategy of ours loaded right in every run" in html
+    assert html.count("Not measured in this run") == 7
+    assert "did not run to its end" not in html
+
+
+def test_the_notebook_stays_in_the_run_directory_and_the_manifest_says_how_it_went(
+    run_directory: Path, page: Path
+) -> None:
+    notebook = nbformat.read(run_directory / "executed" / "04_parallel_upsert_analysis.ipynb", as_version=4)
+    assert notebook.metadata["etl_toolkit"] == {"status": "finished", "error": ""}
+    manifest = json.loads((run_directory / "manifest.json").read_text())
+    entry = manifest["notebooks"]["04_parallel_upsert_analysis"]
+    assert (entry["status"], entry["error"]) == ("finished", "")
+
+
+def test_a_notebook_that_fails_still_gives_a_page_which_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_run(tmp_path / "run")
+    notebook = nbformat.read(notebooks.find("04"), as_version=4)
+    notebook.cells[5].source = "raise RuntimeError('<i>no</i> recommendation')"
+    nbformat.write(notebook, tmp_path / "04_parallel_upsert_analysis.ipynb")
+    monkeypatch.setattr(notebooks, "PLACES", (tmp_path,))
+    html = report.render(directory, tmp_path / "page.html").read_text()
+    assert "did not run to its end" in html
+    assert "RuntimeError: &lt;i&gt;no&lt;/i&gt; recommendation" in html
+    assert re.findall(r'<h2 id="([^"]+)">', html) == ["finding", "limits", "recommendation"]
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert manifest["notebooks"]["04_parallel_upsert_analysis"]["status"] == "failed"
+
+
+def test_markdown_has_the_same_sections_and_its_drawings_beside_it(page: Path) -> None:
+    text = page.with_suffix(".md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == SECTIONS
+    links = re.findall(r"!\[([^\]]+)\]\((page_files/[^)]+\.svg)\)", text)
+    assert len(links) > 20
+    for told, name in links:
+        svg = (page.parent / name).read_text(encoding="utf-8")
+        assert re.search(r"\d", told)
+        assert svg.startswith("<svg ")
+        assert "prefers-color-scheme" in svg
+
+
+def test_what_is_to_be_downloaded_is_inside_the_page(html: str) -> None:
+    names = re.findall(r'<a download="([^"]+)" href="data:[^;]+;base64,[A-Za-z0-9+/=]+"', html)
+    assert names == ["samples.csv", "report.json", "manifest.json", "timeline.parquet"]
+
+
+def test_no_run_directory_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="is no run directory"):
+        report.render(tmp_path, tmp_path / "page.html")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="etl-toolkit bench --quick"):
+        run_data.read()
+
+
+def test_labels_are_moved_apart_and_keep_their_order() -> None:
+    moved = spread([5.0, 5.1, 1.0, 5.05], 1.0, 0.0, 10.0)
+    assert sorted(range(4), key=lambda index: moved[index]) == [2, 0, 3, 1]
+    ordered = sorted(moved)
+    assert all(after - before > 0.99 for before, after in pairwise(ordered))
