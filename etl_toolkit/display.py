@@ -51,7 +51,7 @@ def result_html(result: LoadResult) -> str:
 
 def overlap_blocks(overlap: KeyOverlap) -> list[Block]:
     """Files, the matrix of shared keys, groups, and who wins."""
-    names = _short_names([file.name for file in overlap.files])
+    names = short_names([file.name for file in overlap.files])
     name_of = {file.position: name for file, name in zip(overlap.files, names, strict=True)}
     key = ", ".join(overlap.key) or "key"
     blocks: list[Block] = [
@@ -202,7 +202,7 @@ def _equation(counts: Counts) -> str:
 def _counts_table(result: LoadResult) -> Table:
     """A column for every count that is not zero throughout."""
     names = _shown(result.counts)
-    shorts = _short_names(list(result.files))
+    shorts = short_names(list(result.files))
     rows: list[list[Cell]] = [
         [short, *(getattr(counts, name) for name in names)]
         for short, counts in zip(shorts, result.files.values(), strict=True)
@@ -234,7 +234,7 @@ def _listed(items: Iterable[str]) -> str:
     return ", ".join(names if len(names) <= LISTED else [*names[:LISTED], f"… {len(names) - LISTED:,} more"])
 
 
-def _short_names(names: Sequence[str]) -> list[str]:
+def short_names(names: Sequence[str]) -> list[str]:
     """Names without the directory that all of them share."""
     places = {os.path.dirname(name) for name in names}  # noqa: PTH120  (a name need not be a path)
     if len(places) == 1 and (place := places.pop()):

@@ -132,7 +132,7 @@ def table_html(block: Table) -> str:
     if block.sums:
         rows[-1] = rows[-1].replace("<td", "<th").replace("</td", "</th")
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    caption = f'<caption style="text-align:left">{escape(block.caption)}</caption>'
+    caption = f'<caption style="text-align:left;white-space:nowrap">{escape(block.caption)}</caption>'
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

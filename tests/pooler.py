@@ -21,12 +21,15 @@ class Pooler:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.idle: list[socket.socket] = []  # the last one used is taken first
         self.lock = threading.Lock()
+        self.opened: list[socket.socket] = []
+        self.clients: list[threading.Thread] = []
 
     def serve(self) -> None:
         with suppress(OSError):  # the listener is closed
             while True:
                 client, _ = self.listener.accept()
-                threading.Thread(target=self._client, args=(client,), daemon=True).start()
+                self.clients.append(threading.Thread(target=self._client, args=(client,), daemon=True))
+                self.clients[-1].start()
 
     def _client(self, client: socket.socket) -> None:
         with client, suppress(OSError, EOFError):
@@ -50,6 +53,7 @@ class Pooler:
 
     def _open(self, startup: bytes) -> tuple[socket.socket, bytes]:
         server = socket.create_connection(("127.0.0.1", self.server_port))
+        self.opened.append(server)
         server.sendall(struct.pack("!I", len(startup) + 4) + startup)
         greeting = b""
         while True:
@@ -83,15 +87,16 @@ class Pooler:
 def pooler(port: int, *, per_session: bool) -> Iterator[int]:
     """Run a pooler in front of the server at `port`; yields its own port."""
     made = Pooler(port, per_session=per_session)
-    thread = threading.Thread(target=made.serve, daemon=True)
-    thread.start()
+    accepting = threading.Thread(target=made.serve, daemon=True)
+    accepting.start()
     try:
         yield made.listener.getsockname()[1]
     finally:
         made.listener.shutdown(socket.SHUT_RDWR)
         made.listener.close()
-        thread.join()
-        for server in made.idle:
+        for thread in (accepting, *made.clients):
+            thread.join()
+        for server in made.opened:
             server.close()
 
 

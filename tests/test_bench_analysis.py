@@ -169,6 +169,21 @@ def test_no_more_workers_are_recommended_than_were_shown_to_help() -> None:
     assert [rule["then"]["workers"] for rule in recommended(found)] == [2]  # type: ignore[index]
 
 
+def test_a_batch_size_is_recommended_where_it_was_measured_and_helps(tmp_path: Path) -> None:
+    found = {
+        made.case("partitioned"): times(1.0),
+        made.case("streaming"): times(3.0),
+        made.case("streaming", batch_rows=10_000): times(2.0),
+        made.case("streaming", batch_rows=25_000): times(2.01),
+    }
+    assert [rule["then"]["batch_rows"] for rule in recommended(found)] == [10_000]  # type: ignore[index]
+    manifest = made.manifest(list(found))
+    recommend.write_config(tmp_path / "r.toml", manifest, analysis.report(manifest, made.samples(found)))
+    assert ParallelConfig.from_toml(tmp_path / "r.toml").chunk_size == 10_000
+    found[made.case("streaming")] = times(1.0)
+    assert [rule["then"]["batch_rows"] for rule in recommended(found)] == [None]  # type: ignore[index]
+
+
 def test_a_strategy_that_was_ever_wrong_is_never_recommended() -> None:
     wrong, right = made.case("hybrid"), made.case("partitioned")
     measured = made.samples({wrong: times(0.1), right: FIVE}, wrong=[wrong])

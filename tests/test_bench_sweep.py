@@ -11,13 +11,14 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit.bench import cases, contenders, peers, records, sweep
+from etl_toolkit.bench import cases, contenders, peers, records, run_directory, sweep
 from etl_toolkit.bench.contenders import Contender
 from etl_toolkit.bench.databases import ScratchDatabases
 from etl_toolkit.bench.records import RunRecord
 from etl_toolkit.bench.sweep import Progress
 from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.bench.workload import Workload, generate, table_sql
+from etl_toolkit.bench.writing import write_manifest
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import ConfigError, UsageError
 
@@ -178,17 +179,12 @@ def test_an_interrupted_sweep_continues_and_measures_nothing_twice(tmp_path: Pat
     assert scratch_databases(dsn) == []
 
 
-def test_a_sweep_begun_on_another_machine_is_not_continued(tmp_path: Path, dsn: str) -> None:
-    def interrupt(_: Progress) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        sweep.run(TINY, directory=tmp_path / "run", dsn=dsn, on_progress=interrupt)
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    manifest["machine"]["fingerprint"] = "another"
-    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+def test_a_sweep_begun_on_another_machine_is_not_continued(tmp_path: Path) -> None:
+    begun = run_directory.begin(tmp_path, TINY, ["bench"])
+    assert run_directory.begin(tmp_path, TINY, ["bench"]).run_id == begun.run_id
+    write_manifest(tmp_path, replace(begun, machine={**begun.machine, "fingerprint": "another"}))
     with pytest.raises(UsageError, match="another machine"):
-        sweep.resume(tmp_path / "run", dsn=dsn)
+        run_directory.begin(tmp_path, TINY, ["bench"])
 
 
 def test_the_time_limit_ends_a_sweep_early_and_says_so(tmp_path: Path, dsn: str) -> None:
@@ -371,7 +367,7 @@ def test_peers_prints_its_table_and_leaves_it_in_the_directory(
     tmp_path: Path, dsn: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(tmp_path / "run"), "--dsn", dsn, "--rows", "100", "--files", "2", "--rounds", "1"]
-    assert peers.main([*words, "--contenders", "auto", "sorted_copy"]) == 0
+    assert peers.main([*words, "--contenders", "auto"]) == 0
     printed = capsys.readouterr().out
     assert printed == (tmp_path / "run" / "peers.md").read_text()
     assert "| `auto` |" in printed

@@ -6,13 +6,14 @@ the files change. Neighbouring overlaps with the same outcome become one rule. N
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from etl_toolkit.bench.metrics import compared
 from etl_toolkit.bench.records import Manifest, Sample
 from etl_toolkit.bench.statistics import SMALLEST_DIFFERENCE
+from etl_toolkit.config import ParallelConfig
 
 Metrics = Mapping[str, Any]
 
@@ -43,8 +44,8 @@ def usable(case: Metrics) -> bool:
 def write_config(path: Path, manifest: Manifest, report: Mapping[str, Any]) -> None:
     """Write the recommendation as a file that `etl-toolkit ingest --config` takes.
 
-    A file holds one set of values: those of the rule with the most rows. The strategy is a word of the command line and
-    stands in a comment, as do the coefficients of the cost model: a load does not read them.
+    A file holds one set of values; the workers are those of the rule with the most rows. The strategy is a word of the
+    command line and stands in a comment, as do the coefficients of the cost model: a load does not read them.
     """
     lines = [f"# Recommended by the sweep {manifest.run_id} on {manifest.machine.get('processor', 'this machine')}."]
     lines += [f"# {report.get('finding', '')}"]
@@ -53,7 +54,8 @@ def write_config(path: Path, manifest: Manifest, report: Mapping[str, Any]) -> N
         lines += ["# No strategy was right in every run, so there is nothing to recommend.", "", "[load]"]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return
-    largest = max(rules, key=lambda rule: rule["when"]["rows"][1])["then"]
+    workers = max(rules, key=lambda rule: rule["when"]["rows"][1])["then"]["workers"]
+    batch_rows = next((rule["then"]["batch_rows"] for rule in rules if rule["then"]["batch_rows"]), None)
     strategies = {rule["then"]["strategy"] for rule in rules}
     strategy = strategies.pop() if len(strategies) == 1 else "auto"
     lines += [
@@ -62,9 +64,9 @@ def write_config(path: Path, manifest: Manifest, report: Mapping[str, Any]) -> N
         "#",
         f"#     etl-toolkit ingest --strategy {strategy} …",
     ]
-    lines += ["", "[load]", f"concurrency = {largest['workers']}"]
-    if largest["batch_rows"]:
-        lines.append(f"chunk_size = {largest['batch_rows']}")
+    lines += ["", "[load]", f"concurrency = {workers}"]
+    if batch_rows:
+        lines.append(f"chunk_size = {batch_rows}")
     cost = report.get("cost")
     if cost:
         before, after = f"{cost['error_before']:.0%}", f"{cost['error_after']:.0%}"
@@ -105,20 +107,28 @@ def _rule(here: Sequence[Metrics], cases: Sequence[Metrics], by_case: Mapping[st
         },
         "then": {
             "strategy": best["strategy"],
-            "workers": _fewest(same, "workers"),
-            "batch_rows": _fewest([case for case in same if case["batch_rows"]], "batch_rows"),
+            "workers": _fewest(same, lambda case: int(case["workers"])),
+            "batch_rows": _batch_rows([case for case in here if case["workers"] == best["workers"]]),
         },
         "because": "",
         "evidence": evidence,
     }
 
 
-def _fewest(cases: Sequence[Metrics], axis: str) -> int | None:
-    """Return the smallest value on `axis` whose median is within `SMALLEST_DIFFERENCE` of the fastest."""
-    if not cases:
-        return None
+def _fewest(cases: Sequence[Metrics], amount: Callable[[Metrics], int]) -> int:
+    """Return the smallest amount with which the median is within `SMALLEST_DIFFERENCE` of the fastest."""
     fastest = min(map(_seconds, cases))
-    return int(min(case[axis] for case in cases if _seconds(case) <= fastest * (1 + SMALLEST_DIFFERENCE)))
+    return min(amount(case) for case in cases if _seconds(case) <= fastest * (1 + SMALLEST_DIFFERENCE))
+
+
+def _batch_rows(cases: Sequence[Metrics]) -> int | None:
+    """Return the rows per batch for `streaming`, the one that has batches; None for the default, or not measured."""
+    measured = [case for case in cases if case["strategy"] == "streaming"]
+    default = ParallelConfig().chunk_size
+    if all(case["batch_rows"] is None for case in measured):
+        return None
+    best = _fewest(measured, lambda case: int(case["batch_rows"] or default))
+    return None if best == default else best
 
 
 def _seconds(case: Metrics) -> float:

@@ -25,7 +25,8 @@
     strategies[]       {strategy, kind, cases, wins (among the fastest), failures, mean_ratio_to_best,
                         worst_ratio_to_best, best_rows_per_second, peak_client_pss_bytes, peak_server_pss_bytes}
     recommendations[]  {when: {overlap: [low, high], rows: [low, high], table_state}, then: {strategy, workers,
-                        batch_rows}, because, evidence: [{case, seconds: I, against, ratio: I, verdict, runs}]}
+                        batch_rows (of streaming)}, because,
+                        evidence: [{case, seconds: I, against, ratio: I, verdict, runs}]}
     cost               {coefficients: {name: value}, error_before, error_after, runs}: the planner's cost model, fitted;
                        errors as median of |predicted / measured - 1|; null when there were too few runs
 I is {median, low, high}: a median and its 95 % bootstrap interval. A ratio is time / time of the other, paired by

@@ -38,7 +38,7 @@ class SweepConfig:
     table_states: tuple[TableState, ...] = ("empty", "half", "rewritten", "unchanged")
     workers: tuple[int, ...] = (2, 1, 4)
     keys: tuple[str, ...] = ("bigint", "text_timestamp")
-    batch_rows: tuple[int, ...] = ()
+    batch_rows: tuple[int, ...] = (10_000, 25_000)
     side_overlap: float = 0.5
     twin: str | None = "partitioned"
     grid: Literal["slices", "full", "corners"] = "slices"
@@ -81,6 +81,7 @@ class SweepConfig:
             table_states=("empty", "rewritten"),
             workers=(2, 1),
             keys=("bigint",),
+            batch_rows=(),
             time_limit_seconds=110.0,
         )
 

@@ -202,22 +202,25 @@ def _winners(upsert: Upsert, staged: Composed, aliases: Sequence[Identifier]) ->
         return SQL("SELECT DISTINCT ON ({keys}) * FROM ({staged}) AS staged ORDER BY {keys}, {order}").format(
             keys=SQL(", ").join(aliases), staged=staged, order=SQL(", ").join(order)
         )
-    # First the winner of each file, then of these the winner of all: two windows over one sort, unless `order_by`
-    # competes across files.
+    # First the winner of each file, then of these the winner of all. Windows in one order share one sort: the winner is
+    # the first of its key, or the one with no later file, unless `order_by` competes across files.
     in_file = [*order, SQL("etl_row{}").format(direction)]
-    over_files = [*order, SQL("etl_file{}").format(direction)]
+    wins: Composable = SQL("lead(1) OVER by_file IS NULL")
+    if first_wins:
+        wins = SQL("row_number() OVER by_file = 1")
+    elif order:
+        over_files = SQL(", ").join([*order, SQL("etl_file DESC")])
+        wins = SQL("row_number() OVER (PARTITION BY {} ORDER BY {}) = 1").format(SQL(", ").join(aliases), over_files)
     spelled = SQL("").join(
         SQL("first_value({0}) OVER by_file AS {0}, ").format(Identifier(name)) for name in upsert.target.key
     )
     return SQL(
-        "SELECT * FROM (SELECT etl_file, {values}{spelled}{keys}, row_number() OVER (PARTITION BY {keys} ORDER BY {over_files}) "
-        "AS etl_rank FROM (SELECT *, row_number() OVER (PARTITION BY {keys}, etl_file ORDER BY {in_file}) AS etl_in_file "
-        "FROM ({staged}) AS staged) AS ranked WHERE etl_in_file = 1 "
-        "WINDOW by_file AS (PARTITION BY {keys} ORDER BY etl_file)) AS placed WHERE etl_rank = 1"
+        "SELECT * FROM (SELECT etl_file, {values}{spelled}{keys}, {wins} AS etl_wins FROM (SELECT *, row_number() OVER "
+        "(PARTITION BY {keys}, etl_file ORDER BY {in_file}) AS etl_in_file FROM ({staged}) AS staged) AS ranked "
+        "WHERE etl_in_file = 1 WINDOW by_file AS (PARTITION BY {keys} ORDER BY etl_file)) AS placed WHERE etl_wins"
     ).format(
-        values=SQL("").join(SQL("{}, ").format(Identifier(name)) for name in upsert.values),
-        spelled=spelled, keys=SQL(", ").join(aliases), over_files=SQL(", ").join(over_files),
-        in_file=SQL(", ").join(in_file), staged=staged,
+        values=SQL("").join(SQL("{}, ").format(Identifier(name)) for name in upsert.values), spelled=spelled,
+        keys=SQL(", ").join(aliases), wins=wins, in_file=SQL(", ").join(in_file), staged=staged,
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Bad rows: the server itself says which records it would refuse, and why.
 
 Records go into a throw-away copy of the table (same types, NOT NULL and CHECK constraints) under a savepoint. Where COPY
-refuses one, its message names the line; that record is noted, and COPY goes on behind it. Every record is sent at most
-twice, however many are bad. Foreign keys are looked up afterwards.
+refuses one, its message names the line; that record is noted, and COPY goes on behind it, with few records at first.
+Foreign keys are looked up afterwards.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 from bisect import bisect_left
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -25,6 +25,9 @@ from etl_toolkit.loading.merge import table
 from etl_toolkit.model import Layout, TargetTable
 
 _PROBE = Identifier("pg_temp", "etl_probe")
+# COPY learns from the first line how lines end. Line breaks inside the first record would be miscounted without this one.
+_HEADER = b"etl_probe\n"
+_AFTER_A_REFUSAL = 16  # rows to try next: bad rows come in crowds, and all that is sent behind one is sent again
 _LINE = re.compile(r"^COPY etl_probe, line (\d+)", re.MULTILINE)
 
 
@@ -64,30 +67,50 @@ def _create_probe(target: TargetTable, layout: Layout) -> sql.Composed:
         actions += [SQL("ALTER {} SET NOT NULL").format(Identifier(name)) for name in target.key]
     if target.arbiter.predicate:
         actions.append(SQL("ADD CHECK (({}) IS TRUE)").format(SQL(target.arbiter.predicate)))
+    if not target.arbiter.is_plain:  # an expression may fail on a row, as the index would
+        actions += [
+            SQL("ADD CHECK (({0}) IS NOT DISTINCT FROM ({0}))").format(SQL(e)) for e in target.arbiter.expressions
+        ]
     return SQL(
         "CREATE TEMP TABLE etl_probe (LIKE {} INCLUDING CONSTRAINTS INCLUDING GENERATED); ALTER TABLE {} {}"
     ).format(table(target), _PROBE, SQL(", ").join(actions))
 
 
 def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tuple[int, str]]) -> Iterator[Refusal]:
-    statement = SQL("COPY {} ({}) FROM STDIN (FORMAT csv, DELIMITER {}, QUOTE '\"', NULL '')").format(
+    statement = SQL("COPY {} ({}) FROM STDIN (FORMAT csv, HEADER, DELIMITER {}, QUOTE '\"', NULL '')").format(
         _PROBE,
         SQL(", ").join(Identifier(name) for name in ("etl_row", *layout.columns)),
         sql.Literal(layout.delimiter),
     )
-    start = 0
-    while start < len(chunk):
-        failure = _copy(cursor, statement, layout, chunk[start:])
+    rows = [f"{number}{layout.delimiter}{record}\n".encode("utf-8", "surrogateescape") for number, record in chunk]
+    last_lines = list(accumulate(row.count(b"\n") for row in rows))
+    start, window = 0, len(rows)
+    while start < len(rows):
+        failure = _copy(cursor, statement, rows[start : start + window])
         if failure is None:
-            break
+            start, window = start + window, window * 2
+            continue
         line, reason, sqlstate = failure
-        lines = list(accumulate(record.count("\n") + 1 for _, record in chunk[start:]))
-        bad = start + min(bisect_left(lines, line), len(chunk) - start - 1)
-        if target.foreign_keys and bad > start:
-            _copy(cursor, statement, layout, chunk[start:bad])
+        lines_before = last_lines[start - 1] if start else 0
+        bad = min(bisect_left(last_lines, lines_before + line, lo=start), len(rows) - 1)
+        if bad > start and (target.foreign_keys or target.is_partitioned):
+            _copy(cursor, statement, rows[start:bad])
         yield Refusal(chunk[bad][0], reason, sqlstate, chunk[bad][1])
-        start = bad + 1
-    records = dict(chunk) if target.foreign_keys else {}
+        start, window = bad + 1, _AFTER_A_REFUSAL
+    yield from _looked_up(cursor, target, layout, dict(chunk))
+
+
+def _looked_up(cursor: Any, target: TargetTable, layout: Layout, records: Mapping[int, str]) -> Iterator[Refusal]:
+    """The records that COPY took although the table would not: no partition for them, or no parent row."""
+    if target.is_partitioned:
+        cursor.execute(
+            "SELECT pg_catalog.pg_get_partition_constraintdef(relid) FROM pg_catalog.pg_partition_tree(%s) WHERE isleaf",
+            (target.oid,),
+        )
+        fits = [SQL("({})").format(SQL(row[0])) for row in cursor.fetchall() if row[0]] or [SQL("false")]
+        cursor.execute(SQL("SELECT etl_row FROM {} WHERE ({}) IS NOT TRUE").format(_PROBE, SQL(" OR ").join(fits)))
+        for (row,) in cursor.fetchall():
+            yield Refusal(row, f"no partition of {target.qualified_name} takes this row", "23514", records[row])
     for key in target.foreign_keys:
         # Which rows of the table itself there will be is not known here: a missing parent fails the load.
         if key.is_self or not set(key.columns) <= set(layout.columns):
@@ -102,14 +125,11 @@ def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tup
             )
 
 
-def _copy(
-    cursor: Any, statement: sql.Composed, layout: Layout, rows: Sequence[tuple[int, str]]
-) -> tuple[int, str, str] | None:
-    """COPY the rows; where one is refused, undo and return (line, reason, SQLSTATE)."""
-    data = "".join(f"{number}{layout.delimiter}{record}\n" for number, record in rows)
+def _copy(cursor: Any, statement: sql.Composed, rows: Sequence[bytes]) -> tuple[int, str, str] | None:
+    """COPY the rows; where one is refused, undo and return (its last line, reason, SQLSTATE)."""
     cursor.execute("SAVEPOINT etl_probe")
     try:
-        cursor.copy_expert(statement, io.BytesIO(data.encode("utf-8", "surrogateescape")))
+        cursor.copy_expert(statement, io.BytesIO(_HEADER + b"".join(rows)))
     except psycopg2.Error as error:
         match = _LINE.search(error.diag.context or "")
         if not is_row_error(error) or match is None:
@@ -118,7 +138,7 @@ def _copy(
         cursor.execute("ROLLBACK TO SAVEPOINT etl_probe")
         column = error.diag.column_name or _column_in(error.diag.context or "")
         reason = failure.message + (f" (column {column})" if column and column not in failure.message else "")
-        return int(match.group(1)), reason, failure.sqlstate or "22000"
+        return int(match.group(1)) - 1, reason, failure.sqlstate or "22000"
     cursor.execute("RELEASE SAVEPOINT etl_probe")
     return None
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
-from psycopg2.sql import SQL, Composable, Composed, Identifier
+from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from etl_toolkit.errors import LedgerError, map_driver_error
 from etl_toolkit.loading import ledger
@@ -146,9 +146,9 @@ def _written(cursor: Any, run: ledger.PastRun, *, force: bool) -> _Written:
 
 def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _Written) -> tuple[int, int]:
     """Delete what the run inserted and restore what it overwrote; return both numbers."""
-    names = {"run": run.run_id, "oid": target.oid, "versions": written.versions}
-    cursor.execute(_images_statement(target), names)
-    cursor.execute(_ours_statement(target), names)
+    # Values are composed in as well: where parameters are given, a `%` in a name of the table would be one.
+    cursor.execute(_images_statement(target, run.run_id, written))
+    cursor.execute(_ours_statement(target, written))
     cursor.execute("ANALYZE pg_temp.etl_ours, pg_temp.etl_images")
     cursor.execute(
         "SELECT (SELECT count(*) FROM pg_temp.etl_images WHERE etl_mine), (SELECT count(*) FROM pg_temp.etl_ours)"
@@ -184,7 +184,7 @@ def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _
     return deleted, restored
 
 
-def _images_statement(target: TargetTable) -> Composed:
+def _images_statement(target: TargetTable, run_id: str, written: _Written) -> Composed:
     """The rows that this run overwrote (`etl_mine`), and those that later runs overwrote and gave back since.
 
     A row that one batch of the run overwrote after another had written it is no earlier state.
@@ -196,23 +196,26 @@ def _images_statement(target: TargetTable) -> Composed:
         "i.image::{table} AS etl_row "
         "FROM etl_toolkit.runs r JOIN etl_toolkit.batches b USING (run_id) "
         "JOIN etl_toolkit.before_images i USING (transaction_id) "
-        "WHERE r.run_id = %(run)s AND NOT i.version = ANY(%(versions)s::xid[]) "
-        "OR r.target_oid = %(oid)s AND r.undone_by IS NOT NULL AND i.version = ANY(%(versions)s::xid[]) OFFSET 0) "
+        "WHERE r.run_id = {run} AND NOT i.version = ANY({versions}::xid[]) "
+        "OR r.target_oid = {oid} AND r.undone_by IS NOT NULL AND i.version = ANY({versions}::xid[]) OFFSET 0) "
         "AS kept) AS spread"
-    ).format(keys=key_items(target), table=table(target))
+    ).format(
+        keys=key_items(target), table=table(target), run=Literal(run_id), oid=Literal(target.oid),
+        versions=Literal(written.versions),
+    )  # fmt: skip
 
 
-def _ours_statement(target: TargetTable) -> Composed:
+def _ours_statement(target: TargetTable, written: _Written) -> Composed:
     """Where the rows that the run wrote stand now: unchanged since, or given back by the undoing of a later run."""
     present = SQL("SELECT tableoid AS etl_table, ctid AS etl_place, xmin AS etl_xmin, {} FROM {}").format(
         key_items(target), table(target)
     )
     return SQL(
         "CREATE TEMP TABLE etl_ours ON COMMIT DROP AS SELECT * FROM ({present}) AS present "
-        "WHERE etl_xmin = ANY(%(versions)s::xid[]) UNION ALL SELECT present.* FROM ({present}) AS present "
+        "WHERE etl_xmin = ANY({versions}::xid[]) UNION ALL SELECT present.* FROM ({present}) AS present "
         "JOIN pg_temp.etl_images AS given ON {same} "
-        "WHERE NOT etl_mine AND etl_xmin = etl_undone_by AND etl_version = ANY(%(versions)s::xid[])"
-    ).format(present=present, same=match_keys(target, "present", "given"))
+        "WHERE NOT etl_mine AND etl_xmin = etl_undone_by AND etl_version = ANY({versions}::xid[])"
+    ).format(present=present, versions=Literal(written.versions), same=match_keys(target, "present", "given"))
 
 
 def _is_inserted(target: TargetTable) -> Composed:

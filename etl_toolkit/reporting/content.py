@@ -20,8 +20,8 @@ from etl_toolkit.tables import Table, cell_text, table_html
 # In JupyterLab the colours follow its own theme; the page takes this out.
 FOR_JUPYTER = (
     f'<style data-for="jupyter">{jupyter_css()} .panels {{ display: flex; flex-wrap: wrap; gap: 1rem }} '
-    ".panel { flex: 0 1 26rem } .small .panel { flex-basis: 13rem } .panel svg { width: 100%; height: auto; "
-    "overflow: visible }</style>"
+    "figure { margin: 1rem 0 } .panel { flex: 0 1 25rem } .small .panel { flex-basis: 12rem } "
+    ".panel svg { width: 100%; height: auto; overflow: visible }</style>"
 )
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from etl_toolkit.display import short_names
 from etl_toolkit.model import KeyOverlap, LoadResult
 from etl_toolkit.reporting.run_data import RunData
 
@@ -21,14 +23,12 @@ def counts(result: LoadResult) -> pd.DataFrame:
 
 def shared_keys(overlap: KeyOverlap) -> pd.DataFrame:
     """Keys that each two files share; on the diagonal the distinct keys of the file."""
-    names = [file.name for file in overlap.files]
-    frame = pd.DataFrame(0, index=names, columns=names)
-    for file in overlap.files:
-        frame.loc[file.name, file.name] = file.distinct_keys
-    place = {file.position: file.name for file in overlap.files}
+    place = {file.position: index for index, file in enumerate(overlap.files)}
+    matrix = np.diag([file.distinct_keys for file in overlap.files])
     for (left, right), keys in overlap.pairs.items():
-        frame.loc[place[left], place[right]] = frame.loc[place[right], place[left]] = keys
-    return frame
+        matrix[place[left], place[right]] = matrix[place[right], place[left]] = keys
+    names = short_names([file.name for file in overlap.files])
+    return pd.DataFrame(matrix, index=names, columns=names)
 
 
 def samples(data: RunData) -> pd.DataFrame:

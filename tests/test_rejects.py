@@ -1,0 +1,375 @@
+"""Bad rows go to the rejects table, good rows into the table, and neither set depends on how the load was run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg2.extensions import connection as Connection
+
+from etl_toolkit import ParallelConfig, ingest
+from etl_toolkit.errors import DatabaseError, RejectLimitError
+from tests.oracle import Format, Oracle, Row, Rows, differing_rows, write
+
+STRATEGIES = ("auto", "hybrid", "deterministic", "streaming", "partitioned")
+COLUMNS = ("id", "n", "name", "age", "grade", "day", "place")
+DDL = """
+CREATE TABLE @ (
+    id int PRIMARY KEY, n smallint, name varchar(5), age positive, grade text CHECK (grade IN ('a', 'b')),
+    day date NOT NULL, place int REFERENCES place
+)
+"""
+GOOD: Row = ("0", "1", "good", "5", "a", "2024-01-01", "1")
+# What is wrong with a row, by column, and the SQLSTATE it is refused with.
+FAULTS: dict[str, tuple[dict[str, str | None], str]] = {
+    "not a number": ({"n": "x"}, "22P02"),
+    "number too large": ({"n": "70000"}, "22003"),
+    "text too long": ({"name": "sixsix"}, "22001"),
+    "no such day": ({"day": "2023-02-29"}, "22008"),
+    "not a day": ({"day": "tomorrow-ish"}, "22007"),
+    "NOT NULL": ({"day": None}, "23502"),
+    "CHECK": ({"grade": "z"}, "23514"),
+    "domain": ({"age": "-1"}, "23514"),
+    "foreign key": ({"place": "99"}, "23503"),
+    "NULL key": ({"id": None}, "23502"),
+    "key not a number": ({"id": "seven"}, "22P02"),
+    "key too large": ({"id": "99999999999"}, "22003"),
+}
+
+
+def row(key: int, **changes: str | None) -> Row:
+    return tuple(({"id": str(key), "name": f"v{key}"} | changes).get(name, text) for name, text in zip(COLUMNS, GOOD, strict=True))  # fmt: skip
+
+
+def bad(key: int, fault: str) -> Row:
+    return row(key, **FAULTS[fault][0])
+
+
+@pytest.fixture
+def tables(connection: Connection) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE place (id int PRIMARY KEY); INSERT INTO place VALUES (1), (2)")
+        cursor.execute("CREATE DOMAIN positive AS int CHECK (VALUE > 0)")
+        for name in ("loaded", "expected"):
+            cursor.execute(DDL.replace("@", name))
+
+
+def without(contents: Sequence[Rows], refused: set[tuple[int, int]]) -> list[Rows]:
+    """The contents without the records (file, record) that are to be refused."""
+    return [
+        Rows(content.columns, tuple(item for place, item in enumerate(content.rows) if (number, place) not in refused))
+        for number, content in enumerate(contents)
+    ]
+
+
+def recorded(connection: Connection) -> set[tuple[int, int, str]]:
+    """The rejects of the latest run: file position, record, SQLSTATE."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT file, record, sqlstate FROM etl_toolkit.rejects WHERE run_id = "
+            "(SELECT run_id FROM etl_toolkit.runs ORDER BY started_at DESC LIMIT 1)"
+        )
+        return set(cursor.fetchall())
+
+
+def files_of(contents: Sequence[Rows], directory: Path, forms: Sequence[Format]) -> list[Any]:
+    return [
+        write(content, directory, f"part{number}", forms[number % len(forms)])
+        for number, content in enumerate(contents)
+    ]
+
+
+# Bad rows that would have lost anyway, bad rows that would have won, in the first, a middle and the last place.
+MIXED = [
+    Rows(COLUMNS, (bad(1, "NOT NULL"), row(2), row(3, name="one"), bad(4, "CHECK"), row(5), bad(6, "NULL key"))),
+    Rows(
+        COLUMNS,
+        (
+            row(1, name="two"), bad(2, "foreign key"), bad(3, "text too long"), row(4, name="two"), bad(5, "domain"),
+            row(7), bad(7, "not a number"), bad(8, "no such day"), bad(8, "key too large"), row(8),
+        ),
+    ),
+    Rows(COLUMNS, (bad(8, "key not a number"), row(9), row(7, name="three"), bad(9, "number too large"))),
+]  # fmt: skip
+MIXED_REJECTS = {
+    (0, 0, "23502"), (0, 3, "23514"), (0, 5, "23502"), (1, 1, "23503"), (1, 2, "22001"), (1, 4, "23514"), (1, 6, "22P02"),
+    (1, 7, "22008"), (1, 8, "22003"), (2, 0, "22P02"), (2, 3, "22003"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("detection", [True, False], ids=["", "without detection"])
+@pytest.mark.parametrize("state", ["empty", "filled"])
+@pytest.mark.parametrize("forms", [("csv",), ("parquet",), ("quoted", "arrow", "frame")], ids="-".join)
+@pytest.mark.parametrize(("strategy", "workers"), [(name, 1 + number % 3) for number, name in enumerate(STRATEGIES)])
+def test_the_rejects_do_not_depend_on_how_the_load_is_run(
+    database: str, connection: Connection, tables: None, tmp_path: Path, strategy: str, workers: int,
+    forms: tuple[Format, ...], state: str, detection: bool,
+) -> None:  # fmt: skip
+    if not detection and strategy == "hybrid":
+        pytest.skip("hybrid is refused without conflict detection")
+    if state == "filled":
+        for name in ("loaded", "expected"):
+            Oracle(name, ("id",)).load(
+                connection, [Rows(COLUMNS, tuple(row(key, name="old") for key in range(0, 20, 2)))]
+            )
+    good = without(MIXED, {(file, record) for file, record, _ in MIXED_REJECTS})
+    config = ParallelConfig(chunk_size=3, sub_batch_size=2, conflict_detection=detection)
+
+    result = ingest(
+        files_of(MIXED, tmp_path, forms), "loaded", "id", database, strategy=strategy, concurrency=workers, config=config,
+        max_rejects=len(MIXED_REJECTS),
+    )  # fmt: skip
+
+    Oracle("expected", ("id",)).load(connection, good)
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert recorded(connection) == MIXED_REJECTS
+    assert [counts.rejected for counts in result.files.values()] == [3, 6, 2]
+    assert [counts.read for counts in result.files.values()] == [len(content.rows) for content in MIXED]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_one_reject_too_many_writes_nothing_of_its_file(
+    database: str, connection: Connection, tables: None, tmp_path: Path, strategy: str
+) -> None:
+    contents = [
+        Rows(COLUMNS, (row(1), row(2))),
+        Rows(COLUMNS, (row(3), bad(4, "CHECK"), row(2, name="two"), bad(5, "NOT NULL"), row(6))),
+        Rows(COLUMNS, (row(7),)),
+    ]
+
+    with pytest.raises(RejectLimitError, match=r"part1.csv.*more than 1 row") as raised:
+        ingest(files_of(contents, tmp_path, ["csv"]), "loaded", "id", database, strategy=strategy, max_rejects=1)
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM loaded ORDER BY id")
+        found = [key for (key,) in cursor.fetchall()]
+        cursor.execute("SELECT status, error LIKE '%RejectLimitError%' FROM etl_toolkit.runs")
+        assert cursor.fetchall() == [("failed", True)]
+    assert set(found) <= {1, 2, 7}, "other files may be there, this one must not"
+    assert "line 3" in str(raised.value)
+    assert recorded(connection) == {(1, 1, "23514"), (1, 3, "23502")}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("fault", ["CHECK", "NULL key", "foreign key", "not a number"])
+@pytest.mark.parametrize("place", ["first", "last", "only", "all"])
+def test_wherever_the_bad_row_stands(
+    database: str, connection: Connection, tables: None, tmp_path: Path, place: str, fault: str, strategy: str
+) -> None:
+    bad_places = {"first": [0], "last": [2], "only": [0], "all": [0, 1, 2, 3, 4]}[place]
+    count = {"only": 1, "all": 5}.get(place, 3)
+    rows = tuple(bad(key + 1, fault) if key in bad_places else row(key + 1) for key in range(count))
+    contents = [Rows(COLUMNS, (row(10), row(11))), Rows(COLUMNS, rows)]
+    refused = {(1, number) for number in bad_places}
+
+    ingest(
+        files_of(contents, tmp_path, ["csv"]), "loaded", "id", database, strategy=strategy, concurrency=2, max_rejects=10,
+        config=ParallelConfig(sub_batch_size=2, chunk_size=2),
+    )  # fmt: skip
+
+    Oracle("expected", ("id",)).load(connection, without(contents, refused))
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert recorded(connection) == {(*item, FAULTS[fault][1]) for item in refused}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_reject_says_what_where_and_why(
+    database: str, connection: Connection, tables: None, tmp_path: Path, fault: str
+) -> None:
+    contents = [Rows(COLUMNS, (row(1), bad(2, fault), row(3)))]
+
+    ingest(files_of(contents, tmp_path, ["csv"]), "loaded", "id", database, max_rejects=1)
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT f.name, line, sqlstate, raw, reason FROM etl_toolkit.rejects JOIN etl_toolkit.files f ON position = file"
+        )
+        ((name, line, sqlstate, raw, reason),) = cursor.fetchall()
+    assert (name, line, sqlstate) == (str(tmp_path / "part0.csv"), 3, FAULTS[fault][1])
+    assert raw == (tmp_path / "part0.csv").read_text().splitlines()[2]
+    column = next(iter(FAULTS[fault][0]))
+    assert column in reason or "value too long" in reason or "foreign key" in reason
+
+
+TYPES = {
+    "numeric(4,2)": ("12.34", "123.4", "22003"), "bigint": ("1", "1.5", "22P02"), "bool": ("t", "maybe", "22P02"),
+    "float8": ("1e5", "1e400", "22003"), "uuid": ("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "a0eebc99", "22P02"),
+    "json": ('{"a": 1}', "{a: 1}", "22P02"), "jsonb": ("[1]", "[1", "22P02"), "int[]": ("{1,2}", "{1,x}", "22P02"),
+    "bytea": ("\\x4142", "\\x4", "22023"), "inet": ("10.0.0.1", "10.0.0.256", "22P02"), "interval": ("1 day", "1 dy", "22007"),
+    "time": ("12:00", "25:00", "22008"), "timestamptz": ("2024-01-01 12:00+02", "2024-01-01 12:00+99", "22009"),
+    "char(3)": ("abc", "abcd", "22001"), "bit(3)": ("101", "10", "22026"), "int4range": ("[1,2)", "[2,1)", "22000"),
+    "mood": ("sad", "glad", "22P02"), "money": ("$1", "one", "22P02"), "point": ("(1,2)", "(1)", "22P02"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
+@pytest.mark.parametrize("declared", TYPES)
+def test_texts_that_a_type_cannot_read(
+    database: str, connection: Connection, tmp_path: Path, declared: str, strategy: str
+) -> None:
+    good, wrong, sqlstate = TYPES[declared]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE loaded (id int PRIMARY KEY, v {declared})"
+        )
+    # The second bad row is superseded by the row after it.
+    contents = [
+        Rows(("id", "v"), (("1", good), ("2", wrong), ("3", None))),
+        Rows(("id", "v"), (("1", wrong), ("4", wrong), ("4", good))),
+    ]
+
+    ingest(files_of(contents, tmp_path, ["csv", "parquet"]), "loaded", "id", database, strategy=strategy, max_rejects=3)
+
+    assert recorded(connection) == {(0, 1, sqlstate), (1, 0, sqlstate), (1, 1, sqlstate)}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id, v IS NULL FROM loaded ORDER BY id")
+        assert cursor.fetchall() == [(1, False), (3, True), (4, False)]
+
+
+KINDS = {
+    "no partition": (
+        "CREATE TABLE @ (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); "
+        "CREATE TABLE @_low PARTITION OF @ FOR VALUES FROM (0) TO (10) PARTITION BY LIST (id); "
+        "CREATE TABLE @_lowest PARTITION OF @_low FOR VALUES IN (1, 2, 3, 4); "
+        "CREATE TABLE @_high PARTITION OF @ FOR VALUES FROM (20) TO (30)",
+        [("1", "1"), ("9", "2"), ("15", "3"), ("25", "4")], {1: "23514", 2: "23514"},
+    ),
+    "generated column": (
+        "CREATE TABLE @ (id int PRIMARY KEY, v int, part int GENERATED ALWAYS AS (100 / v) STORED)",
+        [("1", "1"), ("2", "0"), ("2", "2"), ("3", "0")], {1: "22012", 3: "22012"},
+    ),
+    "predicate of the key": (
+        "CREATE TABLE @ (id int, v int); CREATE UNIQUE INDEX ON @ (id) WHERE id > 0",
+        [("1", "1"), ("-1", "2"), ("0", "3"), ("2", "4")], {1: "23514", 2: "23514"},
+    ),
+    "expression of the key": (
+        "CREATE TABLE @ (id int, v int); CREATE UNIQUE INDEX ON @ ((100 / id))",
+        [("1", "1"), ("0", "2"), ("2", "3")], {1: "22012"},
+    ),
+    "deferred foreign key": (
+        "CREATE TABLE IF NOT EXISTS parent (id int PRIMARY KEY); INSERT INTO parent VALUES (1) ON CONFLICT DO NOTHING; "
+        "CREATE TABLE @ (id int PRIMARY KEY, v int REFERENCES parent DEFERRABLE INITIALLY DEFERRED)",
+        [("1", "1"), ("2", "2"), ("3", "1")], {1: "23503"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tables_that_refuse_well_spelled_rows(
+    database: str, connection: Connection, tmp_path: Path, kind: str, strategy: str
+) -> None:
+    ddl, rows, refused = KINDS[kind]
+    with connection.cursor() as cursor:
+        for name in ("loaded", "expected"):
+            cursor.execute(ddl.replace("@", name))
+    contents = [Rows(("id", "v"), tuple(rows))]
+    if strategy == "hybrid" and kind in ("predicate of the key", "expression of the key"):
+        pytest.skip("hybrid is refused where only the server can compare keys")
+
+    result = ingest(
+        files_of(contents, tmp_path, ["csv"]), "loaded", "id", database, strategy=strategy, concurrency=2, max_rejects=5
+    )
+
+    assert recorded(connection) == {(0, place, sqlstate) for place, sqlstate in refused.items()}
+    assert result.counts.rejected == len(refused)
+    arbiter = {"predicate of the key": {"predicate": "id > 0"}, "expression of the key": {"key": ("(100 / id)",)}}
+    oracle = Oracle("expected", ("id",), **arbiter.get(kind, {}))  # type: ignore[arg-type]
+    oracle.load(connection, without(contents, {(0, place) for place in refused}))
+    assert differing_rows(connection, "loaded", "expected") == []
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_records_of_several_lines_do_not_mislead(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, v text, n int)")
+    rows = (
+        ("1", "a\nb\nc", "1"), ("2", "d", "x"), ("3", "\n", "3"), ("4", "e\r\nf", "4"), ("5", "\r", "5"), ("6", "\n\n", "y"),
+        ("7", "g\rh", "7"), ("8", "i", "z"),
+    )  # fmt: skip
+
+    ingest(
+        files_of([Rows(("id", "v", "n"), rows)], tmp_path, ["csv"]),
+        "loaded",
+        "id",
+        database,
+        strategy=strategy,
+        max_rejects=3,
+    )
+
+    assert recorded(connection) == {(0, 1, "22P02"), (0, 5, "22P02"), (0, 7, "22P02")}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM loaded ORDER BY id")
+        assert cursor.fetchall() == [(1,), (3,), (4,), (5,), (7,)]
+
+
+@pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
+def test_thousands_of_bad_rows_in_one_piece(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, n int)")
+    rows = tuple((str(key), "x" if 100 <= key < 2100 else "1") for key in range(2200))
+
+    result = ingest(
+        files_of([Rows(("id", "n"), rows)], tmp_path, ["csv"]),
+        "loaded",
+        "id",
+        database,
+        strategy=strategy,
+        max_rejects=2000,
+    )
+
+    assert (result.counts.inserted, result.counts.rejected) == (200, 2000)
+    assert recorded(connection) == {(0, key, "22P02") for key in range(100, 2100)}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_row_that_only_the_row_in_the_table_makes_bad_fails_the_load(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, low int, high int, CHECK (low <= high))")
+        cursor.execute("INSERT INTO loaded VALUES (1, 1, 5)")
+
+    with pytest.raises(DatabaseError, match="loaded_check") as raised:
+        ingest(
+            files_of([Rows(("id", "low"), (("1", "9"), ("2", "9")))], tmp_path, ["csv"]), "loaded", "id", database,
+            strategy=strategy, max_rejects=5,
+        )  # fmt: skip
+
+    assert raised.value.sqlstate == "23514"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM loaded")
+        assert cursor.fetchall() == [(1, 1, 5)]
+
+
+def test_a_parent_that_is_missing_in_the_table_itself_fails_the_load(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, parent int REFERENCES loaded)")
+
+    with pytest.raises(DatabaseError, match="loaded_parent_fkey") as raised:
+        ingest(
+            files_of([Rows(("id", "parent"), (("2", "1"), ("1", None), ("3", "9")))], tmp_path, ["csv"]), "loaded", "id",
+            database, max_rejects=5,
+        )  # fmt: skip
+
+    assert raised.value.sqlstate == "23503"
+
+
+@pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
+def test_a_bad_row_leaves_no_data_in_the_message(
+    database: str, connection: Connection, tables: None, tmp_path: Path, strategy: str
+) -> None:
+    contents = [Rows(COLUMNS, (row(1, grade="top-secret-grade"),))]
+
+    with pytest.raises(RejectLimitError) as raised:
+        ingest(files_of(contents, tmp_path, ["csv"]), "loaded", "id", database, strategy=strategy)
+
+    assert "top-secret-grade" not in str(raised.value)
