@@ -79,7 +79,7 @@ report: $(STAMP) ## render the newest run directory again
 	$(BIN)/python -m etl_toolkit report $(ARGS)
 
 bench-peers: $(PEERS) ## the same workload through other loaders
-	$(BIN)/python -m pytest -m peers $(ARGS)
+	$(BIN)/python -m etl_toolkit.bench.peers $(ARGS)
 
 lock: ## resolve pyproject.toml anew into requirements.lock and requirements-peers.lock
 	@test -x build/lock/bin/uv || { "$(PYTHON)" -m venv build/lock && build/lock/bin/pip install --quiet uv==$(UV_VERSION); }

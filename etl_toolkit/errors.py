@@ -19,6 +19,8 @@ A message says what, where, and what to do. Row data never appears in a message:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg2
@@ -117,6 +119,15 @@ def is_transient(error: psycopg2.Error) -> bool:
     if code is None:
         return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
     return code in TRANSIENT_SQLSTATES or code.startswith("08")
+
+
+@contextmanager
+def driver_errors_mapped(*, doing: str) -> Iterator[None]:
+    """Turn any psycopg2 error that leaves the block into ours."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        raise map_driver_error(error, doing=doing) from None
 
 
 def map_driver_error(error: psycopg2.Error, *, doing: str) -> DatabaseError:

@@ -104,9 +104,7 @@ def record_grammar(target: TargetTable, layout: Layout) -> str | None:
     A table with CHECK constraints, domains, foreign keys, generated columns or partitions has none: any of them may refuse
     a row whose every value is well spelled, and the client cannot evaluate them.
     """
-    if target.has_checks or target.foreign_keys or target.is_partitioned:
-        return None
-    if any(column.is_generated for column in target.columns):
+    if target.checks or target.foreign_keys:
         return None
     delimiter = layout.delimiter if layout.delimiter in ",;|:" else r"\t"
     delimiter = r"\|" if delimiter == "|" else delimiter

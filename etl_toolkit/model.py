@@ -182,6 +182,19 @@ class ForeignKey:
 
 
 @dataclass(frozen=True)
+class RowCheck:
+    """What the table demands of a row by itself: a name for messages, `CHECK (…)` as SQL, and the columns it reads.
+
+    `parts` is the number of conditions in it: a partitioned table demands that one of its partitions takes the row.
+    """
+
+    name: str
+    definition: str
+    columns: tuple[str, ...]
+    parts: int = 1
+
+
+@dataclass(frozen=True)
 class TargetTable:
     """The target table as the catalog describes it."""
 
@@ -195,7 +208,7 @@ class TargetTable:
     foreign_keys: tuple[ForeignKey, ...] = ()
     is_partitioned: bool = False
     is_empty: bool = False
-    has_checks: bool = False
+    checks: tuple[RowCheck, ...] = ()
     created: bool = False
     server_version: int = 0
 

@@ -132,23 +132,51 @@ def _typed(text: str, kind: KeyType) -> str:
 
 
 def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) -> None:
-    """Create the table `keys`: (k0…, w0… words of the file mask, n rows, winner's rowid), one row per distinct key.
+    """Create `keys`: (k0…, w0… words of the file mask, n rows, winner's rowid), one row per distinct key.
 
-    The winner is the last row, the first one for `ignore`, or the greatest order column with ties to the last.
+    The winner is the last row, the first one for `ignore`, or the greatest order column with ties to the last. Where no
+    key stands in two rows, `keys` is a view of `rows`: counting the keys costs half of grouping them.
     """
-    masks = ", ".join(
-        f"bit_or(CASE WHEN file // {MASK_BITS} = {word} THEN (1::BIGINT << (file % {MASK_BITS})) ELSE 0 END) AS w{word}"
-        if _words(scan_) > 1
-        else "bit_or(1::BIGINT << file) AS w0"
-        for word in range(_words(scan_))
-    )
+    workspace.query("DROP TABLE IF EXISTS keys") if _is_table(workspace) else workspace.query("DROP VIEW IF EXISTS keys")
+    if _is_unique(scan_, workspace):
+        workspace.query(
+            f"CREATE VIEW keys AS SELECT {scan_.key_sql}, {_masks(scan_, '({})')}, 1 AS n, rowid AS winner "
+            f"FROM rows WHERE doubt = {PROVEN}"
+        )
+        return
     pick = "min(rowid)" if action is ConflictAction.IGNORE else "max(rowid)"
     if scan_.has_order:
         # arg_max skips NULLs, so NULL order values rank below every other by way of a pair.
         pick = "max({'present': o IS NOT NULL, 'o': o, 'row': rowid}).row"
     workspace.query(
-        f"CREATE OR REPLACE TABLE keys AS SELECT {scan_.key_sql}, {masks}, count(*) AS n, {pick} AS winner "
+        f"CREATE TABLE keys AS SELECT {scan_.key_sql}, {_masks(scan_, 'bit_or({})')}, count(*) AS n, {pick} AS winner "
         f"FROM rows WHERE doubt = {PROVEN} GROUP BY {scan_.key_sql}"
+    )
+
+
+def _is_table(workspace: Workspace) -> bool:
+    return bool(workspace.query("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'keys'")[0][0])
+
+
+def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:
+    """Whether no key stands in two rows; a sample of the keys spares most loads with duplicates the full count."""
+    distinct = f"SELECT count(*), (SELECT count(*) FROM (SELECT {scan_.key_sql} FROM usable GROUP BY ALL)) FROM usable"
+    for share in (f"AND hash({scan_.key_sql}) % 64 = 0", ""):
+        usable = f"SELECT {scan_.key_sql} FROM rows WHERE doubt = {PROVEN} {share}"
+        rows, keys = workspace.query(f"WITH usable AS ({usable}) {distinct}")[0]
+        if rows != keys:
+            return False
+    return True
+
+
+def _masks(scan_: KeyScan, wrap: str) -> str:
+    """The words of the file mask, each wrapped."""
+    if _words(scan_) == 1:
+        return f"{wrap.format('1::BIGINT << file')} AS w0"
+    shifted = f"1::BIGINT << (file % {MASK_BITS})"
+    return ", ".join(
+        wrap.format(f"CASE WHEN file // {MASK_BITS} = {word} THEN ({shifted}) ELSE 0::BIGINT END") + f" AS w{word}"
+        for word in range(_words(scan_))
     )
 
 

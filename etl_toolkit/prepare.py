@@ -81,8 +81,10 @@ def prepared(
         scan, overlap, refused = None, None, {file.position: file.malformed for file in matched if file.malformed}
         if config.conflict_detection and spec.strategy is not Strategy.STREAMING:
             with phases.phase("read"):
-                scan = _scan(matched, target, spec, layout, workspace)
-            if layout is not None and not (created and is_trial):
+                # Records are read along where DuckDB may come to collapse them, or has to show the server a doubtful key.
+                in_order = spec.strategy is Strategy.DETERMINISTIC or target.forced("server")
+                scan = _scan(matched, target, spec, None if in_order else layout, workspace)
+            if layout is not None and scan.has_records and not (created and is_trial):
                 with phases.phase("rejects"):
                     doubtful = Inquiry(scan, target, layout, workspace, sessions).doubtful_keys(limit=spec.max_rejects)
                     refused |= {file: (*refused.get(file, ()), *found) for file, found in doubtful.items()}
@@ -120,7 +122,9 @@ def forecasted(ready: Ready, sessions: Sessions) -> Plan:
     The sample is staged and compared with the table in a transaction that is rolled back.
     """
     plan, overlap = ready.plan, ready.plan.overlap
-    if overlap is None or ready.layout is None or ready.scan is None or not overlap.distinct_keys:
+    if overlap is None or ready.layout is None or ready.scan is None or not ready.scan.has_records:
+        return plan
+    if not overlap.distinct_keys:
         return plan
     if ready.target.is_empty:
         return replace(plan, predicted_unchanged=0)

@@ -15,7 +15,7 @@ import psycopg2
 
 from etl_toolkit import overlap as overlaps
 from etl_toolkit.config import ParallelConfig, available_cores
-from etl_toolkit.errors import AccountingError, map_driver_error
+from etl_toolkit.errors import AccountingError, driver_errors_mapped, map_driver_error
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.run import Event, Phases, Run
@@ -89,7 +89,8 @@ class ConflictAwareProcessor:
         """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing."""
         spec = load_spec(table, pk_columns, **options)
         sessions = Sessions(self._connection_string(), self.config, "plan")
-        with prepared(files, spec, sessions, Phases(), is_trial=True) as ready:
+        doing = driver_errors_mapped(doing=f"planning a load into {table}")
+        with doing, prepared(files, spec, sessions, Phases(), is_trial=True) as ready:
             return forecasted(ready, sessions)
 
     def load(self, files: Any, spec: LoadSpec, stop: threading.Event | None = None) -> LoadResult:
@@ -118,6 +119,7 @@ class ConflictAwareProcessor:
         phases, started = Phases(), time.perf_counter()
         sessions = Sessions(self._connection_string(), self.config, run_id)
         with (
+            driver_errors_mapped(doing=f"loading into {spec.table}"),
             sessions.session("coordinator") as admin,
             Watch(sessions, self._on_event) as watch,
             prepared(files, spec, sessions, phases, lanes=resumed.lanes if resumed else None) as ready,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from psycopg2 import sql
 
 from etl_toolkit.errors import TargetError
 from etl_toolkit.keys import key_type
-from etl_toolkit.model import Arbiter, Column, ForeignKey, Hazard, HazardKind, TargetTable
+from etl_toolkit.model import Arbiter, Column, ForeignKey, Hazard, HazardKind, RowCheck, TargetTable
 
 _FIND = """
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, c.relforcerowsecurity,
@@ -71,7 +72,33 @@ SELECT tgname, (tgtype & 1) <> 0 AS per_row, (tgtype & 2) <> 0 AS before
 FROM pg_catalog.pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled <> 'D'
 """
 
-_CHECKS = "SELECT count(*) FROM pg_catalog.pg_constraint WHERE conrelid = %s AND contype = 'c'"
+# CHECK constraints, and stored generated columns, whose expression may fail; with the columns that they read.
+_CHECKS = """
+SELECT c.conname::text, pg_catalog.pg_get_constraintdef(c.oid),
+       (SELECT coalesce(array_agg(coalesce(a.attname::text, '*')), '{}') FROM unnest(c.conkey) AS k
+        LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k AND k > 0)
+FROM pg_catalog.pg_constraint c WHERE c.conrelid = %(oid)s AND c.contype = 'c'
+UNION ALL
+SELECT a.attname::text, 'CHECK ((' || e.text || ') IS NOT DISTINCT FROM (' || e.text || '))',
+       (SELECT coalesce(array_agg(r.attname::text), '{}') FROM pg_catalog.pg_depend p JOIN pg_catalog.pg_attribute r
+        ON r.attrelid = p.refobjid AND r.attnum = p.refobjsubid AND r.attnum <> d.adnum
+        WHERE p.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND p.objid = d.oid AND p.refobjid = d.adrelid)
+FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS text) e
+WHERE a.attrelid = %(oid)s AND a.attgenerated = 's'
+"""
+
+_PARTITIONS = """
+SELECT coalesce(pg_catalog.pg_get_partition_constraintdef(relid), 'true')
+FROM pg_catalog.pg_partition_tree(%s) WHERE isleaf AND relid <> %s
+"""
+
+
+# Columns that the SQL of a load adds beside the table's own.
+_OUR_NAMES = re.compile(
+    "etl_(k[0-9]+|file|row|place|present|new|stale|differs|inserted|fresh|wins|in_file|image|version|undone_by|mine|table|"
+    "xmin|text|target|before)"
+)
 
 
 def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
@@ -95,6 +122,10 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
         version = connection.server_version
         columns = _columns(cursor, oid)
         names = {column.name for column in columns}
+        if taken := sorted(name for name in names if _OUR_NAMES.fullmatch(name)):
+            raise TargetError(
+                f"{label} has a column '{taken[0]}', a name that loads need for themselves; rename the column"
+            )
         for column in key:
             if column not in names:
                 raise TargetError(f"{label} has no column '{column}' to be the key; it has {', '.join(sorted(names))}")
@@ -124,8 +155,7 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
                 kind_of = HazardKind.ROW_TRIGGER if per_row else HazardKind.STATEMENT_TRIGGER
                 detail = f"{trigger} sees the transactions of this load, not those of a sequential one"
                 hazards.append(Hazard(kind_of, detail, "sequential"))
-        cursor.execute(_CHECKS, (oid,))
-        has_checks = bool(cursor.fetchone()[0])
+        checks = _checks(cursor, oid, key, is_partitioned=kind == "p")
         cursor.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(sql.Identifier(schema, name)))
         is_empty = bool(cursor.fetchone()[0])
         if any(hazard.forces == "server" for hazard in hazards) and (
@@ -143,9 +173,20 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
         foreign_keys=tuple(foreign_keys),
         is_partitioned=kind == "p",
         is_empty=is_empty,
-        has_checks=has_checks or any(column.base_type == "domain" for column in columns),
+        checks=checks,
         server_version=version,
     )
+
+
+def _checks(cursor: Any, oid: int, key: Sequence[str], *, is_partitioned: bool) -> tuple[RowCheck, ...]:
+    cursor.execute(_CHECKS, {"oid": oid})
+    checks = [RowCheck(name, definition, tuple(reads)) for name, definition, reads in cursor.fetchall()]
+    if is_partitioned:
+        cursor.execute(_PARTITIONS, (oid, oid))
+        leaves = [f"({condition})" for (condition,) in cursor.fetchall()] or ["false"]
+        # The columns of the partition key are part of every unique index, so of the key.
+        checks.append(RowCheck("partitions", f"CHECK (({' OR '.join(leaves)}) IS TRUE)", tuple(key), len(leaves)))
+    return tuple(checks)
 
 
 def find_table(cursor: Any, table: str) -> int | None:
@@ -227,7 +268,9 @@ def _coupling(index: _Index, key: tuple[str, ...], columns: Sequence[Column]) ->
     if index.is_exclusion:
         return Hazard(HazardKind.EXCLUSION, f"{index.name} couples rows beyond the key", "sequential")
     if index.covers(key, columns) and not index.is_immediate:
-        detail = f"{index.name} is deferrable, and ON CONFLICT takes no other index on the same columns while it is there"
+        detail = (
+            f"{index.name} is deferrable, and ON CONFLICT takes no other index on the same columns while it is there"
+        )
         return Hazard(HazardKind.DEFERRABLE_KEY, detail, "refuse")
     if index.is_plain and index.is_deterministic and set(key) <= set(index.names):
         return None

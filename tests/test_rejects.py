@@ -174,6 +174,48 @@ def test_wherever_the_bad_row_stands(
     assert recorded(connection) == {(*item, FAULTS[fault][1]) for item in refused}
 
 
+@pytest.mark.parametrize("detection", [True, False], ids=["", "without detection"])
+@pytest.mark.parametrize("strategy", ["deterministic", "streaming", "partitioned"])
+@pytest.mark.parametrize("fault", ["CHECK", "NOT NULL", "foreign key", "domain", "text too long"])
+def test_a_bad_row_is_rejected_though_it_would_have_lost(
+    database: str, connection: Connection, tables: None, tmp_path: Path, fault: str, strategy: str, detection: bool
+) -> None:
+    contents = [
+        Rows(COLUMNS, (row(1), bad(2, fault), row(2), row(3))),  # loses to a row of its own file
+        Rows(COLUMNS, (bad(4, fault), row(5))),  # loses to a row of a later file
+        Rows(COLUMNS, (row(4), row(1, name="three"))),
+    ]
+
+    result = ingest(
+        files_of(contents, tmp_path, ["csv"]), "loaded", "id", database, strategy=strategy, concurrency=2, max_rejects=5,
+        config=ParallelConfig(conflict_detection=detection),
+    )  # fmt: skip
+
+    assert recorded(connection) == {(0, 1, FAULTS[fault][1]), (1, 0, FAULTS[fault][1])}
+    assert [counts.rejected for counts in result.files.values()] == [1, 1, 0]
+    Oracle("expected", ("id",)).load(connection, without(contents, {(0, 1), (1, 0)}))
+    assert differing_rows(connection, "loaded", "expected") == []
+
+
+@pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
+def test_a_check_on_columns_that_the_file_does_not_carry_is_left_to_the_table(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE loaded (id int PRIMARY KEY, v text CHECK (v <> 'z'), w int DEFAULT 5, CHECK (w IS NOT NULL), "
+            "sum int GENERATED ALWAYS AS (id + w) STORED NOT NULL)"
+        )
+    contents = [Rows(("id", "v"), (("1", "a"), ("2", "z"), ("1", "b"), ("2", "z"), ("2", "c")))]
+
+    ingest(files_of(contents, tmp_path, ["csv"]), "loaded", "id", database, strategy=strategy, max_rejects=2)
+
+    assert recorded(connection) == {(0, 1, "23514"), (0, 3, "23514")}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM loaded ORDER BY id")
+        assert cursor.fetchall() == [(1, "b", 5, 6), (2, "c", 5, 7)]
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_reject_says_what_where_and_why(
     database: str, connection: Connection, tables: None, tmp_path: Path, fault: str

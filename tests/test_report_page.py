@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from etl_toolkit.errors import UsageError
-from etl_toolkit.reporting import notebooks, report, run_data, scaling, sections, throughput
+from etl_toolkit.reporting import findings, notebooks, ratio_map, report, run_data, scaling, sections, throughput
 from etl_toolkit.reporting.content import Figure
 from etl_toolkit.reporting.labels import spread
 from etl_toolkit.reporting.palette import THEME, theme_css
@@ -147,7 +147,7 @@ def test_a_wrong_answer_is_never_drawn_as_speed(data: RunData) -> None:
 
 
 def test_the_heat_map_says_refused_and_wrong_instead_of_a_number(data: RunData) -> None:
-    figure = throughput.ratio_map(data)
+    figure = ratio_map.ratio_map(data)
     assert figure is not None
     told = figure.panels[0].alt
     assert "100%: auto 1.00, partitioned 1.02" in told
@@ -164,14 +164,14 @@ def test_speed_up_is_time_with_the_fewest_workers_over_time_with_more(data: RunD
 
 
 def test_the_finding_recommends_only_what_was_right_in_every_run(data: RunData) -> None:
-    sentences = sections.answer(data)
+    sentences = findings.answer(data)
     assert sentences[0].startswith("`auto` loaded right in every run. Over 3 settings it took 1.00 ×")
     assert any(text.startswith("`naive_parallel` left wrong rows") for text in sentences)
 
 
 def test_an_unfinished_sweep_says_so_first(tmp_path: Path) -> None:
     data = run_data.read(write_run(tmp_path / "run", status="interrupted"))
-    assert "This sweep is **interrupted**" in sections.finding(data).parts[0].text  # type: ignore[union-attr]
+    assert "This sweep is **interrupted**" in findings.finding(data).parts[0].text  # type: ignore[union-attr]
 
 
 def test_a_run_with_one_overlap_is_drawn_as_dots(data: RunData, tmp_path: Path) -> None:

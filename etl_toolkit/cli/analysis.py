@@ -55,6 +55,8 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="A small sweep, within 2 minutes on 2 cores.")] = False,
     files: Annotated[list[str] | None, typer.Option("--file", help="Your own files instead of generated ones.")] = None,
     key: Annotated[str | None, typer.Option("--key", "-k", help="Key of your own files.")] = None,
+    table: Annotated[str | None, typer.Option("--table", "-t", help="Table whose definition they use; never written.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with a [bench] table.")] = None,
     compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Compare two run directories instead.")] = None,
     any_machine: Annotated[
         bool, typer.Option("--any-machine", help="Compare even runs of different machines.")
@@ -69,14 +71,16 @@ def bench(
     from etl_toolkit.bench import sweep
     from etl_toolkit.bench.sweep_config import SweepConfig
 
-    config = SweepConfig.quick() if quick else SweepConfig()
+    chosen = SweepConfig.quick() if quick else SweepConfig()
+    if config is not None:
+        chosen = SweepConfig.from_toml(config)
     if files:
         if not key:
             raise UsageError("--file needs --key: the key columns of your files")
-        config = replace(config, own_files=tuple(files), own_key=tuple(options.split(key)))
+        chosen = replace(chosen, own_files=tuple(files), own_key=tuple(options.split(key)), own_table=table)
     directory = out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
     sweep.run(
-        config, directory=directory, dsn=options.resolve_dsn(dsn), command=" ".join(["etl-toolkit", *sys.argv[1:]]),
+        chosen, directory=directory, dsn=options.resolve_dsn(dsn), command=["etl-toolkit", *sys.argv[1:]],
         on_progress=_show_progress,
     )  # fmt: skip
     typer.echo(f"run directory: {directory}")
@@ -88,7 +92,7 @@ def _show_progress(progress: Any) -> None:
     sample = progress.sample
     left = progress.elapsed_seconds / max(1, progress.done) * (progress.total - progress.done)
     outcome = f"{sample.wall_seconds:.2f} s" if sample.correct else f"failed: {sample.error}"
-    print(f"[{progress.done}/{progress.total}, {left:.0f} s left] {sample.case.strategy}: {outcome}", file=sys.stderr)
+    print(f"[{progress.done}/{progress.total}, {left:.0f} s left] {sample.case}: {outcome}", file=sys.stderr)
 
 
 def _compare(left: Path, right: Path, *, any_machine: bool) -> None:

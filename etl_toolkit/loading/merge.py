@@ -13,6 +13,7 @@ from typing import Any
 from psycopg2 import sql
 from psycopg2.sql import SQL, Composable, Composed, Identifier
 
+from etl_toolkit.loading.conditions import conditions
 from etl_toolkit.model import ConflictAction, Layout, TargetTable
 
 STAGING = "etl_staging"
@@ -20,13 +21,18 @@ STAGING = "etl_staging"
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge did to the rows of one file that did not lose to another staged row."""
+    """What a merge did to the `rows` of one file that did not lose to another staged row.
+
+    Where files compete, `staged` rows of the file and its `distinct` keys tell whom the others lost to.
+    """
 
     rows: int = 0
     inserted: int = 0
     updated: int = 0
     unchanged: int = 0
     stale: int = 0
+    staged: int = 0
+    distinct: int = 0
 
     def __add__(self, other: Merged) -> Merged:
         return Merged(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
@@ -38,19 +44,14 @@ def table(target: TargetTable) -> Identifier:
 
 
 def create_staging(target: TargetTable, layout: Layout, *, name: str = STAGING) -> Composed:
-    """A private table in the target's own types, gone at the end of the transaction, that takes no NULL key.
+    """A private table in the target's own types, gone at the end of the transaction, that takes no row the target refuses.
 
     Its first column, `etl_file`, holds the position of the file a row comes from.
     """
     statement = SQL(
         "CREATE TEMP TABLE {name} ON COMMIT DROP AS SELECT 0::smallint AS etl_file, {columns} FROM {table} WITH NO DATA"
     ).format(name=Identifier(name), columns=names(layout.columns), table=table(target))
-    actions: list[Composable] = []
-    if not target.arbiter.nulls_not_distinct:
-        actions += [SQL("ALTER {} SET NOT NULL").format(Identifier(column)) for column in target.key]
-    if target.arbiter.predicate:
-        actions.append(SQL("ADD CHECK (({}) IS TRUE)").format(SQL(target.arbiter.predicate)))
-    if actions:
+    if actions := conditions(target, layout):
         statement += SQL("; ALTER TABLE {} {}").format(Identifier("pg_temp", name), SQL(", ").join(actions))
     return statement
 
@@ -62,16 +63,13 @@ def shared_staging(run_id: str, position: int) -> Identifier:
 
 def create_shared_staging(target: TargetTable, layout: Layout, destination: Composable, *, file: int) -> Composed:
     """An unlogged staging table for one file. The ledger never counts on it: crash recovery empties it."""
-    required = SQL(", ").join(SQL("ALTER {} SET NOT NULL").format(Identifier(name)) for name in target.key)
-    statement = SQL(
+    return SQL(
         "DROP TABLE IF EXISTS {name}; CREATE UNLOGGED TABLE {name} AS SELECT {file}::smallint AS etl_file, {columns} "
-        "FROM {table} WITH NO DATA; ALTER TABLE {name} ALTER etl_file SET DEFAULT {file}"
-    ).format(name=destination, file=sql.Literal(file), columns=names(layout.columns), table=table(target))
-    if not target.arbiter.nulls_not_distinct:
-        statement += SQL(", {}").format(required)
-    if target.arbiter.predicate:
-        statement += SQL(", ADD CHECK (({}) IS TRUE)").format(SQL(target.arbiter.predicate))
-    return statement
+        "FROM {table} WITH NO DATA; ALTER TABLE {name} {actions}"
+    ).format(
+        name=destination, file=sql.Literal(file), columns=names(layout.columns), table=table(target),
+        actions=SQL(", ").join([SQL("ALTER etl_file SET DEFAULT {}").format(sql.Literal(file)), *conditions(target, layout)]),
+    )  # fmt: skip
 
 
 def staged_partition(
@@ -96,6 +94,11 @@ def set_file(position: int, *, name: str = STAGING) -> Composed:
 def empty_staging(name: str = STAGING) -> Composed:
     """Empty the staging table for the next chunk or file; it stays append-only, being new in this transaction."""
     return SQL("TRUNCATE {}").format(staging_table(name))
+
+
+def drop_staging(name: str = STAGING) -> Composed:
+    """Make room for the staging table of a file with other columns."""
+    return SQL("DROP TABLE {}").format(staging_table(name))
 
 
 def copy_into(destination: Composable, layout: Layout) -> Composed:
@@ -180,47 +183,57 @@ def present_rows(target: TargetTable, *, system_columns: bool = False) -> Compos
 
 def latest_rows(upsert: Upsert, source: Composable) -> Composed:
     """The staged rows with their key parts, of those with equal keys only the one that wins."""
-    staged = SQL("SELECT etl_file, {}, {}, ctid AS etl_row FROM {}").format(
+    if upsert.several_files:
+        return SQL("SELECT * FROM ({}) AS placed WHERE etl_wins").format(file_winners(upsert, source))
+    staged = staged_rows(upsert, source)
+    if upsert.unique:
+        return staged
+    keys = SQL(", ").join(key_aliases(upsert.target))
+    return SQL("SELECT DISTINCT ON ({keys}) * FROM ({staged}) AS staged ORDER BY {keys}, {order}").format(
+        keys=keys, staged=staged, order=SQL(", ").join(_best_first(upsert))
+    )
+
+
+def staged_rows(upsert: Upsert, source: Composable) -> Composed:
+    """The staged rows with their key parts, and `etl_row`, their order in their file."""
+    return SQL("SELECT etl_file, {}, {}, ctid AS etl_row FROM {}").format(
         names(upsert.layout.columns), key_items(upsert.target), source
     )
-    return staged if upsert.unique else _winners(upsert, staged, key_aliases(upsert.target))
 
 
-def _winners(upsert: Upsert, staged: Composed, aliases: Sequence[Identifier]) -> Composed:
-    """Of staged rows with equal keys, the one that wins: the last, the first for `ignore`, or the greatest `order_by`.
+def _best_first(upsert: Upsert) -> list[Composable]:
+    """In which order the rows of one file compete for a key: the last, the first for `ignore`, the greatest `order_by`."""
+    if upsert.action is ConflictAction.IGNORE:
+        return [SQL("etl_row")]
+    greatest = [SQL("{} DESC NULLS LAST").format(Identifier(upsert.order_by))] if upsert.order_by else []
+    return [*greatest, SQL("etl_row DESC")]
 
-    Where rows of several files compete, the winner takes over the key as the first of these files spells it: loaded one
-    by one, that file would have inserted the key, and ON CONFLICT never rewrites it.
+
+def file_winners(upsert: Upsert, source: Composable) -> Composed:
+    """The winner of each key in each file; `etl_wins` marks that of all files, `etl_rows` counts the file's rows.
+
+    The winner takes over the key as the first of the files spells it: loaded one by one, that file would have inserted
+    the key, and ON CONFLICT never rewrites it. Windows in one order share one sort: the winner of all is the first of its
+    key, or the one with no later file, unless `order_by` competes across files.
     """
-    first_wins = upsert.action is ConflictAction.IGNORE
-    direction = SQL("") if first_wins else SQL(" DESC")
-    order: list[Composable] = []
-    if upsert.order_by and not first_wins:
-        order.append(SQL("{} DESC NULLS LAST").format(Identifier(upsert.order_by)))
-    if not upsert.several_files:
-        order.append(SQL("etl_row{}").format(direction))
-        return SQL("SELECT DISTINCT ON ({keys}) * FROM ({staged}) AS staged ORDER BY {keys}, {order}").format(
-            keys=SQL(", ").join(aliases), staged=staged, order=SQL(", ").join(order)
-        )
-    # First the winner of each file, then of these the winner of all. Windows in one order share one sort: the winner is
-    # the first of its key, or the one with no later file, unless `order_by` competes across files.
-    in_file = [*order, SQL("etl_row{}").format(direction)]
+    keys = SQL(", ").join(key_aliases(upsert.target))
     wins: Composable = SQL("lead(1) OVER by_file IS NULL")
-    if first_wins:
+    if upsert.action is ConflictAction.IGNORE:
         wins = SQL("row_number() OVER by_file = 1")
-    elif order:
-        over_files = SQL(", ").join([*order, SQL("etl_file DESC")])
-        wins = SQL("row_number() OVER (PARTITION BY {} ORDER BY {}) = 1").format(SQL(", ").join(aliases), over_files)
-    spelled = SQL("").join(
-        SQL("first_value({0}) OVER by_file AS {0}, ").format(Identifier(name)) for name in upsert.target.key
-    )
+    elif upsert.order_by:
+        best = SQL("{} DESC NULLS LAST, etl_file DESC").format(Identifier(upsert.order_by))
+        wins = SQL("row_number() OVER (PARTITION BY {} ORDER BY {}) = 1").format(keys, best)
     return SQL(
-        "SELECT * FROM (SELECT etl_file, {values}{spelled}{keys}, {wins} AS etl_wins FROM (SELECT *, row_number() OVER "
-        "(PARTITION BY {keys}, etl_file ORDER BY {in_file}) AS etl_in_file FROM ({staged}) AS staged) AS ranked "
-        "WHERE etl_in_file = 1 WINDOW by_file AS (PARTITION BY {keys} ORDER BY etl_file)) AS placed WHERE etl_wins"
+        "SELECT etl_file, {values}{spelled}{keys}, {wins} AS etl_wins, etl_rows FROM (SELECT *, "
+        "row_number() OVER (in_file ORDER BY {best_first}) AS etl_in_file, count(*) OVER in_file AS etl_rows "
+        "FROM ({staged}) AS staged WINDOW in_file AS (PARTITION BY {keys}, etl_file)) AS ranked "
+        "WHERE etl_in_file = 1 WINDOW by_file AS (PARTITION BY {keys} ORDER BY etl_file)"
     ).format(
-        values=SQL("").join(SQL("{}, ").format(Identifier(name)) for name in upsert.values), spelled=spelled,
-        keys=SQL(", ").join(aliases), wins=wins, in_file=SQL(", ").join(in_file), staged=staged,
+        values=SQL("").join(SQL("{}, ").format(Identifier(name)) for name in upsert.values),
+        spelled=SQL("").join(
+            SQL("first_value({0}) OVER by_file AS {0}, ").format(Identifier(name)) for name in upsert.target.key
+        ),
+        keys=keys, wins=wins, best_first=SQL(", ").join(_best_first(upsert)), staged=staged_rows(upsert, source),
     )  # fmt: skip
 
 

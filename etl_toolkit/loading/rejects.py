@@ -20,9 +20,10 @@ from psycopg2 import sql
 from psycopg2.sql import SQL, Composable, Identifier
 
 from etl_toolkit.errors import driver_failure
+from etl_toolkit.loading.conditions import conditions
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.merge import table
-from etl_toolkit.model import Layout, TargetTable
+from etl_toolkit.model import ForeignKey, Layout, TargetTable
 
 _PROBE = Identifier("pg_temp", "etl_probe")
 # COPY learns from the first line how lines end. Line breaks inside the first record would be miscounted without this one.
@@ -57,23 +58,11 @@ def refused_records(
 
 
 def _create_probe(target: TargetTable, layout: Layout) -> sql.Composed:
-    """Like the target, with a row number in front, and nothing required that the files do not carry."""
-    absent = [
-        column.name for column in target.columns if column.name not in layout.columns and column.not_null
-    ]  # fmt: skip
-    actions: list[Composable] = [SQL("ADD COLUMN etl_row bigint")]
-    actions += [SQL("ALTER {} DROP NOT NULL").format(Identifier(name)) for name in absent]
-    if not target.arbiter.nulls_not_distinct:
-        actions += [SQL("ALTER {} SET NOT NULL").format(Identifier(name)) for name in target.key]
-    if target.arbiter.predicate:
-        actions.append(SQL("ADD CHECK (({}) IS TRUE)").format(SQL(target.arbiter.predicate)))
-    if not target.arbiter.is_plain:  # an expression may fail on a row, as the index would
-        actions += [
-            SQL("ADD CHECK (({0}) IS NOT DISTINCT FROM ({0}))").format(SQL(e)) for e in target.arbiter.expressions
-        ]
+    """Like a staging table, with a row number in front."""
+    actions: list[Composable] = [SQL("ALTER etl_row SET NOT NULL"), *conditions(target, layout, most_partitions=None)]
     return SQL(
-        "CREATE TEMP TABLE etl_probe (LIKE {} INCLUDING CONSTRAINTS INCLUDING GENERATED); ALTER TABLE {} {}"
-    ).format(table(target), _PROBE, SQL(", ").join(actions))
+        "CREATE TEMP TABLE etl_probe AS SELECT 0::bigint AS etl_row, {} FROM {} WITH NO DATA; ALTER TABLE {} {}"
+    ).format(SQL(", ").join(map(Identifier, layout.columns)), table(target), _PROBE, SQL(", ").join(actions))
 
 
 def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tuple[int, str]]) -> Iterator[Refusal]:
@@ -93,29 +82,18 @@ def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tup
         line, reason, sqlstate = failure
         lines_before = last_lines[start - 1] if start else 0
         bad = min(bisect_left(last_lines, lines_before + line, lo=start), len(rows) - 1)
-        if bad > start and (target.foreign_keys or target.is_partitioned):
+        if bad > start and target.foreign_keys:
             _copy(cursor, statement, rows[start:bad])
         yield Refusal(chunk[bad][0], reason, sqlstate, chunk[bad][1])
         start, window = bad + 1, _AFTER_A_REFUSAL
-    yield from _looked_up(cursor, target, layout, dict(chunk))
+    if target.foreign_keys:
+        yield from _looked_up(cursor, target, layout, dict(chunk))
 
 
 def _looked_up(cursor: Any, target: TargetTable, layout: Layout, records: Mapping[int, str]) -> Iterator[Refusal]:
-    """The records that COPY took although the table would not: no partition for them, or no parent row."""
-    if target.is_partitioned:
-        cursor.execute(
-            "SELECT pg_catalog.pg_get_partition_constraintdef(relid) FROM pg_catalog.pg_partition_tree(%s) WHERE isleaf",
-            (target.oid,),
-        )
-        fits = [SQL("({})").format(SQL(row[0])) for row in cursor.fetchall() if row[0]] or [SQL("false")]
-        cursor.execute(SQL("SELECT etl_row FROM {} WHERE ({}) IS NOT TRUE").format(_PROBE, SQL(" OR ").join(fits)))
-        for (row,) in cursor.fetchall():
-            yield Refusal(row, f"no partition of {target.qualified_name} takes this row", "23514", records[row])
-    for key in target.foreign_keys:
-        # Which rows of the table itself there will be is not known here: a missing parent fails the load.
-        if key.is_self or not set(key.columns) <= set(layout.columns):
-            continue
-        cursor.execute(_orphans(key.columns, key.references, key.referenced_columns))
+    """The records that COPY took although the table would not: those without a parent row."""
+    for key in _foreign_keys(target, layout):
+        cursor.execute(_orphans(key, _PROBE, SQL("q.etl_row")))
         for (row,) in cursor.fetchall():
             yield Refusal(
                 row,
@@ -148,12 +126,31 @@ def _column_in(context: str) -> str | None:
     return match.group(1) if match else None
 
 
-def _orphans(columns: Sequence[str], references: str, referenced: Sequence[str]) -> sql.Composed:
-    present = SQL(" AND ").join(SQL("q.{} IS NOT NULL").format(Identifier(name)) for name in columns)
+class OrphanedRows(psycopg2.errors.ForeignKeyViolation):
+    """Staged rows without a parent row, which the table would not notice if they lose to others."""
+
+    pgcode = "23503"  # the driver's own is not for us to set
+
+
+def refuse_orphans(cursor: Any, target: TargetTable, layout: Layout, staging: Composable) -> None:
+    """Raise OrphanedRows where a staged row lacks a row that a foreign key of the table points to."""
+    for key in _foreign_keys(target, layout):
+        cursor.execute(_orphans(key, staging, SQL("q.ctid")) + SQL(" LIMIT 1"))
+        if cursor.fetchone():
+            raise OrphanedRows(f"rows violate foreign key constraint {key.name}")
+
+
+def _foreign_keys(target: TargetTable, layout: Layout) -> list[ForeignKey]:
+    """The foreign keys to look up; which rows of the table itself there will be is not known before."""
+    return [key for key in target.foreign_keys if not key.is_self and set(key.columns) <= set(layout.columns)]
+
+
+def _orphans(key: ForeignKey, rows: Composable, wanted: Composable) -> sql.Composed:
+    present = SQL(" AND ").join(SQL("q.{} IS NOT NULL").format(Identifier(name)) for name in key.columns)
     equal = SQL(" AND ").join(
         SQL("r.{} = q.{}").format(Identifier(theirs), Identifier(ours))
-        for ours, theirs in zip(columns, referenced, strict=True)
+        for ours, theirs in zip(key.columns, key.referenced_columns, strict=True)
     )
-    return SQL("SELECT q.etl_row FROM {} q WHERE {} AND NOT EXISTS (SELECT FROM {} r WHERE {})").format(
-        _PROBE, present, SQL(references), equal
+    return SQL("SELECT {} FROM {} q WHERE {} AND NOT EXISTS (SELECT FROM {} r WHERE {})").format(
+        wanted, rows, present, SQL(key.references), equal
     )

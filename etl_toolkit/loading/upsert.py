@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
@@ -18,6 +19,8 @@ from etl_toolkit.loading.merge import (
     Merged,
     Upsert,
     arbiter_of,
+    count_keys,
+    file_winners,
     judge,
     key_aliases,
     key_items,
@@ -47,7 +50,7 @@ def merge(
         return {}
     needs_verdicts = upsert.undoable or upsert.action is ConflictAction.NEWER or upsert.target.is_partitioned
     if needs_verdicts or _may_drop_rows(upsert):
-        return judge(cursor, upsert, source or staging_table())
+        return _with_lost(cursor, upsert, source or staging_table())
     return _write(cursor, upsert, source or staging_table(), staged if upsert.unique else None)
 
 
@@ -55,27 +58,39 @@ def _may_drop_rows(upsert: Upsert) -> bool:
     return any(hazard.kind is HazardKind.ROW_TRIGGER for hazard in upsert.target.hazards)
 
 
+def _with_lost(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:
+    merged = judge(cursor, upsert, source)
+    if not upsert.several_files:
+        return merged
+    counted = count_keys(cursor, upsert.target, source)
+    return {
+        file: replace(merged.get(file, Merged()), staged=rows, distinct=distinct)
+        for file, (rows, distinct) in counted.items()
+    }
+
+
 def _write(cursor: Any, upsert: Upsert, source: Composable, staged: Mapping[int, int] | None) -> dict[int, Merged]:
     prefilter = not upsert.keeps_present and _mostly_unchanged(cursor, upsert, source)
     cursor.execute(write_statement(upsert, source, prefilter=prefilter, count_rows=staged is None))
     inserted, written, counted = cursor.fetchone()
-    rows = dict(staged) if staged is not None else {int(file): count for file, count in (counted or {}).items()}
-    updated, unchanged = written - inserted, sum(rows.values()) - written
-    if sum(count > 0 for count in (inserted, updated, unchanged)) <= 1 or len(rows) == 1:
-        # One fate for all, or one file: no need to look.
-        total = sum(rows.values())
-        return {
-            file: Merged(count, count * inserted // total, count * updated // total, count * unchanged // total)
-            if len(rows) > 1
-            else Merged(count, inserted, updated, unchanged)
-            for file, count in rows.items()
-            if count
-        }
-    return _attribute(cursor, upsert, source)
+    files = {int(file): Merged(rows=won, staged=rows, distinct=keys) for file, rows, keys, won in counted or ()}
+    if staged is not None:
+        files = {file: Merged(rows=rows) for file, rows in staged.items() if rows}
+    fates = {"inserted": inserted, "updated": written - inserted}
+    fates["unchanged"] = sum(item.rows for item in files.values()) - written
+    if len(files) == 1:
+        return {file: replace(item, **fates) for file, item in files.items()}
+    happened = [fate for fate, rows in fates.items() if rows]
+    if len(happened) <= 1:
+        return {file: replace(item, **dict.fromkeys(happened, item.rows)) for file, item in files.items()}
+    return {
+        file: replace(item, **dict(zip(("inserted", "updated", "unchanged"), rows, strict=True)))
+        for (file, item), rows in _attributed(cursor, upsert, source, files)
+    }
 
 
 def write_statement(upsert: Upsert, source: Composable, *, prefilter: bool, count_rows: bool) -> Composed:
-    """Compose the upsert that returns (inserted, written, rows per file as JSON or NULL)."""
+    """Compose the upsert; it returns (inserted, written, [[file, rows staged, keys, rows that won], …] or NULL)."""
     target = upsert.target
     rows: Composable = SQL("latest")
     resolution: Composable = SQL("DO NOTHING")
@@ -86,23 +101,37 @@ def write_statement(upsert: Upsert, source: Composable, *, prefilter: bool, coun
     if not upsert.keeps_present:
         assignments = SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name in upsert.values)
         resolution = SQL("DO UPDATE SET {} WHERE {}").format(assignments, _differs(upsert, "etl_target", "excluded"))
-    per_file = SQL("NULL::json")
-    if count_rows:
-        per_file = SQL(
-            "(SELECT json_object_agg(etl_file, n) FROM (SELECT etl_file, count(*) AS n FROM latest GROUP BY etl_file) AS f)"
-        )
     return SQL(
-        "WITH latest AS {materialized} ({latest}), written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} "
+        "WITH {latest}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} "
         "SELECT {values} FROM {rows}{in_key_order} ON CONFLICT {arbiter} {resolution} "
         "RETURNING (etl_target.xmax = 0) AS etl_inserted) "
         "SELECT count(*) FILTER (WHERE etl_inserted), count(*), {per_file} FROM written"
     ).format(
-        materialized=SQL("MATERIALIZED") if count_rows else SQL("NOT MATERIALIZED"),
-        latest=latest_rows(upsert, source), table=table(target), columns=names(upsert.layout.columns),
+        latest=_latest(upsert, source, count_rows=count_rows), table=table(target), columns=names(upsert.layout.columns),
         overriding=overriding(upsert), values=names(upsert.layout.columns, "latest"), rows=rows,
         in_key_order=SQL("") if upsert.sorted or not upsert.unique else _in_key_order(target),
-        arbiter=arbiter_of(target), resolution=resolution, per_file=per_file,
+        arbiter=arbiter_of(target), resolution=resolution,
+        per_file=_rows_per_file(upsert) if count_rows else SQL("NULL::json"),
     )  # fmt: skip
+
+
+def _latest(upsert: Upsert, source: Composable, *, count_rows: bool) -> Composed:
+    """The CTEs that end in `latest`; what is counted as well is kept, so that it is computed once."""
+    if upsert.several_files:
+        return SQL(
+            "placed AS MATERIALIZED ({}), latest AS NOT MATERIALIZED (SELECT * FROM placed WHERE etl_wins)"
+        ).format(file_winners(upsert, source))
+    kept = SQL("MATERIALIZED") if count_rows else SQL("NOT MATERIALIZED")
+    return SQL("latest AS {} ({})").format(kept, latest_rows(upsert, source))
+
+
+def _rows_per_file(upsert: Upsert) -> Composable:
+    counts = SQL("SELECT etl_file, 0, 0, count(*) FROM latest GROUP BY etl_file")
+    if upsert.several_files:
+        counts = SQL(
+            "SELECT etl_file, sum(etl_rows)::bigint, count(*), count(*) FILTER (WHERE etl_wins) FROM placed GROUP BY etl_file"
+        )
+    return SQL("(SELECT json_agg(json_build_array(f, s, k, w)) FROM ({}) AS per_file (f, s, k, w))").format(counts)
 
 
 def _in_key_order(target: TargetTable) -> Composed:
@@ -135,14 +164,16 @@ def _mostly_unchanged(cursor: Any, upsert: Upsert, source: Composable) -> bool:
     return bool(unchanged > MOSTLY * sampled)
 
 
-def _attribute(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:
-    """Tell per file what was written, by the marks this transaction left on the rows of the table.
+def _attributed(
+    cursor: Any, upsert: Upsert, source: Composable, files: Mapping[int, Merged]
+) -> list[tuple[tuple[int, Merged], tuple[int, int, int]]]:
+    """Tell per file how many rows were inserted, updated and unchanged, by the marks this transaction left in the table.
 
     A row it wrote has its id as xmin; one that ON CONFLICT updated has it as xmax too, from the lock.
     """
     cursor.execute(
         SQL(
-            "WITH latest AS ({latest}) SELECT etl_file, count(*), count(*) FILTER (WHERE etl_mine AND etl_fresh), "
+            "WITH latest AS ({latest}) SELECT etl_file, count(*) FILTER (WHERE etl_mine AND etl_fresh), "
             "count(*) FILTER (WHERE etl_mine AND NOT etl_fresh) FROM latest LEFT JOIN (SELECT *, "
             "xmin = pg_catalog.pg_current_xact_id()::xid AS etl_mine, xmax = 0 AS etl_fresh FROM ({present}) AS rows) "
             "AS present ON {on} GROUP BY etl_file"
@@ -152,7 +183,9 @@ def _attribute(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Mer
             on=match_keys(upsert.target, "present", "latest"),
         )
     )
-    return {
-        file: Merged(rows, inserted, updated, rows - inserted - updated)
-        for file, rows, inserted, updated in cursor.fetchall()
-    }
+    found = {file: (inserted, updated) for file, inserted, updated in cursor.fetchall()}
+    attributed = []
+    for file, item in files.items():
+        inserted, updated = found.get(file, (0, 0))
+        attributed.append(((file, item), (inserted, updated, item.rows - inserted - updated)))
+    return attributed

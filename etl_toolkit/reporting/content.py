@@ -5,24 +5,14 @@ Texts may hold `code` and **bold**; everything else in them is escaped.
 
 from __future__ import annotations
 
-import base64
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from typing import Any
 
-from etl_toolkit.reporting.palette import jupyter_css
-from etl_toolkit.tables import Table, cell_text, table_html
-
-# In JupyterLab the colours follow its own theme; the page takes this out.
-FOR_JUPYTER = (
-    f'<style data-for="jupyter">{jupyter_css()} .panels {{ display: flex; flex-wrap: wrap; gap: 1rem }} '
-    "figure { margin: 1rem 0 } .panel { flex: 0 1 25rem } .small .panel { flex-basis: 12rem } "
-    ".panel svg { width: 100%; height: auto; overflow: visible }</style>"
-)
+from etl_toolkit.tables import Table
 
 
 @dataclass(frozen=True)
@@ -68,7 +58,9 @@ class Figure:
     is_small: bool = False
 
     def _repr_html_(self) -> str:
-        return FOR_JUPYTER + _figure_html(self)
+        from etl_toolkit.reporting.rendering import FOR_JUPYTER, part_html
+
+        return FOR_JUPYTER + part_html(self)
 
 
 @dataclass(frozen=True)
@@ -111,21 +103,19 @@ class Section:
         return anchor(self.title)
 
     def _repr_html_(self) -> str:
-        body = "".join(map(part_html, self.parts))
-        return (
-            f'<section aria-labelledby="{self.anchor}"><h2 id="{self.anchor}">{escape(self.title)}</h2>{body}</section>'
-        )
+        from etl_toolkit.reporting.rendering import FOR_JUPYTER, section_html
+
+        has_figures = any(isinstance(part, Figure) for part in self.parts)
+        return (FOR_JUPYTER if has_figures else "") + section_html(self)
 
     def _repr_markdown_(self) -> str:
-        return "\n\n".join([f"## {self.title}", *map(part_markdown, self.parts)])
+        from etl_toolkit.reporting.rendering import section_markdown
+
+        return section_markdown(self)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        has_figures = any(isinstance(part, Figure) for part in self.parts)
-        return {
-            "text/html": (FOR_JUPYTER if has_figures else "") + self._repr_html_(),
-            "text/markdown": self._repr_markdown_(),
-            "text/plain": f"{self.title} ({len(self.parts)} parts)",
-        }
+        plain = f"{self.title} ({len(self.parts)} parts)"
+        return {"text/html": self._repr_html_(), "text/markdown": self._repr_markdown_(), "text/plain": plain}
 
 
 def anchor(title: str) -> str:
@@ -138,108 +128,3 @@ def written_table(name: str) -> Table:
     text = (files("etl_toolkit.reporting") / "texts.toml").read_text(encoding="utf-8")
     entry = tomllib.loads(text)[name]
     return Table(entry["caption"], entry["head"], entry["rows"])
-
-
-# --- HTML -------------------------------------------------------------------------------------------------------------
-
-
-def part_html(part: Part) -> str:
-    """Render one part as HTML."""
-    render: dict[type, Callable[[Any], str]] = {
-        Text: lambda item: f"<p{_class(item.kind)}>{_inline(item.text)}</p>",
-        Bullets: lambda item: "<ul>" + "".join(f"<li>{_inline(text)}</li>" for text in item.items) + "</ul>",
-        Heading: lambda item: f'<h3 id="{anchor(item.text)}">{escape(item.text)}</h3>',
-        Code: _code_html,
-        Figure: _figure_html,
-        Details: lambda item: (
-            f"<details><summary>{_inline(item.summary)}</summary>{''.join(map(part_html, item.parts))}</details>"
-        ),
-        Download: _download_html,
-        Table: _scrolled,
-    }
-    return render[type(part)](part)
-
-
-def _class(kind: str) -> str:
-    return f' class="{kind}"' if kind else ""
-
-
-def _inline(text: str) -> str:
-    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
-    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", marked)
-
-
-def _code_html(code: Code) -> str:
-    caption = f"<p class='caption'>{_inline(code.caption)}</p>" if code.caption else ""
-    label = escape(code.caption.replace("`", "") or code.language or "code")
-    return f'{caption}<pre tabindex="0" role="group" aria-label="{label}"><code>{escape(code.text)}</code></pre>'
-
-
-def _figure_html(figure: Figure) -> str:
-    panels = "".join(
-        f'<div class="panel" role="img" aria-label="{escape(panel.alt)}" data-name="{panel.name}">{panel.svg}</div>'
-        for panel in figure.panels
-    )
-    note = f'<br><span class="note">{_inline(figure.note)}</span>' if figure.note else ""
-    kind = "panels small" if figure.is_small else "panels"
-    caption = f"<figcaption><strong>{_inline(figure.finding)}</strong>{note}</figcaption>"
-    return f'<figure>{caption}<div class="{kind}">{panels}</div></figure>'
-
-
-def _download_html(item: Download) -> str:
-    data = base64.b64encode(item.content).decode()
-    size = f"{len(item.content) / 1000:,.0f} kB" if len(item.content) >= 1000 else f"{len(item.content)} bytes"
-    return (
-        f'<p class="download"><a download="{escape(item.name)}" href="data:{item.mime};base64,{data}">'
-        f"{escape(item.name)}</a> ({size}): {_inline(item.about)}</p>"
-    )
-
-
-def _scrolled(table: Table) -> str:
-    label = escape(table.caption)
-    return f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">{table_html(table)}</div>'
-
-
-# --- Markdown ---------------------------------------------------------------------------------------------------------
-
-
-def part_markdown(part: Part) -> str:
-    """Render one part as Markdown. Figures name a file `FIGURES/<panel>.svg`, which the caller writes."""
-    render: dict[type, Callable[[Any], str]] = {
-        Text: lambda item: f"**{item.text}**" if item.kind == "lead" and "**" not in item.text else _safe(item.text),
-        Bullets: lambda item: "\n".join(f"- {_safe(text)}" for text in item.items),
-        Heading: lambda item: f"### {item.text}",
-        Code: lambda item: (f"{item.caption}\n\n" if item.caption else "") + _fenced(item),
-        Figure: _figure_markdown,
-        Details: lambda item: "\n\n".join([f"**{item.summary}**", *map(part_markdown, item.parts)]),
-        Download: lambda item: f"- `{item.name}`: {_safe(item.about)}",
-        Table: _table_markdown,
-    }
-    return render[type(part)](part)
-
-
-def _safe(text: str) -> str:
-    return text.replace("<", "&lt;").replace("$", r"\$") if "`" not in text else text
-
-
-def _fenced(code: Code) -> str:
-    fence = "`" * (max((len(run) for run in re.findall(r"`+", code.text)), default=2) + 1)
-    return f"{fence if len(fence) > 3 else '```'}{code.language}\n{code.text}\n{fence if len(fence) > 3 else '```'}"
-
-
-def _figure_markdown(figure: Figure) -> str:
-    images = "\n".join(f"![{_alt(panel.alt)}](FIGURES/{panel.name}.svg)" for panel in figure.panels)
-    return "\n\n".join(filter(None, [f"**{figure.finding}**", images, figure.note]))
-
-
-def _alt(text: str) -> str:
-    return text.replace("[", "(").replace("]", ")")
-
-
-def _table_markdown(table: Table) -> str:
-    def row(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|").replace("<", "&lt;") for cell in cells) + " |"
-
-    lines = [row(name or " " for name in table.head), "|" + " --- |" * len(table.head)]
-    lines += [row(cell_text(cell) for cell in cells) for cells in table.rows]
-    return f"{table.caption}\n\n" + "\n".join(lines)

@@ -10,7 +10,8 @@ from typing import Any
 from etl_toolkit.bench import sweep
 from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.errors import EtlError
-from etl_toolkit.reporting.content import Figure, part_html
+from etl_toolkit.reporting.content import Figure
+from etl_toolkit.reporting.rendering import part_html
 from etl_toolkit.reporting.run_data import Case, RunData, fate, is_clean, read, seconds_words, setting_words
 from etl_toolkit.reporting.throughput import dot_plot
 from etl_toolkit.tables import Cell, Table, table_html

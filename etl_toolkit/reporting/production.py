@@ -67,8 +67,7 @@ def reproduce(data: RunData) -> Section:
     lines += [manifest.command or "etl-toolkit bench", "etl-toolkit report"]
     facts = [
         f"Run `{manifest.run_id}`, started {manifest.started_at}, {manifest.status}; seed {manifest.seed}, "
-        f"{manifest.rounds} rounds "
-        "after one warm-up, each over all cases in an order of its own",
+        f"{manifest.rounds} rounds after one warm-up, each over all cases in an order of its own",
         "Every run: a copy of the same database, a process of its own, the table compared by row hash with the "
         "sequential load",
     ]

@@ -36,7 +36,9 @@ def memory(data: RunData) -> Figure | None:
     }
     lowest, highest = _extremes(peaks)
     finding = (
-        f"{highest} peaks highest of our strategies, with {peaks[highest]:,.0f} MB in the client; {lowest} lowest, "
+        "All of our strategies peak alike."
+        if peaks and peaks[lowest] == peaks[highest]
+        else f"{highest} peaks highest of our strategies, with {peaks[highest]:,.0f} MB in the client; {lowest} lowest, "
         f"with {peaks[lowest]:,.0f} MB."
         if peaks
         else "Client memory was not available on this system."
@@ -63,7 +65,9 @@ def cpu(data: RunData) -> Figure | None:
     lowest, highest = _extremes(busy)
     of_all = f" of {cores}" if cores else ""
     finding = (
-        f"{highest} keeps most cores busy, {busy[highest]:.1f}{of_all} on the mean over the load; {lowest} the fewest, "
+        f"All of our strategies keep {busy[highest]:.1f}{of_all} cores busy on the mean."
+        if busy and round(busy[lowest], 1) == round(busy[highest], 1)
+        else f"{highest} keeps most cores busy, {busy[highest]:.1f}{of_all} on the mean over the load; {lowest} the fewest, "
         f"{busy[lowest]:.1f}."
         if busy
         else "CPU time was not available on this system."

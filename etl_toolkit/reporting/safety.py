@@ -13,8 +13,7 @@ from etl_toolkit.tables import Table
 
 MISSING = (
     "No demonstrations were recorded in this run directory. `etl-toolkit bench` records them with every sweep; this "
-    "page "
-    "opens no database."
+    "page opens no database."
 )
 BREAKS = "FROM|WHERE|GROUP BY|ORDER BY|ON CONFLICT|LEFT JOIN|RETURNING|SELECT (?!FROM)|written AS|judged AS|VALUES"
 CLAUSES = re.compile(rf" (?=(?:{BREAKS})\b)")
@@ -36,9 +35,8 @@ def races(data: RunData) -> Section:
     parts: list[Part] = [
         Text(
             f"{happened} of {len(found['races'])} races were made to happen on PostgreSQL {found['server_version']} "
-            f"({found['made_at'][:10]}): two sessions, their interleaving forced with locks, every answer the server's "
-            "own. "
-            "On each stage our strategies then loaded files that provoke the race."
+            f"({found['made_at'][:10]}): two sessions, their interleaving forced with locks, every answer the "
+            "server's own. On each stage our strategies then loaded files that provoke the race."
         ),
         Text(f"Not prevented: {'; '.join(wrong)}.", "alert")
         if wrong
@@ -72,10 +70,9 @@ def mechanisms(data: RunData) -> Section:
         return Section("Safety mechanisms", [*parts, Text(MISSING, "alert")])
     parts.append(
         Text(
-            "The SQL below went over the wire in a small load with two workers (`<run>` stands for the run, statements "
-            "that only "
-            "look into the catalog are left out). One worker is shown; the others say the same of their files or "
-            "ranges."
+            "The SQL below went over the wire in a small load with two workers (`<run>` stands for the run, "
+            "statements that only look into the catalog are left out). One worker is shown; the others say the same "
+            "of their files or ranges."
         )
     )
     parts += [_strategy_sql(strategy) for strategy in found["strategies"]]

@@ -32,13 +32,13 @@ def scaling(data: RunData) -> Figure | None:
     at, gain = max(found[best].items(), key=lambda item: item[1].median)
     cores = data.record.manifest.machine.get("cores")
     finding = (
-        f"{best} gains most from workers: {gain.median:.2f} × with {at} against {fewest}"
-        f"{f', on {cores} cores that the server shares' if cores else ''}."
+        f"{best} gains most from workers: {gain.median:.2f} × with {at} against "
+        f"{fewest}{f', on {cores} cores that the server shares' if cores else ''}."
     )
     note = (
         f"{setting_words({**cases[0], 'workers': fewest})} and up. Speed-up is the time with {fewest} over the time "
-        "with n, paired by round, with its 95 % interval; efficiency is speed-up over the growth in workers. Dotted: "
-        "perfect."
+        "with n, paired by round, with its 95 % interval; efficiency is speed-up over the growth in workers. "
+        "Dotted: perfect."
     )
     panels = [
         _scaling_panel(found, counts, name="scaling-1", is_efficiency=False),

@@ -1,122 +1,16 @@
-"""The sections that come from the measurements: finding, limits, recommendation, charts, all results."""
+"""The sections that come from the measurements: recommendation, charts, all results."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 
-from etl_toolkit.bench.statistics import LARGEST_STEADY_SPREAD
-from etl_toolkit.reporting import overlap_map, resources, scaling, throughput
-from etl_toolkit.reporting.content import Bullets, Code, Details, Figure, Part, Section, Text
+from etl_toolkit.reporting import overlap_map, ratio_map, resources, scaling, throughput
+from etl_toolkit.reporting.content import Code, Details, Figure, Part, Section, Text
 from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, seconds_words, setting_words
 from etl_toolkit.tables import Table
 
 DRAWN_RUNS = 3
-
-
-def finding(data: RunData) -> Section:
-    """What to do and how sure that is; how the run went, where it did not go to its end."""
-    return Section("Finding", [*_status(data), *(Text(text, "lead") for text in answer(data)[:1]), *_rest(data)])
-
-
-def answer(data: RunData) -> list[str]:
-    """Say in a few sentences what the sweep found, the most important first."""
-    ours = [line for line in data.record.report.get("strategies", []) if line["kind"] == "ours"]
-    right = [line for line in ours if not line["failures"] and line["mean_ratio_to_best"]]
-    if not right:
-        return ["No strategy of ours loaded right in every run, so nothing is recommended."]
-    best = min(right, key=lambda line: (line["mean_ratio_to_best"], line["strategy"] != "auto"))
-    settings = f"{best['cases']} setting{'s' if best['cases'] != 1 else ''}"
-    sentences = [
-        f"`{best['strategy']}` loaded right in every run. Over {settings} it took {best['mean_ratio_to_best']:.2f} × "
-        "the time "
-        f"of the fastest right way on the mean, {best['worst_ratio_to_best']:.2f} × at worst."
-    ]
-    against = [case["against_baseline"] for case in data.cases if case["strategy"] == best["strategy"]]
-    against = [item for item in against if item and item["ratio"]]
-    if against:
-        verdicts = [item["verdict"] for item in against]
-        ratios = sorted(item["ratio"]["median"] for item in against)
-        sentences.append(
-            f"Against `{against[0]['baseline']}`, the parallel staging with one merge that a careful person writes by "
-            "hand, it "
-            f"was faster in {verdicts.count('faster')}, slower in {verdicts.count('slower')} of {len(against)} "
-            "settings, with no "
-            f"difference shown in {verdicts.count('no difference shown')}: {1 / ratios[-1]:.2f} to {1 / ratios[0]:.2f} "
-            "× as fast."
-        )
-    wrong = [case for case in data.cases if fate(case) in ("wrong rows", "failed")]
-    for strategy in dict.fromkeys(case["strategy"] for case in wrong):
-        own = [case for case in data.cases if case["strategy"] == strategy]
-        runs = sum(case["failures"] for case in own if fate(case) in ("wrong rows", "failed"))
-        sentences.append(f"`{strategy}` left wrong rows, or failed, in {runs} run{'s' if runs != 1 else ''}.")
-    noise = data.record.report.get("noise")
-    if noise and noise["ratio"]:
-        low, high = noise["ratio"]["low"], noise["ratio"]["high"]
-        sentences.append(
-            f"The same strategy measured twice (A/A): ratio {noise['ratio']['median']:.2f} ({low:.2f}–{high:.2f}), "
-            f"{noise['verdict']}. Smaller differences than that mean nothing."
-        )
-    return sentences
-
-
-def _rest(data: RunData) -> list[Part]:
-    return [Bullets(sentences)] if (sentences := answer(data)[1:]) else []
-
-
-def _status(data: RunData) -> list[Part]:
-    manifest = data.record.manifest
-    parts: list[Part] = []
-    if manifest.status != "finished":
-        reason = f": {manifest.reason}" if manifest.reason else ""
-        parts.append(
-            Text(f"This sweep is **{manifest.status}**{reason}. What follows is what had been measured.", "alert")
-        )
-    elif manifest.reason:
-        parts.append(Text(f"The sweep ended early: {manifest.reason}.", "alert"))
-    for name, run in manifest.notebooks.items():
-        if run.get("status") == "failed":
-            parts.append(Text(f"The notebook `{name}` failed: {run.get('error')}.", "alert"))
-    return parts
-
-
-def limits(data: RunData) -> Section:
-    """What the numbers do not say."""
-    manifest = data.record.manifest
-    machine = manifest.machine
-    runs = [count for count in data.values("runs") if count]
-    unstable = [case for case in data.cases if case["is_unstable"]]
-    rows = data.values("rows")
-    generated = not manifest.config.get("own_files")
-    computer = f"{machine.get('processor', 'unknown')}, {machine.get('cores', '?')} cores"
-    items = [
-        f"One machine: {computer}, which loader and server share"
-        if manifest.server.get("is_on_this_machine")
-        else f"The server is another machine; the client: {computer}",
-        f"{'Generated' if generated else 'Your own'} files, {_range(rows)} rows in all; nothing is said beyond",
-        f"{_range(runs)} measured runs per case; an interval from few runs is hardly narrower than their range",
-        f"{len(unstable)} of {len(data.cases)} cases are unstable (standard deviation above "
-        f"{LARGEST_STEADY_SPREAD:.0%} of the mean), marked with ~ in the table of all results",
-        "Ratios within this run can be compared; seconds of another machine cannot",
-    ]
-    share = manifest.monitor.get("cpu_share_of_one_core")
-    if share is not None:
-        items.append(
-            f"The monitor takes {share:.1%} of one core, a reading every {manifest.monitor['interval_seconds']:.2f} s: "
-            "peaks "
-            "shorter than that may be missed"
-        )
-    if manifest.skipped:
-        items.append(
-            f"{len(manifest.skipped)} cases were left out: {'; '.join(sorted(set(manifest.skipped.values())))}"
-        )
-    return Section("Limits", [Bullets(items)])
-
-
-def _range(values: Sequence[int]) -> str:
-    if not values:
-        return "no"
-    return f"{values[0]:,}" if values[0] == values[-1] else f"{values[0]:,} to {values[-1]:,}"
 
 
 def recommendation(data: RunData) -> Section:
@@ -124,28 +18,14 @@ def recommendation(data: RunData) -> Section:
     rules = data.record.report.get("recommendations", [])
     rows = []
     for rule in rules:
-        low, high = rule["when"]["overlap"]
-        strongest = rule["evidence"][0] if rule["evidence"] else None
-        rows.append(
-            [
-                f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}",
-                f"{rule['when']['rows'][0]:,}",
-                STATES.get(rule["when"]["table_state"], rule["when"]["table_state"]),
-                rule["then"]["strategy"],
-                rule["then"]["workers"],
-                rule["then"]["batch_rows"],
-                _evidence(rule["evidence"]) if strongest else "no other right way was measured",
-            ]
-        )
-    head = (
-        "overlap",
-        "rows",
-        "table",
-        "strategy",
-        "workers",
-        "rows per batch",
-        "evidence: time / time of the next best",
-    )
+        when, then = rule["when"], rule["then"]
+        low, high = when["overlap"]
+        overlap = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
+        load = f"{overlap} overlap, {when['rows'][0]:,} rows, {STATES.get(when['table_state'], when['table_state'])}"
+        batches = f", batches of {then['batch_rows']:,} rows" if then["batch_rows"] else ""
+        evidence = _evidence(rule["evidence"]) or "no other right way was measured"
+        rows.append([load, then["strategy"] + batches, then["workers"], evidence])
+    head = ("load", "strategy", "workers", "evidence: time / time of the next best")
     parts: list[Part] = [
         Table("Which strategy for which load", head, rows)
         if rows
@@ -182,9 +62,7 @@ def speed(data: RunData) -> Section:
 
 def distance(data: RunData) -> Section:
     """How far each strategy is from the best one."""
-    return _charts(
-        data, "Distance from the best", [(throughput.ratio_map, "a case with the right answer in every run")]
-    )
+    return _charts(data, "Distance from the best", [(ratio_map.ratio_map, "a case with the right answer in every run")])
 
 
 def resource_use(data: RunData) -> Section:
@@ -292,11 +170,3 @@ def _whole(value: float | None) -> str | None:
 
 def _megabytes(value: float | None) -> str | None:
     return None if value is None else f"{value / 1e6:,.0f}"
-
-
-# --- in the notebook only ---------------------------------------------------------------------------------------------
-
-
-def in_words(data: RunData) -> Section:
-    """The answer again, as the last cell of the notebook."""
-    return Section("The answer", [Bullets(answer(data))])

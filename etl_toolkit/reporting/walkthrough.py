@@ -113,8 +113,8 @@ def shared_key(files: Sequence[str], key: Sequence[str]) -> dict[str, str]:
         connection.execute("SET enable_progress_bar = false")
         row = connection.execute(
             f"SELECT {', '.join(f'{column}::VARCHAR' for column in columns.split(', '))} FROM "
-            f"({' UNION ALL '.join(reads)}) "
-            f"GROUP BY {columns} HAVING count(DISTINCT file) > 1 ORDER BY count(DISTINCT file) DESC, {columns} LIMIT 1",
+            f"({' UNION ALL '.join(reads)}) GROUP BY {columns} HAVING count(DISTINCT file) > 1 ORDER BY "
+            f"count(DISTINCT file) DESC, {columns} LIMIT 1",
             list(files),
         ).fetchone()
     return dict(zip(key, row, strict=True)) if row else {}

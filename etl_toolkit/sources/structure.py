@@ -54,6 +54,7 @@ class Clean:
     data: bytes
     is_verbatim: bool
     longest: int
+    lines: int | None = None  # None: to be counted
 
 
 def pieces(stream: ByteStream, shape: Shape, *, rest: bytes = b"", first_line: int = 1) -> Iterator[Piece]:
@@ -71,7 +72,7 @@ def pieces(stream: ByteStream, shape: Shape, *, rest: bytes = b"", first_line: i
         if found is not None:
             consumed, count = found.consumed, found.count
             source = found.data if found.is_verbatim else buffer[:consumed]
-            lines = count_lines(source)
+            lines = found.lines if found.lines is not None else count_lines(source)
             yield Piece(
                 record, line, consumed, count, found.data, found.is_verbatim, longest=found.longest, source=source
             )
@@ -126,22 +127,23 @@ def _clean_lines(buffer: bytes, shape: Shape, *, at_end: bool) -> Clean | None:
     closed = data if data.endswith(b"\n") else data + b"\n"
     array = np.frombuffer(closed, dtype=np.uint8)
     longest = _fields_match(array == _LF, array == ord(shape.delimiter), shape)
-    return None if longest is None else Clean(cut, longest[0], closed, True, longest[1])
+    return None if longest is None else Clean(cut, longest[0], closed, True, longest[1], lines=longest[0])
 
 
 def _fields_match(ends: Any, delimiters: Any, shape: Shape) -> tuple[int, int] | None:
     """Return the number of records and the longest one's bytes, where each has as many fields as there are columns."""
-    width = len(shape.columns or ())
-    places = np.flatnonzero(ends | delimiters)
-    if len(places) % width:
-        return None
-    last = places[width - 1 :: width]
-    if not ends[last].all() or np.count_nonzero(ends) != len(last):
-        return None
+    last = np.flatnonzero(ends)
+    if not len(last):
+        return 0, 0
     lengths = np.diff(last, prepend=-1)
-    if lengths.min(initial=2) < 2:  # a blank line, in a file of one column
+    wanted = len(shape.columns or ()) - 1
+    # Bytes may overflow, but only upwards: then the total is too large.
+    counts = np.add.reduceat(delimiters, last - lengths + 1, dtype=np.uint8 if wanted < 256 else np.uint32)
+    if not (counts == wanted).all() or np.count_nonzero(delimiters) != wanted * len(last):
         return None
-    return len(last), int(lengths.max(initial=1)) - 1
+    if lengths.min() < 2:  # a blank line, in a file of one column
+        return None
+    return len(last), int(lengths.max()) - 1
 
 
 def _clean_quoted(buffer: bytes, shape: Shape, *, at_end: bool) -> Clean | None:

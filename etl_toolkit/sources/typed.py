@@ -201,7 +201,7 @@ def typed_text(column: str, kind: str, target: str = "") -> str:
         return f"CASE WHEN {column} IS NOT NULL THEN to_json({column})::VARCHAR END"
     if kind.startswith(("STRUCT", "MAP", "UNION")):
         return f"CASE WHEN {column} IS NOT NULL THEN to_json({column})::VARCHAR END"
-    if kind.startswith(("DATE", "TIMESTAMP")):
+    if kind.startswith(("DATE", "TIMESTAMP")) and not kind.endswith("_NS"):
         return f"CASE WHEN {column} < DATE '0001-01-01' THEN replace({column}::VARCHAR, '(BC)', 'BC') ELSE {column}::VARCHAR END"
     return f"{column}::VARCHAR"
 

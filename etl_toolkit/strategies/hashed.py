@@ -16,13 +16,12 @@ from psycopg2.sql import SQL, Composable
 from etl_toolkit.errors import AccountingError, DatabaseError, map_driver_error
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.merge import (
-    Merged,
     Upsert,
-    count_keys,
     create_shared_staging,
     shared_staging,
     staged_partition,
 )
+from etl_toolkit.loading.rejects import refuse_orphans
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import merge
@@ -67,10 +66,9 @@ def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) ->
     )
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert, source)
-        staged = count_keys(cursor, run.target, source)
     return {
-        position: counts_of(merged.get(position, Merged()), staged=rows, distinct=distinct, rejected=0)
-        for position, (rows, distinct) in staged.items()
+        position: counts_of(item, staged=item.staged, distinct=item.distinct, rejected=0)
+        for position, item in merged.items()
     }
 
 
@@ -83,6 +81,7 @@ def _stage_with_retry(run: Run, file: SourceFile) -> int:
         with run.sessions.session(f"stage {file.position + 1}") as connection, connection.cursor() as cursor:
             cursor.execute(create_shared_staging(run.target, layout, destination, file=file.position))
             rows = sum(stage(run, cursor, file, layout, destination=destination))
+            refuse_orphans(cursor, run.target, layout, destination)
             connection.commit()
         return rows
 

@@ -17,14 +17,14 @@ from etl_toolkit.loading.merge import (
     Merged,
     Upsert,
     copy_into,
-    count_keys,
     create_staging,
+    drop_staging,
     empty_staging,
     set_file,
     staging_table,
 )
 from etl_toolkit.loading.records import RecordStream
-from etl_toolkit.loading.rejects import refused_records
+from etl_toolkit.loading.rejects import refuse_orphans, refused_records
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout, Reject, SourceFile, Strategy
@@ -67,7 +67,6 @@ def _attempt(run: Run, batch: Batch) -> FileCounts:
             connection.commit()
             return claimed.counts
         files = [run.file(position) for position in batch.files]
-        cursor.execute(create_staging(run.target, _widest([layout_of(file, run.target) for file in files])))
         counts = _load_collapsed(run, cursor, files) if batch.collapsed else _load_in_order(run, cursor, files)
         for file in files:
             ledger.record_rejects(cursor, run.run_id, run.refused.get(file.position, ()))
@@ -81,12 +80,13 @@ def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[i
     """Stage and merge one file after the other."""
     counts = {}
     for file in files:
+        cursor.execute(create_staging(run.target, layout_of(file, run.target)))
         cursor.execute(set_file(file.position))
         staged, merged = _load_file(run, cursor, file)
         rejected = len(run.refused.get(file.position, ()))
         counts[file.position] = counts_of(merged, staged=staged, distinct=None, rejected=rejected)
         if len(files) > 1:
-            cursor.execute(empty_staging())
+            cursor.execute(drop_staging())
     return counts
 
 
@@ -99,6 +99,8 @@ def _load_file(run: Run, cursor: Any, file: SourceFile) -> tuple[int, Merged]:
     )  # fmt: skip
     total, staged = Merged(), 0
     for rows in stage(run, cursor, file, layout, chunk_records=run.config.chunk_size if _may_chunk(run) else None):
+        if not upsert.unique:
+            refuse_orphans(cursor, run.target, layout, staging_table())
         with run.phases.phase("merge"):
             total = total + merge(cursor, upsert, staged={file.position: rows}).get(file.position, Merged())
         if _may_chunk(run):
@@ -122,11 +124,12 @@ def _may_chunk(run: Run) -> bool:
 def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[int, Counts]:
     """Stage all files, then merge the winners of all of them at once."""
     staged = {}
-    layout = _widest([layout_of(file, run.target) for file in files])
+    layout = layout_of(files[0], run.target)  # one set of columns: the plan refuses `order_by` otherwise
+    cursor.execute(create_staging(run.target, layout))
     for file in files:
         cursor.execute(set_file(file.position))
         staged[file.position] = sum(stage(run, cursor, file, layout_of(file, run.target)))
-    keys = count_keys(cursor, run.target, staging_table())
+    refuse_orphans(cursor, run.target, layout, staging_table())
     upsert = Upsert(
         run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=True, undoable=run.spec.undoable
     )
@@ -134,7 +137,7 @@ def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[
         merged = merge(cursor, upsert)
     return {
         position: counts_of(
-            merged.get(position, Merged()), staged=rows, distinct=keys.get(position, (0, 0))[1],
+            merged.get(position, Merged()), staged=rows, distinct=merged.get(position, Merged()).distinct,
             rejected=len(run.refused.get(position, ())),
         )
         for position, rows in staged.items()
@@ -256,10 +259,6 @@ def _has_unique_keys(run: Run, position: int) -> bool:
     if overlap is None or run.plan.key_path == "server":
         return False
     return all(not file.duplicates for file in overlap.files if file.position == position)
-
-
-def _widest(layouts: Sequence[Layout]) -> Layout:
-    return max(layouts, key=lambda layout: len(layout.columns))
 
 
 def _names(run: Run, batch: Batch) -> str:

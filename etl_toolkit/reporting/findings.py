@@ -1,0 +1,121 @@
+"""What a sweep found, in sentences, and what it does not say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from etl_toolkit.bench.statistics import LARGEST_STEADY_SPREAD
+from etl_toolkit.reporting.content import Bullets, Part, Section, Text
+from etl_toolkit.reporting.run_data import RunData, fate
+
+
+def finding(data: RunData) -> Section:
+    """What to do and how sure that is; how the run went, where it did not go to its end."""
+    return Section("Finding", [*_status(data), *(Text(text, "lead") for text in answer(data)[:1]), *_rest(data)])
+
+
+def answer(data: RunData) -> list[str]:
+    """Say in a few sentences what the sweep found, the most important first."""
+    ours = [line for line in data.record.report.get("strategies", []) if line["kind"] == "ours"]
+    right = [line for line in ours if not line["failures"] and line["mean_ratio_to_best"]]
+    if not right:
+        return ["No strategy of ours loaded right in every run, so nothing is recommended."]
+    best = min(right, key=lambda line: (line["mean_ratio_to_best"], line["strategy"] != "auto"))
+    settings = f"{best['cases']} setting{'s' if best['cases'] != 1 else ''}"
+    sentences = [
+        f"`{best['strategy']}` loaded right in every run. Over {settings} it took {best['mean_ratio_to_best']:.2f} × "
+        f"the time of the fastest right way on the mean, {best['worst_ratio_to_best']:.2f} × at worst."
+    ]
+    sentences += _against_baseline(data, best["strategy"])
+    wrong = [case for case in data.cases if fate(case) in ("wrong rows", "failed")]
+    for strategy in dict.fromkeys(case["strategy"] for case in wrong):
+        own = [case for case in data.cases if case["strategy"] == strategy]
+        runs = sum(case["failures"] for case in own if fate(case) in ("wrong rows", "failed"))
+        sentences.append(f"`{strategy}` left wrong rows, or failed, in {runs} run{'s' if runs != 1 else ''}.")
+    noise = data.record.report.get("noise")
+    if noise and noise["ratio"]:
+        low, high = noise["ratio"]["low"], noise["ratio"]["high"]
+        sentences.append(
+            f"The same strategy measured twice (A/A): ratio {noise['ratio']['median']:.2f} ({low:.2f}–{high:.2f}), "
+            f"{noise['verdict']}. Smaller differences than that mean nothing."
+        )
+    return sentences
+
+
+def _against_baseline(data: RunData, strategy: str) -> list[str]:
+    found = [case["against_baseline"] for case in data.cases if case["strategy"] == strategy]
+    found = [item for item in found if item and item["ratio"]]
+    if not found:
+        return []
+    count = Counter(item["verdict"] for item in found)
+    speeds = sorted(1 / item["ratio"]["median"] for item in found)
+    span = f"{speeds[0]:.2f}" if len(speeds) == 1 else f"{speeds[0]:.2f} to {speeds[-1]:.2f}"
+    return [
+        f"Against `{found[0]['baseline']}`, the parallel staging with one merge that a careful person writes by "
+        f"hand, it was faster in {count['faster']} and slower in {count['slower']} of {len(found)} settings, with no "
+        f"difference shown in {count['no difference shown']}: {span} × as fast."
+    ]
+
+
+def _rest(data: RunData) -> list[Part]:
+    return [Bullets(sentences)] if (sentences := answer(data)[1:]) else []
+
+
+def _status(data: RunData) -> list[Part]:
+    manifest = data.record.manifest
+    parts: list[Part] = []
+    if manifest.status != "finished":
+        reason = f": {manifest.reason}" if manifest.reason else ""
+        parts.append(
+            Text(f"This sweep is **{manifest.status}**{reason}. What follows is what had been measured.", "alert")
+        )
+    elif manifest.reason:
+        parts.append(Text(f"The sweep ended early: {manifest.reason}.", "alert"))
+    for name, run in manifest.notebooks.items():
+        if run.get("status") == "failed":
+            parts.append(Text(f"The notebook `{name}` failed: {run.get('error')}.", "alert"))
+    return parts
+
+
+def limits(data: RunData) -> Section:
+    """What the numbers do not say."""
+    manifest = data.record.manifest
+    machine = manifest.machine
+    runs = [count for count in data.values("runs") if count]
+    unstable = [case for case in data.cases if case["is_unstable"]]
+    rows = data.values("rows")
+    generated = not manifest.config.get("own_files")
+    computer = f"{machine.get('processor', 'unknown')}, {machine.get('cores', '?')} cores"
+    items = [
+        f"One machine: {computer}, which loader and server share"
+        if manifest.server.get("is_on_this_machine")
+        else f"The server is another machine; the client: {computer}",
+        f"{'Generated' if generated else 'Your own'} files, {_range(rows)} rows in all; nothing is said beyond",
+        f"{_range(runs)} measured runs per case; an interval from few runs is hardly narrower than their range",
+        f"{len(unstable)} of {len(data.cases)} cases are unstable (standard deviation above "
+        f"{LARGEST_STEADY_SPREAD:.0%} of the mean), marked with ~ in the table of all results",
+        "Ratios within this run can be compared; seconds of another machine cannot",
+    ]
+    share = manifest.monitor.get("cpu_share_of_one_core")
+    if share is not None:
+        items.append(
+            f"The monitor takes {share:.1%} of one core, a reading every {manifest.monitor['interval_seconds']:.2f} "
+            "s: peaks shorter than that may be missed"
+        )
+    if manifest.skipped:
+        items.append(
+            f"{len(manifest.skipped)} cases were left out: {'; '.join(sorted(set(manifest.skipped.values())))}"
+        )
+    return Section("Limits", [Bullets(items)])
+
+
+def _range(values: Sequence[int]) -> str:
+    if not values:
+        return "no"
+    return f"{values[0]:,}" if values[0] == values[-1] else f"{values[0]:,} to {values[-1]:,}"
+
+
+def in_words(data: RunData) -> Section:
+    """The answer again, as the last cell of the notebook."""
+    return Section("The answer", [Bullets(answer(data))])

@@ -1,0 +1,148 @@
+"""Parts of a report as HTML, for Jupyter and the page, and as Markdown, for a repository."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterable
+from html import escape
+from typing import Any
+
+from etl_toolkit.reporting.content import (
+    Bullets,
+    Code,
+    Details,
+    Download,
+    Figure,
+    Heading,
+    Part,
+    Section,
+    Text,
+    anchor,
+)
+from etl_toolkit.reporting.palette import jupyter_css
+from etl_toolkit.tables import Table, cell_text, table_html
+
+# In JupyterLab the colours follow its own theme; the page takes this out.
+FOR_JUPYTER = (
+    f'<style data-for="jupyter">{jupyter_css()} .panels {{ display: flex; flex-wrap: wrap; gap: 1rem }} '
+    "figure { margin: 1rem 0 } .panel { flex: 0 1 25rem } .small .panel { flex-basis: 12rem } "
+    ".panel svg { width: 100%; height: auto; overflow: visible }</style>"
+)
+
+
+def section_html(section: Section) -> str:
+    """Render a section as HTML."""
+    body = "".join(map(part_html, section.parts))
+    name, title = section.anchor, escape(section.title)
+    return f'<section aria-labelledby="{name}"><h2 id="{name}">{title}</h2>{body}</section>'
+
+
+def section_markdown(section: Section) -> str:
+    """Render a section as Markdown."""
+    return "\n\n".join([f"## {section.title}", *map(part_markdown, section.parts)])
+
+
+# --- HTML -------------------------------------------------------------------------------------------------------------
+
+
+def part_html(part: Part) -> str:
+    """Render one part as HTML."""
+    render: dict[type, Callable[[Any], str]] = {
+        Text: lambda item: f"<p{_class(item.kind)}>{_inline(item.text)}</p>",
+        Bullets: lambda item: "<ul>" + "".join(f"<li>{_inline(text)}</li>" for text in item.items) + "</ul>",
+        Heading: lambda item: f'<h3 id="{anchor(item.text)}">{escape(item.text)}</h3>',
+        Code: _code_html,
+        Figure: _figure_html,
+        Details: lambda item: (
+            f"<details><summary>{_inline(item.summary)}</summary>{''.join(map(part_html, item.parts))}</details>"
+        ),
+        Download: _download_html,
+        Table: _scrolled,
+    }
+    return render[type(part)](part)
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
+
+
+def _inline(text: str) -> str:
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
+    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", marked)
+
+
+def _code_html(code: Code) -> str:
+    caption = f"<p class='caption'>{_inline(code.caption)}</p>" if code.caption else ""
+    label = escape(code.caption.replace("`", "") or code.language or "code")
+    return f'{caption}<pre tabindex="0" role="group" aria-label="{label}"><code>{escape(code.text)}</code></pre>'
+
+
+def _figure_html(figure: Figure) -> str:
+    panels = "".join(
+        f'<div class="panel" role="img" aria-label="{escape(panel.alt)}" data-name="{panel.name}">{panel.svg}</div>'
+        for panel in figure.panels
+    )
+    note = f'<br><span class="note">{_inline(figure.note)}</span>' if figure.note else ""
+    kind = "panels small" if figure.is_small else "panels"
+    caption = f"<figcaption><strong>{_inline(figure.finding)}</strong>{note}</figcaption>"
+    return f'<figure>{caption}<div class="{kind}">{panels}</div></figure>'
+
+
+def _download_html(item: Download) -> str:
+    data = base64.b64encode(item.content).decode()
+    size = f"{len(item.content) / 1000:,.0f} kB" if len(item.content) >= 1000 else f"{len(item.content)} bytes"
+    return (
+        f'<p class="download"><a download="{escape(item.name)}" href="data:{item.mime};base64,{data}">'
+        f"{escape(item.name)}</a> ({size}): {_inline(item.about)}</p>"
+    )
+
+
+def _scrolled(table: Table) -> str:
+    label = escape(table.caption)
+    return f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">{table_html(table)}</div>'
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def part_markdown(part: Part) -> str:
+    """Render one part as Markdown. Figures name a file `FIGURES/<panel>.svg`, which the caller writes."""
+    render: dict[type, Callable[[Any], str]] = {
+        Text: lambda item: f"**{item.text}**" if item.kind == "lead" and "**" not in item.text else _safe(item.text),
+        Bullets: lambda item: "\n".join(f"- {_safe(text)}" for text in item.items),
+        Heading: lambda item: f"### {item.text}",
+        Code: lambda item: (f"{item.caption}\n\n" if item.caption else "") + _fenced(item),
+        Figure: _figure_markdown,
+        Details: lambda item: "\n\n".join([f"**{item.summary}**", *map(part_markdown, item.parts)]),
+        Download: lambda item: f"- `{item.name}`: {_safe(item.about)}",
+        Table: _table_markdown,
+    }
+    return render[type(part)](part)
+
+
+def _safe(text: str) -> str:
+    return text.replace("<", "&lt;").replace("$", r"\$") if "`" not in text else text
+
+
+def _fenced(code: Code) -> str:
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", code.text)), default=2) + 1)
+    return f"{fence if len(fence) > 3 else '```'}{code.language}\n{code.text}\n{fence if len(fence) > 3 else '```'}"
+
+
+def _figure_markdown(figure: Figure) -> str:
+    images = "\n".join(f"![{_alt(panel.alt)}](FIGURES/{panel.name}.svg)" for panel in figure.panels)
+    return "\n\n".join(filter(None, [f"**{figure.finding}**", images, figure.note]))
+
+
+def _alt(text: str) -> str:
+    return text.replace("[", "(").replace("]", ")")
+
+
+def _table_markdown(table: Table) -> str:
+    def row(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", r"\|").replace("<", "&lt;") for cell in cells) + " |"
+
+    lines = [row(name or " " for name in table.head), "|" + " --- |" * len(table.head)]
+    lines += [row(cell_text(cell) for cell in cells) for cells in table.rows]
+    return f"{table.caption}\n\n" + "\n".join(lines)
