@@ -196,19 +196,19 @@ def _execute(run: Run, admin: Any) -> dict[int, Counts]:
 
 
 def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
-    """Every row read is accounted for, and as many were read as the key scan saw."""
+    """Every row read is accounted for, and as many were read as there were when the file was looked at and scanned."""
     for position, count in counts.items():
         if not count.balances:
             raise AccountingError(
                 f"{run.file(position).name}: {count.read:,} rows read but {count.accounted:,} accounted for ({asdict(count)}); "
                 f"the load into {run.target.qualified_name} is not known to be right"
             )
-    for file in run.plan.overlap.files if run.plan.overlap else ():
-        seen = file.rows + len(run.file(file.position).malformed)
-        if counts[file.position].read != seen:
-            raise AccountingError(
-                f"{file.name}: the key scan saw {seen:,} rows, the load {counts[file.position].read:,}; did the file change?"
-            )
+    scanned = {file.position: file.rows for file in run.plan.overlap.files} if run.plan.overlap else {}
+    for file in run.files:
+        read = counts[file.position].read - len(file.malformed)
+        for seen in (file.records, scanned.get(file.position)):
+            if seen is not None and read != seen:
+                raise AccountingError(f"{file.name}: it had {seen:,} rows, the load saw {read:,}; did the file change?")
 
 
 def _close(admin: Any, run: Run, status: str, counts: Mapping[int, Counts], error: str | None = None) -> None:

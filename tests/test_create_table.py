@@ -120,7 +120,7 @@ def test_parquet_and_frames_keep_their_types(form: str, database: str, connectio
         (["1"], ["2"], "text"),
         (["1.5"], [2.5], "numeric"),
         (["1"], [2.5], "numeric"),
-        (["2024-01-01"], [dt.datetime(2024, 1, 1)], "timestamp without time zone"),
+        (["2024-01-01"], [dt.datetime.fromisoformat("2024-01-01")], "timestamp without time zone"),
         (["2024-01-01 00:00:00"], [dt.datetime(2024, 1, 1, tzinfo=dt.UTC)], "text"),
         ([""], [2], "bigint"),
         (["x"], [[2]], "text"),
@@ -142,7 +142,10 @@ def test_files_with_different_columns_make_one_table(database: str, connection: 
     result = ingest([tmp_path / "a.csv", tmp_path / "b.csv"], "t", "id", database, create_table=True)
     assert columns_of(connection) == {"id": "bigint", "a": "text", "b": "bigint"}
     assert rows_of(connection) == ["(1,x,)", "(2,y,7)"]
-    assert result.created_sql == 'CREATE TABLE "t" (\n    "id" bigint,\n    "a" text,\n    "b" bigint,\n    PRIMARY KEY ("id")\n)'
+    assert (
+        result.created_sql
+        == 'CREATE TABLE "t" (\n    "id" bigint,\n    "a" text,\n    "b" bigint,\n    PRIMARY KEY ("id")\n)'
+    )
 
 
 def test_composite_key_and_odd_names(database: str, connection: Connection, tmp_path: Path) -> None:

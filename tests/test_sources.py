@@ -36,7 +36,9 @@ FEW = settings(MANY, max_examples=60)
 
 
 @contextmanager
-def opened(*inputs: Any, options: ReadOptions | None = None, **bounds: int) -> Iterator[tuple[Workspace, list[SourceFile]]]:
+def opened(
+    *inputs: Any, options: ReadOptions | None = None, **bounds: int
+) -> Iterator[tuple[Workspace, list[SourceFile]]]:
     with open_workspace(ParallelConfig(), threads=1) as workspace:
         yield workspace, list(resolve(inputs, options or ReadOptions(), workspace, **bounds).files)
 
@@ -80,7 +82,25 @@ def piecewise(data: bytes, shape: Shape, portion: int) -> list[tuple[int, bytes,
     return found
 
 
-TOKENS = [b'"', b'"', b",", b",", b"\n", b"\n", b"\r", b"\r\n", b"a", b"xyz", b'""', b',"', b'",', b'"\n', b"\xe9", b"\xc3\xa9", b"\0"]
+TOKENS = [
+    b'"',
+    b'"',
+    b",",
+    b",",
+    b"\n",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"a",
+    b"xyz",
+    b'""',
+    b',"',
+    b'",',
+    b'"\n',
+    b"\xe9",
+    b"\xc3\xa9",
+    b"\0",
+]
 FIELDS = [b"", b"1", b'"a"', b'"x,""y"', b'"a\nb"', b'"\r\n"', b"\xc3\xa9", b"f" * 70, b'"' + b"g,\n" * 25 + b'"']
 
 
@@ -198,7 +218,10 @@ def test_mending_does_not_hold_the_file(tmp_path: Path) -> None:
 def test_packed_file_that_grows_without_measure_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(octets, "UNPACKED_MINIMUM_BYTES", 100_000)
     data = b"id,v\n" + b"0,0\n" * 1_000_000
-    for path, packed in ((tmp_path / "b.csv.gz", gzip.compress(data)), (tmp_path / "b.csv.zst", zstandard.compress(data))):
+    for path, packed in (
+        (tmp_path / "b.csv.gz", gzip.compress(data)),
+        (tmp_path / "b.csv.zst", zstandard.compress(data)),
+    ):
         path.write_bytes(packed)
         with pytest.raises(SourceError, match=rf"{path.name}: unpacks to more than 200 times its size"), opened(path):
             pass
@@ -238,7 +261,9 @@ def test_delimiter_is_the_one_that_splits_alike(data: bytes, delimiter: str, tmp
         ({"headers": ("id", "id")}, "each of them once"),
     ],
 )
-def test_options_no_file_can_have_are_a_usage_error(options: dict[str, Any], message: str | None, tmp_path: Path) -> None:
+def test_options_no_file_can_have_are_a_usage_error(
+    options: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
     path = tmp_path / "f.csv"
     path.write_bytes(b"id;v\n1;a\n")
     if message is None:
@@ -252,7 +277,10 @@ def test_options_no_file_can_have_are_a_usage_error(options: dict[str, Any], mes
 def test_bytes_that_the_told_encoding_lacks_are_placed(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
     path.write_bytes(b"id,v\n1,\x81\n")
-    with pytest.raises(SourceError, match=r"f\.csv: is not cp1252: .* near byte 7"), opened(path, options=ReadOptions(encoding="cp1252")):
+    with (
+        pytest.raises(SourceError, match=r"f\.csv: is not cp1252: .* near byte 7"),
+        opened(path, options=ReadOptions(encoding="cp1252")),
+    ):
         pass
 
 
@@ -343,7 +371,9 @@ def test_every_type_arrives_as_what_it_means(form: str, database: str, connectio
         source = tmp_path / "types.parquet"
         pq.write_table(table, source)
     elif form == "stream":
-        source = type("Polars", (), {"__arrow_c_stream__": lambda self, schema=None: table.__arrow_c_stream__(schema)})()
+        source = type(
+            "Polars", (), {"__arrow_c_stream__": lambda self, schema=None: table.__arrow_c_stream__(schema)}
+        )()
     assert ingest(source, "t", "id", database).counts.written == 1
     with connection.cursor() as cursor:
         cursor.execute("SELECT " + ", ".join(f'"{name}"::text' for name in TYPES) + " FROM t")
@@ -360,11 +390,13 @@ def test_int96_timestamps_of_old_writers_load(database: str, connection: Connect
         assert cursor.fetchone() == ("2023-11-14 22:13:20.123456",)
 
 
-def test_what_only_arrow_reads_exactly_is_refused_inside_lists(database: str, connection: Connection, tmp_path: Path) -> None:
+def test_what_only_arrow_reads_exactly_is_refused_inside_lists(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
     table = pa.table({"id": [1], "v": pa.array([[Decimal(1)]], pa.list_(pa.decimal256(60, 2)))})
     pq.write_table(table, tmp_path / "f.parquet")
     for source in (table, tmp_path / "f.parquet"):
-        with pytest.raises(SourceError, match="column 'v' is list.*cannot be read exactly; cast it to text"):
+        with pytest.raises(SourceError, match=r"column 'v' is list.*cannot be read exactly; cast it to text"):
             ingest(source, "t", "id", database)
 
 

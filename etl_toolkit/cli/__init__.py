@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from etl_toolkit import __version__
-from etl_toolkit.cli import analysis, history, load, servers
+from etl_toolkit.cli import analysis, history, load, production, servers
 from etl_toolkit.errors import EtlError, UsageError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 load.register(app)
 history.register(app)
+production.register(app)
 analysis.register(app)
 servers.register(app)
 
@@ -54,10 +55,8 @@ def main() -> NoReturn:
     """Run the command line and exit as documented; a user's mistake never shows a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(standalone_mode=False)
-        code = 0
-    except typer.Exit as exit_:
-        code = exit_.exit_code
+        outcome = app(standalone_mode=False)  # what `typer.Exit` carries, else what the command returned
+        code = outcome if isinstance(outcome, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; what was not committed is rolled back; see `etl-toolkit runs`")
         code = 130

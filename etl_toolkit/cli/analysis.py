@@ -55,7 +55,9 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="A small sweep, within 2 minutes on 2 cores.")] = False,
     files: Annotated[list[str] | None, typer.Option("--file", help="Your own files instead of generated ones.")] = None,
     key: Annotated[str | None, typer.Option("--key", "-k", help="Key of your own files.")] = None,
-    table: Annotated[str | None, typer.Option("--table", "-t", help="Table whose definition they use; never written.")] = None,
+    table: Annotated[
+        str | None, typer.Option("--table", "-t", help="Table whose definition they use; never written.")
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with a [bench] table.")] = None,
     compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Compare two run directories instead.")] = None,
     any_machine: Annotated[

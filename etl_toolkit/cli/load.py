@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +29,7 @@ from etl_toolkit.cli.options import (
     Strategy,
     Table,
 )
+from etl_toolkit.errors import UsageError
 
 REJECTED_EXIT_CODE = 3
 
@@ -49,7 +54,12 @@ def ingest(
     force: Annotated[
         bool, typer.Option("--force", help="Use the named strategy although it is not safe here.")
     ] = False,
+    undoable: Annotated[bool, typer.Option("--undoable", help="Keep what is overwritten, for `undo RUN`.")] = False,
     wait: Annotated[float | None, typer.Option(help="Seconds to wait for another run on the table.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Settings to start from: production or development.")] = None,
+    log_json: Annotated[Path | None, typer.Option(help="Append structured log lines to this file.")] = None,
+    metrics: Annotated[Path | None, typer.Option(help="Write a Prometheus textfile when the load ends.")] = None,
+    spans: Annotated[bool, typer.Option("--spans", help="Send OpenTelemetry spans.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")] = False,
     config: Config = None,
     dsn: Dsn = None,
@@ -69,14 +79,14 @@ def ingest(
     reading = options.read_options(headers, delimiter, quote, encoding, extra_columns)
     chosen = {
         "strategy": strategy, "order_by": order_by, "on_conflict": on_conflict, "create_table": create_table,
-        "max_rejects": max_rejects, "atomic": atomic, "force": force, **reading,
+        "max_rejects": max_rejects, "atomic": atomic, "force": force, "undoable": undoable, **reading,
     }  # fmt: skip
-    settings = load_config(config, jobs=jobs, wait=wait)
+    settings = load_config(config, preset=preset, jobs=jobs, wait=wait)
     server = options.resolve_dsn(dsn)
     if dry_run:
         return show_plan(ConflictAwareProcessor(server, config=settings), files, table, key, chosen, as_json=as_json)
-    with Progress(quiet=quiet) as progress:
-        processor = ConflictAwareProcessor(server, config=settings, on_event=progress)
+    with Progress(quiet=quiet) as progress, _sinks(progress, log_json, metrics, spans=spans) as on_event:
+        processor = ConflictAwareProcessor(server, config=settings, on_event=on_event)
         result = processor.load(files, load_spec(table, options.split(key), **chosen))
     report(result, as_json=as_json)
 
@@ -156,16 +166,31 @@ def show_plan(processor: Any, files: list[str], table: str, key: str, chosen: di
         typer.echo(plan_text(found))
 
 
-def load_config(path: Any, *, jobs: int | None = None, wait: float | None = None) -> Any:
-    """The configuration: flags before the file before the defaults."""
-    from dataclasses import replace
+@contextmanager
+def _sinks(progress: Any, log_json: Path | None, metrics: Path | None, *, spans: bool) -> Iterator[Any]:
+    """Everything that wants to hear of the events of a load, as one callback."""
+    from etl_toolkit.observe import JsonLog, PrometheusFile, Spans, fan_out
 
-    from etl_toolkit.config import ParallelConfig
+    with ExitStack() as stack:
+        sinks: list[Any] = [progress]
+        if log_json is not None:
+            try:
+                sinks.append(JsonLog(stack.enter_context(log_json.open("a", encoding="utf-8"))))
+            except OSError as error:
+                raise UsageError(f"--log-json {log_json}: {error.strerror}") from None
+        if metrics is not None:
+            sinks.append(PrometheusFile(metrics))
+        if spans:
+            sinks.append(Spans())
+        yield fan_out(*sinks)
 
-    settings = ParallelConfig.from_toml(path) if path else ParallelConfig()
-    if jobs is not None:
-        settings = replace(settings, concurrency=jobs)
-    return settings if wait is None else replace(settings, lock_wait_seconds=wait)
+
+def load_config(path: Any, *, preset: str | None = None, jobs: int | None = None, wait: float | None = None) -> Any:
+    """The configuration: flags before the environment before the file before the preset before the defaults."""
+    from etl_toolkit.config import resolve_config
+
+    flags = {"preset": preset, "concurrency": jobs, "lock_wait_seconds": wait}
+    return resolve_config(path, os.environ, flags)[0]
 
 
 def as_json_value(value: Any) -> Any:

@@ -47,6 +47,23 @@ def url() -> None:
     typer.echo(running.dsn)
 
 
+@database.command()
+def grants(
+    role: Annotated[str, typer.Argument(help="The role that loads.")],
+    table: Annotated[
+        str | None, typer.Option("--table", "-t", help="A table it loads into, `name` or `schema.name`.")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Let it `undo` its runs as well.")] = False,
+) -> None:
+    """Print the SQL with which an administrator makes the ledger and lets a role load. Connects nowhere."""
+    from etl_toolkit.loading.grants import ledger_sql, table_sql
+
+    typer.echo(ledger_sql(role), nl=False)
+    if table is not None:
+        schema, _, name = table.rpartition(".")
+        typer.echo(table_sql(role, name, schema=schema or "public", undo=undo), nl=False)
+
+
 @database.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def psql(
     context: typer.Context,

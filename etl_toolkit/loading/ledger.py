@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -241,7 +241,8 @@ def past_runs(
             "AND (%(target)s::text IS NULL OR target = %(target)s) ORDER BY started_at DESC, run_id DESC LIMIT %(limit)s",
             {"run": run_id, "target": target, "limit": limit},
         )
-        return [PastRun(*row[:-1], files=tuple(tuple(file) for file in row[-1])) for row in cursor.fetchall()]
+        found = [PastRun(*row) for row in cursor.fetchall()]
+    return [replace(run, files=tuple((at, name, content) for at, name, content in run.files)) for run in found]
 
 
 def find_run(connection: Any, run_id: str) -> PastRun:

@@ -53,19 +53,24 @@ def tree_usage(
     """Return what process `root` and its descendants use, without those in `leave_out`; None when `root` is gone."""
     if root not in processes:
         return None
-    children: dict[int, list[int]] = {}
-    for process_id, (parent, _) in processes.items():
-        children.setdefault(parent, []).append(process_id)
-    members, found = [root], []
-    while members:
-        process_id = members.pop()
-        members += children.get(process_id, [])
-        if process_id not in leave_out:
-            found.append(process_id)
+    found = [process_id for process_id in tree_members(root, processes) if process_id not in leave_out]
     cpu_seconds = sum(processes[process_id][1] for process_id in found)
     memory = [pss_bytes(process_id) for process_id in found]
     moved = [_io_bytes(process_id) for process_id in found]
     return Usage(cpu_seconds, _sum(memory), _sum(read for read, _ in moved), _sum(written for _, written in moved))
+
+
+def tree_members(root: int, processes: Mapping[int, tuple[int, float]]) -> list[int]:
+    """Return process `root` and its descendants."""
+    children: dict[int, list[int]] = {}
+    for process_id, (parent, _) in processes.items():
+        children.setdefault(parent, []).append(process_id)
+    waiting, found = [root], []
+    while waiting:
+        process_id = waiting.pop()
+        waiting += children.get(process_id, [])
+        found.append(process_id)
+    return found
 
 
 def pss_bytes(process_id: int) -> int | None:

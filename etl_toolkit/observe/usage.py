@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from etl_toolkit.memory import memory_state
-from etl_toolkit.observe.processes import snapshot, tree_usage
+from etl_toolkit.observe.processes import pss_bytes, snapshot, tree_members
 
 
 @dataclass
@@ -30,20 +30,21 @@ class UsageSampler:
     _last: dict[str, float] = field(default_factory=dict)
     _is_alerted: bool = False
 
-    def sample(self) -> None:
-        """Take one sample and note what it cost."""
+    def sample(self, *, with_memory: bool = True) -> None:
+        """Take one sample and note what it cost; most of that is for the memory of each process."""
         began = time.thread_time()
         processes = snapshot()
         roots = {"client": os.getpid()} | ({"server": self.postmaster} if self.postmaster else {})
         for side, root in roots.items():
-            usage = tree_usage(root, processes)
-            if usage is None:
+            if root not in processes:
                 continue
-            self._first.setdefault(side, usage.cpu_seconds)
-            self._last[side] = usage.cpu_seconds
-            if usage.pss_bytes is not None:
+            members = tree_members(root, processes)
+            self._last[side] = sum(processes[member][1] for member in members)
+            self._first.setdefault(side, self._last[side])
+            known = [size for size in map(pss_bytes, members) if size is not None] if with_memory else []
+            if known:
                 name = f"{side}_peak_pss_bytes"
-                self._peaks[name] = max(self._peaks.get(name, 0.0), usage.pss_bytes)
+                self._peaks[name] = max(self._peaks.get(name, 0.0), sum(known))
         self._check_memory()
         self._samples += 1
         self.cost_seconds = time.thread_time() - began
@@ -61,6 +62,11 @@ class UsageSampler:
                 of=state.of,
             )
         self._is_alerted = state.ratio > self.alert_ratio
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the memory of the processes was looked at."""
+        return any(name.endswith("pss_bytes") for name in self._peaks)
 
     def summary(self) -> dict[str, float]:
         """Peaks of memory, CPU seconds spent since the first sample, and what sampling itself has cost."""

@@ -15,6 +15,7 @@ from etl_toolkit.observe.telling import Sink
 from etl_toolkit.observe.usage import UsageSampler
 
 INTERVAL_SECONDS = 1.0
+FIRST_LOOK_SECONDS = 0.3  # so that a short load has its memory looked at while it runs
 LARGEST_CPU_SHARE = 0.01  # samples are spread out so that they take no more of a core than this
 
 log = logging.getLogger("etl_toolkit")
@@ -66,14 +67,14 @@ class Watch:
         try:
             if self._usage:
                 self._connect()
-                self._usage.sample()
-            pause = self._interval_seconds
+                self._usage.sample(with_memory=False)
+            pause = FIRST_LOOK_SECONDS if self._usage else self._interval_seconds
             while not self._over.wait(pause):
                 if self._connection is None:
                     self._connect()
                 pause = self._look(self._blockers)
             if self._usage:
-                self._usage.sample()
+                self._usage.sample(with_memory=not self._usage.has_memory)
         except Exception as error:  # whatever goes wrong here, the load goes on
             log.warning("the watch over run %s has ended: %s", self._sessions.run_id, type(error).__name__)
         finally:

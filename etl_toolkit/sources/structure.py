@@ -138,7 +138,9 @@ def _fields_match(ends: Any, delimiters: Any, shape: Shape) -> tuple[int, int] |
     lengths = np.diff(last, prepend=-1)
     wanted = len(shape.columns or ()) - 1
     # Bytes may overflow, but only upwards: then the total is too large.
-    counts = np.add.reduceat(delimiters, last - lengths + 1, dtype=np.uint8 if wanted < 256 else np.uint32)
+    counts = np.add.reduceat(
+        delimiters.view(np.uint8), last - lengths + 1, dtype=np.uint8 if wanted < 256 else np.uint32
+    )
     if not (counts == wanted).all() or np.count_nonzero(delimiters) != wanted * len(last):
         return None
     if lengths.min() < 2:  # a blank line, in a file of one column

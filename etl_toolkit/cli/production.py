@@ -1,0 +1,97 @@
+"""`doctor`, `undo`, `config`: before and after a load in production."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from etl_toolkit.cli import options
+from etl_toolkit.cli.load import load_config
+from etl_toolkit.cli.options import Config, Dsn, Jobs, Json
+
+FAILED_CHECK_EXIT_CODE = 4
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(doctor)
+    app.command()(undo)
+    app.add_typer(settings, name="config")
+
+
+def doctor(
+    table: Annotated[str | None, typer.Option("--table", "-t", help="Check this table as well.")] = None,
+    key: Annotated[str, typer.Option("--key", "-k", help="Its key columns, separated by commas.")] = "",
+    max_rejects: Annotated[int, typer.Option(min=0, help="The limit your loads run with.")] = 0,
+    skip_backup: Annotated[bool, typer.Option("--skip-backup", help="Do not rehearse backup and rollback.")] = False,
+    config: Config = None,
+    jobs: Jobs = None,
+    dsn: Dsn = None,
+    as_json: Json = False,
+) -> None:
+    """Go through the production checklist; each check shows its evidence. Leaves server and table as they are."""
+    from etl_toolkit.doctor import run_checks
+    from etl_toolkit.errors import UsageError
+    from etl_toolkit.request import connection_string
+
+    if table and not key:
+        raise UsageError("--table needs --key: the columns of its unique index")
+    found = run_checks(
+        connection_string(options.resolve_dsn(dsn)),
+        table,
+        options.split(key),
+        load_config(config, jobs=jobs),
+        max_rejects=max_rejects,
+        proves_backup=not skip_backup,
+    )
+    if as_json:
+        options.print_json(found.as_dict())
+    else:
+        typer.echo(found.as_text())
+    if not found.ok:
+        raise typer.Exit(FAILED_CHECK_EXIT_CODE)
+
+
+def undo(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run loaded with --undoable, as `runs` lists them.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be undone, change nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if a later run has written to the table.")] = False,
+    dsn: Dsn = None,
+) -> None:
+    """Take back everything a run wrote, in one transaction, or change nothing."""
+    from etl_toolkit.processor import ConflictAwareProcessor
+
+    done = ConflictAwareProcessor(options.resolve_dsn(dsn)).undo(run, force=force, dry_run=dry_run)
+    would = "would be " if done.dry_run else ""
+    typer.echo(
+        f"{done.table}: {done.deleted:,} rows {would}deleted, {done.restored:,} rows {would}restored (run {run})"
+    )
+
+
+settings = typer.Typer(help="Settings, and where each comes from.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@settings.command()
+def show(
+    config: Config = None,
+    preset: Annotated[str | None, typer.Option(help="production or development.")] = None,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Show each setting, its value, and whether a flag, the environment, a file, a preset or the default gave it."""
+    from etl_toolkit.config import describe, resolve_config
+    from etl_toolkit.tables import Table, to_text
+
+    rows = describe(*resolve_config(config, os.environ, {"preset": preset, "concurrency": jobs}))
+    if as_json:
+        return options.print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
+    typer.echo(to_text([Table("Settings of a load", ("setting", "value", "from"), rows)]))
+
+
+@settings.command()
+def template(name: Annotated[str, typer.Argument(help="production or development.")]) -> None:
+    """Print a configuration file to start from."""
+    from etl_toolkit.config import template as text_of
+
+    typer.echo(text_of(name), nl=False)
