@@ -184,7 +184,7 @@ def result_blocks(result: LoadResult) -> list[Block]:
     if result.counts.rejected:
         notes.append(f"see the rejected rows with: etl-toolkit rejects {result.run_id}")
     if result.created_sql:
-        notes.append(f"created: {result.created_sql}")
+        notes.append("created: " + " ".join(result.created_sql.split()))
     longest = sorted(result.phases.items(), key=lambda item: -item[1])
     phases = Table("Seconds per phase, added up over all workers", ("phase", "seconds"), longest)
     return [Lines(title, notes), _counts_table(result), phases]

@@ -14,6 +14,7 @@ from etl_toolkit import overlap as overlaps
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
 from etl_toolkit.loading.ledger import PastRun
+from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
 from etl_toolkit.loading.run import Phases
 from etl_toolkit.loading.session import Sessions
@@ -68,7 +69,7 @@ def prepared(
     A table that is missing is created where that is asked for; a trial takes it back again.
     """
     config, cores = sessions.config, available_cores()
-    with open_workspace(config, threads=cores) as workspace:
+    with open_workspace(config, threads=1 if spec.strategy is Strategy.STREAMING else cores) as workspace:
         with phases.phase("sources"):
             sources = resolved(files, spec, config, workspace)
         with phases.phase("target"), sessions.session("catalog") as connection:
@@ -96,7 +97,8 @@ def prepared(
                 Question(spec, target, matched, overlap, config.workers, cores, config.deterministic_processing, lanes)
             )
         if created and is_trial:
-            plan = replace(plan, reasons=(*plan.reasons, f"the table does not exist and would be created: {created}"))
+            plan = replace(plan, reasons=(*plan.reasons, "the table does not exist and would be created: " + " ".join(created.split())))
+        reach("scanned")
         yield Ready(sources, matched, target, layout, scan, plan, workspace, refused, created)
 
 

@@ -18,6 +18,7 @@ from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.errors import AccountingError, driver_errors_mapped, map_driver_error
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
+from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Event, Phases, Run
 from etl_toolkit.loading.session import Sessions, plain_text_host
 from etl_toolkit.loading.undo import Undone, undo
@@ -144,6 +145,7 @@ class ConflictAwareProcessor:
                 ledger.resume(admin, resumed.past, ready.target, ready.files, force=resumed.force)
             else:
                 ledger.begin(admin, run_id, spec=spec, plan=ready.plan, target=ready.target, files=ready.files)
+            reach("begun")
             counts = _execute(run, admin)
             return LoadResult(
                 run_id=run_id, table=ready.target.qualified_name, strategy=ready.plan.strategy, reasons=ready.plan.reasons,
@@ -184,13 +186,14 @@ def _execute(run: Run, admin: Any) -> dict[int, Counts]:
         counts = add_up([{file.position: Counts() for file in run.files}, STRATEGIES[run.plan.strategy](run)])
         _check_accounting(run, counts)
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | InterruptedError)
+        interrupted = isinstance(error, InterruptedError) or not isinstance(error, Exception)  # Ctrl-C, SIGTERM
         _close(
             admin, run, "interrupted" if interrupted else "failed", {}, error=type(error).__name__ + ": " + str(error)
         )
         if isinstance(error, psycopg2.Error):
             raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
         raise
+    reach("finishing")
     _close(admin, run, "complete", counts)
     return counts
 

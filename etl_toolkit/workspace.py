@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from duckdb import DuckDBPyConnection, connect
 
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.memory import memory_limit_bytes
+from etl_toolkit.server.lock import try_lock
+
+PREFIX = "etl_toolkit_"
+OWNER = "owner"
 
 
 @dataclass
@@ -53,7 +58,12 @@ def memory_budget_bytes(config: ParallelConfig) -> int:
 @contextmanager
 def open_workspace(config: ParallelConfig, *, threads: int) -> Iterator[Workspace]:
     """Open a workspace whose DuckDB reads nothing yet; `admit` names the files it may read."""
-    directory = Path(tempfile.mkdtemp(prefix="etl_toolkit_", dir=config.temp_directory))
+    parent = Path(config.temp_directory or tempfile.gettempdir())
+    sweep(parent)
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    # Renamed once it is locked: the sweep of another process must not find it in between.
+    owner = try_lock(directory / "taking")
+    (directory / "taking").rename(directory / OWNER)
     connection = connect(
         ":memory:",
         config={
@@ -73,6 +83,18 @@ def open_workspace(config: ParallelConfig, *, threads: int) -> Iterator[Workspac
     finally:
         connection.close()
         shutil.rmtree(directory, ignore_errors=True)
+        if owner is not None:
+            os.close(owner)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the working directories of processes that were killed: their owner's lock is free."""
+    for directory in parent.glob(PREFIX + "*"):
+        with suppress(OSError):
+            if not (directory / OWNER).exists() or (owner := try_lock(directory / OWNER)) is None:
+                continue
+            shutil.rmtree(directory, ignore_errors=True)
+            os.close(owner)
 
 
 def lock_down(workspace: Workspace, inputs: Iterable[Path]) -> None:

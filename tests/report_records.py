@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from etl_toolkit.bench import analysis
 from etl_toolkit.bench.records import TIMELINE_SCHEMA, Case, Sample, planned
 from etl_toolkit.bench.workload import Workload
 from etl_toolkit.bench.writing import write_json, write_manifest, write_samples, write_table
+from etl_toolkit.reporting.report import render
 from tests import bench_records as made
 
 SPEED = {
@@ -38,6 +40,13 @@ def write_run(directory: Path, *, status: str = "finished") -> Path:
     write_table(directory / "timeline.parquet", pa.Table.from_pylist(_timeline(samples), TIMELINE_SCHEMA))
     write_json(directory / "report.json", analysis.report(manifest, samples))
     return directory
+
+
+@cache
+def rendered(base: Path) -> tuple[Path, Path]:
+    """Write a run and render its page below `base`, once; return run directory and page."""
+    run_directory = write_run(base / "made-up-run")
+    return run_directory, render(run_directory, base / "made-up-page" / "page.html")
 
 
 def _cases() -> list[Case]:

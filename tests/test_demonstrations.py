@@ -8,7 +8,6 @@ from typing import Any
 import psycopg2
 import pytest
 
-from etl_toolkit.errors import EtlError
 from etl_toolkit.model import Strategy
 from etl_toolkit.reporting import demonstrations, run_data, safety, trials
 from etl_toolkit.reporting.races import RACES
@@ -113,8 +112,17 @@ def test_a_tap_that_loses_nothing_is_no_demonstration(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "load", lambda *_: None)
-    with pytest.raises(EtlError, match="nothing was shown"):
+    with pytest.raises(trials.NotShownError, match="nothing was shown"):
         trials.load_with_lost_reply(Strategy.AUTO, [], database)
+
+
+def test_a_server_that_takes_no_plain_connection_is_no_failure_of_a_strategy(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WireTap, "tapped_dsn", "host=127.0.0.1 port=1 connect_timeout=2")
+    once = trials.Expectation("SELECT 1", 1, "one")
+    found = trials.try_one(Strategy.AUTO, database, [], once, loading=trials.load_with_lost_reply, before=())
+    assert found.outcome == "not shown"
 
 
 def test_a_run_without_demonstrations_says_so(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ class TestLedgerOfAnAdministrator:
     ) -> None:
         name = parse_dsn(administrator.dsn)["dbname"]
         administrator(database_sql(ROLE, name), table_sql(ROLE, "t"))
-        with pytest.raises(DatabaseError, match="etl-toolkit db ledger-sql"):
+        with pytest.raises(DatabaseError, match="etl-toolkit db grants ROLE"):
             processor(bare).load(files, load_spec("t", "id"))
 
     def test_a_run_of_another_role_cannot_be_undone_without_privileges(

@@ -17,7 +17,9 @@ import pytest
 from psycopg2.extensions import connection as Connection
 
 from etl_toolkit.errors import UsageError
-from etl_toolkit.reporting import notebooks
+from etl_toolkit.model import FileKeys, KeyOverlap
+from etl_toolkit.reporting import frames, notebooks, run_data
+from etl_toolkit.reporting.explore import explore
 from tests.report_records import write_run
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -303,6 +305,36 @@ def test_awaited_and_blocking_loads_both_work_in_a_cell(kernel: Any, connection:
         assert reply["status"] == "ok", reply.get("evalue")
         cursor.execute("SELECT id, value FROM t ORDER BY id")
         assert cursor.fetchall() == [(1, "a"), (2, "b")]
+
+
+def test_a_cell_is_watched_where_it_may_ask_for_input(kernel: Any) -> None:
+    _, client = kernel
+    for answers in (True, False):
+        code = f"from etl_toolkit.reporting.progress import is_watched; assert is_watched() is {answers}"
+        reply = wait_for_reply(client, client.execute(code, allow_stdin=answers))
+        assert reply["status"] == "ok", reply.get("evalue")
+
+
+def test_the_button_of_explore_measures_the_chosen_point(tmp_path: Path, database: str) -> None:
+    explorer = explore(str(write_run(tmp_path / "run")), dsn=database)
+    explorer.overlap.value, explorer.strategy.value = 0.5, "full_parallel"
+    assert "refused" in explorer.words.value
+    explorer.strategy.value = "deterministic"
+    stored = explorer.words.value
+    explorer.again.click()
+    assert explorer.words.value != stored
+    assert ">right<" in explorer.words.value
+    assert not explorer.again.disabled
+
+
+def test_results_come_as_frames(tmp_path: Path) -> None:
+    data = run_data.read(write_run(tmp_path / "run"))
+    assert len(frames.samples(data)) == len(data.record.samples)
+    row = frames.cases(data).set_index("case").loc["csv-4x1000-ov0-bigint-empty-w2/auto"]
+    assert row["wall_seconds_low"] <= row["wall_seconds"] <= row["wall_seconds_high"]
+    keys = (FileKeys(0, "d/a", 5, 5), FileKeys(1, "d/b", 4, 4))
+    overlap = KeyOverlap(keys, 7, 2, (), {(0, 1): 2}, ((0, 1),), key=("id",))
+    assert frames.shared_keys(overlap).to_dict() == {"a": {"a": 5, "b": 2}, "b": {"a": 2, "b": 4}}
 
 
 def test_progress_is_plain_lines_when_nobody_watches(database: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from etl_toolkit.reporting import report
 from tests.browser import chromium, needs_chromium, watched
-from tests.report_records import write_run
+from tests.report_records import rendered
 
 pytestmark = [pytest.mark.browser, needs_chromium, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -25,8 +24,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named = os.environ.get("ETL_PAGE")
     if named:
         return Path(named).resolve()
-    place = tmp_path_factory.mktemp("page")
-    return report.render(write_run(place / "run"), place / "page.html")
+    return rendered(tmp_path_factory.getbasetemp())[1]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from etl_toolkit.reporting.content import Figure
 from etl_toolkit.reporting.labels import spread
 from etl_toolkit.reporting.palette import THEME, theme_css
 from etl_toolkit.reporting.run_data import RunData
-from tests.report_records import write_run
+from tests.report_records import rendered, write_run
 
 SECTIONS = [
     "Finding", "Limits", "Recommendation", "Throughput", "Distance from the best", "Memory and CPU over time", "Workers",
@@ -41,7 +41,7 @@ class Tags(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("run") / "run")
+    return rendered(tmp_path_factory.getbasetemp())[0]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def data(run_directory: Path) -> RunData:
 
 
 @pytest.fixture(scope="module")
-def page(run_directory: Path) -> Path:
-    return report.render(run_directory, run_directory.parent / "out" / "page.html")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rendered(tmp_path_factory.getbasetemp())[1]
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +202,7 @@ def test_the_notebook_stays_in_the_run_directory_and_the_manifest_says_how_it_we
     manifest = json.loads((run_directory / "manifest.json").read_text())
     entry = manifest["notebooks"]["04_parallel_upsert_analysis"]
     assert (entry["status"], entry["error"]) == ("finished", "")
+    assert report.failure(run_directory) == ""
 
 
 def test_a_notebook_that_fails_still_gives_a_page_which_says_so(
@@ -218,6 +219,10 @@ def test_a_notebook_that_fails_still_gives_a_page_which_says_so(
     assert re.findall(r'<h2 id="([^"]+)">', html) == ["finding", "limits", "recommendation"]
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["notebooks"]["04_parallel_upsert_analysis"]["status"] == "failed"
+    assert "RuntimeError: <i>no</i> recommendation" in report.failure(directory)
+    assert "RuntimeError" not in findings.finding(run_data.read(directory))._repr_html_(), (
+        "the next page must not repeat it"
+    )
 
 
 def test_markdown_has_the_same_sections_and_its_drawings_beside_it(page: Path) -> None:

@@ -9,12 +9,11 @@ snapshot, so that it may change meanwhile.
 from __future__ import annotations
 
 import secrets
+import subprocess
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg2
 from psycopg2.extensions import make_dsn
@@ -22,25 +21,14 @@ from psycopg2.sql import SQL, Identifier, Literal
 
 from etl_toolkit.doctor.patient import Patient, size
 from etl_toolkit.doctor.programs import Programs, find_programs, write_services
+from etl_toolkit.doctor.rehearsal import ADVICE, Fingerprint, UnprovenError, fingerprint, load_findings
 from etl_toolkit.doctor.report import Finding, unproven, verdict
-from etl_toolkit.errors import EtlError, driver_failure
+from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading.grants import quoted
-from etl_toolkit.loading.merge import table
-from etl_toolkit.loading.run import Event
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import TargetTable
-from etl_toolkit.processor import ConflictAwareProcessor
-from etl_toolkit.request import load_spec
 
-REHEARSAL_ROWS = 1_000
-_ADVICE = "until this passes, nobody knows whether the table could be brought back; test your own backup"
 _CHECKS = ("backup", "rollback", "undo")
-
-Fingerprint = tuple[int, str]  # rows, sum of the hashes of the rows' text
-
-
-class UnprovenError(Exception):
-    """The rehearsal cannot be held here; the message says why."""
 
 
 def check_backup(patient: Patient, target: TargetTable) -> Iterator[Finding]:
@@ -50,9 +38,9 @@ def check_backup(patient: Patient, target: TargetTable) -> Iterator[Finding]:
         for finding in _rehearse(patient, target):
             missing.remove(finding.check)
             yield finding
-    except UnprovenError as reason:
+    except (UnprovenError, OSError, subprocess.TimeoutExpired) as reason:
         for check in missing:
-            yield unproven(check, str(reason), _ADVICE)
+            yield unproven(check, str(reason), ADVICE)
 
 
 def _rehearse(patient: Patient, target: TargetTable) -> Iterator[Finding]:
@@ -72,7 +60,7 @@ def _rehearse(patient: Patient, target: TargetTable) -> Iterator[Finding]:
         dsn = make_dsn(patient.sessions.dsn, dbname=scratch, options=options)
         sessions = Sessions(dsn, patient.config, "doctor")
         yield _backup_finding(patient, target, programs, sessions, Path(directory))
-        yield from _load_findings(target, sessions, Path(directory))
+        yield from load_findings(target, sessions, Path(directory))
 
 
 @contextmanager
@@ -96,9 +84,6 @@ def _scratch_database(patient: Patient) -> Iterator[str]:
             cursor.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
 
 
-# --- backup ------------------------------------------------------------------------------------------------------------
-
-
 def _backup_finding(
     patient: Patient, target: TargetTable, programs: Programs, scratch: Sessions, directory: Path
 ) -> Finding:
@@ -110,13 +95,13 @@ def _backup_finding(
             programs.run("pg_restore", *chosen, "--dbname=service=etl1", str(directory / name))
     try:
         with scratch.session("compare") as connection:
-            restored = _fingerprint(connection, target)
+            restored = fingerprint(connection, target)
     except psycopg2.Error as error:
         words = f"the table cannot be restored from its dump: {driver_failure(error).message}"
-        return verdict("backup", words, fails=True, advice=_ADVICE)
+        return verdict("backup", words, fails=True, advice=ADVICE)
     words = f"{original[0]:,} rows dumped, {restored[0]:,} restored into a scratch database"
     same = original == restored
-    return verdict("backup", f"{words}, {'equal' if same else 'NOT equal'}", fails=not same, advice=_ADVICE)
+    return verdict("backup", f"{words}, {'equal' if same else 'NOT equal'}", fails=not same, advice=ADVICE)
 
 
 def _dump(patient: Patient, target: TargetTable, programs: Programs, directory: Path) -> Fingerprint:
@@ -125,7 +110,7 @@ def _dump(patient: Patient, target: TargetTable, programs: Programs, directory: 
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         cursor.execute("SELECT pg_catalog.pg_export_snapshot()")
         snapshot = f"--snapshot={cursor.fetchone()[0]}"
-        fingerprint = _fingerprint(connection, target)
+        state = fingerprint(connection, target)
         common = ("--format=custom", "--no-owner", "--no-privileges", snapshot)
         option = "table"
         if target.is_partitioned:
@@ -139,97 +124,7 @@ def _dump(patient: Patient, target: TargetTable, programs: Programs, directory: 
         done = programs.run("pg_dump", *common, "--section=pre-data", f"--file={directory / 'schema'}", "service=etl0")
         if done.returncode:  # a role that may read this table may not be allowed to read all
             (directory / "schema").unlink(missing_ok=True)
-    return fingerprint
-
-
-def _fingerprint(connection: Any, target: TargetTable) -> Fingerprint:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            SQL(
-                "SELECT count(*), coalesce(sum(pg_catalog.hashtextextended(etl_row::text, 0)), 0)::text FROM {} etl_row"
-            ).format(table(target))
-        )
-        rows, hashes = cursor.fetchone()
-    return int(rows), str(hashes)
-
-
-# --- rollback and undo -------------------------------------------------------------------------------------------------
-
-
-def _load_findings(target: TargetTable, scratch: Sessions, directory: Path) -> Iterator[Finding]:
-    """Take rows out of the restored table and load them again from two files: once stopped midway, once undone."""
-    files = [directory / "rehearsal-1.csv", directory / "rehearsal-2.csv"]
-    try:
-        with scratch.session("rehearsal") as connection, connection.cursor() as cursor:
-            rows = _take_out(cursor, target, files)
-            before = _fingerprint(connection, target)
-            connection.commit()
-        if rows < len(files):
-            raise UnprovenError(f"the table holds {rows} rows, too few to rehearse a load with")
-        yield _stopped_load(target, scratch, files, before)
-        yield _undone_load(target, scratch, files, before)
-    except (psycopg2.Error, EtlError) as error:
-        raise UnprovenError(f"no load can be rehearsed in the scratch database: {str(error).splitlines()[0]}") from None
-
-
-def _take_out(cursor: Any, target: TargetTable, files: Sequence[Path]) -> int:
-    columns = SQL(", ").join(Identifier(column.name) for column in target.columns if not column.is_generated)
-    cursor.execute(
-        SQL(
-            "CREATE TEMP TABLE etl_sample AS SELECT {}, ctid AS etl_place, tableoid AS etl_table FROM {} LIMIT {}"
-        ).format(columns, table(target), Literal(REHEARSAL_ROWS))
-    )
-    share = SQL("SELECT {}, row_number() OVER () % {} AS etl_file FROM etl_sample")
-    for number, file in enumerate(files):
-        rows = SQL("COPY (SELECT {} FROM ({}) AS s WHERE etl_file = {}) TO STDOUT (FORMAT csv, HEADER)").format(
-            columns, share.format(columns, Literal(len(files))), Literal(number)
-        )
-        with file.open("wb") as stream:
-            cursor.copy_expert(rows, stream)
-    cursor.execute(
-        SQL("DELETE FROM {} t USING etl_sample s WHERE t.ctid = s.etl_place AND t.tableoid = s.etl_table").format(
-            table(target)
-        )
-    )
-    return int(cursor.rowcount)
-
-
-def _stopped_load(target: TargetTable, scratch: Sessions, files: Sequence[Path], before: Fingerprint) -> Finding:
-    """Both files go into one transaction; it is stopped while the second one is read, so the first is written by then."""
-    stop = threading.Event()
-    blocks = []
-
-    def stop_at_second_file(event: Event) -> None:
-        if event.name == "bytes" and event.facts["rows"]:
-            blocks.append(event)
-            if len(blocks) == len(files):
-                stop.set()
-
-    processor = ConflictAwareProcessor(scratch.dsn, config=scratch.config, on_event=stop_at_second_file)
-    name = f"{quoted(target.schema)}.{quoted(target.name)}"
-    try:
-        processor.load(files, load_spec(name, target.key, strategy="deterministic", atomic=True), stop)
-        stopped = "was NOT stopped"
-    except InterruptedError:
-        stopped = "stopped midway"
-    same = _now(target, scratch) == before
-    words = f"a load {stopped} in the scratch database left the table {'as it was' if same else 'CHANGED'}"
-    return verdict("rollback", words, fails=not same, advice=_ADVICE)
-
-
-def _undone_load(target: TargetTable, scratch: Sessions, files: Sequence[Path], before: Fingerprint) -> Finding:
-    processor = ConflictAwareProcessor(scratch.dsn, config=scratch.config)
-    name = f"{quoted(target.schema)}.{quoted(target.name)}"
-    result = processor.load(files, load_spec(name, target.key, undoable=True))
-    done = processor.undo(result.run_id)
-    same = _now(target, scratch) == before
-    words = f"a load of {done.deleted + done.restored:,} rows was undone in the scratch database"
-    return verdict("undo", f"{words}, table {'as before' if same else 'CHANGED'}", fails=not same, advice=_ADVICE)
-
-
-def _now(target: TargetTable, scratch: Sessions) -> Fingerprint:
-    with scratch.session("compare") as connection:
-        return _fingerprint(connection, target)
+    return state
 
 
 def _last_line(text: str) -> str:

@@ -52,7 +52,7 @@ def check_ledger(patient: Patient) -> Iterator[Finding]:
     """Whether the ledger is there; a load makes it where it may."""
     (exists,) = patient.row("SELECT pg_catalog.to_regclass('etl_toolkit.before_images') IS NOT NULL")
     if not exists:
-        advice = "an administrator may run what `etl-toolkit db ledger-sql` prints"
+        advice = "an administrator may run what `etl-toolkit db grants ROLE` prints"
         yield unproven("ledger", "not there yet; the first load makes it where the role may create a schema", advice)
         return
     unfinished = [run.run_id for run in ledger.past_runs(patient.connection, limit=100) if run.status == "interrupted"]

@@ -16,7 +16,8 @@ _FEATURES = ((150000, "NULLS NOT DISTINCT"), (170000, r"COPY takes a line `\.`")
 
 # A collation without a version (C, POSIX, builtin) cannot change; "default" stands for the database's own.
 _STALE_COLLATIONS = """
-SELECT c.collname || ' (' || c.collversion || ', now ' || pg_catalog.pg_collation_actual_version(c.oid) || ')'
+SELECT c.collname || ' (' || c.collversion || ', now '
+       || coalesce(pg_catalog.pg_collation_actual_version(c.oid), 'none') || ')'
 FROM pg_catalog.pg_collation c
 WHERE c.collversion IS NOT NULL AND c.collversion <> coalesce(pg_catalog.pg_collation_actual_version(c.oid), '')
   AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
@@ -24,7 +25,7 @@ WHERE c.collversion IS NOT NULL AND c.collversion <> coalesce(pg_catalog.pg_coll
 """
 _STALE_DATABASE = """
 SELECT 'the database''s own (' || datcollversion || ', now '
-       || pg_catalog.pg_database_collation_actual_version(oid) || ')'
+       || coalesce(pg_catalog.pg_database_collation_actual_version(oid), 'none') || ')'
 FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database() AND datcollversion IS NOT NULL
   AND datcollversion <> coalesce(pg_catalog.pg_database_collation_actual_version(oid), '')
 """

@@ -110,7 +110,7 @@ def check_privileges(patient: Patient, target: TargetTable) -> Iterator[Finding]
             ledger.complete(cursor, run_id, batch, {0: Counts()})
         except psycopg2.Error as error:
             words = f"{step}: {driver_failure(error).message}"
-            advice = "see the grants in docs/production.md; `etl-toolkit db ledger-sql` prints them"
+            advice = "see the grants in docs/production.md; `etl-toolkit db grants ROLE` prints them"
             yield verdict("privileges", words, fails=True, advice=advice)
         else:
             yield passed("privileges", "a load without rows went through, and was rolled back")

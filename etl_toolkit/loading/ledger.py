@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg2
 from psycopg2.extras import execute_values
+from psycopg2.sql import SQL, Identifier
 
 from etl_toolkit.errors import LedgerError, map_driver_error
 from etl_toolkit.model import Batch, Counts, LoadSpec, Plan, Reject, SourceFile, TargetTable
@@ -107,7 +108,7 @@ def prepare(connection: Any) -> None:
         connection.commit()
     except psycopg2.Error as error:
         doing = (
-            f"opening the ledger (schema {SCHEMA}; `etl-toolkit db ledger-sql` prints what an administrator runs once)"
+            f"opening the ledger (schema {SCHEMA}; `etl-toolkit db grants ROLE` prints what an administrator runs once)"
         )
         raise map_driver_error(error, doing=doing) from None
 
@@ -187,6 +188,19 @@ def _fence(cursor: Any, target_oid: int) -> None:
     cursor.execute(
         "UPDATE etl_toolkit.runs SET status = 'interrupted' WHERE target_oid = %s AND status = 'running'", (target_oid,)
     )
+    _drop_leftovers(cursor)
+
+
+def _drop_leftovers(cursor: Any) -> None:
+    """Drop the staging tables that runs left behind when they were killed: those of no run that is running."""
+    cursor.execute(
+        "SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relnamespace = 'etl_toolkit'::pg_catalog.regnamespace "
+        "AND pg_catalog.starts_with(c.relname::text, 'stage_') AND pg_catalog.pg_has_role(c.relowner, 'USAGE') "
+        "AND NOT EXISTS (SELECT FROM etl_toolkit.runs r WHERE r.status = 'running' "
+        "AND pg_catalog.starts_with(c.relname::text, 'stage_' || r.run_id || '_'))"
+    )
+    for (name,) in cursor.fetchall():
+        cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(SCHEMA, name)))
 
 
 def pinned(plan: Plan) -> dict[str, Any]:

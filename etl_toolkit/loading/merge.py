@@ -14,6 +14,7 @@ from psycopg2 import sql
 from psycopg2.sql import SQL, Composable, Composed, Identifier
 
 from etl_toolkit.loading.conditions import conditions
+from etl_toolkit.loading.tripwire import Rivals, guarded
 from etl_toolkit.model import ConflictAction, Layout, TargetTable
 
 STAGING = "etl_staging"
@@ -119,7 +120,8 @@ class Upsert:
 
     `unique` says that no two staged rows have the same key, `sorted` that they stand in key order already;
     `several_files` that rows of different files compete;
-    `undoable` that the rows it overwrites are kept (see `undo`), for which the transaction has to be REPEATABLE READ.
+    `undoable` that the rows it overwrites are kept (see `undo`), for which the transaction has to be REPEATABLE READ;
+    `rivals` whose rows it must not meet, where other lanes load at the same time.
     """
 
     target: TargetTable
@@ -130,6 +132,7 @@ class Upsert:
     sorted: bool = False
     several_files: bool = False
     undoable: bool = False
+    rivals: Rivals | None = None
 
     @property
     def values(self) -> list[str]:
@@ -251,11 +254,11 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
     resolution: Composable = SQL("DO NOTHING")
     if not upsert.keeps_present:
         assignments = SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name in upsert.values)
-        resolution = SQL("DO UPDATE SET {}").format(assignments)
+        wanted: Composable = SQL("true")
         if upsert.action is ConflictAction.NEWER and upsert.order_by:
-            resolution += SQL(" WHERE NOT {}").format(
-                _older(Identifier("excluded", upsert.order_by), Identifier("etl_target", upsert.order_by))
-            )
+            stale = _older(Identifier("excluded", upsert.order_by), Identifier("etl_target", upsert.order_by))
+            wanted = SQL("NOT {}").format(stale)
+        resolution = SQL("DO UPDATE SET {} WHERE {}").format(assignments, guarded(upsert.rivals, wanted))
     return SQL(
         "WITH {judged}{kept}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} SELECT {columns} FROM judged "
         "WHERE etl_new OR etl_differs ORDER BY {keys} "

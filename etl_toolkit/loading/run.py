@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etl_toolkit.config import ParallelConfig
+from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Layout, LoadSpec, Plan, Reject, SourceFile, TargetTable
 from etl_toolkit.overlap import KeyScan
@@ -65,6 +66,7 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     refused: dict[int, tuple[Reject, ...]] = field(default_factory=dict)
     bounds: list[str] | None = None
+    horizon: str | None = None  # set where lanes load side by side: see `tripwire`
     retries: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -78,6 +80,7 @@ class Run:
         """Called with every block that goes to COPY; the place where a stopped load is noticed."""
         if self.stop.is_set():
             raise InterruptedError("the load was stopped")
+        reach("copying")
         self.notify(Event("bytes", {"bytes": len(data), "rows": data.count(b"\n")}, self.run_id))
 
     def note_rejects(self, found: tuple[Reject, ...]) -> None:

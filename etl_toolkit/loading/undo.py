@@ -9,33 +9,28 @@ run is undone, the one before it can be undone, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
-from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from etl_toolkit.errors import LedgerError, map_driver_error
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.merge import key_items, match_keys, table
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.undo_sql import (
+    CASCADES,
+    children_statement,
+    delete_statement,
+    images_statement,
+    ours_statement,
+    restore_statement,
+    restored_statement,
+)
 from etl_toolkit.model import TargetTable
 from etl_toolkit.target import read_target
 
 # A transaction number in a row has 32 bits, and comes round again after 2^32 transactions.
 OLDEST_TRANSACTIONS = 1 << 31
-
-_CASCADES = """
-SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(r.relname), c.conname,
-       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, n)
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
-       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, n)
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)
-FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_class r ON r.oid = c.conrelid
-JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
-WHERE c.confrelid = %s AND c.contype = 'f' AND c.confdeltype IN ('c', 'n', 'd')
-"""
 
 
 @dataclass(frozen=True)
@@ -147,8 +142,8 @@ def _written(cursor: Any, run: ledger.PastRun, *, force: bool) -> _Written:
 def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _Written) -> tuple[int, int]:
     """Delete what the run inserted and restore what it overwrote; return both numbers."""
     # Values are composed in as well: where parameters are given, a `%` in a name of the table would be one.
-    cursor.execute(_images_statement(target, run.run_id, written))
-    cursor.execute(_ours_statement(target, written))
+    cursor.execute(images_statement(target, run.run_id, written.versions))
+    cursor.execute(ours_statement(target, written.versions))
     cursor.execute("ANALYZE pg_temp.etl_ours, pg_temp.etl_images")
     cursor.execute(
         "SELECT (SELECT count(*) FROM pg_temp.etl_images WHERE etl_mine), (SELECT count(*) FROM pg_temp.etl_ours)"
@@ -161,18 +156,13 @@ def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _
             "so nothing was undone; restore from a backup, or mend them by hand"
         )
     _refuse_cascades(cursor, target)
-    cursor.execute(
-        SQL(
-            "DELETE FROM {} AS etl_target USING pg_temp.etl_ours AS ours WHERE etl_target.ctid = ours.etl_place "
-            "AND etl_target.tableoid = ours.etl_table AND {}"
-        ).format(table(target), _is_inserted(target))
-    )
+    cursor.execute(delete_statement(target))
     deleted = int(cursor.rowcount)
     restored = 0
     if kept:
-        cursor.execute(_restore_statement(target))
+        cursor.execute(restore_statement(target))
         restored = int(cursor.rowcount)
-        cursor.execute(_restored_statement(target))
+        cursor.execute(restored_statement(target))
         same = cursor.fetchone()[0]
         if same != kept:
             raise LedgerError(
@@ -184,93 +174,13 @@ def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _
     return deleted, restored
 
 
-def _images_statement(target: TargetTable, run_id: str, written: _Written) -> Composed:
-    """The rows that this run overwrote (`etl_mine`), and those that later runs overwrote and gave back since.
-
-    A row that one batch of the run overwrote after another had written it is no earlier state.
-    """
-    return SQL(
-        "CREATE TEMP TABLE etl_images ON COMMIT DROP AS SELECT *, {keys} FROM ("
-        "SELECT etl_image, etl_version, etl_undone_by, etl_undone_by IS NULL AS etl_mine, (etl_row).* FROM ("
-        "SELECT i.image AS etl_image, i.version AS etl_version, r.undone_by::xid AS etl_undone_by, "
-        "i.image::{table} AS etl_row "
-        "FROM etl_toolkit.runs r JOIN etl_toolkit.batches b USING (run_id) "
-        "JOIN etl_toolkit.before_images i USING (transaction_id) "
-        "WHERE r.run_id = {run} AND NOT i.version = ANY({versions}::xid[]) "
-        "OR r.target_oid = {oid} AND r.undone_by IS NOT NULL AND i.version = ANY({versions}::xid[]) OFFSET 0) "
-        "AS kept) AS spread"
-    ).format(
-        keys=key_items(target), table=table(target), run=Literal(run_id), oid=Literal(target.oid),
-        versions=Literal(written.versions),
-    )  # fmt: skip
-
-
-def _ours_statement(target: TargetTable, written: _Written) -> Composed:
-    """Where the rows that the run wrote stand now: unchanged since, or given back by the undoing of a later run."""
-    present = SQL("SELECT tableoid AS etl_table, ctid AS etl_place, xmin AS etl_xmin, {} FROM {}").format(
-        key_items(target), table(target)
-    )
-    return SQL(
-        "CREATE TEMP TABLE etl_ours ON COMMIT DROP AS SELECT * FROM ({present}) AS present "
-        "WHERE etl_xmin = ANY({versions}::xid[]) UNION ALL SELECT present.* FROM ({present}) AS present "
-        "JOIN pg_temp.etl_images AS given ON {same} "
-        "WHERE NOT etl_mine AND etl_xmin = etl_undone_by AND etl_version = ANY({versions}::xid[])"
-    ).format(present=present, versions=Literal(written.versions), same=match_keys(target, "present", "given"))
-
-
-def _is_inserted(target: TargetTable) -> Composed:
-    """A condition on `ours`: the run inserted this row, having kept no earlier one."""
-    return SQL("NOT EXISTS (SELECT FROM pg_temp.etl_images AS kept WHERE kept.etl_mine AND {})").format(
-        match_keys(target, "kept", "ours")
-    )
-
-
-def _restore_statement(target: TargetTable) -> Composed:
-    values = [
-        column.name
-        for column in target.columns
-        if column.name not in target.key and not column.is_generated and column.identity != "a"
-    ]
-    return SQL(
-        "UPDATE {} AS etl_target SET {} FROM pg_temp.etl_ours AS ours JOIN pg_temp.etl_images AS kept ON {} "
-        "WHERE kept.etl_mine AND etl_target.ctid = ours.etl_place AND etl_target.tableoid = ours.etl_table"
-    ).format(
-        table(target),
-        SQL(", ").join(SQL("{0} = kept.{0}").format(Identifier(name)) for name in values),
-        match_keys(target, "ours", "kept"),
-    )
-
-
-def _restored_statement(target: TargetTable) -> Composed:
-    """Count the rows that are, letter for letter, what was kept."""
-    present = SQL("SELECT etl_target::text AS etl_text, {} FROM {} AS etl_target").format(
-        key_items(target), table(target)
-    )
-    return SQL(
-        "SELECT count(*) FROM ({}) AS present JOIN pg_temp.etl_images AS kept ON {} "
-        "WHERE kept.etl_mine AND present.etl_text = kept.etl_image"
-    ).format(present, match_keys(target, "present", "kept"))
-
-
 def _refuse_cascades(cursor: Any, target: TargetTable) -> None:
     """Raise where rows of other tables would be deleted or cleared along with ours."""
-    cursor.execute(_CASCADES, (target.oid,))
+    cursor.execute(CASCADES, (target.oid,))
     for child, constraint, own, referenced in cursor.fetchall():
-        cursor.execute(
-            SQL(
-                "SELECT count(*) FROM {} AS child JOIN {} AS etl_target ON {} JOIN pg_temp.etl_ours AS ours "
-                "ON etl_target.ctid = ours.etl_place AND etl_target.tableoid = ours.etl_table WHERE {}"
-            ).format(SQL(child), table(target), _equal_columns(own, referenced), _is_inserted(target))
-        )
+        cursor.execute(children_statement(target, child, own, referenced))
         if count := cursor.fetchone()[0]:
             raise LedgerError(
                 f"{count:,} rows of {child} refer to rows that the run inserted, and {constraint} would delete or "
                 "clear them too, so nothing was undone; see to these rows first"
             )
-
-
-def _equal_columns(own: Sequence[str], referenced: Sequence[str]) -> Composable:
-    return SQL(" AND ").join(
-        SQL("child.{} = etl_target.{}").format(Identifier(left), Identifier(right))
-        for left, right in zip(own, referenced, strict=True)
-    )

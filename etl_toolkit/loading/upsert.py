@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import psycopg2
 from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
+from etl_toolkit.errors import ConflictTripwireError
 from etl_toolkit.loading.merge import (
     Merged,
     Upsert,
@@ -32,6 +34,7 @@ from etl_toolkit.loading.merge import (
     staging_table,
     table,
 )
+from etl_toolkit.loading.tripwire import check, check_kept, guarded
 from etl_toolkit.model import ConflictAction, HazardKind, TargetTable
 
 SAMPLE_ROWS = 1_000
@@ -48,10 +51,39 @@ def merge(
     """
     if staged is not None and not any(staged.values()):
         return {}
+    rows = source or staging_table()
     needs_verdicts = upsert.undoable or upsert.action is ConflictAction.NEWER or upsert.target.is_partitioned
-    if needs_verdicts or _may_drop_rows(upsert):
-        return _with_lost(cursor, upsert, source or staging_table())
-    return _write(cursor, upsert, source or staging_table(), staged if upsert.unique else None)
+    try:
+        if needs_verdicts or _may_drop_rows(upsert):
+            merged = _with_lost(cursor, upsert, rows)
+        else:
+            merged = _write(cursor, upsert, rows, staged if upsert.unique else None)
+    except psycopg2.errors.CardinalityViolation:
+        if not upsert.unique:
+            raise
+        raise ConflictTripwireError(
+            f"two rows for {upsert.target.qualified_name} have one key under index {upsert.target.arbiter.index}, although "
+            "their texts were taken for different keys; load with --strategy deterministic, and please report the key types"
+        ) from None
+    if upsert.rivals:
+        _check_rivals(cursor, upsert, rows)
+    return merged
+
+
+def _check_rivals(cursor: Any, upsert: Upsert, source: Composable) -> None:
+    """Raise ConflictTripwireError where the upsert met rows of another lane."""
+    assert upsert.rivals is not None
+    if not upsert.keeps_present:
+        check(cursor, upsert.rivals)
+    elif (
+        upsert.values
+    ):  # DO NOTHING shows nobody the row it leaves alone; of a key alone both would have written the same
+        kept = SQL("SELECT present.xmin FROM ({}) AS latest JOIN ({}) AS present ON {}").format(
+            latest_rows(upsert, source),
+            present_rows(upsert.target, system_columns=True),
+            match_keys(upsert.target, "present", "latest"),
+        )
+        check_kept(cursor, upsert.rivals, kept)
 
 
 def _may_drop_rows(upsert: Upsert) -> bool:
@@ -100,7 +132,8 @@ def write_statement(upsert: Upsert, source: Composable, *, prefilter: bool, coun
         )
     if not upsert.keeps_present:
         assignments = SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name in upsert.values)
-        resolution = SQL("DO UPDATE SET {} WHERE {}").format(assignments, _differs(upsert, "etl_target", "excluded"))
+        wanted = guarded(upsert.rivals, _differs(upsert, "etl_target", "excluded"))
+        resolution = SQL("DO UPDATE SET {} WHERE {}").format(assignments, wanted)
     return SQL(
         "WITH {latest}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} "
         "SELECT {values} FROM {rows}{in_key_order} ON CONFLICT {arbiter} {resolution} "

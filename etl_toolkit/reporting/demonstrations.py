@@ -2,7 +2,7 @@
 
     record(run directory, dsn)  ──►  demonstrations.json  ──►  load(run directory), which opens no database
 
-`demonstrations.json`: {version, made_at, server_version, races: [Race], strategies: [{strategy, reasons, files, result,
+`demonstrations.json`: {version, made_at, server_version, skipped, races: [Race], strategies: [{strategy, reasons, files, result,
 statements: [Heard]}]}.
 """
 
@@ -24,6 +24,7 @@ import psycopg2
 from etl_toolkit import server
 from etl_toolkit.bench.databases import ScratchDatabases
 from etl_toolkit.bench.writing import write_json
+from etl_toolkit.errors import EtlError
 from etl_toolkit.model import Strategy
 from etl_toolkit.reporting import trials
 from etl_toolkit.reporting.races import RACES
@@ -40,6 +41,10 @@ def record(directory: Path | str, dsn: str | None = None) -> Path:
     """Make every race happen, load with every strategy, and write what was seen into the run directory.
 
     `dsn` names a server where the role may create databases; None starts a throw-away one. Takes about half a minute.
+    A race that cannot be made here is left out, and the record says why.
+
+    Raises:
+        UsageError: the role may not create databases.
     """
     path = Path(directory) / NAME
     with _server(dsn) as place, tempfile.TemporaryDirectory(prefix="etl_toolkit-races-") as files:
@@ -47,18 +52,23 @@ def record(directory: Path | str, dsn: str | None = None) -> Path:
             version = connection.info.parameter_status("server_version")
         databases = ScratchDatabases(place, f"etl_race_{secrets.token_hex(4)}_")
         try:
-            races = []
-            for make in RACES.values():
-                with stage(databases.new()) as own:
-                    races.append(asdict(make(own, Path(files))))
-            strategies = [_strategy(strategy, databases.new(), Path(files)) for strategy in trials.STRATEGIES[1:]]
+            races, strategies, skipped = [], [], {}
+            for name, make in RACES.items():
+                try:
+                    with stage(databases.new()) as own:
+                        races.append(asdict(make(own, Path(files))))
+                except (EtlError, psycopg2.Error) as error:
+                    skipped[name] = str(error).strip().splitlines()[0]
+            for strategy in trials.STRATEGIES[1:]:
+                try:
+                    strategies.append(_strategy(strategy, databases.new(), Path(files)))
+                except (EtlError, psycopg2.Error) as error:
+                    skipped[strategy.value] = str(error).strip().splitlines()[0]
         finally:
             databases.close()
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(
-        path,
-        {"version": VERSION, "made_at": now, "server_version": version, "races": races, "strategies": strategies},
-    )
+    made = {"version": VERSION, "made_at": now, "server_version": version, "skipped": skipped}
+    write_json(path, {**made, "races": races, "strategies": strategies})
     return path
 
 
@@ -81,6 +91,9 @@ def _strategy(strategy: Strategy, dsn: str, place: Path) -> dict[str, Any]:
         cursor.execute(trials.CREATE)
         cursor.execute("INSERT INTO race SELECT id, 'before' FROM generate_series(1, 200) AS id")
     with WireTap(dsn) as tap:
+        if refusal := tap.refusal():
+            raise trials.NotShownError(refusal)
+        tap.heard.clear()
         result = trials.load(strategy, files, tap.tapped_dsn)
     heard = [_readable(said, result.run_id, place) for said in tap.heard]
     return {

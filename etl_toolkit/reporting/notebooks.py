@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +61,8 @@ def run(
     Raises:
         UsageError: no such notebook, or a parameter that it does not have or that has the wrong type.
     """
+    if find_spec("papermill") is None:
+        raise UsageError("running notebooks needs papermill; pip install 'etl-toolkit[notebooks]'")
     path = find(name)
     check_parameters(path, parameters)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +125,7 @@ def _execute(path: Path, parameters: Mapping[str, Any], out: Path, *, cwd: Path,
         cwd=str(cwd),
         progress_bar=show_progress,
         execution_timeout=CELL_TIMEOUT_SECONDS,
+        autosave_cell_every=0,
         kernel_manager_class=LocalKernelManager,
     )
 

@@ -55,7 +55,7 @@ def _side_columns(data: RunData) -> list[Column]:
             label = (
                 f"{value / 1000:,.0f}k rows"
                 if name == "rows"
-                else f"{value} {name}"
+                else f"{value} {name[:-1] if value == 1 else name}"
                 if name in ("workers", "files")
                 else value
             )

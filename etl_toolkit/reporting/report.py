@@ -11,9 +11,10 @@ from typing import Any
 
 from etl_toolkit.bench.records import load_manifest
 from etl_toolkit.reporting import html, notebooks
+from etl_toolkit.reporting.findings import PAGE_NOTEBOOK
 from etl_toolkit.reporting.palette import standalone
 
-NOTEBOOK = "04_parallel_upsert_analysis"
+NOTEBOOK = PAGE_NOTEBOOK
 TITLE = "Parallel upserts into PostgreSQL: which strategy, how sure, and why it is safe"
 PANEL = re.compile(
     r'<div class="panel" role="img" aria-label="([^"]*)" data-name="([^"]*)">(<svg.*?</svg>)</div>', re.DOTALL
@@ -48,6 +49,12 @@ def render(run_dir: Path, out: Path) -> Path:
     out.write_text(html.page(done.notebook, frame), encoding="utf-8")
     _write_markdown(done.notebook, frame, out.with_suffix(".md"))
     return out
+
+
+def failure(run_dir: Path) -> str:
+    """Say how the notebook behind the last page of a run directory failed; empty when it did not."""
+    entry = load_manifest(run_dir).notebooks.get(NOTEBOOK, {})
+    return str(entry.get("error", "")) if entry.get("status") == "failed" else ""
 
 
 def _write_markdown(notebook: Any, frame: html.Frame, out: Path) -> None:

@@ -42,6 +42,9 @@ def races(data: RunData) -> Section:
         if wrong
         else Text("None of our strategies went wrong.", "lead"),
     ]
+    parts += [
+        Text(f"`{name}` could not be shown here: {why}.", "alert") for name, why in found.get("skipped", {}).items()
+    ]
     for race in found["races"]:
         parts += _race(race)
     return Section(title, parts)

@@ -30,9 +30,13 @@ CREATE = "CREATE TABLE race (id bigint PRIMARY KEY, value text)"
 CONFIG = ParallelConfig(concurrency=2, lock_wait_seconds=20.0)
 
 
+class NotShownError(EtlError):
+    """A trial that could not be made here, which says nothing about the strategy."""
+
+
 @dataclass(frozen=True)
 class Trial:
-    """What one strategy did: `right`, `refused` or `wrong`, and in which words that shows."""
+    """What one strategy did: `right`, `refused`, `wrong` or `not shown`, and in which words that shows."""
 
     strategy: str
     outcome: str
@@ -82,6 +86,8 @@ def try_one(
                 result = loading(strategy, files, dsn)
             except UnsafeStrategyError as error:
                 return Trial(strategy.value, "refused", _without_paths(str(error), files))
+            except NotShownError as error:
+                return Trial(strategy.value, "not shown", str(error))
             except (EtlError, psycopg2.Error) as error:
                 return Trial(strategy.value, "wrong", _without_paths(f"{type(error).__name__}: {error}", files))
             cursor.execute(expected.query)
@@ -107,9 +113,11 @@ def load_with_lost_reply(strategy: Strategy, files: Sequence[str], dsn: str) -> 
         return False
 
     with WireTap(dsn, is_lost) as tap:
+        if refusal := tap.refusal():
+            raise NotShownError(refusal)
         result = load(strategy, files, tap.tapped_dsn)
     if not lost:
-        raise EtlError("no reply was lost, so nothing was shown")
+        raise NotShownError("no reply was lost, so nothing was shown")
     return result
 
 

@@ -60,6 +60,14 @@ class WireTap:
         port = self._listener.getsockname()[1]
         return str(make_dsn(self.dsn, host="127.0.0.1", port=port, sslmode="disable", gssencmode="disable"))
 
+    def refusal(self) -> str | None:
+        """Say why no session can go through the tap; None when one can."""
+        try:
+            psycopg2.connect(self.tapped_dsn).close()
+        except psycopg2.OperationalError:
+            return "the server takes no unencrypted connection from here, so there was nothing to listen to"
+        return None
+
     def _accept(self) -> None:
         while True:
             try:

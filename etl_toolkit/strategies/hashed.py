@@ -15,6 +15,7 @@ from psycopg2.sql import SQL, Composable
 
 from etl_toolkit.errors import AccountingError, DatabaseError, map_driver_error
 from etl_toolkit.loading.copy import is_row_error
+from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import (
     Upsert,
     create_shared_staging,
@@ -66,6 +67,7 @@ def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) ->
     )
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert, source)
+    reach("merged")
     return {
         position: counts_of(item, staged=item.staged, distinct=item.distinct, rejected=0)
         for position, item in merged.items()
@@ -82,7 +84,9 @@ def _stage_with_retry(run: Run, file: SourceFile) -> int:
             cursor.execute(create_shared_staging(run.target, layout, destination, file=file.position))
             rows = sum(stage(run, cursor, file, layout, destination=destination))
             refuse_orphans(cursor, run.target, layout, destination)
+            reach("copied")
             connection.commit()
+        reach("staged")
         return rows
 
     def attempt_without_rejects() -> int:
@@ -99,6 +103,7 @@ def _stage_with_retry(run: Run, file: SourceFile) -> int:
 
 def drop_staging(run: Run, tables: Sequence[Composable]) -> None:
     """Drop the staging tables; where the connection is gone they are left to the next run on this database."""
+    reach("dropping")
     try:
         with run.sessions.session("cleanup") as connection, connection.cursor() as cursor:
             for name in tables:

@@ -11,6 +11,7 @@ from tenacity import RetryCallState
 
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.tripwire import horizon
 from etl_toolkit.model import Batch, Counts
 
 FileCounts = Mapping[int, Counts]
@@ -23,6 +24,9 @@ def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, C
     def run_lane(batches: tuple[Batch, ...]) -> list[FileCounts]:
         return [load_with_retry(run, batch, load) for batch in batches if not run.stop.is_set()]
 
+    if len(run.plan.lanes) > 1:
+        with run.sessions.session("tripwire") as connection, connection.cursor() as cursor:
+            run.horizon = horizon(cursor)
     with ThreadPoolExecutor(max_workers=max(1, run.plan.workers), thread_name_prefix="etl-worker") as pool:
         lanes = [pool.submit(run_lane, lane) for lane in run.plan.lanes]
         finished = await_all(run, lanes)
@@ -54,14 +58,19 @@ def on_retry(run: Run, label: str) -> Callable[[RetryCallState], None]:
     return note
 
 
-def await_all(run: Run, futures: list[Future[T]]) -> list[T]:
-    """Wait for all; on the first failure, or an interrupt, stop the others, wait for their rollback, and raise."""
+def await_all(run: Run, futures: list[Future[T]], *, watch: Callable[[], None] | None = None) -> list[T]:
+    """Wait for all; on the first failure, or an interrupt, stop the others, wait for their rollback, and raise.
+
+    `watch` is called twice a second meanwhile, and may raise.
+    """
     try:
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
             if any(future.exception() is not None for future in done) or run.stop.is_set():
                 break
+            if pending and watch:
+                watch()
     except BaseException:
         stop(run, futures)
         raise

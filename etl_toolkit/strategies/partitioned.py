@@ -15,6 +15,7 @@ import psycopg2
 from etl_toolkit.errors import EtlError, map_driver_error
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
+from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging, staging_table, table
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import merge
@@ -109,6 +110,7 @@ def _copy_direct(run: Run, cursor: Any, chosen: str, per_file: Mapping[int, int]
         query = f"SELECT record FROM {chosen} ORDER BY {run.scan.key_sql}"
         with run.phases.phase("copy"):
             rows = copy_records(cursor, source, query, copy_into(table(run.target), run.layout), on_bytes=run.on_bytes)
+    reach("copied")
     if rows != sum(per_file.values()):
         raise EtlError(f"{sum(per_file.values())} rows of a key range to load, {rows} loaded; nothing is written")
     return {file: Counts(read=count, inserted=count) for file, count in per_file.items()}
@@ -122,6 +124,7 @@ def _copy_staged(run: Run, cursor: Any, chosen: str, per_file: Mapping[int, int]
     query = f"SELECT file || {literal(layout.delimiter)} || record FROM {chosen} ORDER BY {run.scan.key_sql}"
     with run.phases.phase("copy"), run.workspace.cursor() as source:
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
+    reach("copied")
     upsert = Upsert(
         run.target,
         run.layout,
@@ -132,7 +135,9 @@ def _copy_staged(run: Run, cursor: Any, chosen: str, per_file: Mapping[int, int]
         undoable=run.spec.undoable,
     )
     with run.phases.phase("merge"):
-        return {file: _counts(item) for file, item in merge(cursor, upsert, staged=per_file).items()}
+        merged = merge(cursor, upsert, staged=per_file)
+    reach("merged")
+    return {file: _counts(item) for file, item in merged.items()}
 
 
 def _counts(item: Merged) -> Counts:

@@ -13,6 +13,7 @@ from psycopg2.sql import Composable
 from etl_toolkit.errors import EtlError, map_driver_error
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import BUFFER_BYTES, CountingReader, RecordPipe, is_row_error, open_body
+from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import (
     Merged,
     Upsert,
@@ -26,6 +27,7 @@ from etl_toolkit.loading.merge import (
 from etl_toolkit.loading.records import RecordStream
 from etl_toolkit.loading.rejects import refuse_orphans, refused_records
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.tripwire import Rivals, rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout, Reject, SourceFile, Strategy
 from etl_toolkit.plan import layout_of
@@ -66,23 +68,36 @@ def _attempt(run: Run, batch: Batch) -> FileCounts:
         if not claimed.is_ours:
             connection.commit()
             return claimed.counts
+        reach("claimed")
         files = [run.file(position) for position in batch.files]
-        counts = _load_collapsed(run, cursor, files) if batch.collapsed else _load_in_order(run, cursor, files)
+        others = _rivals(run, cursor, batch)
+        load = _load_collapsed if batch.collapsed else _load_in_order
+        counts = load(run, cursor, files, others)
         for file in files:
             ledger.record_rejects(cursor, run.run_id, run.refused.get(file.position, ()))
         ledger.complete(cursor, run.run_id, batch, counts)
+        reach("completed")
         with run.phases.phase("commit"):
             connection.commit()
+        reach("committed")
         return counts
 
 
-def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[int, Counts]:
+def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
+    """Who must not have written a key of ours, where there are other lanes."""
+    if run.horizon is None:
+        return None
+    lane = next(lane for lane in run.plan.lanes if batch in lane)
+    return rivals(cursor, run.run_id, batch, lane, run.horizon)
+
+
+def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile], others: Rivals | None) -> dict[int, Counts]:
     """Stage and merge one file after the other."""
     counts = {}
     for file in files:
         cursor.execute(create_staging(run.target, layout_of(file, run.target)))
         cursor.execute(set_file(file.position))
-        staged, merged = _load_file(run, cursor, file)
+        staged, merged = _load_file(run, cursor, file, others)
         rejected = len(run.refused.get(file.position, ()))
         counts[file.position] = counts_of(merged, staged=staged, distinct=None, rejected=rejected)
         if len(files) > 1:
@@ -90,19 +105,21 @@ def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[i
     return counts
 
 
-def _load_file(run: Run, cursor: Any, file: SourceFile) -> tuple[int, Merged]:
+def _load_file(run: Run, cursor: Any, file: SourceFile, others: Rivals | None) -> tuple[int, Merged]:
     """Stage and merge one file, in chunks where the strategy and the key allow it; return rows staged and their fate."""
     layout = layout_of(file, run.target)
     upsert = Upsert(
         run.target, layout, run.spec.conflict_action, run.spec.order_by, _has_unique_keys(run, file.position),
-        undoable=run.spec.undoable,
+        undoable=run.spec.undoable, rivals=others,
     )  # fmt: skip
     total, staged = Merged(), 0
     for rows in stage(run, cursor, file, layout, chunk_records=run.config.chunk_size if _may_chunk(run) else None):
         if not upsert.unique:
             refuse_orphans(cursor, run.target, layout, staging_table())
+        reach("copied")
         with run.phases.phase("merge"):
             total = total + merge(cursor, upsert, staged={file.position: rows}).get(file.position, Merged())
+        reach("merged")
         if _may_chunk(run):
             cursor.execute(empty_staging())
         staged += rows
@@ -121,7 +138,7 @@ def _may_chunk(run: Run) -> bool:
     return run.plan.strategy is Strategy.STREAMING and not coupled and not competes
 
 
-def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[int, Counts]:
+def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile], others: Rivals | None) -> dict[int, Counts]:
     """Stage all files, then merge the winners of all of them at once."""
     staged = {}
     layout = layout_of(files[0], run.target)  # one set of columns: the plan refuses `order_by` otherwise
@@ -131,8 +148,9 @@ def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile]) -> dict[
         staged[file.position] = sum(stage(run, cursor, file, layout_of(file, run.target)))
     refuse_orphans(cursor, run.target, layout, staging_table())
     upsert = Upsert(
-        run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=True, undoable=run.spec.undoable
-    )
+        run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=True,
+        undoable=run.spec.undoable, rivals=others,
+    )  # fmt: skip
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert)
     return {

@@ -13,8 +13,11 @@ from typing import Any
 
 import psycopg2
 
+from etl_toolkit.errors import DatabaseError, is_transient
 from etl_toolkit.loading import ledger
+from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.tripwire import check_waiting
 from etl_toolkit.model import Batch, Counts
 from etl_toolkit.strategies.lanes import FileCounts, add_up, await_all, load_with_retry
 
@@ -43,15 +46,41 @@ def load_together(run: Run, write: Write, *, lost: FileCounts) -> dict[int, Coun
             opened.append(partition)
         return partition.counts
 
+    watchman = Watchman(run)
     try:
         with ThreadPoolExecutor(max_workers=len(run.plan.batches), thread_name_prefix="etl-worker") as pool:
-            await_all(run, [pool.submit(load_with_retry, run, batch, open_one) for batch in run.plan.batches])
+            opening = [pool.submit(load_with_retry, run, batch, open_one) for batch in run.plan.batches]
+            await_all(run, opening, watch=watchman.look if len(opening) > 1 else None)
         with run.phases.phase("commit"):
             in_order = sorted(opened, key=lambda item: item.batch.number)
             return add_up([_commit(run, partition, write, lost) for partition in in_order])
     finally:
+        watchman.close()
         for partition in opened:
             run.sessions.close(partition.connection)
+
+
+class Watchman:
+    """Looks now and then whether a worker waits for another one: a session that is opened when it is first needed."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._connection: Any = None
+
+    def look(self) -> None:
+        """Raise ConflictTripwireError where two partitions met; a lost connection is none of the load's concern."""
+        try:
+            self._connection = self._connection or self._run.sessions.connect("tripwire")
+            with self._connection.cursor() as cursor:
+                check_waiting(cursor, self._run.run_id)
+            self._connection.rollback()
+        except (psycopg2.Error, DatabaseError):
+            self.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._run.sessions.close(self._connection)
+            self._connection = None
 
 
 def _open(run: Run, batch: Batch, write: Write, lost: FileCounts) -> OpenPartition:
@@ -62,12 +91,14 @@ def _open(run: Run, batch: Batch, write: Write, lost: FileCounts) -> OpenPartiti
             claimed = ledger.claim(cursor, run.run_id, batch, undoable=run.spec.undoable)
             if not claimed.is_ours:
                 return OpenPartition(batch, connection, claimed.counts)
+            reach("claimed")
             counts = write(cursor, batch)
             if batch.partition == 0:
                 counts = add_up([counts, lost])
                 ledger.record_rejects(cursor, run.run_id, [item for found in run.refused.values() for item in found])
             ledger.complete(cursor, run.run_id, batch, counts)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what could still fail at COMMIT fails now
+            reach("completed")
             return OpenPartition(batch, connection, counts)
     except BaseException:
         run.sessions.close(connection)
@@ -78,9 +109,10 @@ def _commit(run: Run, partition: OpenPartition, write: Write, lost: FileCounts) 
     """Commit one partition; where the answer is lost, load it again, which finds it in the ledger if it was done."""
     try:
         partition.connection.commit()
+        reach("committed")
         return partition.counts
     except psycopg2.Error as error:
-        if error.pgcode is not None:
+        if not is_transient(error):
             raise
     run.tell("commit_lost", batch=partition.batch.label)
 

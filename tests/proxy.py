@@ -1,0 +1,81 @@
+"""A TCP proxy in front of PostgreSQL that cuts a worker's connection around its COMMIT."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Literal
+
+Moment = Literal["before it is sent", "before it is answered"]
+# What the COMMIT of a batch comes after: the ledger's own commits are left alone.
+LAST_STATEMENT = b"UPDATE etl_toolkit.batches SET counts"
+
+
+class Proxy:
+    """Passes everything on, but cuts the first `cuts` connections that commit a batch, at the given moment."""
+
+    def __init__(self, host: str, port: int, moment: Moment, cuts: int) -> None:
+        self.server = (host, port)
+        self.moment = moment
+        self.cuts = cuts
+        self.cut = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.lock = threading.Lock()
+
+    def serve(self) -> None:
+        with suppress(OSError):  # the listener is closed
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.create_connection(self.server)
+                is_cut = threading.Event()
+                for task in (self._forth, self._back):
+                    threading.Thread(target=task, args=(client, server, is_cut), daemon=True).start()
+
+    def _forth(self, client: socket.socket, server: socket.socket, is_cut: threading.Event) -> None:
+        seen = b""
+        with suppress(OSError):
+            while data := client.recv(1 << 16):
+                seen = (seen + data)[-4096:]
+                if b"COMMIT\0" in data and LAST_STATEMENT in seen and self._take():
+                    if self.moment == "before it is answered":
+                        is_cut.set()
+                        server.sendall(data)
+                        return  # the other direction sees the answer, and keeps it
+                    break
+                server.sendall(data)
+        _close(client, server)
+
+    def _back(self, client: socket.socket, server: socket.socket, is_cut: threading.Event) -> None:
+        with suppress(OSError):
+            while data := server.recv(1 << 16):
+                if is_cut.is_set() and b"COMMIT\0" in data:
+                    break
+                client.sendall(data)
+        _close(client, server)
+
+    def _take(self) -> bool:
+        with self.lock:
+            if self.cut == self.cuts:
+                return False
+            self.cut += 1
+            return True
+
+
+def _close(*sockets: socket.socket) -> None:
+    for item in sockets:
+        with suppress(OSError):
+            item.shutdown(socket.SHUT_RDWR)
+        item.close()
+
+
+@contextmanager
+def proxied(host: str, port: int, moment: Moment, *, cuts: int = 1) -> Iterator[Proxy]:
+    proxy = Proxy(host, port, moment, cuts)
+    threading.Thread(target=proxy.serve, daemon=True).start()
+    try:
+        yield proxy
+    finally:
+        proxy.listener.close()

@@ -1,0 +1,338 @@
+"""The user's guide holds: its commands parse, its code runs, its tables are those of the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.errorcodes
+import pytest
+
+from etl_toolkit import ParallelConfig, ingest
+from etl_toolkit.config import resolve_config
+from etl_toolkit.doctor import run_checks
+from etl_toolkit.errors import ADVICE, is_transient
+from etl_toolkit.loading.grants import database_sql, ledger_sql, table_sql
+from etl_toolkit.loading.ledger import DEFINITION
+from etl_toolkit.observe import PrometheusFile
+from etl_toolkit.observe import __doc__ as observe_doc
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    language: str
+    title: str
+    text: str
+
+
+def blocks(*languages: str) -> list[Block]:
+    pattern = re.compile(r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return [
+        Block(page.name, language, title or "", text)
+        for page in PAGES
+        for language, title, text in pattern.findall(page.read_text(encoding="utf-8"))
+        if not languages or language in languages
+    ]
+
+
+def named(found: list[Block]) -> Any:
+    return [pytest.param(block, id=f"{block.page}-{number}") for number, block in enumerate(found)]
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """The rows of the first table of a page whose head begins with `heading`, cell by cell."""
+    lines = (DOCS / page).read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} "))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return rows
+
+
+def codes(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# --- what can be looked at ---------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_block_is_tested() -> None:
+    assert {block.language for block in blocks()} == {"sh", "sql", "python", "toml", "ini", "cron", "promql"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path) if path else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, target
+
+
+def test_the_front_page_lists_every_page() -> None:
+    linked = re.findall(r"\]\((\w+\.md)\)", (DOCS / "README.md").read_text(encoding="utf-8"))
+    assert sorted(linked) == sorted(page.name for page in PAGES if page.name != "README.md")
+
+
+# --- commands ----------------------------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every call of `etl-toolkit` in shell, cron, systemd and Airflow blocks, as words."""
+    for block in blocks("sh", "cron", "ini", "python"):
+        text = "".join(re.findall(r'^\s*"(.*)"$', block.text, re.MULTILINE)) if block.title == "airflow" else block.text
+        for line in text.splitlines():
+            if match := re.search(r"(?:^|[ \"]|/bin/)etl-toolkit (.*)$", line):
+                words = shlex.split(match.group(1).split(" | ")[0].split(" > ")[0])
+                yield f"{block.page}: {line.strip()}", words
+
+
+COMMANDS = list(commands())
+
+
+@pytest.mark.parametrize(("line", "words"), COMMANDS, ids=[line[:70] for line, _ in COMMANDS])
+def test_commands_parse(line: str, words: list[str]) -> None:
+    import typer.main
+
+    from etl_toolkit.cli import app
+
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("etl-toolkit", list(words), resilient_parsing=True)
+    rest = words
+    while hasattr(command, "resolve_command"):
+        name, command, rest = command.resolve_command(context, list(rest))
+        assert command is not None, name
+        context = command.context_class(command, info_name=name, parent=context)
+    values, left, _ = command.make_parser(context).parse_args(list(rest))
+    assert left == []
+    missing = [p.name for p in command.params if p.required and values.get(p.name) in (None, (), [])]
+    assert missing == []
+
+
+def test_there_are_commands() -> None:
+    shown = {words[0] for _, words in COMMANDS}
+    assert {"ingest", "plan", "doctor", "undo", "resume", "runs", "rejects", "explain", "config", "db"} <= shown
+
+
+# --- code --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def orders(database: str, connection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A database with the table of the examples and the ledger, and a directory with files to load."""
+    with connection.cursor() as cursor:
+        cursor.execute(next(block.text for block in blocks("sql") if block.page == "README.md"))
+        cursor.execute(DEFINITION)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drops").mkdir()
+    for name, ids in (("orders-2.csv", range(1, 40)), ("orders-10.csv", range(30, 60))):
+        rows = "".join(f"{id_},{name},{id_}.50,2026-01-01 00:00:00+00\n" for id_ in ids)
+        (tmp_path / "drops" / name).write_text("order_id,customer,amount,updated_at\n" + rows)
+    return database
+
+
+@pytest.mark.parametrize("block", named(blocks("python")))
+def test_python_runs(orders: str, block: Block) -> None:
+    code = compile(block.text, block.page, "exec")
+    if block.title != "airflow":  # not installed here
+        exec(code, {"dsn": orders})  # noqa: S102 - our own pages
+
+
+@pytest.mark.parametrize("block", named([block for block in blocks("sql") if block.page != "README.md"]))
+def test_sql_runs(orders: str, connection: Any, block: Block) -> None:
+    ingest("drops/*.csv", "sales.orders", "order_id", orders, undoable=True)
+    name = connection.info.dbname
+    text = block.text.replace('"warehouse"', f'"{name}"').replace("etl_loader", f"role_{name}")
+    with connection.cursor() as cursor:
+        cursor.execute(f'CREATE ROLE "role_{name}"')
+        try:
+            cursor.execute(text)
+        finally:
+            cursor.execute(f'DROP OWNED BY "role_{name}"; DROP ROLE "role_{name}"')
+
+
+def test_retention_deletes_old_runs_with_all_that_is_theirs_and_no_other(orders: str, connection: Any) -> None:
+    old = ingest("drops/*.csv", "sales.orders", "order_id", orders, undoable=True)
+    Path("drops/orders-2.csv").write_text("order_id,customer\n1,changed\n2,changed\nx,bad\n")
+    for _ in range(2):
+        new = ingest("drops/orders-2.csv", "sales.orders", "order_id", orders, undoable=True, max_rejects=1)
+    statement = next(block.text for block in blocks("sql") if "before_images i" in block.text)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE etl_toolkit.runs SET finished_at = finished_at - interval '31 days' WHERE run_id <> %s",
+            (new.run_id,),
+        )
+        cursor.execute(statement)
+        left = []
+        for table_name in ("runs", "files", "batches", "rejects"):
+            cursor.execute(f"SELECT DISTINCT run_id FROM etl_toolkit.{table_name}")
+            left.append(cursor.fetchall())
+        cursor.execute("SELECT count(*) FROM etl_toolkit.before_images")
+        images = cursor.fetchone()[0]
+    assert (left, images, old.run_id != new.run_id) == ([[(new.run_id,)]] * 4, 0, True)
+
+
+def test_the_documented_grants_are_those_that_are_printed() -> None:
+    documented = next(block.text for block in blocks("sql") if block.title == "grants").strip().splitlines()
+    printed = database_sql("etl_loader", "warehouse") + ledger_sql("etl_loader").removeprefix(DEFINITION.strip())
+    printed += table_sql("etl_loader", "orders", schema="sales")
+    assert documented == [line for line in printed.splitlines() if line]
+
+
+@pytest.mark.parametrize("block", named(blocks("toml")))
+def test_toml_is_a_configuration(tmp_path: Path, block: Block) -> None:
+    path = tmp_path / "etl.toml"
+    path.write_text(block.text)
+    config, origins = resolve_config(path, {}, {})
+    assert {name for name, origin in origins.items() if origin == str(path)} == set(
+        tomllib.loads(block.text)["load"]
+    ) - {"preset"}
+    assert config != ParallelConfig()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    units = [block for block in blocks("ini") if block.title]
+    for block in units:
+        program = shutil.which("true") or "/bin/true"
+        text = block.text.replace("/opt/etl/.venv/bin/etl-toolkit", program).replace("User=etl\n", "")
+        (tmp_path / block.title).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *[tmp_path / block.title for block in units]],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "etl-orders" in line]
+    assert (len(units), complaints) == (2, [])
+
+
+def test_cron_lines_have_five_fields_and_a_command() -> None:
+    for block in blocks("cron"):
+        for line in block.text.splitlines():
+            assert re.match(r"^[\d*]\S* [\d*]\S* [\d*]\S* [\d*]\S* [\d*]\S* \S", line)
+            assert "%" not in line  # cron would take it for the end of the line
+
+
+# --- tables ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_settings_are_those_there_are_with_their_defaults() -> None:
+    documented = {codes(name)[0]: default for name, default, _ in table("configuration.md", "setting")}
+    defaults = {item.name: item.default for item in fields(ParallelConfig)}
+    spelled = {name: "not set" if value is None else str(value).lower() for name, value in defaults.items()}
+    assert documented == spelled
+
+
+def test_the_strategies_are_those_there_are() -> None:
+    from etl_toolkit.strategies import STRATEGIES
+
+    assert {codes(row[0])[0] for row in table("strategies.md", "strategy")} == {str(name) for name in STRATEGIES}
+
+
+def test_the_checks_are_those_the_doctor_makes(orders: str) -> None:
+    for _ in range(2):
+        ingest("drops/*.csv", "sales.orders", "order_id", orders)
+    with closing(psycopg2.connect(orders)) as connection, connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE sales.orders ADD n bigserial")
+        connection.commit()
+    report = run_checks(orders, "sales.orders", ["order_id"], proves_backup=False)
+    documented = [name for row in table("production.md", "check") for name in codes(row[0])]
+    assert sorted(documented) == sorted(finding.check for finding in report.findings)
+
+
+def test_the_exit_codes_are_those_of_the_command_line() -> None:
+    from etl_toolkit import cli
+
+    stated = set(re.findall(r"\d+", (cli.__doc__ or "").split("Exit codes:")[1]))
+    assert {code for row in table("production.md", "exit code") for code in re.findall(r"\d+", row[0])} == stated
+
+
+def test_the_events_are_those_there_are() -> None:
+    documented = {name for row in table("observability.md", "event") for name in codes(row[0])}
+    stated = {
+        name
+        for line in (observe_doc or "").splitlines()
+        if line.startswith("| `")
+        for name in codes(line.split("|")[1])
+    }
+    told = set()
+    for path in (ROOT / "etl_toolkit").rglob("*.py"):
+        if path.parts[-2] not in ("bench", "reporting"):
+            told |= set(re.findall(r'(?:\.tell|\bself\._say|\bEvent)\(\s*"(\w+)"', path.read_text(encoding="utf-8")))
+    assert documented == stated - {"bytes"} == told - {"bytes"}
+
+
+def test_the_metrics_are_those_in_the_file(orders: str, tmp_path: Path) -> None:
+    path = tmp_path / "etl.prom"
+    config = ParallelConfig(performance_monitoring=True)
+    ingest("drops/*.csv", "sales.orders", "order_id", orders, config=config, on_event=PrometheusFile(path))
+    documented = {re.sub(r"\{.*", "", name) for row in table("observability.md", "metric") for name in codes(row[0])}
+    assert documented == set(re.findall(r"^# TYPE (\S+)", path.read_text(), re.MULTILINE))
+
+
+def test_sqlstates_exist_and_are_retried_as_said() -> None:
+    rows = table("troubleshooting.md", "SQLSTATE")
+    for code, _, retried, _ in rows:
+        assert psycopg2.errorcodes.lookup(code)
+        error = psycopg2.errors.lookup(code)()
+        assert ("yes" if is_transient(_with_code(error, code)) else "no") == retried, code
+    assert set(ADVICE) <= {row[0] for row in rows}
+
+
+def _with_code(error: psycopg2.Error, code: str) -> Any:
+    """The same kind of error, as the server sends it: only the server can set `pgcode`."""
+
+    class Sent(type(error)):  # type: ignore[misc]
+        pgcode = code
+
+    return Sent()
+
+
+def test_every_error_with_advice_or_a_retry_is_explained() -> None:
+    from etl_toolkit.errors import TRANSIENT_SQLSTATES
+
+    explained = {row[0] for row in table("troubleshooting.md", "SQLSTATE")}
+    assert TRANSIENT_SQLSTATES | set(ADVICE) <= explained
+
+
+def test_the_readme_quotes_commands_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "etl_toolkit", "--help"], capture_output=True, text=True, check=True, cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+    for name in (
+        "ingest",
+        "plan",
+        "overlap",
+        "runs",
+        "resume",
+        "rejects",
+        "explain",
+        "undo",
+        "doctor",
+        "bench",
+        "report",
+    ):
+        assert f"`{name}" in text
+        assert f"  {name} " in done.stdout

@@ -1,0 +1,689 @@
+"""Kill anything at any point and run again: the same table, nothing twice, nothing lost, nothing left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import pytest
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, server
+from etl_toolkit.errors import (
+    AccountingError,
+    DatabaseError,
+    EtlError,
+    LedgerError,
+    SourceError,
+    TransientDatabaseError,
+)
+from etl_toolkit.loading import failpoints
+from etl_toolkit.model import LoadResult
+from tests import fault_worker
+from tests.fault_worker import nth
+from tests.oracle import Oracle, Rows, differing_rows, write
+from tests.proxy import Moment, proxied
+
+pytestmark = pytest.mark.faults
+
+SPAWN = multiprocessing.get_context("forkserver")
+SPAWN.set_forkserver_preload(["etl_toolkit.processor", "tests.fault_worker", "pyarrow", "pandas"])
+
+
+# --- what is loaded ----------------------------------------------------------------------------------------------------
+
+
+def overlapping(number: int) -> Rows:
+    keys = [(number * 20 + index) % 90 for index in range(30)]
+    return Rows(
+        ("id", "v"), tuple((str(key), f'file {number}, "{index}"\n') for index, key in enumerate([*keys, keys[0]]))
+    )
+
+
+def disjoint(number: int) -> Rows:
+    return Rows(("id", "v"), tuple((str(number * 100 + key), f"file {number}") for key in range(30)))
+
+
+LANES = ("scanned", "begun", "claimed", "copying", "copied", "merged", "completed", "committed", "finishing")
+TOGETHER = LANES
+
+
+@dataclass(frozen=True)
+class Scenario:
+    strategy: str
+    points: Sequence[str] = LANES
+    key_type: str = "int"
+    filled: bool = True
+    contents: Callable[[int], Rows] = overlapping
+
+    def prepare(self, connection: Connection, directory: Path) -> list[Any]:
+        with connection.cursor() as cursor:
+            for name in ("loaded", "expected"):
+                cursor.execute(f"CREATE TABLE {name} (id {self.key_type} PRIMARY KEY, v text)")
+                if self.filled:
+                    cursor.execute(f"INSERT INTO {name} SELECT n, 'before' FROM generate_series(0, 300, 3) n")
+        contents = [self.contents(number) for number in range(3)]
+        Oracle("expected", ("id",)).load(connection, contents)
+        return [
+            write(content, directory, f"part{number}", form)
+            for number, (content, form) in enumerate(zip(contents, ("csv", "parquet", "quoted"), strict=True))
+        ]
+
+
+SCENARIOS = {
+    "deterministic": Scenario("deterministic"),
+    "streaming": Scenario("streaming", filled=False),
+    "full parallel": Scenario("full_parallel", contents=disjoint),
+    "hybrid": Scenario("hybrid", contents=lambda number: overlapping(number) if number < 2 else disjoint(9)),
+    "partitioned, straight into an empty table": Scenario(
+        "partitioned", points=[point for point in LANES if point != "merged"], filled=False
+    ),
+    "partitioned": Scenario("partitioned"),
+    "partitioned, keys for the server": Scenario("partitioned", points=failpoints.POINTS, key_type="numeric"),
+}
+MATRIX = [
+    pytest.param(name, point, number, id=f"{name}-{point}-{number}")
+    for name, scenario in SCENARIOS.items()
+    for point in scenario.points
+    for number in ((1, 2) if point in ("claimed", "copied", "staged", "committed") else (1,))
+]
+
+
+# --- what must not be left ---------------------------------------------------------------------------------------------
+
+
+def patient(check: Callable[[], Any], seconds: float = 10) -> Any:
+    """Wait until a check is empty; return what it found at last."""
+    deadline = time.monotonic() + seconds
+    while (found := check()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def query(connection: Connection, statement: str) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchall()
+
+
+def sessions(connection: Connection) -> list[tuple[Any, ...]]:
+    return query(
+        connection,
+        "SELECT application_name, state FROM pg_stat_activity WHERE application_name LIKE 'etl_toolkit%' "
+        "AND datname = current_database()",
+    )
+
+
+def assert_nothing_is_left(connection: Connection, work: Path) -> None:
+    assert patient(lambda: sessions(connection)) == []
+    assert (
+        query(connection, "SELECT l.pid, l.classid, l.objid FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+              "WHERE l.locktype = 'advisory' AND d.datname = current_database()")
+        == []
+    )  # fmt: skip
+    assert query(connection, "SELECT relname FROM pg_class WHERE relname IN ('etl_staging', 'etl_probe')") == []
+    assert query(connection, "SELECT relname FROM pg_class WHERE relname LIKE 'stage\\_%' AND relkind = 'r'") == []
+    assert query(connection, "SELECT count(*) FROM pg_prepared_xacts") == [(0,)]
+    assert [path.name for path in work.iterdir()] == []
+    assert patient(started_processes) == []
+
+
+def started_processes() -> list[str]:
+    """Processes that a killed load had started and that outlive it."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if fault_worker.MARK in process.environ():
+                found.append(process.name())
+    return found
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    return directory
+
+
+def config_for(work: Path, **changes: Any) -> ParallelConfig:
+    base = ParallelConfig(
+        concurrency=2, chunk_size=8, sub_batch_size=5, temp_directory=str(work), lock_wait_seconds=20, retry_attempts=8
+    )
+    return replace(base, **changes)
+
+
+def assert_balanced(result: LoadResult, rows: int) -> None:
+    assert result
+    counts = asdict(result.counts)
+    assert counts.pop("read") == rows == sum(counts.values())
+
+
+# --- the process is killed -----------------------------------------------------------------------------------------------
+
+
+def load_and_die(database: str, files: list[Any], options: dict[str, Any], point: str, number: int) -> None:
+    process = SPAWN.Process(
+        target=fault_worker.load_and_die, args=(database, files, ["id"], options, point, number), daemon=True
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL, f"'{point}' was not reached {number} times"
+    process.close()
+
+
+@pytest.mark.parametrize(("name", "point", "number"), MATRIX)
+def test_a_killed_load_is_run_again(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str, point: str, number: int
+) -> None:
+    scenario = SCENARIOS[name]
+    files = scenario.prepare(connection, tmp_path)
+    options = {"strategy": scenario.strategy, "config": config_for(work)}
+
+    load_and_die(database, files, options, point, number)
+    result = ingest(files, "loaded", ["id"], database, **options)
+
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert_balanced(result, result.counts.read)
+    assert_nothing_is_left(connection, work)
+    states = query(connection, "SELECT status FROM etl_toolkit.runs ORDER BY started_at")
+    assert states[-1] == ("complete",)
+    assert all(state == ("interrupted",) for state in states[:-1])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "point", "number"),
+    [
+        item
+        for item in MATRIX
+        if item.values[1] not in ("scanned", "copying", "copied") and item.values[0] != "streaming"
+    ],  # type: ignore[operator]
+)
+def test_a_killed_load_is_resumed_with_other_workers(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str, point: str, number: int, workers: int
+) -> None:
+    if (workers == 3) != (number + len(name) + len(point)) % 2:
+        pytest.skip("the other number of workers has this one")
+    scenario = SCENARIOS[name]
+    files = scenario.prepare(connection, tmp_path)
+    options = {"strategy": scenario.strategy, "config": config_for(work)}
+
+    load_and_die(database, files, options, point, number)
+    ((run_id, before),) = query(
+        connection,
+        "SELECT run_id, (SELECT count(*) FROM etl_toolkit.batches b WHERE b.run_id = r.run_id) FROM etl_toolkit.runs r",
+    )
+    result = ConflictAwareProcessor(database, config=config_for(work, concurrency=workers)).resume(run_id)
+
+    assert result.run_id == run_id
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert_balanced(result, result.counts.read)
+    assert_nothing_is_left(connection, work)
+    assert query(connection, "SELECT status FROM etl_toolkit.runs") == [("complete",)]
+    done = {"committed": number, "finishing": before}.get(
+        point, number - 1 if scenario.strategy != "partitioned" else 0
+    )
+    assert before >= min(done, 1), "a batch that was committed stands in the ledger"
+
+
+# --- a connection is lost ------------------------------------------------------------------------------------------------
+
+
+def terminate(database: str, role: str) -> Callable[[], None]:
+    """Kill one backend of the load, as an administrator would."""
+
+    def act() -> None:
+        with psycopg2.connect(database) as admin, admin.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM (SELECT pid FROM pg_stat_activity WHERE application_name "
+                "LIKE 'etl_toolkit%%' AND application_name LIKE %s ORDER BY backend_start LIMIT 1) AS victim",
+                (role,),
+            )
+            assert cursor.fetchall() == [(True,)]
+        admin.close()
+
+    return act
+
+
+@pytest.mark.parametrize("point", ["claimed", "copying", "copied", "merged", "completed"])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_killed_backend_is_replaced(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str, point: str
+) -> None:
+    scenario = SCENARIOS[name]
+    if point not in scenario.points:
+        pytest.skip("is not passed here")
+    files = scenario.prepare(connection, tmp_path)
+    role = "%partition%" if scenario.strategy == "partitioned" else "%file%"
+    if scenario.key_type == "numeric" and point in ("copying", "copied"):
+        role = "%stage%"
+
+    with failpoints.installed({point: nth(1, terminate(database, role))}):
+        result = ingest(files, "loaded", "id", database, strategy=scenario.strategy, config=config_for(work))
+
+    assert result.retries >= 1
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert_balanced(result, result.counts.read)
+    assert_nothing_is_left(connection, work)
+
+
+@pytest.mark.parametrize("name", ["deterministic", "partitioned", "partitioned, keys for the server"])
+@pytest.mark.parametrize("point", ["begun", "completed", "finishing"])
+def test_a_load_outlives_the_session_that_holds_its_lock(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str, point: str
+) -> None:
+    scenario = SCENARIOS[name]
+    files = scenario.prepare(connection, tmp_path)
+
+    with failpoints.installed({point: nth(1, terminate(database, "%coordinator"))}):
+        result = ingest(files, "loaded", "id", database, strategy=scenario.strategy, config=config_for(work))
+
+    assert result
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert query(connection, "SELECT status FROM etl_toolkit.runs") == [("complete",)]
+    assert_nothing_is_left(connection, work)
+
+
+@pytest.mark.parametrize("cuts", [1, 2])
+@pytest.mark.parametrize("moment", ["before it is sent", "before it is answered"])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_connection_is_cut_around_the_commit(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str, moment: Moment, cuts: int
+) -> None:
+    scenario = SCENARIOS[name]
+    files = scenario.prepare(connection, tmp_path)
+    parts = parse_dsn(database)
+
+    with proxied(parts["host"], int(parts["port"]), moment, cuts=cuts) as proxy:
+        through = make_dsn(database, host="127.0.0.1", port=proxy.port, sslmode="disable")
+        result = ingest(files, "loaded", "id", through, strategy=scenario.strategy, config=config_for(work))
+
+    assert proxy.cut == cuts
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert_balanced(result, result.counts.read)
+    batches = query(connection, "SELECT count(*), count(DISTINCT number), count(counts) FROM etl_toolkit.batches")
+    assert len(set(batches[0])) == 1, "each batch once, and complete"
+    assert_nothing_is_left(connection, work)
+
+
+# --- the server goes down ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[server.EmbeddedServer]:
+    """A server of our own: one that may be shut down."""
+    if os.environ.get("ETL_DSN"):
+        pytest.skip("a server that is not ours is not shut down")
+    with server.temporary(profile="fast") as running:
+        yield running
+
+
+@pytest.mark.parametrize("point", ["claimed", "copied", "merged", "completed", "committed"])
+@pytest.mark.parametrize("name", ["deterministic", "partitioned", "partitioned, keys for the server"])
+def test_the_server_is_shut_down_at_once_and_started_again(
+    own_server: server.EmbeddedServer, tmp_path: Path, work: Path, name: str, point: str
+) -> None:
+    scenario = SCENARIOS[name]
+    admin = psycopg2.connect(own_server.dsn)
+    admin.autocommit = True
+    with admin.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS loaded, expected; DROP SCHEMA IF EXISTS etl_toolkit CASCADE")
+    files = scenario.prepare(admin, tmp_path)
+    admin.close()
+
+    def bounce() -> None:
+        server.stop(own_server.data_dir, "immediate")
+        assert server.start(own_server.data_dir, profile="fast", port=own_server.port).port == own_server.port
+
+    options = {"strategy": scenario.strategy, "config": config_for(work)}
+    with failpoints.installed({point: nth(1, bounce)}):
+        try:
+            result = ingest(files, "loaded", "id", own_server.dsn, **options)
+        except EtlError as error:
+            # Staging for all workers is unlogged, and empty after a crash: noticed, and the load fails.
+            assert scenario.key_type == "numeric", error
+            result = ingest(files, "loaded", "id", own_server.dsn, **options)
+
+    admin = psycopg2.connect(own_server.dsn)
+    admin.autocommit = True
+    assert differing_rows(admin, "loaded", "expected") == []
+    assert_balanced(result, result.counts.read)
+    assert_nothing_is_left(admin, work)
+    admin.close()
+
+
+# --- files, locks, limits ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["longer", "same size", "removed", "other columns"])
+@pytest.mark.parametrize("name", ["deterministic", "streaming", "partitioned", "partitioned, keys for the server"])
+@pytest.mark.parametrize("point", ["scanned", "claimed"])
+def test_a_file_that_changes_between_plan_and_load(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str, how: str, point: str
+) -> None:
+    scenario = SCENARIOS[name]
+    scenario.prepare(connection, tmp_path)
+    file = tmp_path / "only.csv"
+    file.write_text("id,v\n" + "".join(f"{key},original\n" for key in range(10)))
+    before = query(connection, "SELECT count(*), count(*) FILTER (WHERE v = 'changed') FROM loaded")
+
+    def change() -> None:
+        text = file.read_text()
+        match how:
+            case "longer":
+                file.write_text(text + "77,changed\n")
+            case "same size":
+                file.write_text(text.replace("original", "changed!"))
+            case "removed":
+                file.unlink()
+            case "other columns":
+                file.write_text(text.replace("id,v", "v,id"))
+
+    try:
+        with failpoints.installed({point: nth(1, change)}):
+            result = ingest(file, "loaded", "id", database, strategy=scenario.strategy, config=config_for(work))
+    except (SourceError, AccountingError, LedgerError) as error:
+        assert "only.csv" in str(error)
+        assert query(connection, "SELECT count(*), count(*) FILTER (WHERE v = 'changed') FROM loaded") == before
+    else:
+        # Only a load that had read the file before may succeed, and with what the file held then.
+        assert result.counts.read == 10
+        assert query(connection, "SELECT count(*) FROM loaded WHERE v = 'original'") == [(10,)]
+    assert query(connection, "SELECT count(*) FROM loaded WHERE v LIKE 'changed%'") == [(0,)]
+    assert_nothing_is_left(connection, work)
+
+
+def test_the_second_of_two_runs_is_told_who_loads(
+    database: str, connection: Connection, tmp_path: Path, work: Path
+) -> None:
+    files = SCENARIOS["deterministic"].prepare(connection, tmp_path)
+    told: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            ingest(files, "loaded", "id", database, config=config_for(work, lock_wait_seconds=0))
+        except LedgerError as error:
+            told.append(error)
+
+    with failpoints.installed({"begun": nth(1, second)}):
+        assert ingest(files, "loaded", "id", database, config=config_for(work))
+
+    ((run_id,),) = query(connection, "SELECT run_id FROM etl_toolkit.runs")
+    assert f"another run is loading public.loaded: etl_toolkit {run_id} coordinator (process " in str(told[0])
+    assert_nothing_is_left(connection, work)
+
+
+def test_the_second_of_two_runs_waits(database: str, connection: Connection, tmp_path: Path, work: Path) -> None:
+    files = SCENARIOS["deterministic"].prepare(connection, tmp_path)
+    held, may_go_on = threading.Event(), threading.Event()
+    results: list[LoadResult] = []
+
+    def hold() -> None:
+        held.set()
+        may_go_on.wait(20)
+
+    def load() -> None:
+        results.append(ingest(files, "loaded", "id", database, config=config_for(work)))
+
+    with failpoints.installed({"begun": nth(1, hold)}):
+        first = threading.Thread(target=load)
+        first.start()
+        held.wait(20)
+        second = threading.Thread(target=load)
+        second.start()
+        time.sleep(0.5)
+        assert second.is_alive()
+        may_go_on.set()
+        first.join(30)
+        second.join(30)
+
+    assert len(results) == 2
+    assert all(results)
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert_nothing_is_left(connection, work)
+
+
+def test_two_runs_on_two_tables_do_not_wait_for_each_other(
+    database: str, connection: Connection, tmp_path: Path, work: Path
+) -> None:
+    files = SCENARIOS["deterministic"].prepare(connection, tmp_path)
+
+    def other() -> None:
+        assert ingest(files, "expected", "id", database, config=config_for(work, lock_wait_seconds=0))
+
+    with failpoints.installed({"begun": nth(1, other)}):
+        assert ingest(files, "loaded", "id", database, config=config_for(work))
+
+    assert differing_rows(connection, "loaded", "expected") == []
+
+
+def test_a_run_that_lost_its_lock_commits_nothing_more(
+    database: str, connection: Connection, tmp_path: Path, work: Path
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, v text)")
+    old = [write(Rows(("id", "v"), ((str(n), "old"),)), tmp_path, f"old{n}", "csv") for n in range(3)]
+    new = write(Rows(("id", "v"), (("1", "new"), ("2", "new"))), tmp_path, "new", "csv")
+
+    def lose_the_lock_to_another_run() -> None:
+        terminate(database, "%coordinator")()
+        assert ingest(new, "loaded", "id", database, config=config_for(work))
+
+    with (
+        failpoints.installed({"committed": nth(1, lose_the_lock_to_another_run)}),
+        pytest.raises(
+            LedgerError, match="was taken over by a later run on the same table; nothing more of it is written"
+        ),
+    ):
+        ingest(old, "loaded", "id", database, strategy="deterministic", config=config_for(work))
+
+    assert query(connection, "SELECT id, v FROM loaded ORDER BY id") == [(0, "old"), (1, "new"), (2, "new")]
+    assert query(connection, "SELECT status FROM etl_toolkit.runs ORDER BY started_at") == [
+        ("interrupted",),
+        ("complete",),
+    ]
+    assert_nothing_is_left(connection, work)
+
+
+def test_an_old_run_is_not_resumed_over_a_newer_one(
+    database: str, connection: Connection, tmp_path: Path, work: Path
+) -> None:
+    scenario = SCENARIOS["deterministic"]
+    files = scenario.prepare(connection, tmp_path)
+    load_and_die(database, files, {"strategy": "deterministic", "config": config_for(work)}, "committed", 1)
+    ((run_id,),) = query(connection, "SELECT run_id FROM etl_toolkit.runs")
+    newer = write(Rows(("id", "v"), (("40", "newer"),)), tmp_path, "newer", "csv")
+    ingest(newer, "loaded", "id", database, config=config_for(work))
+
+    with pytest.raises(LedgerError, match="newer run"):
+        ConflictAwareProcessor(database, config=config_for(work)).resume(run_id)
+
+    assert query(connection, "SELECT v FROM loaded WHERE id = 40") == [("newer",)]
+
+
+def test_a_run_is_not_resumed_after_a_file_changed(
+    database: str, connection: Connection, tmp_path: Path, work: Path
+) -> None:
+    files = SCENARIOS["deterministic"].prepare(connection, tmp_path)
+    load_and_die(database, files, {"strategy": "deterministic", "config": config_for(work)}, "committed", 1)
+    ((run_id,),) = query(connection, "SELECT run_id FROM etl_toolkit.runs")
+    before = query(connection, "SELECT * FROM loaded ORDER BY id")
+    files[2].write_text(files[2].read_text().replace("file 2", "changed"))
+
+    with pytest.raises(LedgerError, match=r"part2.csv.* has changed since run"):
+        ConflictAwareProcessor(database, config=config_for(work)).resume(run_id)
+
+    assert query(connection, "SELECT * FROM loaded ORDER BY id") == before
+
+
+@pytest.mark.parametrize("name", ["deterministic", "partitioned", "partitioned, keys for the server"])
+def test_a_statement_timeout_fails_the_load(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str
+) -> None:
+    scenario = SCENARIOS[name]
+    files = scenario.prepare(connection, tmp_path)
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE loaded IN SHARE ROW EXCLUSIVE MODE")  # whoever writes waits
+
+    with pytest.raises(DatabaseError, match=r"57014.*raise statement_timeout") as raised:
+        ingest(
+            files, "loaded", "id", database, strategy=scenario.strategy,
+            config=config_for(work, statement_timeout_seconds=0.5),
+        )  # fmt: skip
+
+    with connection.cursor() as cursor:
+        cursor.execute("ROLLBACK")
+    assert raised.value.sqlstate == "57014"
+    assert query(connection, "SELECT count(*) FROM loaded WHERE v <> 'before'") == [(0,)]
+    assert_nothing_is_left(connection, work)
+    assert ingest(files, "loaded", "id", database, strategy=scenario.strategy, config=config_for(work))
+    assert differing_rows(connection, "loaded", "expected") == []
+
+
+@pytest.mark.parametrize("name", ["deterministic", "partitioned", "partitioned, keys for the server"])
+def test_a_lock_timeout_is_tried_again(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str
+) -> None:
+    scenario = SCENARIOS[name]
+    files = scenario.prepare(connection, tmp_path)
+    events: list[str] = []
+
+    def on_event(event: Any) -> None:
+        events.append(event.name)
+        if event.name == "retry" and events.count("retry") == 1:
+            with connection.cursor() as cursor:
+                cursor.execute("ROLLBACK")
+
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT * FROM loaded WHERE id = 30 FOR UPDATE")
+
+    result = ingest(
+        files, "loaded", "id", database, strategy=scenario.strategy, config=config_for(work, lock_timeout_seconds=0.3),
+        on_event=on_event,
+    )  # fmt: skip
+
+    assert result.retries >= 1
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert_nothing_is_left(connection, work)
+
+
+def test_a_lock_that_is_never_given_up_fails_the_load(
+    database: str, connection: Connection, tmp_path: Path, work: Path
+) -> None:
+    files = SCENARIOS["deterministic"].prepare(connection, tmp_path)
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT * FROM loaded WHERE id = 0 FOR UPDATE")
+
+    with pytest.raises(TransientDatabaseError, match="another session holds a lock"):
+        ingest(
+            files, "loaded", "id", database, strategy="deterministic",
+            config=config_for(work, lock_timeout_seconds=0.2, retry_attempts=2),
+        )  # fmt: skip
+
+    assert query(connection, "SELECT count(*) FROM loaded WHERE v <> 'before'") == [(0,)]
+    with connection.cursor() as cursor:
+        cursor.execute("ROLLBACK")
+    assert_nothing_is_left(connection, work)
+
+
+@pytest.mark.parametrize("name", ["full parallel", "partitioned", "partitioned, keys for the server"])
+def test_no_connection_is_left_for_a_worker(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str
+) -> None:
+    scenario = SCENARIOS[name]
+    files = scenario.prepare(connection, tmp_path)
+    with connection.cursor() as cursor:
+        cursor.execute("DROP ROLE IF EXISTS etl_few; CREATE ROLE etl_few LOGIN PASSWORD 'secret' CONNECTION LIMIT 3")
+        cursor.execute(f"GRANT CREATE ON DATABASE {connection.info.dbname} TO etl_few; GRANT ALL ON loaded TO etl_few")
+    few = make_dsn(database, user="etl_few", password="secret")
+    options = {"strategy": scenario.strategy, "config": config_for(work, concurrency=3, retry_attempts=2)}
+    try:
+        with pytest.raises(TransientDatabaseError, match="too many connections"):
+            ingest(files, "loaded", "id", few, **options)
+        assert_nothing_is_left(connection, work)
+
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER ROLE etl_few CONNECTION LIMIT -1")
+        assert ingest(files, "loaded", "id", few, **options)
+        assert differing_rows(connection, "loaded", "expected") == []
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP OWNED BY etl_few CASCADE; DROP ROLE etl_few")
+
+
+@pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
+def test_the_limit_of_temporary_files_is_reached(
+    database: str, connection: Connection, tmp_path: Path, work: Path, strategy: str
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id numeric PRIMARY KEY, v text)")
+        cursor.execute(f"ALTER DATABASE {connection.info.dbname} SET temp_file_limit = '200kB'")
+    rows = tuple((str(n % 9000), f"row {n} " * 8) for n in range(10_000))
+    file = write(Rows(("id", "v"), rows), tmp_path, "a", "csv")
+    options = {"strategy": strategy, "config": config_for(work, server_work_memory_bytes=64 * 1024, chunk_size=100_000)}
+
+    with pytest.raises(DatabaseError, match="53400.*temp_file_limit"):
+        ingest(file, "loaded", "id", database, **options)
+
+    assert query(connection, "SELECT count(*) FROM loaded") == [(0,)]
+    assert_nothing_is_left(connection, work)
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER DATABASE {connection.info.dbname} RESET temp_file_limit")
+    assert ingest(file, "loaded", "id", database, **options).counts.inserted == 9000
+
+
+# --- signals -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["deterministic", "partitioned", "partitioned, keys for the server"])
+def test_a_signal_rolls_back_and_can_be_resumed(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str, number: signal.Signals, status: int
+) -> None:
+    scenario = SCENARIOS[name]
+    files = scenario.prepare(connection, tmp_path)
+    settings = tmp_path / "load.toml"
+    settings.write_text(f"[load]\ntemp_directory = {str(work)!r}\n")
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT * FROM loaded WHERE id IN (0, 30, 60) FOR UPDATE")  # it will wait here
+    command = [
+        sys.executable, "-m", "etl_toolkit", "ingest", *map(str, files), "--table", "loaded", "--key", "id", "--dsn", database,
+        "--strategy", scenario.strategy, "--jobs", "2", "--config", str(settings), "--quiet",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def is_not_waiting_yet() -> bool:
+        assert process.poll() is None, process.communicate()
+        return not query(
+            connection,
+            "SELECT FROM pg_stat_activity WHERE application_name LIKE 'etl_toolkit%' AND wait_event_type = 'Lock'",
+        )
+
+    assert not patient(is_not_waiting_yet, 60)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    with connection.cursor() as cursor:
+        cursor.execute("ROLLBACK")
+    assert query(connection, "SELECT count(*) FROM loaded WHERE v <> 'before'") == [(0,)]
+    assert_nothing_is_left(connection, work)
+    ((run_id, state),) = query(connection, "SELECT run_id, status FROM etl_toolkit.runs")
+    assert state == "interrupted"
+    assert run_id in err, "how to go on is said"
+    assert ConflictAwareProcessor(database, config=config_for(work)).resume(run_id)
+    assert differing_rows(connection, "loaded", "expected") == []
