@@ -137,7 +137,7 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
     The winner is the last row, the first one for `ignore`, or the greatest order column with ties to the last. Where no
     key stands in two rows, `keys` is a view of `rows`: counting the keys costs half of grouping them.
     """
-    workspace.query("DROP TABLE IF EXISTS keys") if _is_table(workspace) else workspace.query("DROP VIEW IF EXISTS keys")
+    workspace.query(f"DROP {'TABLE' if _is_table(workspace) else 'VIEW'} IF EXISTS keys")
     if _is_unique(scan_, workspace):
         workspace.query(
             f"CREATE VIEW keys AS SELECT {scan_.key_sql}, {_masks(scan_, '({})')}, 1 AS n, rowid AS winner "

@@ -13,8 +13,8 @@ import psycopg2
 from etl_toolkit import overlap as overlaps
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
-from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.loading.failpoints import reach
+from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
 from etl_toolkit.loading.run import Phases
 from etl_toolkit.loading.session import Sessions
@@ -97,7 +97,8 @@ def prepared(
                 Question(spec, target, matched, overlap, config.workers, cores, config.deterministic_processing, lanes)
             )
         if created and is_trial:
-            plan = replace(plan, reasons=(*plan.reasons, "the table does not exist and would be created: " + " ".join(created.split())))
+            reason = "the table does not exist and would be created: " + " ".join(created.split())
+            plan = replace(plan, reasons=(*plan.reasons, reason))
         reach("scanned")
         yield Ready(sources, matched, target, layout, scan, plan, workspace, refused, created)
 

@@ -108,74 +108,107 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
     columns that could arbitrate.
     """
     with connection.cursor() as cursor:
-        oid = find_table(cursor, table)
-        if oid is None:
-            raise TargetError(f"table {table} does not exist; create it first, or pass --create-table")
-        cursor.execute(_FIND, (oid,))
-        _, schema, name, kind, row_security, forced_security, has_rules, is_owner = cursor.fetchone()
-        label = f"{schema}.{name}"
-        if kind not in ("r", "p"):
-            what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(kind, "not a table")
-            raise TargetError(
-                f"{label} is {what}, and ON CONFLICT needs an ordinary or partitioned table; name that one"
-            )
-        version = connection.server_version
-        columns = _columns(cursor, oid)
-        names = {column.name for column in columns}
-        if taken := sorted(name for name in names if _OUR_NAMES.fullmatch(name)):
-            raise TargetError(
-                f"{label} has a column '{taken[0]}', a name that loads need for themselves; rename the column"
-            )
-        for column in key:
-            if column not in names:
-                raise TargetError(f"{label} has no column '{column}' to be the key; it has {', '.join(sorted(names))}")
-        hazards: list[Hazard] = []
-        arbiter, index_hazards = _arbiter(cursor, oid, version, columns, tuple(key), label)
-        hazards += index_hazards
-        if row_security and (forced_security or not is_owner):
-            detail = "policies apply to this role: rows may be refused one by one, and COPY FROM is not allowed"
-            hazards.append(Hazard(HazardKind.ROW_SECURITY, detail, "staged"))
-        if has_rules:
-            hazards.append(
-                Hazard(HazardKind.RULE, f"{label} has rewrite rules, which ON CONFLICT does not allow", "refuse")
-            )
-        cursor.execute(_FOREIGN_KEYS, (oid,))
-        foreign_keys = []
-        for constraint, is_self, own, references, referenced in cursor.fetchall():
-            foreign_keys.append(ForeignKey(constraint, tuple(own), references, tuple(referenced), is_self))
-            if is_self:
-                detail = f"{constraint} makes a row depend on rows of other files"
-                hazards.append(Hazard(HazardKind.SELF_REFERENCE, detail, "sequential"))
-        cursor.execute(_TRIGGERS, (oid,))
-        for trigger, per_row, before in cursor.fetchall():
-            if per_row and before:
-                detail = f"{trigger} may rewrite or drop rows, keys included"
-                hazards.append(Hazard(HazardKind.ROW_TRIGGER, detail, "sequential"))
-            else:
-                kind_of = HazardKind.ROW_TRIGGER if per_row else HazardKind.STATEMENT_TRIGGER
-                detail = f"{trigger} sees the transactions of this load, not those of a sequential one"
-                hazards.append(Hazard(kind_of, detail, "sequential"))
-        checks = _checks(cursor, oid, key, is_partitioned=kind == "p")
-        cursor.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(sql.Identifier(schema, name)))
-        is_empty = bool(cursor.fetchone()[0])
-        if any(hazard.forces == "server" for hazard in hazards) and (
-            reason := _not_hashable(cursor, arbiter, schema, name)
-        ):
+        found = _found(cursor, table)
+        columns = _columns(cursor, found.oid)
+        _check_names(found.label, columns, key)
+        arbiter, hazards = _arbiter(cursor, found, columns, tuple(key))
+        foreign_keys = _foreign_keys(cursor, found.oid)
+        hazards += [*_hazards_of(found, foreign_keys), *_trigger_hazards(cursor, found.oid)]
+        if any(hazard.forces == "server" for hazard in hazards) and (reason := _not_hashable(cursor, arbiter, found)):
             hazards.append(Hazard(HazardKind.SERVER_KEY, reason, "sequential"))
-    return TargetTable(
-        schema=schema,
-        name=name,
-        oid=oid,
-        columns=columns,
-        key=tuple(key),
-        arbiter=arbiter,
-        hazards=tuple(hazards),
-        foreign_keys=tuple(foreign_keys),
-        is_partitioned=kind == "p",
-        is_empty=is_empty,
-        checks=checks,
-        server_version=version,
+        cursor.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(sql.Identifier(found.schema, found.name)))
+        is_empty = bool(cursor.fetchone()[0])
+        return TargetTable(
+            schema=found.schema,
+            name=found.name,
+            oid=found.oid,
+            columns=columns,
+            key=tuple(key),
+            arbiter=arbiter,
+            hazards=tuple(hazards),
+            foreign_keys=foreign_keys,
+            is_partitioned=found.kind == "p",
+            is_empty=is_empty,
+            checks=_checks(cursor, found.oid, key, is_partitioned=found.kind == "p"),
+            server_version=connection.server_version,
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A row of pg_class."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    row_security: bool
+    forced_security: bool
+    has_rules: bool
+    is_owner: bool
+
+    @property
+    def label(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+def _found(cursor: Any, table: str) -> _Found:
+    oid = find_table(cursor, table)
+    if oid is None:
+        raise TargetError(f"table {table} does not exist; create it first, or pass --create-table")
+    cursor.execute(_FIND, (oid,))
+    found = _Found(*cursor.fetchone())
+    if found.kind not in ("r", "p"):
+        what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(found.kind, "not a table")
+        raise TargetError(
+            f"{found.label} is {what}, and ON CONFLICT needs an ordinary or partitioned table; name that one"
+        )
+    return found
+
+
+def _check_names(label: str, columns: Sequence[Column], key: Sequence[str]) -> None:
+    names = {column.name for column in columns}
+    if taken := sorted(name for name in names if _OUR_NAMES.fullmatch(name)):
+        raise TargetError(
+            f"{label} has a column '{taken[0]}', a name that loads need for themselves; rename the column"
+        )
+    if missing := [name for name in key if name not in names]:
+        raise TargetError(f"{label} has no column '{missing[0]}' to be the key; it has {', '.join(sorted(names))}")
+
+
+def _foreign_keys(cursor: Any, oid: int) -> tuple[ForeignKey, ...]:
+    cursor.execute(_FOREIGN_KEYS, (oid,))
+    return tuple(
+        ForeignKey(constraint, tuple(own), references, tuple(referenced), is_self)
+        for constraint, is_self, own, references, referenced in cursor.fetchall()
     )
+
+
+def _hazards_of(found: _Found, foreign_keys: Sequence[ForeignKey]) -> list[Hazard]:
+    hazards = [
+        Hazard(HazardKind.SELF_REFERENCE, f"{key.name} makes a row depend on rows of other files", "sequential")
+        for key in foreign_keys
+        if key.is_self
+    ]
+    if found.row_security and (found.forced_security or not found.is_owner):
+        detail = "policies apply to this role: rows may be refused one by one, and COPY FROM is not allowed"
+        hazards.append(Hazard(HazardKind.ROW_SECURITY, detail, "staged"))
+    if found.has_rules:
+        detail = f"{found.label} has rewrite rules, which ON CONFLICT does not allow"
+        hazards.append(Hazard(HazardKind.RULE, detail, "refuse"))
+    return hazards
+
+
+def _trigger_hazards(cursor: Any, oid: int) -> list[Hazard]:
+    cursor.execute(_TRIGGERS, (oid,))
+    hazards = []
+    for trigger, per_row, before in cursor.fetchall():
+        detail = f"{trigger} sees the transactions of this load, not those of a sequential one"
+        if per_row and before:
+            detail = f"{trigger} may rewrite or drop rows, keys included"
+        kind = HazardKind.ROW_TRIGGER if per_row else HazardKind.STATEMENT_TRIGGER
+        hazards.append(Hazard(kind, detail, "sequential"))
+    return hazards
 
 
 def _checks(cursor: Any, oid: int, key: Sequence[str], *, is_partitioned: bool) -> tuple[RowCheck, ...]:
@@ -260,7 +293,7 @@ class _Index:
         )
 
     def covers(self, key: tuple[str, ...], columns: Sequence[Column]) -> bool:
-        return set(self.names) == set(key) if self.is_plain else _mentions(self.definitions, self.names, key, columns)
+        return set(self.names) == set(key) if self.is_plain else _mentions(self.definitions, key, columns)
 
 
 def _coupling(index: _Index, key: tuple[str, ...], columns: Sequence[Column]) -> Hazard | None:
@@ -283,19 +316,20 @@ def _coupling(index: _Index, key: tuple[str, ...], columns: Sequence[Column]) ->
 
 
 def _arbiter(
-    cursor: Any, oid: int, version: int, columns: Sequence[Column], key: tuple[str, ...], label: str
+    cursor: Any, found: _Found, columns: Sequence[Column], key: tuple[str, ...]
 ) -> tuple[Arbiter, list[Hazard]]:
-    nulls = "i.indnullsnotdistinct" if version >= 150000 else "false"
-    extra = ", i.indnullsnotdistinct" if version >= 150000 else ""
-    cursor.execute(_UNIQUE_INDEXES.format(nulls_not_distinct=nulls, extra_group=extra), (oid,))
+    knows_nulls = cursor.connection.server_version >= 150000
+    nulls = "i.indnullsnotdistinct" if knows_nulls else "false"
+    extra = ", i.indnullsnotdistinct" if knows_nulls else ""
+    cursor.execute(_UNIQUE_INDEXES.format(nulls_not_distinct=nulls, extra_group=extra), (found.oid,))
     indexes = [_Index(*row) for row in cursor.fetchall()]
     usable = [index for index in indexes if index.can_arbitrate and index.covers(key, columns)]
     if not usable:
         deferrable = next((index for index in indexes if index.covers(key, columns) and not index.is_immediate), None)
         because = f" ({deferrable.name} is deferrable)" if deferrable else ""
         raise TargetError(
-            f"{label} has no unique index on ({', '.join(key)}) that ON CONFLICT can use{because}; "
-            f"create one (CREATE UNIQUE INDEX … ON {label} ({', '.join(key)})), or name another key"
+            f"{found.label} has no unique index on ({', '.join(key)}) that ON CONFLICT can use{because}; "
+            f"create one (CREATE UNIQUE INDEX … ON {found.label} ({', '.join(key)})), or name another key"
         )
     chosen = min(usable, key=lambda index: (not index.is_plain, index.predicate is not None))
     arbiter = Arbiter(
@@ -309,20 +343,22 @@ def _arbiter(
     if not arbiter.is_plain or chosen.predicate or chosen.nulls_not_distinct or not chosen.is_deterministic:
         what = "expressions" if not chosen.is_plain else "a predicate" if chosen.predicate else "its own equality"
         hazards.append(Hazard(HazardKind.SERVER_KEY, f"index {chosen.name} has {what}", "server"))
+    hazards += [
+        Hazard(HazardKind.SERVER_KEY, f"equality of {column.type} keys ('{column.name}')", "server")
+        for column in columns
+        if column.name in key and arbiter.is_plain and key_type(column) is None
+    ]
     others = [hazard for index in indexes if index is not chosen and (hazard := _coupling(index, key, columns))]
-    for column in (column for column in columns if column.name in key):
-        if arbiter.is_plain and key_type(column) is None:
-            hazards.append(Hazard(HazardKind.SERVER_KEY, f"equality of {column.type} keys ('{column.name}')", "server"))
     return arbiter, hazards + others
 
 
-def _not_hashable(cursor: Any, arbiter: Arbiter, schema: str, name: str) -> str | None:
+def _not_hashable(cursor: Any, arbiter: Arbiter, found: _Found) -> str | None:
     """Say why the server cannot divide rows by a hash of their key (bit and money have no hash function), or None."""
     keys = sql.SQL(", ").join(map(sql.SQL, arbiter.expressions))
     try:
         cursor.execute(
             sql.SQL("SELECT pg_catalog.hash_record(ROW({})) FROM (SELECT (NULL::{}).*) AS etl_nothing").format(
-                keys, sql.Identifier(schema, name)
+                keys, sql.Identifier(found.schema, found.name)
             )
         )
     except psycopg2.errors.UndefinedFunction as error:
@@ -331,9 +367,7 @@ def _not_hashable(cursor: Any, arbiter: Arbiter, schema: str, name: str) -> str 
     return None
 
 
-def _mentions(
-    definitions: Sequence[str], names: Sequence[str | None], key: tuple[str, ...], columns: Sequence[Column]
-) -> bool:
+def _mentions(definitions: Sequence[str], key: tuple[str, ...], columns: Sequence[Column]) -> bool:
     """Whether an expression index is over exactly the key columns: every key column occurs in it, and no other."""
     text = " ".join(definitions)
     mentioned = {column.name for column in columns if f'"{column.name}"' in text or _has_word(text, column.name)}
@@ -341,6 +375,4 @@ def _mentions(
 
 
 def _has_word(text: str, word: str) -> bool:
-    import re
-
     return re.search(rf"(?<![\w\"]){re.escape(word)}(?![\w\"(])", text) is not None
