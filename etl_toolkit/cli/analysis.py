@@ -85,9 +85,22 @@ def bench(
         chosen, directory=directory, dsn=options.resolve_dsn(dsn), command=["etl-toolkit", *sys.argv[1:]],
         on_progress=_show_progress,
     )  # fmt: skip
+    _demonstrate(directory, options.resolve_dsn(dsn))
     typer.echo(f"run directory: {directory}")
     typer.echo(f"page:          etl-toolkit report {directory}")
     typer.echo(f"configuration: etl-toolkit ingest --config {directory / 'recommended.toml'} …")
+
+
+def _demonstrate(directory: Path, dsn: str | None) -> None:
+    """Show the races happening, and record what was said on the wire, for the page."""
+    from etl_toolkit.errors import EtlError
+    from etl_toolkit.reporting import demonstrations
+
+    print("showing the races happening …", file=sys.stderr)
+    try:
+        demonstrations.record(directory, dsn)
+    except EtlError as error:
+        print(f"the races are not shown: {error}", file=sys.stderr)
 
 
 def _show_progress(progress: Any) -> None:
@@ -108,9 +121,13 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = REPORT,
 ) -> None:
     """Render the analysis page of a run directory. Opens no database."""
-    from etl_toolkit.reporting.report import render
+    from etl_toolkit.reporting.report import failure, render
 
-    typer.echo(f"report: {render(run_directory or _latest_run(), out)}")
+    directory = run_directory or _latest_run()
+    typer.echo(f"report: {render(directory, out)}")
+    if reason := failure(directory):
+        print(f"the page is incomplete: {reason}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _latest_run() -> Path:
