@@ -178,6 +178,8 @@ def result_blocks(result: LoadResult) -> list[Block]:
         f"{result.wall_seconds:,.2f} s ({result.rows_per_second:,.0f} rows/s); {verdict}"
     )
     notes = [f"run {result.run_id}, strategy {result.strategy}", *result.reasons, _equation(result.counts)]
+    if predicted := result.plan.predicted_seconds.get(result.strategy):
+        notes.append(f"predicted {predicted:,.2f} s, took {result.wall_seconds:,.2f} s")
     notes += [f"left out: {name} has the same content as {first}" for name, first in result.duplicates]
     if result.retries:
         notes.append(f"{result.retries:,} batches were repeated after a transient error")

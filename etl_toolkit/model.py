@@ -66,7 +66,8 @@ class SourceFile:
     go to COPY as they are. `frame` holds the Arrow table of an in-memory source, whose `path` is None. `readable` is the
     path to read: the file itself, or the mended / transcoded copy in the working directory. `malformed` records are not in
     it; it has `records` of them, the longest of `longest_record_bytes`. `target_types` are the server's types of `columns`,
-    once matched. `header` is the line under which its records can be loaded as a CSV file.
+    once matched. `header` is the line under which its records can be loaded as a CSV file. `stamp` tells whether the file
+    is still as it was when it was looked at.
     """
 
     position: int
@@ -86,6 +87,7 @@ class SourceFile:
     longest_record_bytes: int = 0
     target_types: tuple[str, ...] = ()
     header: str = ""
+    stamp: tuple[int, ...] = ()
 
     @property
     def own_columns(self) -> tuple[str, ...]:

@@ -85,6 +85,8 @@ def prepared(
                 # Records are read along where DuckDB may come to collapse them, or has to show the server a doubtful key.
                 in_order = spec.strategy is Strategy.DETERMINISTIC or target.forced("server")
                 scan = _scan(matched, target, spec, None if in_order else layout, workspace)
+                for file in matched:
+                    check_unchanged(file)
             if layout is not None and scan.has_records and not (created and is_trial):
                 with phases.phase("rejects"):
                     doubtful = Inquiry(scan, target, layout, workspace, sessions).doubtful_keys(limit=spec.max_rejects)

@@ -41,7 +41,7 @@ def list_rejects(connection: Any, run_id: str) -> list[RejectedRow]:
 def export_rejects(connection: Any, run_id: str, path: str | Path) -> int:
     """Write the rejected rows of a run to a CSV file, under the header of their file; return how many there were.
 
-    The file can be mended and loaded again as the original was. Rows of files with different headers go into a file
+    The file is UTF-8, and can be mended and loaded again as the original was. Rows of files with different headers go into a file
     each: `path`, then `path` with -2, -3, … before its suffix. Raises UsageError where a file is there already, so that
     rows being mended are not lost.
     """

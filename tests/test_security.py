@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 import psutil
 import psycopg2
+import pyarrow.parquet as pq
 import pytest
 from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
@@ -171,8 +172,11 @@ class TestSecrets:
             path.write_text("id,v\n" + lines)
         return paths
 
-    def test_a_password_is_in_no_artefact(self, dsn_with_canary: str, tmp_path: Path, files: list[Path]) -> None:
+    def test_a_password_is_in_no_artefact(
+        self, dsn_with_canary: str, tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         artefacts: dict[str, str] = {}
+        monkeypatch.setenv("ETL_DSN", dsn_with_canary)
         with processes() as seen:
             self._load(dsn_with_canary, tmp_path, files, artefacts)
             artefacts["doctor, text"] = str(report := run_checks(dsn_with_canary, "t", ["id"]))
@@ -184,6 +188,9 @@ class TestSecrets:
         artefacts["process list"] = "\n".join(sorted(seen))
         self._ledger(dsn_with_canary, artefacts)
         assert any("pg_dump" in line for line in seen)
+        assert {"run directory, executed/04_parallel_upsert_analysis.ipynb", "run directory, page.html"} < set(
+            artefacts
+        )
         assert find(artefacts) == []
         # The search does find what is there.
         assert find({"control": dsn_with_canary, "other": PASSWORD}) == ["control", "other"]
@@ -253,15 +260,20 @@ class TestSecrets:
     def _sweep(self, dsn: str, directory: Path, artefacts: dict[str, str]) -> None:
         from etl_toolkit.bench import sweep
         from etl_toolkit.bench.sweep_config import SweepConfig
+        from etl_toolkit.reporting.report import render
 
         config = SweepConfig(
             name="canary", strategies=("partitioned",), side_strategies=(), formats=("csv",), rows=(100,), files=(2,),
             overlaps=(0.5,), table_states=("empty",), workers=(1,), keys=("bigint",), batch_rows=(100,), twin=None, rounds=1,
         )  # fmt: skip
         sweep.run(config, directory=directory, dsn=dsn, command=["bench", "--dsn", dsn])
+        render(directory, directory / "page.html")
         for path in directory.rglob("*"):
             if path.is_file():
-                artefacts[f"run directory, {path.relative_to(directory)}"] = path.read_bytes().decode("latin-1")
+                text = path.read_bytes().decode("latin-1")
+                if path.suffix == ".parquet":  # its pages are compressed
+                    text += str(pq.read_table(path).to_pydict()) + str(pq.read_metadata(path).metadata)
+                artefacts[f"run directory, {path.relative_to(directory)}"] = text
 
     def _ledger(self, dsn: str, artefacts: dict[str, str]) -> None:
         with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:

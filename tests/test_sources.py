@@ -52,7 +52,7 @@ def texts(file: SourceFile, workspace: Workspace) -> list[tuple[str | None, ...]
 
 
 class Drops(io.BytesIO):
-    """A stream that gives its bytes in small portions."""
+    """A stream that gives its bytes in small portions, whatever it is asked for."""
 
     def __init__(self, data: bytes, portion: int) -> None:
         super().__init__(data)
@@ -70,7 +70,7 @@ def truth(data: bytes, shape: Shape) -> list[tuple[int, bytes, Any]]:
 def piecewise(data: bytes, shape: Shape, portion: int) -> list[tuple[int, bytes, Any]]:
     """The same by `pieces`, that is by the check of whole blocks wherever it finds them clean."""
     found: list[tuple[int, bytes, Any]] = []
-    for piece in pieces(Drops(data, portion), shape):
+    for piece in pieces(Drops(data, portion), shape, window=portion):
         records: tuple[Record, ...] = piece.records or ()
         if piece.records is None:
             records = tuple(Scanner(shape).scan(piece.source, at_end=True).records)

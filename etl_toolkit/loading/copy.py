@@ -102,7 +102,11 @@ def copy_file(cursor: Any, file: SourceFile, statement: Any, *, on_bytes: OnByte
 def open_body(file: SourceFile) -> Iterator[BinaryIO]:
     """The bytes of a plain CSV file behind its header."""
     assert file.readable is not None
-    with file.readable.open("rb", buffering=BUFFER_BYTES) as stream:
+    try:
+        opened = file.readable.open("rb", buffering=BUFFER_BYTES)
+    except OSError as error:
+        raise SourceError(f"{file.name}: cannot be read any more: {error.strerror}; was it removed meanwhile?") from None
+    with opened as stream:
         if file.dialect.has_header:
             stream.readline()
         yield stream

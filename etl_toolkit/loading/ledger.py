@@ -19,7 +19,7 @@ import psycopg2
 from psycopg2.extras import execute_values
 from psycopg2.sql import SQL, Identifier
 
-from etl_toolkit.errors import LedgerError, map_driver_error
+from etl_toolkit.errors import AccountingError, LedgerError, map_driver_error
 from etl_toolkit.model import Batch, Counts, LoadSpec, Plan, Reject, SourceFile, TargetTable
 
 SCHEMA = "etl_toolkit"
@@ -163,6 +163,7 @@ def begin(
 ) -> None:
     """Record a run as running. Earlier runs on the table that still say so are dead (we hold the lock): fence them."""
     with connection.cursor() as cursor:
+        _make_durable(cursor)
         _fence(cursor, target.oid)
         cursor.execute(
             "INSERT INTO etl_toolkit.runs (run_id, target, target_oid, status, strategy, spec, plan) "
@@ -189,6 +190,14 @@ def _fence(cursor: Any, target_oid: int) -> None:
         "UPDATE etl_toolkit.runs SET status = 'interrupted' WHERE target_oid = %s AND status = 'running'", (target_oid,)
     )
     _drop_leftovers(cursor)
+
+
+def _make_durable(cursor: Any) -> None:
+    """Let the COMMIT of this transaction wait for the disk, and so for all before it, where the role does without."""
+    cursor.execute(
+        "SELECT pg_catalog.set_config('synchronous_commit', 'on', true) "
+        "WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
+    )
 
 
 def _drop_leftovers(cursor: Any) -> None:
@@ -283,6 +292,7 @@ def resume(connection: Any, run: PastRun, target: TargetTable, files: Sequence[S
             f"{changed[0]} has changed since run {run.run_id} began; start a new run with the file as it is now"
         )
     with connection.cursor() as cursor:
+        _check_no_hole(cursor, run)
         cursor.execute(
             "SELECT run_id FROM etl_toolkit.runs r WHERE target_oid = %s AND started_at > %s AND run_id <> %s "
             "AND EXISTS (SELECT FROM etl_toolkit.batches b WHERE b.run_id = r.run_id) ORDER BY started_at LIMIT 1",
@@ -299,6 +309,18 @@ def resume(connection: Any, run: PastRun, target: TargetTable, files: Sequence[S
             (run.run_id,),
         )
     connection.commit()
+
+
+def _check_no_hole(cursor: Any, run: PastRun) -> None:
+    """Raise LedgerError where a batch is missing before one that is committed: its old rows would come last."""
+    cursor.execute("SELECT number FROM etl_toolkit.batches WHERE run_id = %s AND counts IS NOT NULL", (run.run_id,))
+    done = {number for (number,) in cursor.fetchall()}
+    for lane in run.plan["lanes"]:
+        numbers = [batch["number"] in done for batch in lane]
+        if numbers != sorted(numbers, reverse=True):
+            raise LedgerError(
+                f"run {run.run_id} lost a batch that came before others (did the server go down?); start a new run"
+            )
 
 
 def claim(cursor: Any, run_id: str, batch: Batch, *, undoable: bool = False) -> Claim:
@@ -347,6 +369,21 @@ def record_rejects(cursor: Any, run_id: str, rejects: Sequence[Reject]) -> None:
         )
 
 
+def check_committed(connection: Any, run_id: str, batches: Sequence[Batch]) -> None:
+    """Raise AccountingError where a batch whose COMMIT was answered is not in the ledger, and so not in the table.
+
+    A server that goes down forgets such commits where `synchronous_commit` is off.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT number FROM etl_toolkit.batches WHERE run_id = %s AND counts IS NOT NULL", (run_id,))
+        present = {number for (number,) in cursor.fetchall()}
+    if lost := [batch.label for batch in batches if batch.number not in present]:
+        raise AccountingError(
+            f"the server has forgotten {', '.join(lost)} of run {run_id}, which it had committed (is synchronous_commit off?); "
+            "load the files again"
+        )
+
+
 def finish(
     connection: Any,
     run_id: str,
@@ -358,6 +395,7 @@ def finish(
 ) -> None:
     """Close a run's row with its outcome. A run fenced meanwhile stays as it is."""
     with connection.cursor() as cursor:
+        _make_durable(cursor)
         cursor.execute(
             "UPDATE etl_toolkit.runs SET status = %s, counts = %s, error = %s, finished_at = clock_timestamp() "
             "WHERE run_id = %s AND status = 'running'",

@@ -20,11 +20,12 @@ from etl_toolkit.sources.relation import (
     text_relation,
     typed_relation,
 )
-from etl_toolkit.sources.resolving import resolve
+from etl_toolkit.sources.resolving import check_unchanged, resolve
 
 __all__ = [
     "LINE_SEPARATOR",
     "alike",
+    "check_unchanged",
     "csv_relation",
     "expand",
     "line_relation",

@@ -7,7 +7,7 @@ in UTF-8, every record ended by LF, malformed records and blank lines left out.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         shape = shape_of(header.delimiter, options.quote, header.columns, bounds.max_line_bytes)
         mending = _Mending(path, copy, header, shape, is_copied=not (stream.is_direct and header.is_tidy))
         with mending:
-            for piece in pieces(stream, shape, rest=rest, first_line=1 + header.lines):
+            for piece in pieces(stream, shape, held=rest, first_line=1 + header.lines):
                 mending.take(piece, bounds)
         content_hash = raw.finish()
     dialect = CsvDialect(header.delimiter, options.quote, stream.encoding, header.has_header)
@@ -54,7 +54,7 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
     )  # fmt: skip
 
 
-def reopen(file: SourceFile, max_line_bytes: int) -> Iterator[Piece]:
+def reopen(file: SourceFile, max_line_bytes: int) -> Generator[Piece]:
     """The pieces of a CSV file as it was found, once more."""
     assert file.path is not None
     dialect = file.dialect
@@ -65,7 +65,7 @@ def reopen(file: SourceFile, max_line_bytes: int) -> Iterator[Piece]:
     with open_utf8(file.path, encoding=dialect.encoding) as (_, stream):
         header, rest = _header(stream, file.path, options, bounds)
         shape = shape_of(dialect.delimiter, dialect.quote, file.own_columns, max_line_bytes)
-        yield from pieces(stream, shape, rest=rest, first_line=1 + header.lines)
+        yield from pieces(stream, shape, held=rest, first_line=1 + header.lines)
 
 
 def shape_of(delimiter: str, quote: str, columns: tuple[str, ...], max_line_bytes: int) -> Shape:

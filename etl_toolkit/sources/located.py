@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from etl_toolkit.errors import SourceError
@@ -57,15 +58,16 @@ def _csv_places(file: SourceFile, wanted: Sequence[int], max_line_bytes: int) ->
     dialect = file.dialect
     scanner = Scanner(shape_of(dialect.delimiter, dialect.quote, file.own_columns, max_line_bytes))
     places: dict[int, tuple[int | None, str]] = {}
-    for piece in reopen(file, max_line_bytes):
-        here = wanted[len(places) : bisect_left(wanted, piece.first_record + piece.count)]
-        if here:
-            records = piece.records or scanner.scan(piece.source, at_end=True).records
-            for number in here:
-                record = records[number - piece.first_record]
-                places[number] = (piece.first_line + record.lines_before, record.text)
-        if len(places) == len(wanted):
-            break
+    with closing(reopen(file, max_line_bytes)) as all_pieces:
+        for piece in all_pieces:
+            here = wanted[len(places) : bisect_left(wanted, piece.first_record + piece.count)]
+            if here:
+                records = piece.records or scanner.scan(piece.source, at_end=True).records
+                for number in here:
+                    record = records[number - piece.first_record]
+                    places[number] = (piece.first_line + record.lines_before, record.text)
+            if len(places) == len(wanted):
+                break
     return places
 
 

@@ -98,7 +98,7 @@ class Scanner:
         item = rb"(?:%b|%b)" % (quoted, bare) if quoted else bare
         object.__setattr__(self, "_record", re.compile(rb"%b(?:%b%b)*+" % (item, delimiter, item)))
         object.__setattr__(self, "_quoted", re.compile(quoted) if quoted else None)
-        reason = f"record longer than {self.shape.max_bytes:,} bytes (max_line_bytes)"
+        reason = f"record longer than {self.shape.max_bytes:,} bytes (max_line_bytes), or a quote that never closes"
         object.__setattr__(self, "_too_long", Fault(reason, LIMIT_SQLSTATE))
 
     def scan(self, buffer: bytes, *, at_end: bool, limit: int | None = None) -> Scanned:

@@ -66,20 +66,47 @@ def _task(
 
 def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds) -> SourceFile:
     try:
+        stamp = _stamp(path)  # before the first byte is read
         if kind_of(path) == "parquet":
-            return examine_parquet(path, copy.with_suffix(".parquet"))
-        return examine_csv(path, options, copy.with_suffix(".csv"), bounds)
+            examined = examine_parquet(path, copy.with_suffix(".parquet"))
+        else:
+            examined = examine_csv(path, options, copy.with_suffix(".csv"), bounds)
+        return replace(examined, stamp=stamp)
     except OSError as error:
         raise SourceError(f"{shown(path)}: cannot be read: {error.strerror or error}") from None
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_unchanged(file: SourceFile) -> None:
+    """Raise SourceError where a file is no longer as it was when it was looked at: what was read since may be anything."""
+    if not file.stamp or file.readable is None or not file.readable.is_symlink():
+        return  # a frame, or a copy of our own
+    try:
+        is_same = _stamp(file.readable) == file.stamp
+    except OSError:
+        is_same = False
+    if not is_same:
+        raise SourceError(
+            f"{shown(file.name)}: was changed or removed while it was being loaded; nothing of it is written; "
+            "load it again when it is at rest"
+        )
 
 
 def _placed(file: SourceFile, position: int, workspace: Workspace) -> SourceFile:
     """Give the file its position, and a name in the working directory that no path can spoil."""
     if file.frame is not None:
-        workspace.duckdb.register("incoming", file.frame)
-        workspace.duckdb.execute(f"CREATE TABLE frame_{position} AS SELECT * FROM incoming")
-        workspace.duckdb.unregister("incoming")
-        return replace(file, position=position)
+        try:
+            workspace.duckdb.register("incoming", file.frame)
+            workspace.duckdb.execute(f"CREATE TABLE frame_{position} AS SELECT * FROM incoming")
+            workspace.duckdb.unregister("incoming")
+        except duckdb.Error as error:
+            detail = str(error).strip().splitlines()[0]
+            raise SourceError(f"{file.name}: cannot be taken over: {detail}; cast the column to text") from None
+        return replace(file, position=position, frame=None)  # DuckDB holds it now
     if file.path is None:
         raise AssertionError(f"{file.name} is neither a frame nor a file")
     readable = workspace.directory / f"file_{position:05d}.{file.format}"

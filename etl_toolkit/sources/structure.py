@@ -8,7 +8,7 @@ clean goes to the `Scanner`, which knows why; `tests/test_csv_structure.py` hold
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ import numpy as np
 from etl_toolkit.sources.records import Record, Scanner, Shape, count_lines
 
 BLOCK_BYTES = 1 << 18  # fits the second-level cache, where a block is read several times
+CHECKED_BYTES = 1 << 22  # the check takes ten times that while it runs
+SCANNED_AT_ONCE = 5_000  # records; behind a fault, what follows is most often clean again
 _LF, _CR = 10, 13
 
 
@@ -57,45 +59,58 @@ class Clean:
     lines: int | None = None  # None: to be counted
 
 
-def pieces(stream: ByteStream, shape: Shape, *, rest: bytes = b"", first_line: int = 1) -> Iterator[Piece]:
-    """Split a stream, which continues `rest`, into pieces. What they hold depends on the bytes alone, not on the blocks."""
+def pieces(
+    stream: ByteStream, shape: Shape, *, held: bytes = b"", first_line: int = 1, window: int = BLOCK_BYTES
+) -> Iterator[Piece]:
+    """Split a stream, of which `held` was read before, into pieces. What they hold depends on the bytes alone.
+
+    A window of the bytes is looked at; it grows until it holds a whole record, at most to the longest one allowed.
+    """
     scanner = Scanner(shape)
-    record, line, is_cut = 0, first_line, False
-    while True:
-        block = stream.read(max(BLOCK_BYTES, len(rest)))
-        at_end = not block
-        buffer = rest + block if rest else block
+    record, line, start, size, is_cut, at_end = 0, first_line, 0, window, False, False
+    while not (at_end and start >= len(held)):
+        while not at_end and len(held) - start < size:
+            block = stream.read(size - len(held) + start)
+            held, start, at_end = held[start:] + block, 0, not block
+        buffer, is_last = held[start : start + size], at_end and start + size >= len(held)
         if is_cut:
-            buffer, is_cut = _past_line(buffer, at_end=at_end)
-            line += not is_cut
-        found = clean(buffer, shape, at_end=at_end) if buffer and not is_cut else None
-        if found is not None:
-            consumed, count = found.consumed, found.count
-            source = found.data if found.is_verbatim else buffer[:consumed]
-            lines = found.lines if found.lines is not None else count_lines(source)
-            yield Piece(
-                record, line, consumed, count, found.data, found.is_verbatim, longest=found.longest, source=source
-            )
-        elif buffer and not is_cut:
-            scanned = scanner.scan(buffer, at_end=at_end)
-            consumed, count, lines, is_cut = scanned.consumed, len(scanned.records), scanned.lines, scanned.is_cut
-            if consumed:
-                yield Piece(record, line, consumed, count, records=tuple(scanned.records))
-        else:
-            consumed, count, lines = 0, 0, 0
-        record, line, rest = record + count, line + lines, buffer[consumed:]
-        if at_end:
-            return
+            skipped, is_cut = _past_line(buffer, at_end=is_last)
+            start, line = start + skipped, line + (not is_cut)
+            size = window if skipped else size * 2
+            continue
+        piece, lines, is_cut = _piece(buffer, scanner, at_end=is_last)
+        if piece.size:
+            yield replace(piece, first_record=record, first_line=line)
+        record, line, start = record + piece.count, line + lines, start + piece.size
+        size = window if piece.size else size * 2
 
 
-def _past_line(buffer: bytes, *, at_end: bool) -> tuple[bytes, bool]:
-    """Return what follows the current line, and whether that goes on behind the buffer."""
+def _piece(buffer: bytes, scanner: Scanner, *, at_end: bool) -> tuple[Piece, int, bool]:
+    """The whole records at the start of a buffer, their lines, and whether the last goes on behind it and is cut."""
+    found = clean(buffer, scanner.shape, at_end=at_end) if len(buffer) <= CHECKED_BYTES else None
+    if found is not None:
+        source = found.data if found.is_verbatim else buffer[: found.consumed]
+        lines = found.lines if found.lines is not None else count_lines(source)
+        piece = Piece(0, 0, found.consumed, found.count, found.data, found.is_verbatim, None, found.longest, source)
+        return piece, lines, False
+    scanned = scanner.scan(buffer, at_end=at_end, limit=SCANNED_AT_ONCE)
+    records, source = scanned.records, buffer[: scanned.consumed]
+    if any(record.fault for record in records):
+        return Piece(0, 0, len(source), len(records), records=tuple(records)), scanned.lines, scanned.is_cut
+    data = b"".join(record.raw + b"\n" for record in records)
+    longest = max((len(record.raw) for record in records), default=0)
+    is_verbatim = data in (source, source + b"\n")
+    return Piece(0, 0, len(source), len(records), data, is_verbatim, None, longest, source), scanned.lines, False
+
+
+def _past_line(buffer: bytes, *, at_end: bool) -> tuple[int, bool]:
+    """Return the bytes to skip to get past the current line, and whether it goes on behind the buffer."""
     feed, back = buffer.find(b"\n"), buffer.find(b"\r")
     if back >= 0 and (feed < 0 or back < feed):
         if back + 1 == len(buffer) and not at_end:
-            return buffer[back:], True
-        return buffer[back + (2 if feed == back + 1 else 1) :], False
-    return (b"", True) if feed < 0 else (buffer[feed + 1 :], False)
+            return back, True
+        return back + (2 if feed == back + 1 else 1), False
+    return (len(buffer), True) if feed < 0 else (feed + 1, False)
 
 
 def clean(buffer: bytes, shape: Shape, *, at_end: bool) -> Clean | None:

@@ -28,6 +28,7 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, SourceFile
 from etl_toolkit.plan import layout_of
+from etl_toolkit.sources import check_unchanged
 from etl_toolkit.strategies.lanes import await_all, on_retry
 from etl_toolkit.strategies.staged import check_reject_limit, counts_of, find_rejects, stage
 from etl_toolkit.strategies.together import load_together
@@ -84,6 +85,7 @@ def _stage_with_retry(run: Run, file: SourceFile) -> int:
             cursor.execute(create_shared_staging(run.target, layout, destination, file=file.position))
             rows = sum(stage(run, cursor, file, layout, destination=destination))
             refuse_orphans(cursor, run.target, layout, destination)
+            check_unchanged(file)
             reach("copied")
             connection.commit()
         reach("staged")

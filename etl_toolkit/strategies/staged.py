@@ -32,6 +32,7 @@ from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout, Reject, SourceFile, Strategy
 from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import (
+    check_unchanged,
     located,
     number_in_file,
     ordinals,
@@ -74,6 +75,7 @@ def _attempt(run: Run, batch: Batch) -> FileCounts:
         load = _load_collapsed if batch.collapsed else _load_in_order
         counts = load(run, cursor, files, others)
         for file in files:
+            check_unchanged(file)
             ledger.record_rejects(cursor, run.run_id, run.refused.get(file.position, ()))
         ledger.complete(cursor, run.run_id, batch, counts)
         reach("completed")

@@ -114,6 +114,8 @@ def _commit(run: Run, partition: OpenPartition, write: Write, lost: FileCounts) 
     except psycopg2.Error as error:
         if not is_transient(error):
             raise
+    with run.lock:
+        run.retries += 1
     run.tell("commit_lost", batch=partition.batch.label)
 
     def load_and_commit(run: Run, batch: Batch) -> FileCounts:
