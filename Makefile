@@ -12,6 +12,9 @@ PIP     = $(BIN)/python -m pip --disable-pip-version-check --no-input
 UV_VERSION := 0.13.8
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
 
+# Most tests wait for a server, so there are more workers than cores.
+TEST_WORKERS ?= 3
+
 # Extra words for the tool behind a target: make test ARGS="-k overlap -x"
 ARGS ?=
 
@@ -38,8 +41,8 @@ $(PEERS): requirements-peers.lock $(STAMP)
 demo: $(STAMP) ## generate 3 CSV + 3 Parquet files, load them, quick sweep, HTML report
 	$(BIN)/python -m etl_toolkit demo $(ARGS)
 
-test: $(STAMP) ## the tests, against a throw-away PostgreSQL (or ETL_DSN)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## the tests, against throw-away PostgreSQLs (or ETL_DSN)
+	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 test-faults: $(STAMP) ## the tests that kill servers, workers and connections
 	$(BIN)/python -m pytest -m faults $(ARGS)

@@ -61,13 +61,13 @@ class SourceFile:
     """One file of a load, at its position in the order of files.
 
     `columns` are its columns in its own order, named as in the table once it is matched; `source_columns` keep the names
-    of the file. `is_plain` says that the file is UTF-8 CSV without a quote
-    character, so that every line is one record and both DuckDB and the server split it alike; only then may its bytes
-    go to COPY as they are. `frame` holds the Arrow table of an in-memory source, whose `path` is None. `readable` is the
-    path to read: the file itself, or the mended / transcoded copy in the working directory. `malformed` records are not in
-    it; it has `records` of them, the longest of `longest_record_bytes`. `target_types` are the server's types of `columns`,
-    once matched. `header` is the line under which its records can be loaded as a CSV file. `stamp` tells whether the file
-    is still as it was when it was looked at.
+    by which its relation knows them. `is_plain` says that the file is UTF-8 CSV without a quote character, so that every
+    line is one record and both DuckDB and the server split it alike; only then may its bytes go to COPY as they are.
+    `frame` holds the Arrow table of an in-memory source until DuckDB has it; its `path` is None. `readable` is the path to
+    read: the file itself, or the mended / transcoded copy in the working directory, which is UTF-8 with LF line ends
+    whatever the `encoding` of its `dialect`. `malformed` records are not in it; it has `records` of them, the longest of
+    `longest_record_bytes`. `target_types` are the server's types of `columns`, once matched. `header` is the line under
+    which its records can be loaded as a CSV file.
     """
 
     position: int

@@ -21,7 +21,7 @@ from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Batch, Layout, LoadSpec, Plan, Reject, SourceFile, Sources, Strategy, TargetTable
 from etl_toolkit.overlap import KeyScan
 from etl_toolkit.plan import Question, common_layout, key_types, make_plan, match_columns, order_type
-from etl_toolkit.sources import resolve
+from etl_toolkit.sources import check_unchanged, resolve
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace

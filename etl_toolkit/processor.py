@@ -15,10 +15,11 @@ import psycopg2
 
 from etl_toolkit import overlap as overlaps
 from etl_toolkit.config import ParallelConfig, available_cores
-from etl_toolkit.errors import AccountingError, driver_errors_mapped, map_driver_error
+from etl_toolkit.errors import AccountingError, DatabaseError, driver_errors_mapped, is_transient, map_driver_error
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.failpoints import reach
+from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Event, Phases, Run
 from etl_toolkit.loading.session import Sessions, plain_text_host
 from etl_toolkit.loading.undo import Undone, undo
@@ -185,6 +186,9 @@ def _execute(run: Run, admin: Any) -> dict[int, Counts]:
         check_reject_limit(run)
         counts = add_up([{file.position: Counts() for file in run.files}, STRATEGIES[run.plan.strategy](run)])
         _check_accounting(run, counts)
+        reach("finishing")
+        _close(admin, run, "complete", counts)
+        return counts
     except BaseException as error:
         interrupted = isinstance(error, InterruptedError) or not isinstance(error, Exception)  # Ctrl-C, SIGTERM
         _close(
@@ -193,9 +197,6 @@ def _execute(run: Run, admin: Any) -> dict[int, Counts]:
         if isinstance(error, psycopg2.Error):
             raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
         raise
-    reach("finishing")
-    _close(admin, run, "complete", counts)
-    return counts
 
 
 def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
@@ -209,21 +210,42 @@ def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
     scanned = {file.position: file.rows for file in run.plan.overlap.files} if run.plan.overlap else {}
     for file in run.files:
         read = counts[file.position].read - len(file.malformed)
-        for seen in (file.records, scanned.get(file.position)):
+        for who, seen in (("key scan", scanned.get(file.position)), ("first look", file.records)):
             if seen is not None and read != seen:
-                raise AccountingError(f"{file.name}: it had {seen:,} rows, the load saw {read:,}; did the file change?")
+                raise AccountingError(
+                    f"{file.name}: the {who} saw {seen:,} rows, the load {read:,}; did the file change?"
+                )
 
 
 def _close(admin: Any, run: Run, status: str, counts: Mapping[int, Counts], error: str | None = None) -> None:
-    total = sum(counts.values(), Counts()) if counts else None
-    try:
-        admin.rollback()
+    def record(connection: Any) -> None:
+        connection.rollback()
+        if status == "complete":
+            ledger.check_committed(connection, run.run_id, run.plan.batches)
         if status == "failed":  # no data, but what was found wrong with it
-            with admin.cursor() as cursor:
+            with connection.cursor() as cursor:
                 ledger.record_rejects(
                     cursor, run.run_id, [reject for found in run.refused.values() for reject in found]
                 )
-        ledger.finish(admin, run.run_id, status=status, counts=total, files=counts, error=error)
-    except psycopg2.Error as failure:
-        if status == "complete":
+        total = sum(counts.values(), Counts()) if counts else None
+        ledger.finish(connection, run.run_id, status=status, counts=total, files=counts, error=error)
+
+    def record_anew() -> None:
+        with run.sessions.session("coordinator") as connection:
+            record(connection)
+
+    try:
+        try:
+            record(admin)
+        except psycopg2.Error as failure:
+            if not is_transient(failure):
+                raise
+            # The session that held the lock is gone; what it was for has been done, or is told by the ledger.
+            attempts = run.config if status == "complete" else replace(run.config, retry_attempts=1)
+            run_with_retry(record_anew, attempts, on_retry=lambda _: None)
+    except (psycopg2.Error, DatabaseError) as failure:
+        if status != "complete":
+            return
+        if isinstance(failure, psycopg2.Error):
             raise map_driver_error(failure, doing="recording the end of the run") from None
+        raise

@@ -25,7 +25,6 @@ from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, server
 from etl_toolkit.errors import (
     AccountingError,
     DatabaseError,
-    EtlError,
     LedgerError,
     SourceError,
     TransientDatabaseError,
@@ -233,10 +232,7 @@ def test_a_killed_load_is_resumed_with_other_workers(
     assert_balanced(result, result.counts.read)
     assert_nothing_is_left(connection, work)
     assert query(connection, "SELECT status FROM etl_toolkit.runs") == [("complete",)]
-    done = {"committed": number, "finishing": before}.get(
-        point, number - 1 if scenario.strategy != "partitioned" else 0
-    )
-    assert before >= min(done, 1), "a batch that was committed stands in the ledger"
+    assert before >= (number if point == "committed" else 0), "a batch that was committed stands in the ledger"
 
 
 # --- a connection is lost ------------------------------------------------------------------------------------------------
@@ -322,12 +318,12 @@ def test_a_connection_is_cut_around_the_commit(
 # --- the server goes down ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[server.EmbeddedServer]:
-    """A server of our own: one that may be shut down."""
+@pytest.fixture(scope="module", params=["durable", "fast"])
+def own_server(request: pytest.FixtureRequest) -> Iterator[server.EmbeddedServer]:
+    """A server of our own: one that may be shut down. The fast one then forgets what it had just committed."""
     if os.environ.get("ETL_DSN"):
         pytest.skip("a server that is not ours is not shut down")
-    with server.temporary(profile="fast") as running:
+    with server.temporary(profile=request.param) as running:
         yield running
 
 
@@ -344,19 +340,27 @@ def test_the_server_is_shut_down_at_once_and_started_again(
     files = scenario.prepare(admin, tmp_path)
     admin.close()
 
+    with psycopg2.connect(own_server.dsn) as asking, asking.cursor() as cursor:
+        cursor.execute("SELECT current_setting('synchronous_commit')")
+        remembers = cursor.fetchone() == ("on",)
+    asking.close()
+
     def bounce() -> None:
         server.stop(own_server.data_dir, "immediate")
-        assert server.start(own_server.data_dir, profile="fast", port=own_server.port).port == own_server.port
+        again = server.start(own_server.data_dir, profile="durable" if remembers else "fast", port=own_server.port)
+        assert again.port == own_server.port
 
     options = {"strategy": scenario.strategy, "config": config_for(work)}
+    may_fail = True
     with failpoints.installed({point: nth(1, bounce)}):
         try:
             result = ingest(files, "loaded", "id", own_server.dsn, **options)
-        except EtlError as error:
-            # Staging for all workers is unlogged, and empty after a crash: noticed, and the load fails.
-            assert scenario.key_type == "numeric", error
+        except (AccountingError, DatabaseError):
+            # Staging for all workers is unlogged, and empty after a crash; and a commit may be forgotten. Never silently.
+            may_fail = scenario.key_type == "numeric" or (not remembers and point == "committed")
             result = ingest(files, "loaded", "id", own_server.dsn, **options)
 
+    assert may_fail
     admin = psycopg2.connect(own_server.dsn)
     admin.autocommit = True
     assert differing_rows(admin, "loaded", "expected") == []
@@ -392,11 +396,14 @@ def test_a_file_that_changes_between_plan_and_load(
             case "other columns":
                 file.write_text(text.replace("id,v", "v,id"))
 
+    told = ""
     try:
         with failpoints.installed({point: nth(1, change)}):
             result = ingest(file, "loaded", "id", database, strategy=scenario.strategy, config=config_for(work))
-    except (SourceError, AccountingError, LedgerError) as error:
-        assert "only.csv" in str(error)
+    except SourceError as error:
+        told = str(error)
+    if told:
+        assert "only.csv: " in told
         assert query(connection, "SELECT count(*), count(*) FILTER (WHERE v = 'changed') FROM loaded") == before
     else:
         # Only a load that had read the file before may succeed, and with what the file held then.
@@ -508,7 +515,7 @@ def test_an_old_run_is_not_resumed_over_a_newer_one(
     newer = write(Rows(("id", "v"), (("40", "newer"),)), tmp_path, "newer", "csv")
     ingest(newer, "loaded", "id", database, config=config_for(work))
 
-    with pytest.raises(LedgerError, match="newer run"):
+    with pytest.raises(LedgerError, match=r"has written to public[.]loaded since"):
         ConflictAwareProcessor(database, config=config_for(work)).resume(run_id)
 
     assert query(connection, "SELECT v FROM loaded WHERE id = 40") == [("newer",)]
@@ -599,7 +606,7 @@ def test_a_lock_that_is_never_given_up_fails_the_load(
     assert_nothing_is_left(connection, work)
 
 
-@pytest.mark.parametrize("name", ["full parallel", "partitioned", "partitioned, keys for the server"])
+@pytest.mark.parametrize("name", ["partitioned", "partitioned, keys for the server"])
 def test_no_connection_is_left_for_a_worker(
     database: str, connection: Connection, tmp_path: Path, work: Path, name: str
 ) -> None:
@@ -635,7 +642,7 @@ def test_the_limit_of_temporary_files_is_reached(
     file = write(Rows(("id", "v"), rows), tmp_path, "a", "csv")
     options = {"strategy": strategy, "config": config_for(work, server_work_memory_bytes=64 * 1024, chunk_size=100_000)}
 
-    with pytest.raises(DatabaseError, match="53400.*temp_file_limit"):
+    with pytest.raises(DatabaseError, match=r"53400.*temp_file_limit"):
         ingest(file, "loaded", "id", database, **options)
 
     assert query(connection, "SELECT count(*) FROM loaded") == [(0,)]
@@ -657,33 +664,35 @@ def test_a_signal_rolls_back_and_can_be_resumed(
     files = scenario.prepare(connection, tmp_path)
     settings = tmp_path / "load.toml"
     settings.write_text(f"[load]\ntemp_directory = {str(work)!r}\n")
-    with connection.cursor() as cursor:
-        cursor.execute("BEGIN; SELECT * FROM loaded WHERE id IN (0, 30, 60) FOR UPDATE")  # it will wait here
+    holder = psycopg2.connect(database)
+    with holder.cursor() as cursor:
+        cursor.execute("SELECT * FROM loaded WHERE id IN (0, 30, 60) FOR UPDATE")  # it will wait here
     command = [
         sys.executable, "-m", "etl_toolkit", "ingest", *map(str, files), "--table", "loaded", "--key", "id", "--dsn", database,
         "--strategy", scenario.strategy, "--jobs", "2", "--config", str(settings), "--quiet",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def is_not_waiting_yet() -> bool:
-        assert process.poll() is None, process.communicate()
-        return not query(
+        return process.poll() is None and not query(
             connection,
             "SELECT FROM pg_stat_activity WHERE application_name LIKE 'etl_toolkit%' AND wait_event_type = 'Lock'",
         )
 
-    assert not patient(is_not_waiting_yet, 60)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert not patient(is_not_waiting_yet, 60)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    holder.close()
 
     assert process.returncode == status, err
     assert "Traceback" not in err
-    with connection.cursor() as cursor:
-        cursor.execute("ROLLBACK")
     assert query(connection, "SELECT count(*) FROM loaded WHERE v <> 'before'") == [(0,)]
     assert_nothing_is_left(connection, work)
     ((run_id, state),) = query(connection, "SELECT run_id, status FROM etl_toolkit.runs")
     assert state == "interrupted"
-    assert run_id in err, "how to go on is said"
+    assert "etl-toolkit runs" in err, "how to go on is said"
     assert ConflictAwareProcessor(database, config=config_for(work)).resume(run_id)
     assert differing_rows(connection, "loaded", "expected") == []

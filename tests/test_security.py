@@ -324,7 +324,7 @@ class processes:  # noqa: N801 - a context manager
         self.thread.join()
 
     def _watch(self) -> None:
-        while not self.over.wait(0.02):
+        while not self.over.wait(0.05):
             for process in psutil.process_iter():
                 try:
                     command = process.cmdline()

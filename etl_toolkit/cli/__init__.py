@@ -57,6 +57,8 @@ def main() -> NoReturn:
     try:
         outcome = app(standalone_mode=False)  # what `typer.Exit` carries, else what the command returned
         code = outcome if isinstance(outcome, int) else 0
+        if code == 130:  # typer's own answer to Ctrl-C
+            raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; what was not committed is rolled back; see `etl-toolkit runs`")
         code = 130

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import duckdb
 import psycopg2
 
-from etl_toolkit.errors import EtlError
+from etl_toolkit.errors import EtlError, SourceError
 from etl_toolkit.model import SourceFile
 from etl_toolkit.sources import LINE_SEPARATOR, read_failure
 
@@ -105,7 +105,9 @@ def open_body(file: SourceFile) -> Iterator[BinaryIO]:
     try:
         opened = file.readable.open("rb", buffering=BUFFER_BYTES)
     except OSError as error:
-        raise SourceError(f"{file.name}: cannot be read any more: {error.strerror}; was it removed meanwhile?") from None
+        raise SourceError(
+            f"{file.name}: cannot be read any more: {error.strerror}; was it removed meanwhile?"
+        ) from None
     with opened as stream:
         if file.dialect.has_header:
             stream.readline()

@@ -29,7 +29,7 @@ from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, SourceFile
 from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import check_unchanged
-from etl_toolkit.strategies.lanes import await_all, on_retry
+from etl_toolkit.strategies.lanes import FileCounts, await_all, on_retry
 from etl_toolkit.strategies.staged import check_reject_limit, counts_of, find_rejects, stage
 from etl_toolkit.strategies.together import load_together
 
@@ -42,16 +42,20 @@ def load_hashed(run: Run) -> dict[int, Counts]:
             staged = await_all(run, [pool.submit(_stage_with_retry, run, file) for file in run.files])
         rejected = {file.position: len(run.refused.get(file.position, ())) for file in run.files}
         lost = {position: Counts(read=count, rejected=count) for position, count in rejected.items()}
-        counts = load_together(run, lambda cursor, batch: _merge(run, cursor, batch, tables), lost=lost)
+
+        def check(counts: FileCounts) -> None:
+            for file, rows in zip(run.files, staged, strict=True):
+                if counts[file.position].read != rows + rejected[file.position]:
+                    merged = counts[file.position].read - rejected[file.position]
+                    raise AccountingError(
+                        f"{file.name}: {rows:,} rows were staged but {merged:,} merged; was the server restarted?"
+                    )
+
+        return load_together(run, lambda cursor, batch: _merge(run, cursor, batch, tables), lost=lost, check=check)
     except psycopg2.Error as error:
         raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
     finally:
         drop_staging(run, tables)
-    for file, rows in zip(run.files, staged, strict=True):
-        if counts[file.position].read != rows + rejected[file.position]:
-            merged = counts[file.position].read - rejected[file.position]
-            raise AccountingError(f"{file.name}: {rows:,} rows were staged but {merged:,} merged")
-    return counts
 
 
 def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) -> dict[int, Counts]:

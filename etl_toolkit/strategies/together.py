@@ -33,10 +33,13 @@ class OpenPartition:
     counts: FileCounts
 
 
-def load_together(run: Run, write: Write, *, lost: FileCounts) -> dict[int, Counts]:
+def load_together(
+    run: Run, write: Write, *, lost: FileCounts, check: Callable[[FileCounts], None] | None = None
+) -> dict[int, Counts]:
     """Load every partition with `write`, commit them together, and return the counts per file.
 
     `lost` are the counts of rows that no partition is sent: superseded and rejected. They are recorded with the first.
+    `check` sees the counts before anything is committed, and may raise.
     """
     opened: list[OpenPartition] = []
 
@@ -51,6 +54,8 @@ def load_together(run: Run, write: Write, *, lost: FileCounts) -> dict[int, Coun
         with ThreadPoolExecutor(max_workers=len(run.plan.batches), thread_name_prefix="etl-worker") as pool:
             opening = [pool.submit(load_with_retry, run, batch, open_one) for batch in run.plan.batches]
             await_all(run, opening, watch=watchman.look if len(opening) > 1 else None)
+        if check:
+            check(add_up([partition.counts for partition in opened]))
         with run.phases.phase("commit"):
             in_order = sorted(opened, key=lambda item: item.batch.number)
             return add_up([_commit(run, partition, write, lost) for partition in in_order])
