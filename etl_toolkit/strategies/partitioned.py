@@ -68,7 +68,7 @@ def _load_ranges(run: Run) -> dict[int, Counts]:
             with run.sessions.session("ledger") as connection:
                 ledger.pin_bounds(connection, run.run_id, run.bounds)
         division = _divide(run)
-        lost = _lost_rows(run, division)
+        lost = lost_rows(run, division)
     return load_together(run, lambda cursor, batch: _write(run, cursor, batch, division), lost=lost)
 
 
@@ -144,7 +144,7 @@ def _counts(item: Merged) -> Counts:
     return Counts(item.rows, item.inserted, item.updated, item.unchanged, stale=item.stale)
 
 
-def _lost_rows(run: Run, division: Division) -> dict[int, Counts]:
+def lost_rows(run: Run, division: Division) -> dict[int, Counts]:
     """Counts of the rows that are not sent, per file: superseded and rejected."""
     assert run.scan is not None
     usable = dict(run.workspace.query(f"SELECT file, count(*) FROM rows WHERE doubt = {PROVEN} GROUP BY file"))
