@@ -66,8 +66,9 @@ def _task(
 
 def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds) -> SourceFile:
     try:
+        kind = kind_of(path)
         stamp = _stamp(path)  # before the first byte is read
-        if kind_of(path) == "parquet":
+        if kind == "parquet":
             examined = examine_parquet(path, copy.with_suffix(".parquet"))
         else:
             examined = examine_csv(path, options, copy.with_suffix(".csv"), bounds)
