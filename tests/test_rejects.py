@@ -40,7 +40,8 @@ FAULTS: dict[str, tuple[dict[str, str | None], str]] = {
 
 
 def row(key: int, **changes: str | None) -> Row:
-    return tuple(({"id": str(key), "name": f"v{key}"} | changes).get(name, text) for name, text in zip(COLUMNS, GOOD, strict=True))  # fmt: skip
+    cells = dict(zip(COLUMNS, GOOD, strict=True)) | {"id": str(key), "name": f"v{key}"} | changes
+    return tuple(cells[name] for name in COLUMNS)
 
 
 def bad(key: int, fault: str) -> Row:
@@ -152,7 +153,7 @@ def test_one_reject_too_many_writes_nothing_of_its_file(
     assert recorded(connection) == {(1, 1, "23514"), (1, 3, "23502")}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ["deterministic", "streaming", "partitioned"])
 @pytest.mark.parametrize("fault", ["CHECK", "NULL key", "foreign key", "not a number"])
 @pytest.mark.parametrize("place", ["first", "last", "only", "all"])
 def test_wherever_the_bad_row_stands(
