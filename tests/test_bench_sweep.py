@@ -123,8 +123,11 @@ def test_nothing_is_left_on_the_server(record: RunRecord, dsn: str) -> None:
 
 
 def test_a_wrong_answer_is_a_failed_run_with_its_reason(tmp_path: Path, database: str, connection: Connection) -> None:
-    """The naive way on files that make it wrong: a large first file commits after a small second one."""
-    (tmp_path / "1.csv").write_text("id,name\n" + "".join(f"{number},first\n" for number in range(100_000)))
+    """The naive way on files that make it wrong: a large first file commits after a small second one.
+
+    The first is large enough for it to be still under way when the second is done, whatever else the machine does.
+    """
+    (tmp_path / "1.csv").write_text("id,name\n" + "".join(f"{number},first\n" for number in range(300_000)))
     (tmp_path / "2.csv").write_text("id,name\n" + "".join(f"{number},second\n" for number in range(10)))
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE mine (id bigint PRIMARY KEY, name text); INSERT INTO mine VALUES (-1, 'kept')")
@@ -140,7 +143,7 @@ def test_a_wrong_answer_is_a_failed_run_with_its_reason(tmp_path: Path, database
     assert metrics["staged_merge"]["failures"] == 0
     assert metrics["naive_parallel"]["wall_seconds"] is None
     assert metrics["naive_parallel"]["errors"] == [
-        "wrong answer: 100000 rows as after the sequential load, but not with the same values"
+        "wrong answer: 300000 rows as after the sequential load, but not with the same values"
     ]
     with connection.cursor() as cursor:
         cursor.execute("SELECT * FROM mine")

@@ -56,7 +56,7 @@ def _rehearse(patient: Patient, target: TargetTable) -> Iterator[Finding]:
         (database,) = patient.row("SELECT pg_catalog.current_database()")
         write_services(programs.service_file, patient.connection, [database, scratch])
         # What is thrown away need not be safe, nor wait for a standby that may never come.
-        options = f"{patient.connection.info.options or ''} -c synchronous_commit=off".strip()
+        options = f"{patient.connection.info.options or ''} -c synchronous_commit=local".strip()
         dsn = make_dsn(patient.sessions.dsn, dbname=scratch, options=options)
         sessions = Sessions(dsn, patient.config, "doctor")
         yield _backup_finding(patient, target, programs, sessions, Path(directory))
