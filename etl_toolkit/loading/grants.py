@@ -23,8 +23,8 @@ LEDGER_PRIVILEGES = {
 def ledger_sql(role: str | None = None) -> str:
     """Return the SQL that makes the ledger and, where a role is named, lets it load.
 
-    CREATE on the schema is for the staging tables that several workers share; without it only keys that the client
-    cannot compare are affected: they load in file order.
+    CREATE on the schema is for the staging tables that several workers share; without it, files whose keys only the
+    server can compare have to be loaded with `--strategy deterministic`.
     """
     statements = [DEFINITION.strip()]
     if role is not None:
