@@ -158,8 +158,10 @@ def test_a_stranger_who_writes_our_keys_is_no_wrong_verdict(
         with psycopg2.connect(database) as stranger, stranger.cursor() as cursor:
             cursor.execute("UPDATE loaded SET v = 'theirs' WHERE id = 1; INSERT INTO loaded VALUES (2, 'theirs')")
         stranger.close()
+        written.set()
 
-    with failpoints.installed({"claimed": once_for(write_it, nothing)}):
+    written = threading.Event()
+    with failpoints.installed({"claimed": once_for(write_it, lambda: written.wait(20))}):
         assert ingest(files, "loaded", "id", database, strategy=strategy, config=CONFIG)
 
     assert found(connection) == [("1", "ours"), ("2", "ours"), ("11", "ours"), ("12", "ours")]
