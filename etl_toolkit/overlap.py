@@ -42,6 +42,10 @@ class KeyScan:
     def file(self, position: int) -> SourceFile:
         return next(file for file in self.files if file.position == position)
 
+    def file_sql(self, row: str) -> str:
+        """An expression of the file that a rowid lies in: a binary search, since the rows stand in file order."""
+        return _search(sorted((first, position) for position, first in self.first_row.items()), row)
+
     @property
     def key_columns(self) -> list[str]:
         return [f"k{number}" for number in range(len(self.key))]
@@ -49,6 +53,14 @@ class KeyScan:
     @property
     def key_sql(self) -> str:
         return ", ".join(self.key_columns)
+
+
+def _search(firsts: Sequence[tuple[int, int]], row: str) -> str:
+    if len(firsts) < 2:
+        return f"{firsts[0][1] if firsts else 0}"
+    middle = len(firsts) // 2
+    below, above = _search(firsts[:middle], row), _search(firsts[middle:], row)
+    return f"CASE WHEN {row} < {firsts[middle][0]} THEN {below} ELSE {above} END"
 
 
 def scan(

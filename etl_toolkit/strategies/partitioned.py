@@ -6,8 +6,9 @@ Where DuckDB can compare the keys it collapses and sorts, and each key is sent o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -22,7 +23,7 @@ from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, Layout
 from etl_toolkit.overlap import PROVEN, collapse, distinct_keys
 from etl_toolkit.strategies.hashed import load_hashed
-from etl_toolkit.strategies.suspects import check_all, check_losers, has_losers
+from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers, has_losers
 from etl_toolkit.strategies.together import load_together
 from etl_toolkit.workspace import literal
 
@@ -31,10 +32,9 @@ SAMPLE_KEYS = 20_000
 
 @dataclass(frozen=True)
 class Division:
-    """How the rows are divided: the relation of winners, and per key range its condition and its rows per file."""
+    """How the rows are divided: per key range the relation of its winners (a FROM and WHERE), and its rows per file."""
 
-    winners: str
-    bounds: Sequence[str]
+    winners: Sequence[str]
     rows: Sequence[Mapping[int, int]]
 
 
@@ -44,15 +44,15 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
     if run.plan.key_path == "server":
         return load_hashed(run)
     assert run.scan is not None
-    check_losers(run)
     try:
-        return _load_ranges(run)
+        # Looked at while the others load: few loads have a bad row among those that lose, and the others lose no time.
+        return _load_ranges(run, meanwhile=partial(check_losers, run) if has_losers(run.workspace) else None)
+    except RefusedLosersError:
+        check_all(run)
     except psycopg2.Error as error:
-        if not is_row_error(error):
+        if not is_row_error(error) or not check_all(run):
             raise map_driver_error(error, doing=doing) from None
-        run.stop.clear()
-        if not check_all(run):
-            raise map_driver_error(error, doing=doing) from None
+    run.failed.clear()
     with run.phases.phase("collapse"):
         collapse(run.scan, run.workspace, action=run.spec.conflict_action)
     try:
@@ -61,7 +61,7 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
         raise map_driver_error(error, doing=doing) from None
 
 
-def _load_ranges(run: Run) -> dict[int, Counts]:
+def _load_ranges(run: Run, *, meanwhile: Callable[[], None] | None = None) -> dict[int, Counts]:
     with run.phases.phase("divide"):
         if run.bounds is None:
             run.bounds = partition_bounds(run, len(run.plan.batches))
@@ -69,29 +69,34 @@ def _load_ranges(run: Run) -> dict[int, Counts]:
                 ledger.pin_bounds(connection, run.run_id, run.bounds)
         division = _divide(run)
         lost = lost_rows(run, division)
-    return load_together(run, lambda cursor, batch: _write(run, cursor, batch, division), lost=lost)
+    return load_together(
+        run, lambda cursor, batch: _write(run, cursor, batch, division), lost=lost, meanwhile=meanwhile
+    )
 
 
 def _divide(run: Run) -> Division:
     assert run.bounds is not None
-    winners = f"(SELECT * FROM rows WHERE doubt = {PROVEN}) AS winners"
-    if has_losers(run.workspace):
-        winners = (
-            f"(SELECT rows.* FROM rows SEMI JOIN keys ON rows.rowid = keys.winner WHERE doubt = {PROVEN}) AS winners"
-        )
+    assert run.scan is not None
     ranges = " ".join(f"WHEN {bound} THEN {number}" for number, bound in enumerate(run.bounds))
     rows: list[dict[int, int]] = [{} for _ in run.bounds]
     for part, file, count in run.workspace.query(
-        f"SELECT CASE {ranges} END, file, count(*) FROM {winners} GROUP BY 1, 2"
+        f"SELECT CASE {ranges} END, {run.scan.file_sql('winner')}, count(*) FROM keys GROUP BY 1, 2"
     ):
         rows[part][file] = count
-    return Division(winners, run.bounds, rows)
+    if has_losers(run.workspace):
+        winners = [f"rows SEMI JOIN (SELECT winner FROM keys WHERE {bound}) AS won ON rows.rowid = won.winner"
+                   for bound in run.bounds]  # fmt: skip
+    else:
+        winners = ["rows" for _ in run.bounds]
+    chosen = [f"{relation} WHERE doubt = {PROVEN} AND {bound}"
+              for relation, bound in zip(winners, run.bounds, strict=True)]  # fmt: skip
+    return Division(chosen, rows)
 
 
 def _write(run: Run, cursor: Any, batch: Batch, division: Division) -> dict[int, Counts]:
     """Load one key range: by COPY into the table itself where its keys are absent, else by way of the staging table."""
     assert batch.partition is not None
-    chosen = f"{division.winners} WHERE {division.bounds[batch.partition]}"
+    chosen = division.winners[batch.partition]
     per_file = division.rows[batch.partition]
     if run.plan.target_is_empty and not run.target.forced("staged"):
         cursor.execute("SAVEPOINT etl_direct")
