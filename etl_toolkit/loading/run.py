@@ -49,7 +49,7 @@ class Phases:
 
 @dataclass
 class Run:
-    """Everything a strategy needs. Shared by the workers; only `refused` and `retries` change, under the lock.
+    """Everything a strategy needs. Shared by the workers; `refused` and `retries` change under the lock.
 
     `stop` is the caller's to set, `failed` is set where one worker's failure stops the others.
     """
@@ -70,6 +70,7 @@ class Run:
     failed: threading.Event = field(default_factory=threading.Event)
     refused: dict[int, tuple[Reject, ...]] = field(default_factory=dict)
     bounds: list[str] | None = None
+    keys_met: threading.Event = field(default_factory=threading.Event)  # a COPY into the table met a key that is there
     horizon: str | None = None  # set where lanes load side by side: see `tripwire`
     retries: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
