@@ -213,25 +213,27 @@ def _best_first(upsert: Upsert) -> list[Composable]:
 
 
 def file_winners(upsert: Upsert, source: Composable) -> Composed:
-    """The winner of each key in each file; `etl_wins` marks that of all files, `etl_rows` counts the file's rows.
+    """The staged rows; `etl_in_file` marks the winner of its key in its file, `etl_wins` that of all files.
 
     The winner takes over the key as the first of the files spells it: loaded one by one, that file would have inserted
-    the key, and ON CONFLICT never rewrites it. Windows in one order share one sort: the winner of all is the first of its
-    key, or the one with no later file, unless `order_by` competes across files.
+    the key, and ON CONFLICT never rewrites it. One sort, by file and then the best first, serves all of it: a file's
+    winner is the first row behind another file's, that of all is the one of the last file, unless `order_by` competes
+    across files.
     """
     keys = SQL(", ").join(key_aliases(upsert.target))
-    wins: Composable = SQL("lead(1) OVER by_file IS NULL")
+    in_file = SQL("(lag(etl_file) OVER by_file IS DISTINCT FROM etl_file)")
+    wins: Composable = SQL("(last_value(etl_file) OVER by_file = etl_file AND {})").format(in_file)
     if upsert.action is ConflictAction.IGNORE:
-        wins = SQL("row_number() OVER by_file = 1")
+        wins = SQL("(lag(etl_file) OVER by_file IS NULL)")
     elif upsert.order_by:
-        best = SQL("{} DESC NULLS LAST, etl_file DESC").format(Identifier(upsert.order_by))
-        wins = SQL("row_number() OVER (PARTITION BY {} ORDER BY {}) = 1").format(keys, best)
+        best = SQL("{} DESC NULLS LAST, etl_file DESC, etl_row DESC").format(Identifier(upsert.order_by))
+        wins = SQL("(row_number() OVER (PARTITION BY {} ORDER BY {}) = 1)").format(keys, best)
     return SQL(
-        "SELECT etl_file, {values}{spelled}{keys}, {wins} AS etl_wins, etl_rows FROM (SELECT *, "
-        "row_number() OVER (in_file ORDER BY {best_first}) AS etl_in_file, count(*) OVER in_file AS etl_rows "
-        "FROM ({staged}) AS staged WINDOW in_file AS (PARTITION BY {keys}, etl_file)) AS ranked "
-        "WHERE etl_in_file = 1 WINDOW by_file AS (PARTITION BY {keys} ORDER BY etl_file)"
+        "SELECT etl_file, {values}{spelled}{keys}, {in_file} AS etl_in_file, {wins} AS etl_wins FROM ({staged}) AS staged "
+        "WINDOW by_file AS (PARTITION BY {keys} ORDER BY etl_file, {best_first} "
+        "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
     ).format(
+        in_file=in_file,
         values=SQL("").join(SQL("{}, ").format(Identifier(name)) for name in upsert.values),
         spelled=SQL("").join(
             SQL("first_value({0}) OVER by_file AS {0}, ").format(Identifier(name)) for name in upsert.target.key

@@ -162,7 +162,8 @@ def _rows_per_file(upsert: Upsert) -> Composable:
     counts = SQL("SELECT etl_file, 0, 0, count(*) FROM latest GROUP BY etl_file")
     if upsert.several_files:
         counts = SQL(
-            "SELECT etl_file, sum(etl_rows)::bigint, count(*), count(*) FILTER (WHERE etl_wins) FROM placed GROUP BY etl_file"
+            "SELECT etl_file, count(*), count(*) FILTER (WHERE etl_in_file), count(*) FILTER (WHERE etl_wins) "
+            "FROM placed GROUP BY etl_file"
         )
     return SQL("(SELECT json_agg(json_build_array(f, s, k, w)) FROM ({}) AS per_file (f, s, k, w))").format(counts)
 
