@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -152,6 +153,22 @@ def lock_table(
             if now >= started + wait_seconds:
                 raise LedgerError(f"another run is loading {label}: {who}; wait for it, or give --wait SECONDS")
             time.sleep(0.2)
+
+
+@contextmanager
+def locks_given_back(connection: Any) -> Iterator[None]:
+    """Give the session's advisory locks back at the end: a server may end a closed session only a moment later.
+
+    Until then the next run on the table would be told that this one still loads.
+    """
+    try:
+        yield
+    finally:
+        with suppress(psycopg2.Error):  # the session is lost, and its locks with it
+            connection.rollback()
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_catalog.pg_advisory_unlock_all()")
+            connection.commit()
 
 
 def _signed(oid: int) -> int:
