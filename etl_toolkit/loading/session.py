@@ -72,10 +72,8 @@ class Sessions:
             "idle_in_transaction_session_timeout": f"{round(config.idle_in_transaction_timeout_seconds * 1000)}",
         }
         with connection.cursor() as cursor:
-            calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings))
-            cursor.execute(
-                f"SELECT {calls}, {_LOOK_FOR_THE_CLIENT}", [text for pair in settings.items() for text in pair]
-            )
+            calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings) + [_LOOK_FOR_THE_CLIENT])
+            cursor.execute(f"SELECT {calls}", [text for pair in settings.items() for text in pair])
         connection.commit()
         with self._lock:
             self._open.add(connection)
