@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import multiprocessing
 import os
 import signal
@@ -879,6 +880,40 @@ def test_the_limit_of_temporary_files_is_reached(
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER DATABASE {connection.info.dbname} RESET temp_file_limit")
     assert ingest(file, "loaded", "id", database, **options).counts.inserted == 9000
+
+
+@pytest.mark.parametrize("strategy", ["deterministic", "streaming", "partitioned"])
+def test_a_working_directory_that_takes_no_more_is_told(
+    database: str, connection: Connection, tmp_path: Path, work: Path, strategy: str
+) -> None:
+    """A limit on the size of files stands for a full disk; the control loads the same without it."""
+    query(connection, "CREATE TABLE loaded (id int PRIMARY KEY, v text); SELECT")
+    file = tmp_path / "packed.csv.gz"
+    file.write_bytes(gzip.compress(b"id,v\n" + b"".join(b"%d,%d\n" % (n, n * 7919) for n in range(60_000))))
+    settings = tmp_path / "load.toml"
+    settings.write_text(f"[load]\ntemp_directory = {str(work)!r}\n")
+    command = [
+        sys.executable, "-m", "etl_toolkit", "ingest", str(file), "--table", "loaded", "--key", "id", "--dsn", database,
+        "--strategy", strategy, "--config", str(settings), "--quiet",
+    ]  # fmt: skip
+
+    limited = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -f 400; exec "$@"', "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert limited.returncode not in (0, -signal.SIGXFSZ)
+    assert str(work) in limited.stderr
+    assert "cannot take a copy of the input: File too large" in limited.stderr
+    assert "free space, or name another place with temp_directory" in limited.stderr
+    assert "Traceback" not in limited.stderr
+    assert query(connection, "SELECT count(*) FROM loaded") == [(0,)]
+    assert_nothing_is_left(connection, work)
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+    assert query(connection, "SELECT count(*) FROM loaded") == [(60_000,)]
 
 
 # --- signals -------------------------------------------------------------------------------------------------------------
