@@ -967,3 +967,37 @@ def test_a_signal_rolls_back_and_can_be_resumed(
     assert "etl-toolkit runs" in err, "how to go on is said"
     assert ConflictAwareProcessor(database, config=config_for(work)).resume(run_id)
     assert differing_rows(connection, "loaded", "expected") == []
+
+
+def command_line(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "etl_toolkit", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_killed_load_is_found_resumed_and_explained_from_the_command_line(
+    database: str, connection: Connection, tmp_path: Path, work: Path
+) -> None:
+    scenario = KILLED["bad rows"]
+    files = scenario.prepare(connection, tmp_path)
+    load_and_die(database, files, scenario.options(work), "committed", 1)
+    ((run_id,),) = query(connection, "SELECT run_id FROM etl_toolkit.runs")
+    to = ("--dsn", database)
+
+    before = command_line("runs", *to)
+    resumed = command_line("resume", run_id, *to)
+    after = command_line("runs", *to)
+    again = command_line("resume", run_id, *to)
+    rejected = command_line("rejects", run_id, *to)
+    explained = command_line("explain", "--table", "loaded", "--key", "id=40", *to)
+
+    assert [done.returncode for done in (before, resumed, after, again, rejected, explained)] == [0, 3, 0, 1, 0, 0]
+    assert run_id in before.stdout
+    assert "complete" not in before.stdout
+    assert "complete" in after.stdout
+    assert f"run {run_id} is complete; to load its files again, start a new run" in again.stderr
+    assert "7,bad" in rejected.stdout
+    assert f"{files[2]}, record 31, run {run_id}: won: the last row of the last file wins\n" in explained.stdout
+    assert f"{files[1]}, record 22, run {run_id}: lost to {files[2]}, record 31\n" in explained.stdout
+    assert "Traceback" not in "".join(done.stderr for done in (before, resumed, after, again, rejected, explained))
+    assert differing_rows(connection, "loaded", "expected") == []
