@@ -336,6 +336,20 @@ def test_the_staging_tables_of_the_dead_are_dropped_and_those_of_the_living_are_
     assert_nothing_is_left(connection, work)
 
 
+def test_the_staging_tables_of_a_run_whose_table_was_dropped_are_dropped_by_a_load_into_another(
+    database: str, connection: Connection, tmp_path: Path, work: Path
+) -> None:
+    scenario = SCENARIOS["partitioned, keys for the server"]
+    files = scenario.prepare(connection, tmp_path)
+    load_and_die(database, files, scenario.options(work), "staged", 1)
+    query(connection, "DROP TABLE loaded; CREATE TABLE other (id int PRIMARY KEY, v text); SELECT")
+    assert len(staging_tables(connection)) >= 1
+
+    assert ingest(files, "other", "id", database, config=config_for(work))
+
+    assert_nothing_is_left(connection, work)
+
+
 def test_the_working_directories_of_the_dead_are_removed_and_no_others(tmp_path: Path) -> None:
     config = ParallelConfig(temp_directory=str(tmp_path))
     (tmp_path / "etl_toolkit_notes").mkdir()  # not one of ours: it has no owner

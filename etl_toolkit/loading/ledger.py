@@ -218,11 +218,15 @@ def _make_durable(cursor: Any) -> None:
 
 
 def _drop_leftovers(cursor: Any) -> None:
-    """Drop the staging tables that runs left behind when they were killed: those of no run that is running."""
+    """Drop the staging tables that runs left behind when they were killed: those of no run that is running.
+
+    A run whose table is gone is not running, whatever its row says: nobody will come to fence it.
+    """
     cursor.execute(
         "SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relnamespace = 'etl_toolkit'::pg_catalog.regnamespace "
         "AND pg_catalog.starts_with(c.relname::text, 'stage_') AND pg_catalog.pg_has_role(c.relowner, 'USAGE') "
         "AND NOT EXISTS (SELECT FROM etl_toolkit.runs r WHERE r.status = 'running' "
+        "AND EXISTS (SELECT FROM pg_catalog.pg_class t WHERE t.oid = r.target_oid) "
         "AND pg_catalog.starts_with(c.relname::text, 'stage_' || r.run_id || '_'))"
     )
     for (name,) in cursor.fetchall():
