@@ -45,7 +45,7 @@ test: $(STAMP) ## the tests, against throw-away PostgreSQLs (or ETL_DSN)
 	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 test-faults: $(STAMP) ## the tests that kill servers, workers and connections
-	$(BIN)/python -m pytest -m faults $(ARGS)
+	$(BIN)/python -m pytest -m faults --numprocesses $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 test-all: test test-faults ## both
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import duckdb
 from psycopg2.sql import SQL, Identifier, Literal
 
 from etl_toolkit.config import ParallelConfig
-from etl_toolkit.errors import EtlError, UsageError
+from etl_toolkit.errors import EtlError, UsageError, driver_errors_mapped
 from etl_toolkit.keys import key_type
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.ledger import PastRun
@@ -45,6 +46,22 @@ class Explanation:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """One row of a file with the key, and why it had no part in the outcome (`out`)."""
+
+    run_id: str
+    file: str
+    record: int
+    values: Mapping[str, str | None]
+    out: str | None
+    key: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}, record {self.record + 1}"
+
+
 def explain(
     dsn: str, table: str, key: Mapping[str, str], *, config: ParallelConfig | None = None, runs: int = 10
 ) -> Explanation:
@@ -54,20 +71,23 @@ def explain(
     """
     config = config or ParallelConfig()
     sessions = Sessions(dsn, config, "explain")
-    with sessions.session("explain") as connection:
+    doing = f"explaining a row of {table}"
+    with driver_errors_mapped(doing=doing), sessions.session("explain") as connection:
         target = read_target(connection, table, tuple(key))
         row = _present_row(connection, target, key)
         past = ledger.past_runs(connection, target=target.qualified_name, limit=runs)
-    past = [run for run in past if run.target_oid == target.oid]  # not of an earlier table of this name
-    occurrences: list[Occurrence] = []
-    notes: list[str] = []
-    decided = False
-    for run in past:
-        if run.status != "complete":
-            notes.append(f"run {run.run_id} is {run.status}: some of its batches may have been written")
-        found = _occurrences_in(run, target, key, config, notes)
-        occurrences += _judged(found, run, decided=decided)
-        decided = decided or bool(found)
+        past = [run for run in past if run.target_oid == target.oid]  # not of an earlier table of this name
+        notes: list[str] = [
+            f"keys in files are compared by their spelling: {name} has a type whose equality only the server knows"
+            for name in key
+            if key_type(target.column(name)) is None
+        ]
+        found = [(run, _candidates(connection, run, _rows_of(run, target, key, config, notes), notes)) for run in past]
+        occurrences, holder = _judged(connection, target, found)
+        if holder is not None and row != _as_stored(connection, target, row, holder):
+            notes.append(
+                "the row is not what the files say: it was there before, or something else has written or deleted it since"
+            )
     if row is not None and not occurrences:
         notes.append(
             "no file of the runs looked at carries this key: the row was written by something else, or earlier"
@@ -77,7 +97,7 @@ def explain(
 
 def parse_key(texts: Sequence[str]) -> dict[str, str]:
     """Turn `id=42` or `a=1,b=2` into a mapping. Raises UsageError where there is no `=`."""
-    pairs = [part for text in texts for part in text.split(",")]
+    pairs = [part for text in texts for part in re.split(r",(?=[^,=]+=)", text)]  # a value may hold a comma
     if any("=" not in pair for pair in pairs):
         raise UsageError("a key is given as COLUMN=VALUE, for example --key id=42 (or --key a=1 --key b=2)")
     return {name.strip(): value for name, _, value in (pair.partition("=") for pair in pairs)}
@@ -97,10 +117,10 @@ def _present_row(connection: Any, target: TargetTable, key: Mapping[str, str]) -
     return dict(zip((column.name for column in target.columns), found, strict=True)) if found else None
 
 
-def _occurrences_in(
+def _rows_of(
     run: PastRun, target: TargetTable, key: Mapping[str, str], config: ParallelConfig, notes: list[str]
 ) -> list[tuple[SourceFile, int, dict[str, str | None]]]:
-    """The rows of a run's files with this key, in loading order."""
+    """The rows of a run's files with this key, in loading order: file, number of the record, values."""
     there = [(name, content) for _, name, content in run.files if Path(name).exists()]
     for _, name, _ in run.files:
         if not Path(name).exists():
@@ -150,44 +170,101 @@ def _rows_with_key(
     return [(number_in_file(file, row[0]), dict(zip(names, row[1:], strict=True))) for row in rows]
 
 
-def _judged(
-    found: list[tuple[SourceFile, int, dict[str, str | None]]], run: PastRun, *, decided: bool
-) -> list[Occurrence]:
-    """Say of each row of one run whether it won and why; the latest first."""
-    spec = LoadSpec.from_mapping(run.spec)
-    if not found:
-        return []
-    winner = _winner(found, spec)
-    rule = _rule(spec, len(found), several_files=len({file.position for file, _, _ in found}) > 1)
-    occurrences = []
-    for index, (file, number, values) in enumerate(found):
-        verdict = (
-            f"won: {rule}" if index == winner else f"lost to {found[winner][0].name}, record {found[winner][1] + 1}"
+def _candidates(
+    connection: Any, run: PastRun, rows: list[tuple[SourceFile, int, dict[str, str | None]]], notes: list[str]
+) -> list[_Candidate]:
+    """The rows of a run, each with the reason why it had no part in the outcome, if there is one."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT file, record, reason FROM etl_toolkit.rejects WHERE run_id = %s", (run.run_id,))
+        refused = {(file, record): reason for file, record, reason in cursor.fetchall()}
+        cursor.execute(
+            "SELECT DISTINCT per_file.position::int FROM etl_toolkit.batches "
+            "CROSS JOIN LATERAL jsonb_object_keys(counts) AS per_file (position) WHERE run_id = %s",
+            (run.run_id,),
         )
-        if decided and index == winner:
-            verdict = "won its run; a later run won over it"
-        occurrences.append(Occurrence(run.run_id, file.name, number, values, verdict))
-    return occurrences[::-1]
+        loaded = {position for (position,) in cursor.fetchall()}
+    if run.status not in ("complete", "undone"):
+        notes.append(f"run {run.run_id} is {run.status}: some of its batches may have been written")
+    found = []
+    for file, record, values in rows:
+        out = f"rejected: {refused[file.position, record]}" if (file.position, record) in refused else None
+        if run.status == "undone":
+            out = "its run was undone"
+        elif run.status != "complete" and file.position not in loaded:
+            out = "its file was not loaded"
+        found.append(_Candidate(run.run_id, file.name, record, values, out, tuple(run.spec["key"])))
+    return found
 
 
-def _winner(found: list[tuple[SourceFile, int, dict[str, str | None]]], spec: LoadSpec) -> int:
+def _judged(
+    connection: Any, target: TargetTable, found: Sequence[tuple[PastRun, Sequence[_Candidate]]]
+) -> tuple[list[Occurrence], _Candidate | None]:
+    """Say of each row, the latest first, whether it won and why; and which one the table should hold now."""
+    holder: _Candidate | None = None
+    verdicts: dict[int, str] = {}
+    for run, rows in reversed(found):  # the oldest run first
+        spec = LoadSpec.from_mapping(run.spec)
+        competing = [row for row in rows if row.out is None]
+        if not competing:
+            continue
+        winner = competing[_winner(connection, target, spec, competing)]
+        verdicts |= {id(row): f"lost to {winner.place}" for row in competing}
+        if holder is not None and not _prevails(connection, target, spec, [holder, winner]):
+            verdicts[id(winner)] = f"won its run, and lost to {holder.place}, which was there: {spec.conflict_action}"
+            continue
+        if holder is not None:
+            verdicts[id(holder)] = f"won its run; {winner.place} of a later run won over it"
+        files = len({row.file for row in competing})
+        verdicts[id(winner)] = f"won: {_rule(spec, len(competing), several_files=files > 1)}"
+        holder = winner
+    occurrences = [
+        Occurrence(row.run_id, row.file, row.record, row.values, row.out or verdicts[id(row)])
+        for _, rows in found
+        for row in reversed(rows)
+    ]
+    return occurrences, holder
+
+
+def _winner(connection: Any, target: TargetTable, spec: LoadSpec, rows: Sequence[_Candidate]) -> int:
+    """The place of the row that wins among those of one run, in loading order."""
     if spec.conflict_action is ConflictAction.IGNORE:
         return 0
-    if spec.order_by is None:
-        return len(found) - 1
-    values = [row.get(spec.order_by) for _, _, row in found]
+    ranks = _ranks(connection, target, spec.order_by, rows)
+    return max(range(len(rows)), key=lambda place: (ranks[place], place))
 
-    def rank(index: int) -> tuple[bool, Any, int]:
-        value = values[index]
-        try:
-            return (value is not None, float(value or 0), index)
-        except ValueError:
-            return (value is not None, value or "", index)
 
-    try:
-        return max(range(len(found)), key=rank)
-    except TypeError:
-        return max(range(len(found)), key=lambda index: (values[index] is not None, str(values[index]), index))
+def _prevails(connection: Any, target: TargetTable, spec: LoadSpec, rows: Sequence[_Candidate]) -> bool:
+    """Whether the second row, of a load, takes the place of the first one, which is in the table."""
+    if spec.conflict_action is ConflictAction.NEWER:
+        there, loaded = _ranks(connection, target, spec.order_by, rows)
+        return loaded >= there
+    return spec.conflict_action is ConflictAction.UPDATE
+
+
+def _ranks(connection: Any, target: TargetTable, order_by: str | None, rows: Sequence[_Candidate]) -> list[int]:
+    """How the values of the order column compare, by the server, NULL lowest; all alike where there is no such column."""
+    if order_by is None:
+        return [0] * len(rows)
+    statement = SQL(
+        "SELECT dense_rank() OVER (ORDER BY value::{} NULLS FIRST) FROM unnest({}::text[]) WITH ORDINALITY AS t (value, n) "
+        "ORDER BY n"
+    ).format(SQL(target.column(order_by).type), Literal([row.values.get(order_by) for row in rows]))
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return [rank for (rank,) in cursor.fetchall()]
+
+
+def _as_stored(
+    connection: Any, target: TargetTable, row: Mapping[str, str | None] | None, holder: _Candidate
+) -> dict[str, str | None] | None:
+    """The row as it would be with the values of a file's row, each as its column spells it; the key stays as it is."""
+    if row is None:
+        return {}
+    names = [name for name in holder.values if name in row and name not in holder.key]
+    texts = [SQL("{}::{}::text").format(Literal(holder.values[name]), SQL(target.column(name).type)) for name in names]
+    with connection.cursor() as cursor:
+        cursor.execute(SQL("SELECT {}").format(SQL(", ").join(texts or [SQL("NULL")])))
+        return {**row, **dict(zip(names, cursor.fetchone(), strict=False))}
 
 
 def _rule(spec: LoadSpec, rows: int, *, several_files: bool) -> str:

@@ -123,6 +123,7 @@ class ConflictAwareProcessor:
         with (
             driver_errors_mapped(doing=f"loading into {spec.table}"),
             sessions.session("coordinator") as admin,
+            ledger.locks_given_back(admin),
             Watch(sessions, self._on_event) as watch,
             prepared(files, spec, sessions, phases, lanes=resumed.lanes if resumed else None) as ready,
         ):

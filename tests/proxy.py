@@ -11,15 +11,21 @@ from typing import Literal
 Moment = Literal["before it is sent", "before it is answered"]
 # What the COMMIT of a batch comes after: the ledger's own commits are left alone.
 LAST_STATEMENT = b"UPDATE etl_toolkit.batches SET counts"
+TERMINATE = b"X\0\0\0\4"  # the last message of a client
 
 
 class Proxy:
-    """Passes everything on, but cuts the first `cuts` connections that commit a batch, at the given moment."""
+    """Passes everything on, but cuts the first `cuts` connections that commit a batch, at the given moment.
 
-    def __init__(self, host: str, port: int, moment: Moment, cuts: int) -> None:
+    One that `lingers` does not tell the server that a client has gone, until it is closed itself.
+    """
+
+    def __init__(self, host: str, port: int, moment: Moment, cuts: int, *, lingers: bool = False) -> None:
         self.server = (host, port)
         self.moment = moment
         self.cuts = cuts
+        self.lingers = lingers
+        self.over = threading.Event()
         self.cut = 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
@@ -45,6 +51,8 @@ class Proxy:
                         server.sendall(data)
                         return  # the other direction sees the answer, and keeps it
                     break
+                if self.lingers and data == TERMINATE:
+                    self.over.wait()
                 server.sendall(data)
         _close(client, server)
 
@@ -72,10 +80,11 @@ def _close(*sockets: socket.socket) -> None:
 
 
 @contextmanager
-def proxied(host: str, port: int, moment: Moment, *, cuts: int = 1) -> Iterator[Proxy]:
-    proxy = Proxy(host, port, moment, cuts)
+def proxied(host: str, port: int, moment: Moment, *, cuts: int = 1, lingers: bool = False) -> Iterator[Proxy]:
+    proxy = Proxy(host, port, moment, cuts, lingers=lingers)
     threading.Thread(target=proxy.serve, daemon=True).start()
     try:
         yield proxy
     finally:
+        proxy.over.set()
         proxy.listener.close()

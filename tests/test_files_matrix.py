@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -459,3 +460,45 @@ def test_globs_expand_in_natural_order(database: str, connection: Connection, tm
     result = ingest(str(tmp_path / "part*.csv"), "t", "id", database)
     assert [Path(name).name for name in result.files] == [f"part{number}.csv" for number in (1, 2, 9, 10)]
     assert content(connection) == [(1, "10")]
+
+
+# --- what COPY takes for the end of its data ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("state", ["empty", "filled"])
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        ("id\na\n\\.\nb\nc\n", ["a", "\\.", "b", "c"]),
+        ("id\r\na\r\n\\.\r\nb\r\n", ["a", "\\.", "b"]),
+        ('id\na\n"\\."\nb\n', ["a", "\\.", "b"]),
+        ('id\na\n"x\n\\.\ny"\nb\n', ["a", "x\n\\.\ny", "b"]),
+        ("id\na\n\\.", ["a", "\\."]),
+    ],
+    ids=["bare", "bare, CR LF", "quoted", "a line inside quotes", "last, without a line end"],
+)
+def test_a_backslash_and_a_dot_alone_on_a_line_end_nothing(
+    database: str, connection: Connection, tmp_path: Path, data: str, rows: list[str], state: str, strategy: str
+) -> None:
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    files[0].write_bytes(data.encode())
+    files[1].write_bytes(b"id\nz\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id text PRIMARY KEY)")
+        if state == "filled":
+            cursor.execute("INSERT INTO t VALUES ('z')")
+
+    result = ingest(files, "t", "id", database, strategy=strategy, config=SMALL)
+
+    assert result.counts.read == len(rows) + 1
+    assert content(connection, 'SELECT id FROM t ORDER BY id COLLATE "C"') == [(row,) for row in sorted([*rows, "z"])]
+
+
+def test_control_a_bare_copy_ends_there_without_a_word(connection: Connection) -> None:
+    """Until PostgreSQL 17; from 18 on it takes the line for data."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id text)")
+        cursor.copy_expert("COPY t FROM STDIN (FORMAT csv)", io.BytesIO(b"a\n\\.\nb\n"))
+    expected = [("a",)] if connection.server_version < 180000 else [("a",), ("\\.",), ("b",)]
+    assert content(connection, "SELECT id FROM t") == expected

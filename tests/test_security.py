@@ -147,7 +147,7 @@ class TestIdentifiers:
             for line in path.read_text(encoding="utf-8").splitlines()
             if re.search(r"cursor\.execute\(\s*f[\"']", line)
         ]
-        # `calls` repeats "pg_catalog.set_config(%s, %s, false)".
+        # `calls` repeats "pg_catalog.set_config(%s, %s, false)", and ends with a call that is a constant.
         assert found == ['cursor.execute(f"SELECT {calls}", [text for pair in settings.items() for text in pair])']
 
 

@@ -79,8 +79,10 @@ def nothing() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["full_parallel", "hybrid"])
-@pytest.mark.parametrize("action", ["update", "ignore", "newer"])
-@pytest.mark.parametrize("present", [False, True])
+@pytest.mark.parametrize(
+    ("action", "present"),  # `ignore` leaves a row that is there alone in both lanes: nothing would be wrong
+    [("update", False), ("update", True), ("newer", False), ("newer", True), ("ignore", False)],
+)
 @pytest.mark.parametrize("meeting", ["after the other committed", "while the other is open"])
 def test_lanes_that_meet(
     database: str, connection: Connection, files: list[Any], meeting: str, present: bool, action: str, strategy: str
@@ -88,8 +90,6 @@ def test_lanes_that_meet(
     if present:
         with connection.cursor() as cursor:
             cursor.execute("INSERT INTO loaded VALUES (1, 'before')")
-        if action == "ignore":
-            pytest.skip("both leave the row that is there alone: nothing is wrong")
     if meeting == "after the other committed":
         committed = threading.Event()
         points = {"claimed": once_for(nothing, lambda: committed.wait(20)), "committed": committed.set}

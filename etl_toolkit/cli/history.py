@@ -112,25 +112,24 @@ def explain(
     from etl_toolkit.explain import explain as explain_row
     from etl_toolkit.explain import parse_key
     from etl_toolkit.request import connection_string
-    from etl_toolkit.tables import Table as Shown
-    from etl_toolkit.tables import to_text
+    from etl_toolkit.tables import Lines, to_text
 
     found = explain_row(connection_string(options.resolve_dsn(dsn)), table, parse_key(key))
     if as_json:
         return options.print_json(asdict(found))
     name = ", ".join(f"{column} = {value}" for column, value in found.key.items())
-    if found.row is None:
-        typer.echo(f"{found.table} has no row with {name}")
-    else:
-        typer.echo(f"{found.table}, row with {name}:")
-        for column, value in found.row.items():
-            typer.echo(f"  {column} = {'NULL' if value is None else value}")
+    blocks = [Lines(f"{found.table} has no row with {name}")]
+    if found.row is not None:
+        values = [f"{column} = {'NULL' if value is None else value}" for column, value in found.row.items()]
+        blocks = [Lines(f"{found.table}, row with {name}:", values)]
     if found.occurrences:
-        lines = [(item.run_id, item.file, item.record + 1, item.verdict) for item in found.occurrences]
-        caption = "Rows with this key in the files of past runs, the latest first"
-        typer.echo("\n" + to_text([Shown(caption, ("run", "file", "record", "verdict"), lines)]))
-    for note in found.notes:
-        typer.echo(f"note: {note}")
+        rows = [
+            f"{item.file}, record {item.record + 1}, run {item.run_id}: {item.verdict}" for item in found.occurrences
+        ]
+        blocks.append(Lines("Rows with this key in the files of past runs, the latest first:", rows))
+    if found.notes:
+        blocks.append(Lines("Notes:", found.notes))
+    typer.echo(to_text(blocks))
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -154,6 +155,22 @@ def lock_table(
             time.sleep(0.2)
 
 
+@contextmanager
+def locks_given_back(connection: Any) -> Iterator[None]:
+    """Give the session's advisory locks back at the end: a server may end a closed session only a moment later.
+
+    Until then the next run on the table would be told that this one still loads.
+    """
+    try:
+        yield
+    finally:
+        with suppress(psycopg2.Error):  # the session is lost, and its locks with it
+            connection.rollback()
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_catalog.pg_advisory_unlock_all()")
+            connection.commit()
+
+
 def _signed(oid: int) -> int:
     return oid - 2**32 if oid >= 2**31 else oid
 
@@ -201,11 +218,15 @@ def _make_durable(cursor: Any) -> None:
 
 
 def _drop_leftovers(cursor: Any) -> None:
-    """Drop the staging tables that runs left behind when they were killed: those of no run that is running."""
+    """Drop the staging tables that runs left behind when they were killed: those of no run that is running.
+
+    A run whose table is gone is not running, whatever its row says: nobody will come to fence it.
+    """
     cursor.execute(
         "SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relnamespace = 'etl_toolkit'::pg_catalog.regnamespace "
         "AND pg_catalog.starts_with(c.relname::text, 'stage_') AND pg_catalog.pg_has_role(c.relowner, 'USAGE') "
         "AND NOT EXISTS (SELECT FROM etl_toolkit.runs r WHERE r.status = 'running' "
+        "AND EXISTS (SELECT FROM pg_catalog.pg_class t WHERE t.oid = r.target_oid) "
         "AND pg_catalog.starts_with(c.relname::text, 'stage_' || r.run_id || '_'))"
     )
     for (name,) in cursor.fetchall():

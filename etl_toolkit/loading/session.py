@@ -28,6 +28,13 @@ PINNED = {
 }
 
 
+# A client that is killed leaves its statement running to the end, with its locks, unless the server looks for the client.
+# Not every system that a server runs on can tell, and there the setting is refused.
+_LOOK_FOR_THE_CLIENT = (
+    "CASE WHEN pg_catalog.version() ~* '(linux|darwin|bsd)' "
+    "THEN pg_catalog.set_config('client_connection_check_interval', '1000', false) END"
+)
+
 _ENCODE = "percent-encode special characters of user and password (@ is %40, / is %2F), or use PGPASSFILE"
 
 
@@ -65,7 +72,7 @@ class Sessions:
             "idle_in_transaction_session_timeout": f"{round(config.idle_in_transaction_timeout_seconds * 1000)}",
         }
         with connection.cursor() as cursor:
-            calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings))
+            calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings) + [_LOOK_FOR_THE_CLIENT])
             cursor.execute(f"SELECT {calls}", [text for pair in settings.items() for text in pair])
         connection.commit()
         with self._lock:

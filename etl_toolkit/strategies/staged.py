@@ -149,12 +149,14 @@ def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile], others: 
         cursor.execute(set_file(file.position))
         staged[file.position] = sum(stage(run, cursor, file, layout_of(file, run.target)))
     refuse_orphans(cursor, run.target, layout, staging_table())
+    reach("copied")
     upsert = Upsert(
         run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=True,
         undoable=run.spec.undoable, rivals=others,
     )  # fmt: skip
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert)
+    reach("merged")
     return {
         position: counts_of(
             merged.get(position, Merged()), staged=rows, distinct=merged.get(position, Merged()).distinct,
