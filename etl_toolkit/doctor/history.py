@@ -7,6 +7,7 @@ from statistics import median
 
 from etl_toolkit.doctor.patient import Patient
 from etl_toolkit.doctor.report import Finding, passed, unproven, verdict
+from etl_toolkit.errors import LedgerError
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.model import TargetTable
@@ -50,7 +51,13 @@ def check_error_handling(patient: Patient) -> Iterator[Finding]:
 
 
 def check_ledger(patient: Patient) -> Iterator[Finding]:
-    """Whether the ledger is there; a load makes it where it may."""
+    """Whether the ledger is there, and of our version; a load makes it where it may."""
+    try:
+        ledger.check_version(patient.connection)
+    except LedgerError as error:
+        advice = "no load, resume or undo of this release goes through until then"
+        yield verdict("ledger", str(error), fails=True, advice=advice)
+        return
     (exists,) = patient.row("SELECT pg_catalog.to_regclass('etl_toolkit.before_images') IS NOT NULL")
     if not exists:
         advice = "an administrator may run what `etl-toolkit db grants ROLE` prints"
