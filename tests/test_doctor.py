@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from etl_toolkit import ParallelConfig, ingest, server
 from etl_toolkit.doctor import DoctorReport, Finding, Status, run_checks
+from etl_toolkit.errors import RejectLimitError
 from etl_toolkit.loading.grants import database_sql, ledger_sql, table_sql
 from tests.pooler import pooler
 
@@ -190,6 +192,19 @@ class TestCapacity:
             assert f"{limit} free (the role's limit {limit}, 1 in use), 8 needed" in report.of("connections").evidence
         finally:
             execute(mis_set, "DROP ROLE limited")
+
+    def test_sessions_of_other_users_count_for_a_role_that_is_not_told_what_they_do(self, mis_set: str) -> None:
+        execute(mis_set, "CREATE ROLE plain LOGIN")
+        try:
+            with ExitStack() as stack:
+                for _ in range(5):
+                    stack.enter_context(closing(psycopg2.connect(mis_set)))
+                evidence = examine(make_dsn(mis_set, user="plain")).of("connections").evidence
+            match = re.search(r"reserved, (\d+) in use", evidence)
+            assert match is not None
+            assert int(match[1]) >= 6
+        finally:
+            execute(mis_set, "DROP ROLE plain")
 
     def test_connections_of_the_database_and_of_the_server_count_as_well(self, database: str) -> None:
         name = parse_dsn(database)["dbname"]
@@ -394,6 +409,34 @@ class TestHistory:
         assert status_of(examine(database, "t"), "ledger") == PASSES
         execute(database, "UPDATE etl_toolkit.runs SET status = 'interrupted'")
         assert status_of(examine(database, "t"), "ledger") == WARNS
+
+
+class TestMemoryOfLoads:
+    """What the doctor says of loads that were: it was not there when they ran."""
+
+    def test_passes_below_the_alert_fails_above_it_and_is_unproven_before_the_first(
+        self, database: str, table: None, tmp_path: Path
+    ) -> None:
+        assert status_of(examine(database, "t"), "memory of loads") == UNPROVEN
+        load(database, tmp_path, range(1, 20))
+        assert (
+            status_of(examine(database, "t", config=ParallelConfig(memory_alert_ratio=1.0)), "memory of loads")
+            == PASSES
+        )
+        low = ParallelConfig(memory_alert_ratio=1e-3)
+        assert status_of(examine(database, "t", config=low), "memory of loads") == FAILS
+
+    def test_a_load_that_failed_counts_and_an_earlier_one_warns(
+        self, database: str, table: None, tmp_path: Path
+    ) -> None:
+        with pytest.raises(RejectLimitError):
+            load(database, tmp_path, range(1, 20), rows="x{id},bad")
+        execute(database, "UPDATE etl_toolkit.runs SET plan = plan || '{\"memory_peak_ratio\": 0.93}'")
+        finding = examine(database, "t").of("memory of loads")
+        assert (finding.status, finding.evidence[:3]) == (Status.FAIL, "93%")
+        load(database, tmp_path, range(1, 20))
+        config = ParallelConfig(memory_alert_ratio=0.9)
+        assert status_of(examine(database, "t", config=config), "memory of loads") == WARNS
 
 
 class TestBackup:

@@ -69,7 +69,7 @@ def ingest(
     encoding: Encoding = None,
     extra_columns: ExtraColumns = "error",
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings only.")] = False,
 ) -> None:
     """Load files into a table in parallel, upserting; the table ends as if they had been loaded one by one."""
     from etl_toolkit.cli.progress import Progress

@@ -74,7 +74,7 @@ def _table_findings(patient: Patient, name: str, key: Sequence[str]) -> list[Fin
         return [verdict("table", driver_failure(error).message, fails=True, advice=advice)]
     checks: list[Callable[[Patient, TargetTable], Iterable[Finding]]] = [
         check_couplings, check_privileges, check_sequences, check_fill_factor,
-        history.check_conflict_detection, history.check_baseline, backup.check_backup,
+        history.check_conflict_detection, history.check_memory_of_loads, history.check_baseline, backup.check_backup,
     ]  # fmt: skip
     found = passed("table", f"{target.qualified_name}, key ({', '.join(key)}) by index {target.arbiter.index}")
     return [found, *_run([_named(check, patient, target) for check in checks])]

@@ -69,6 +69,19 @@ def check_ledger(patient: Patient) -> Iterator[Finding]:
     yield verdict("ledger", words, warns=bool(unfinished), advice=advice)
 
 
+def check_memory_of_loads(patient: Patient, target: TargetTable) -> Iterator[Finding]:
+    """How near the last loads came to the memory limit of where they ran: whatever used it, not only they."""
+    seen = [(run.run_id, ratio) for run in _runs(patient, target) if (ratio := run.plan.get("memory_peak_ratio"))]
+    limit = patient.config.memory_alert_ratio
+    if not seen:
+        yield unproven("memory of loads", "no run into this table has told", "load once")
+        return
+    (last, ratio), largest = seen[0], max(ratio for _, ratio in seen)
+    words = f"{ratio:.0%} of the limit in use in run {last}, {largest:.0%} at most in the last {len(seen)}; alert at {limit:.0%}"
+    advice = "lower memory_limit_bytes or concurrency, or give the load a machine or cgroup of its own"
+    yield verdict("memory of loads", words, fails=ratio > limit, warns=largest > limit, advice=advice)
+
+
 def check_baseline(patient: Patient, target: TargetTable) -> Iterator[Finding]:
     """The last run against the SLA, where one is set, and against the runs before it."""
     runs = _runs(patient, target)

@@ -143,14 +143,18 @@ def finish(
     counts: Counts | None,
     files: Mapping[int, Counts],
     error: str | None = None,
+    observed: Mapping[str, float] | None = None,
 ) -> None:
-    """Close a run's row with its outcome. A run fenced meanwhile stays as it is."""
+    """Close a run's row with its outcome. A run fenced meanwhile stays as it is.
+
+    What was `observed` of the run goes beside its plan, which is where the ledger's first version has room for it.
+    """
     with connection.cursor() as cursor:
         _make_durable(cursor)
         cursor.execute(
-            "UPDATE etl_toolkit.runs SET status = %s, counts = %s, error = %s, finished_at = clock_timestamp() "
-            "WHERE run_id = %s AND status = 'running'",
-            (status, json.dumps(asdict(counts)) if counts else None, error, run_id),
+            "UPDATE etl_toolkit.runs SET status = %s, counts = %s, error = %s, plan = plan || %s, "
+            "finished_at = clock_timestamp() WHERE run_id = %s AND status = 'running'",
+            (status, json.dumps(asdict(counts)) if counts else None, error, json.dumps(observed or {}), run_id),
         )
         for position, value in files.items():
             cursor.execute(
