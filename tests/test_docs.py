@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,10 +17,11 @@ from typing import Any
 
 import psycopg2
 import psycopg2.errorcodes
+import psycopg2.extensions
 import pytest
 
 from etl_toolkit import ParallelConfig, ingest
-from etl_toolkit.config import resolve_config
+from etl_toolkit.config import resolve_config, template
 from etl_toolkit.doctor import run_checks
 from etl_toolkit.errors import ADVICE, is_transient
 from etl_toolkit.loading.grants import database_sql, ledger_sql, table_sql
@@ -231,6 +232,72 @@ def test_cron_lines_have_five_fields_and_a_command() -> None:
         for line in block.text.splitlines():
             assert re.match(r"^[\d*]\S* [\d*]\S* [\d*]\S* [\d*]\S* [\d*]\S* \S", line)
             assert "%" not in line  # cron would take it for the end of the line
+
+
+@pytest.fixture
+def production(orders: str, tmp_path: Path) -> Callable[[str], str]:
+    """Turn a text of the guide into one for this machine: directories, program, and files that are there."""
+    (tmp_path / "2026-01-01").mkdir()
+    for path in (tmp_path / "drops").iterdir():
+        shutil.copy(path, tmp_path / "2026-01-01")
+    (tmp_path / "environment").write_text(f"ETL_DSN='{orders} sslmode=prefer'\n")
+    (tmp_path / "production.toml").write_text(template("production"))
+    program = tmp_path / "etl-toolkit"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m etl_toolkit "$@"\n')
+    program.chmod(0o755)
+
+    def here(text: str) -> str:
+        text = re.sub(r"/srv/drops/\{\{ ds \}\}/", f"{tmp_path}/2026-01-01/", text)
+        text = re.sub(r"(/etc/etl-toolkit|/var/log/etl-toolkit|/var/lib/node_exporter/textfile)/", f"{tmp_path}/", text)
+        return text.replace("/opt/etl/.venv/bin/", f"{tmp_path}/").replace("/srv/drops/", f"{tmp_path}/drops/")
+
+    return here
+
+
+def scheduled(command: str | list[str], **environ: str) -> tuple[int, str]:
+    """Run a command with as little in its environment as a scheduler gives it; return exit code and complaints."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **environ}
+    done = subprocess.run(
+        command, shell=isinstance(command, str), env=environment, capture_output=True, text=True, check=False
+    )
+    warnings = [line for line in done.stderr.splitlines() if not re.match("warning: .* memory are in use", line)]
+    return done.returncode, "\n".join(warnings)
+
+
+def loaded(connection: Any) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM sales.orders")
+        return int(cursor.fetchone()[0])
+
+
+def test_what_systemd_would_start_loads(production: Callable[[str], str], connection: Any, tmp_path: Path) -> None:
+    """Without a shell: the glob is ours to expand. The variables are those of the file."""
+    unit = production(next(block.text for block in blocks("ini") if block.title == "etl-orders.service"))
+    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+    variables = dict(word.split("=", 1) for word in shlex.split(Path(settings["EnvironmentFile"]).read_text()))
+    assert scheduled(shlex.split(settings["ExecStart"]), **variables) == (0, "")
+    assert loaded(connection) == 59
+    assert (tmp_path / "orders.jsonl").read_text().count('"event": "finished"') == 1
+    assert "etl_toolkit_last_run_success" in (tmp_path / "orders.prom").read_text()
+
+
+def test_what_cron_would_start_loads(production: Callable[[str], str], connection: Any) -> None:
+    (line,) = next(block.text for block in blocks("cron")).splitlines()
+    assert scheduled(production(line.split(None, 5)[5])) == (0, "")
+    assert loaded(connection) == 59
+
+
+def test_what_airflow_would_start_loads(
+    production: Callable[[str], str], orders: str, connection: Any, tmp_path: Path
+) -> None:
+    """Airflow spells the scheme `postgres`."""
+    block = next(block for block in blocks("python") if block.title == "airflow")
+    text = production("".join(re.findall(r'^\s*"(.*)"$', block.text, re.MULTILINE)))
+    uri = "postgres://{user}:{password}@{host}:{port}/{dbname}".format(
+        **({"password": ""} | psycopg2.extensions.parse_dsn(orders))
+    )
+    assert scheduled(["/bin/bash", "-c", text], ETL_DSN=uri, PATH=f"{tmp_path}:/usr/bin:/bin") == (0, "")
+    assert loaded(connection) == 59
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from etl_toolkit import ParallelConfig, ingest, server
-from etl_toolkit.doctor import DoctorReport, Finding, Status, run_checks
+from etl_toolkit.doctor import DoctorReport, Finding, Status, capacity, run_checks
 from etl_toolkit.errors import RejectLimitError
 from etl_toolkit.loading.grants import database_sql, ledger_sql, table_sql
 from tests.pooler import pooler
@@ -99,6 +100,29 @@ class TestServer:
 
     def test_a_database_sorted_by_another_version_of_the_system_fails(self, mis_set: str) -> None:
         assert status_of(examine(make_dsn(mis_set, dbname="stale")), "collation version") == FAILS
+
+    def test_a_column_sorted_by_a_collation_of_another_version_fails(self, mis_set: str) -> None:
+        execute(mis_set, "DROP DATABASE IF EXISTS columns", "CREATE DATABASE columns TEMPLATE template0")
+        dsn = make_dsn(mis_set, dbname="columns")
+        execute(dsn, "CREATE COLLATION moved (locale = 'C.UTF-8')", "CREATE TABLE t (v text COLLATE moved)")
+        assert status_of(examine(dsn), "collation version") == PASSES
+        execute(dsn, "UPDATE pg_collation SET collversion = '0.0' WHERE collname = 'moved'")
+        assert status_of(examine(dsn), "collation version") == FAILS
+        assert "moved (0.0, now " in examine(dsn).of("collation version").evidence
+
+    def test_an_archiver_that_fails_is_found(self) -> None:
+        """It may be switched on at the start of a server only."""
+        with server.temporary() as embedded:
+            execute(embedded.dsn, "ALTER SYSTEM SET archive_mode = on", "ALTER SYSTEM SET archive_command = 'false'")
+            server.stop(embedded.data_dir)
+            dsn = server.start(embedded.data_dir, profile="fast").dsn
+            assert status_of(examine(dsn), "replication") == PASSES
+            execute(dsn, "SELECT pg_switch_wal()")
+            for _ in range(300):
+                if status_of(report := examine(dsn), "replication") == FAILS:
+                    break
+                time.sleep(0.1)
+            assert "archiving WAL fails, so WAL piles up" in report.of("replication").evidence
 
     def test_a_server_that_does_not_answer_is_a_finding(self) -> None:
         report = examine("host=127.0.0.1 port=1 user=u password=canary")
@@ -226,6 +250,12 @@ class TestCapacity:
             status_of(examine(database, config=ParallelConfig(temp_directory="/nowhere")), "disk of the client")
             == FAILS
         )
+
+    def test_a_disk_of_the_server_without_room_fails(self, sound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No disk is filled for it: what counts as room is set higher than any disk has."""
+        assert status_of(examine(sound), "disk of the server") == PASSES
+        monkeypatch.setattr(capacity, "LEAST_FREE_RATIO", 1.0)
+        assert status_of(examine(sound), "disk of the server") == FAILS
 
     def test_the_disk_of_a_server_that_hides_its_place_is_unproven(self, mis_set: str) -> None:
         execute(mis_set, "CREATE ROLE nobody_much LOGIN")

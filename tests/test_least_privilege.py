@@ -190,6 +190,12 @@ class TestWithoutCreateInTheLedger:
                 processor(denied).load(server_keys, spec)
         assert administrator("SELECT count(*) FROM c") == [(0,)]
 
+    def test_the_doctor_warns_and_names_the_grant(self, denied: str, administrator: Administrator) -> None:
+        finding = run_checks(denied, "t", ["id"], proves_backup=False).of("privileges")
+        assert (finding.status, self.GRANT in finding.evidence) == ("warn", True)
+        administrator(self.GRANT)
+        assert run_checks(denied, "t", ["id"], proves_backup=False).of("privileges").status == "pass"
+
     def test_the_grant_that_is_named_is_enough(
         self, denied: str, server_keys: list[Path], administrator: Administrator
     ) -> None:

@@ -113,6 +113,9 @@ def check_privileges(patient: Patient, target: TargetTable) -> Iterator[Finding]
             advice = "see the grants in docs/production.md; `etl-toolkit db grants ROLE` prints them"
             yield verdict("privileges", words, fails=True, advice=advice)
         else:
-            yield passed("privileges", "a load without rows went through, and was rolled back")
+            words, refusal = "a load without rows went through, and was rolled back", ledger.staging_refusal(connection)
+            advice = "until then files whose keys only the server can compare load one after the other"
+            words = f"{words}; but {refusal}" if refusal else words
+            yield verdict("privileges", words, warns=bool(refusal), advice=advice)
         finally:
             connection.rollback()
