@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import pickletools
@@ -173,9 +174,10 @@ class TestSecrets:
         return paths
 
     def test_a_password_is_in_no_artefact(
-        self, dsn_with_canary: str, tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+        self, dsn_with_canary: str, tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: Any
     ) -> None:
         artefacts: dict[str, str] = {}
+        caplog.set_level(logging.DEBUG)
         monkeypatch.setenv("ETL_DSN", dsn_with_canary)
         with processes() as seen:
             self._load(dsn_with_canary, tmp_path, files, artefacts)
@@ -185,7 +187,10 @@ class TestSecrets:
             self._fail(dsn_with_canary, files, artefacts)
             self._command_line(dsn_with_canary, files, artefacts)
             self._sweep(dsn_with_canary, tmp_path / "sweep", artefacts)
-        artefacts["process list"] = "\n".join(sorted(seen))
+        artefacts["process list"] = "\n".join(
+            sorted(line for line in seen if "--dsn" not in line)
+        )  # the guide warns of it
+        artefacts["log records"] = caplog.text
         self._ledger(dsn_with_canary, artefacts)
         assert any("pg_dump" in line for line in seen)
         assert {"run directory, executed/04_parallel_upsert_analysis.ipynb", "run directory, page.html"} < set(
@@ -245,17 +250,50 @@ class TestSecrets:
             artefacts[f"exception, {name}"] = f"{error.value!r} {error.value}"
 
     def _command_line(self, dsn: str, files: list[Path], artefacts: dict[str, str]) -> None:
-        for name, arguments in {
-            "ingest": ["ingest", *map(str, files[:2]), "--table", "t", "--key", "id", "--json"],
-            "ingest that fails": ["ingest", *map(str, files), "--table", "t", "--key", "id"],
-            "runs": ["runs"],
-            "no such command": ["ingets"],
+        """Every command that meets the server, what it writes beside its output, and each kind of warning."""
+        directory = files[0].parent / "cli"
+        directory.mkdir()
+        remote = f"{dsn}?hostaddr=127.0.0.1".replace("@127.0.0.1:", "@db.example.com:")
+        with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT run_id FROM etl_toolkit.runs WHERE status = 'complete' ORDER BY started_at DESC LIMIT 1"
+            )
+            run_id = cursor.fetchone()[0]
+        good, all_of_them = list(map(str, files[:2])), list(map(str, files))
+        into = ["--table", "t", "--key", "id"]
+        sinks = ["--log-json", str(directory / "log.json"), "--metrics", str(directory / "etl.prom"), "--undoable"]
+        for name, (target, arguments) in {
+            "ingest": (dsn, ["ingest", *good, *into, "--json"]),
+            "ingest with warnings": (remote, ["ingest", *good, *into, *sinks]),
+            "ingest, --dsn": ("", ["ingest", *good, *into, "--dsn", remote]),
+            "ingest, --dsn that cannot be read": ("", ["ingest", *good, *into, "--dsn", dsn.replace(CANARY, PASSWORD)]),
+            "ingest with rejects": (dsn, ["ingest", *all_of_them, *into, "--max-rejects", "1"]),
+            "ingest that fails": (dsn, ["ingest", *all_of_them, *into]),
+            "ingest, --dry-run": (dsn, ["ingest", *good, *into, "--dry-run"]),
+            "plan": (dsn, ["plan", *good, *into, "--json"]),
+            "overlap": (dsn, ["overlap", *good, "--key", "id"]),
+            "runs": (dsn, ["runs"]),
+            "runs, JSON": (dsn, ["runs", "--json"]),
+            "resume": (dsn, ["resume", run_id]),
+            "undo": (dsn, ["undo", run_id]),
+            "rejects": (dsn, ["rejects", run_id, "--export", str(directory / "rejects.csv")]),
+            "explain": (dsn, ["explain", "--table", "t", "--key", "id=1"]),
+            "doctor": (remote, ["doctor", *into, "--skip-backup"]),
+            "config": (dsn, ["config", "show"]),
+            "grants": (dsn, ["db", "grants", "etl", "--table", "t"]),
+            "no such command": (dsn, ["ingets"]),
         }.items():
+            environment = {**os.environ, "ETL_DSN": target, "ETL_MEMORY_ALERT_RATIO": "0.000001"}
             done = subprocess.run(
-                [sys.executable, "-m", "etl_toolkit", *arguments], env={**os.environ, "ETL_DSN": dsn}, cwd=ROOT,
+                [sys.executable, "-m", "etl_toolkit", *arguments], env=environment, cwd=ROOT,
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
+            assert "Traceback" not in done.stderr, done.stderr
             artefacts[f"command line, {name}"] = done.stdout + done.stderr
+        assert "db.example.com is talked to in plain text" in artefacts["command line, ingest with warnings"]
+        assert "of memory are in use" in artefacts["command line, ingest with warnings"]
+        for path in sorted(directory.iterdir()):
+            artefacts[f"file, {path.name}"] = path.read_text()
 
     def _sweep(self, dsn: str, directory: Path, artefacts: dict[str, str]) -> None:
         from etl_toolkit.bench import sweep
