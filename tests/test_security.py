@@ -187,9 +187,9 @@ class TestSecrets:
             self._fail(dsn_with_canary, files, artefacts)
             self._command_line(dsn_with_canary, files, artefacts)
             self._sweep(dsn_with_canary, tmp_path / "sweep", artefacts)
-        artefacts["process list"] = "\n".join(
-            sorted(line for line in seen if "--dsn" not in line)
-        )  # the guide warns of it
+        # What the user types shows in the process list, and the guide says so; what we start must not.
+        ours = [line for line in sorted(seen) if not re.search("etl_toolkit ingest .*--dsn", line)]
+        artefacts["process list"] = "\n".join(ours)
         artefacts["log records"] = caplog.text
         self._ledger(dsn_with_canary, artefacts)
         assert any("pg_dump" in line for line in seen)
