@@ -382,6 +382,44 @@ def test_every_error_with_advice_or_a_retry_is_explained() -> None:
     assert TRANSIENT_SQLSTATES | set(ADVICE) <= explained
 
 
+def test_the_messages_that_are_explained_are_those_there_are() -> None:
+    """What stands between the ellipses is looked for in the texts of the package."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "etl_toolkit").rglob("*.py")))
+    texts = re.sub(r'"\s*\n\s*f?"', "", sources)
+    quoted = [message for row in table("troubleshooting.md", "message") for message in codes(row[0])]
+    parts = [part.strip(" '") for message in quoted for part in message.split("…")]
+    assert (len(quoted) > 5, [part for part in parts if part not in texts]) == (True, [])
+
+
+def test_the_numbers_of_the_guide_are_those_of_the_code() -> None:
+    from etl_toolkit.doctor import capacity, history, server, table
+    from etl_toolkit.loading.undo import OLDEST_TRANSACTIONS
+    from etl_toolkit.sources import octets
+
+    pages = {page.stem: " ".join(page.read_text(encoding="utf-8").split()) for page in PAGES}
+    stated = [
+        ("limits", f"| {octets.UNPACKED_RATIO} times their size, beyond the first GB |"),
+        ("security", f"more than {octets.UNPACKED_RATIO} times its size"),
+        ("rejects", f"more than {octets.UNPACKED_RATIO} times its size"),
+        ("limits", f"`max_line_bytes`, {ParallelConfig().max_line_bytes >> 20} MB"),
+        ("limits", f"connections: workers + {capacity.SPARE_CONNECTIONS} |"),
+        ("limits", f"{OLDEST_TRANSACTIONS // 10**9} thousand million transactions back"),
+        ("limits", f"PostgreSQL | {server.OLDEST_VERSION // 10000} or newer"),
+        ("production", f"fewer than workers + {capacity.SPARE_CONNECTIONS} are free"),
+        ("production", f"more than {ParallelConfig().memory_alert_ratio:.0%} of the cgroup's".replace("%", " %")),
+        ("production", f"less than 1 GB or {capacity.LEAST_FREE_RATIO:.0%} is free".replace("%", " %")),
+        ("production", f"`max_wal_size` | warns: below {server.SMALL_WAL_BYTES >> 30} GB"),
+        ("production", f"(the last one warns: {history.MANY_REJECTS:,} or more)"),
+        (
+            "production",
+            f"{table.SEQUENCE_FAILS_RATIO:.0%} used (warns: {table.SEQUENCE_WARNS_RATIO:.0%})".replace("%", " %"),
+        ),
+        ("production", f"took {history.SHORT_SECONDS:.0f} s or more and was less than half as fast"),
+    ]
+    assert [(page, words) for page, words in stated if words not in pages[page]] == []
+    assert (octets.UNPACKED_MINIMUM_BYTES, capacity.LEAST_FREE_BYTES, history.SLOW_RATIO) == (1 << 30, 1 << 30, 0.5)
+
+
 def test_the_readme_quotes_commands_that_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     done = subprocess.run(
