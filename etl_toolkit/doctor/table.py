@@ -86,6 +86,7 @@ def check_privileges(patient: Patient, target: TargetTable) -> Iterator[Finding]
     columns = tuple(column.name for column in target.columns if not column.is_generated)
     layout = Layout(columns)
     batch = Batch(0, (0,))
+    ledger.check_version(patient.connection)
     step = "the ledger"
     with patient.sessions.session("privileges") as connection, connection.cursor() as cursor:
         try:
