@@ -27,13 +27,16 @@ class KeyType:
 
     duckdb_type: str
     grammar: str | None  # None: every text is fine
+    is_one_pass: bool = (
+        False  # RE2 extracts such a text from a line in one pass: twice as fast as to split and to match
+    )
 
 
 KEY_TYPES = {
-    "int2": KeyType("BIGINT", r"-?\d{1,4}"),
-    "int4": KeyType("BIGINT", r"-?\d{1,9}"),
-    "int8": KeyType("BIGINT", r"-?\d{1,18}"),
-    "uuid": KeyType("UUID", _UUID),
+    "int2": KeyType("BIGINT", r"-?\d{1,4}", is_one_pass=True),
+    "int4": KeyType("BIGINT", r"-?\d{1,9}", is_one_pass=True),
+    "int8": KeyType("BIGINT", r"-?\d{1,18}", is_one_pass=True),
+    "uuid": KeyType("UUID", _UUID, is_one_pass=True),
     "date": KeyType("DATE", _DAY),
     "timestamp": KeyType("TIMESTAMP", rf"{_DAY}[ T]{_TIME}"),
     "timestamptz": KeyType("TIMESTAMPTZ", rf"{_DAY}[ T]{_TIME}{_OFFSET}"),

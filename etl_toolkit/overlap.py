@@ -16,7 +16,14 @@ import duckdb
 from etl_toolkit.errors import SourceError
 from etl_toolkit.keys import KeyType
 from etl_toolkit.model import ConflictAction, FileKeys, Intersection, KeyOverlap, Layout, SourceFile
-from etl_toolkit.sources import alike, line_relation, read_failure, record_expression, text_relation
+from etl_toolkit.sources import (
+    alike,
+    extract_expression,
+    line_relation,
+    read_failure,
+    record_expression,
+    text_relation,
+)
 from etl_toolkit.workspace import Workspace, literal
 
 MASK_BITS = 62  # bits of a BIGINT word that are safe to shift into
@@ -42,6 +49,10 @@ class KeyScan:
     def file(self, position: int) -> SourceFile:
         return next(file for file in self.files if file.position == position)
 
+    def file_sql(self, row: str) -> str:
+        """An expression of the file that a rowid lies in: a binary search, since the rows stand in file order."""
+        return _search(sorted((first, position) for position, first in self.first_row.items()), row)
+
     @property
     def key_columns(self) -> list[str]:
         return [f"k{number}" for number in range(len(self.key))]
@@ -49,6 +60,14 @@ class KeyScan:
     @property
     def key_sql(self) -> str:
         return ", ".join(self.key_columns)
+
+
+def _search(firsts: Sequence[tuple[int, int]], row: str) -> str:
+    if len(firsts) < 2:
+        return f"{firsts[0][1] if firsts else 0}"
+    middle = len(firsts) // 2
+    below, above = _search(firsts[:middle], row), _search(firsts[middle:], row)
+    return f"CASE WHEN {row} < {firsts[middle][0]} THEN {below} ELSE {above} END"
 
 
 def scan(
@@ -96,39 +115,33 @@ def _select(
     position = f"{file.position}"
     if file.is_plain:
         relation, position = line_relation(run), f"file_index + {file.position}"
-    key_texts = texts[: len(key)]
     items = [f"({position})::USMALLINT AS file"]
-    items += [
-        f"{_typed(text, kind)} AS k{number}"
-        for number, (text, kind) in enumerate(zip(key_texts, key_types, strict=True))
-    ]
-    nulls = " OR ".join(f"{text} IS NULL" for text in key_texts)
-    doubtful = " OR ".join(
-        f"NOT {_proven(text, kind)}"
-        for text, kind in zip(key_texts, key_types, strict=True)
-        if kind.grammar is not None
-    )
-    if order and order[1].grammar is not None:
-        # An order value the client cannot read would rank as NULL, and the wrong row would win.
-        doubtful += f"{' OR ' if doubtful else ''}NOT coalesce({_proven(texts[len(key)], order[1])}, true)"
-    doubt = f"WHEN {doubtful} THEN {UNPROVEN} " if doubtful else ""
-    items.append(f"(CASE WHEN {nulls} THEN {NULL_KEY} {doubt}ELSE {PROVEN} END)::UTINYINT AS doubt")
+    key_texts = list(zip(key, texts, key_types, strict=False))
+    items += [f"{_typed(file, *item)} AS k{number}" for number, item in enumerate(key_texts)]
+    proven = [f"k{number} IS NOT NULL" for number in range(len(key))]
     if order:
-        items.append(f"{_typed(texts[len(key)], order[1])} AS o")
+        order_text = texts[len(key)]
+        items.append(f"{_typed(file, order[0], order_text, order[1])} AS o")
+        # An order value the client cannot read would rank as NULL, and the wrong row would win.
+        proven.append(f"(o IS NOT NULL OR {order_text} IS NULL)")
+    nulls = " OR ".join(f"{text} IS NULL" for _, text, _ in key_texts)
+    items.append(
+        f"(CASE WHEN {' AND '.join(proven)} THEN {PROVEN} WHEN {nulls} THEN {NULL_KEY} ELSE {UNPROVEN} END)::UTINYINT AS doubt"
+    )
     if layout:
         record = record_expression(file, texts[len(names) - len(layout.columns) :], layout.columns, layout.delimiter)
         items.append(f"{record} AS record")
     return f"SELECT {', '.join(items)} FROM {relation}"
 
 
-def _proven(text: str, kind: KeyType) -> str:
-    return f"regexp_full_match({text}, {literal(kind.grammar or '')})"
-
-
-def _typed(text: str, kind: KeyType) -> str:
+def _typed(file: SourceFile, name: str, text: str, kind: KeyType) -> str:
+    """An expression of a key or order value: NULL where it is NULL, or spelled so that only the server can read it."""
     if kind.grammar is None:
         return text
-    return f"CASE WHEN {_proven(text, kind)} THEN TRY_CAST({text} AS {kind.duckdb_type}) END"
+    if kind.is_one_pass and (found := extract_expression(file, name, kind.grammar)):
+        return f"TRY_CAST({found} AS {kind.duckdb_type})"
+    proven = f"regexp_full_match({text}, {literal(kind.grammar)})"
+    return f"CASE WHEN {proven} THEN TRY_CAST({text} AS {kind.duckdb_type}) END"
 
 
 def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) -> None:

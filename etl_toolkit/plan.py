@@ -23,6 +23,11 @@ from etl_toolkit.model import (
     TargetTable,
 )
 
+# More ranges than workers keep all of them busy to the end, and let one range be sorted while another is sent. Small ones
+# would not pay for the scan of all rows that each of them takes.
+RANGES_PER_WORKER = 4
+SMALLEST_RANGE = 50_000  # keys
+
 ORDERED_TYPES = ("int2", "int4", "int8", "date", "timestamp", "timestamptz")
 
 
@@ -139,7 +144,7 @@ def make_plan(question: Question) -> Plan:
                     f"{strategy} is not safe here: {obstacle}; choose auto or deterministic{way_out}"
                 )
             reasons.append(f"forced although {obstacle}")
-    lanes = question.lanes or _lanes(strategy, question)
+    lanes = question.lanes or _lanes(strategy, question, key_path)
     distinct, existing = (overlap.distinct_keys, overlap.existing_keys) if overlap else (None, None)
     if target.is_empty and overlap:
         existing = 0
@@ -147,7 +152,7 @@ def make_plan(question: Question) -> Plan:
         strategy=strategy,
         reasons=tuple(reasons),
         lanes=lanes,
-        workers=min(question.workers, len(lanes)),
+        workers=min(_workers(question), len(lanes)),
         key_path=key_path,
         overlap=overlap,
         predicted_seconds=predicted,
@@ -266,12 +271,18 @@ def _overlap_in_words(overlap: KeyOverlap) -> str:
     )
 
 
-def _lanes(strategy: Strategy, question: Question) -> tuple[tuple[Batch, ...], ...]:
+def _workers(question: Question) -> int:
+    return 1 if question.spec.atomic else question.workers
+
+
+def _lanes(strategy: Strategy, question: Question, key_path: str) -> tuple[tuple[Batch, ...], ...]:
     """The batches of a strategy, those of a lane in order."""
     spec, overlap = question.spec, question.overlap
     positions = tuple(file.position for file in question.files)
     if strategy is Strategy.PARTITIONED:
-        count = 1 if spec.atomic else question.workers
+        count = _workers(question)
+        if key_path == "client" and overlap is not None:
+            count *= min(RANGES_PER_WORKER, max(1, overlap.distinct_keys // (count * SMALLEST_RANGE)))
         return tuple((Batch(number, positions, partition=number),) for number in range(count))
     groups: Sequence[tuple[int, ...]] = [positions]
     if strategy is Strategy.FULL_PARALLEL:

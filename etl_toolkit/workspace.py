@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
-from duckdb import DuckDBPyConnection, connect
+from duckdb import ConnectionException, DuckDBPyConnection, connect
 
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.memory import memory_limit_bytes
@@ -27,15 +29,28 @@ class Workspace:
 
     duckdb: DuckDBPyConnection
     directory: Path
+    _cursors: WeakSet[DuckDBPyConnection] = field(default_factory=WeakSet, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def query(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows; from any thread."""
-        with self.duckdb.cursor() as cursor:  # one connection runs one query at a time, and threads ask
+        with self.cursor() as cursor:  # one connection runs one query at a time, and threads ask
             return cursor.execute(sql, parameters or []).fetchall()
 
     def cursor(self) -> DuckDBPyConnection:
         """Another connection to the same tables, for another thread."""
-        return self.duckdb.cursor()
+        cursor = self.duckdb.cursor()
+        with self._lock:
+            self._cursors.add(cursor)
+        return cursor
+
+    def interrupt(self) -> None:
+        """Stop every query that runs; from another thread."""
+        with self._lock:
+            cursors = [self.duckdb, *self._cursors]
+        for cursor in cursors:
+            with suppress(ConnectionException):  # closed meanwhile
+                cursor.interrupt()
 
 
 def quoted(name: str) -> str:

@@ -20,12 +20,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, overlap
 from etl_toolkit.errors import UnsafeStrategyError
 from etl_toolkit.keys import KEY_TYPES, key_type, record_grammar, value_grammar
 from etl_toolkit.loading.merge import copy_into
-from etl_toolkit.model import Layout, TargetTable
+from etl_toolkit.model import Layout, ReadOptions, TargetTable
+from etl_toolkit.sources import resolve
 from etl_toolkit.target import read_target
+from etl_toolkit.workspace import open_workspace
 from tests.oracle import Oracle, Rows, differing_rows, write
 
 SMALL = ParallelConfig(chunk_size=3, sub_batch_size=2)
@@ -202,6 +204,29 @@ def test_of_other_types_the_client_judges_nothing(bench: tuple[str, Connection],
 
     assert key_type(target.column("k")) is None
     assert target.forced("server")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", ":"])
+@pytest.mark.parametrize(("before", "behind"), [(0, 0), (0, 2), (1, 1), (31, 0), (32, 1), (1500, 0)])
+def test_a_key_is_read_alike_from_a_line_and_from_a_parsed_record(
+    tmp_path: Path, delimiter: str, before: int, behind: int
+) -> None:
+    keys = ["7", "007", "-3", "+7", " 7", "7 ", "1e2", "1_000", "0x7", "", "9" * 18, "9" * 19, "٧", "-", "7.0", "-0"]
+    header = [*(f"a{n}" for n in range(before)), "id", *(f"z{n}" for n in range(behind)), "last"]
+    read = []
+    for number, last in enumerate(("x", f'"x{delimiter}"')):  # a quote makes DuckDB parse the file
+        lines = [["1"] * before + [key] + ["2"] * behind + [last] for key in keys]
+        path = tmp_path / f"{number}.csv"
+        path.write_text("".join(delimiter.join(line) + "\n" for line in (header, *lines)))
+        with open_workspace(ParallelConfig(), threads=1) as workspace:
+            sources = resolve([path], ReadOptions(delimiter=delimiter), workspace)
+            assert sources.files[0].is_plain is (number == 0)
+            overlap.scan(sources.files, ["id"], workspace, key_types=[KEY_TYPES["int8"]])
+            read.append(workspace.query("SELECT k0, doubt FROM rows ORDER BY rowid"))
+    assert read[0] == read[1]
+    judged = {key: row[0] for key, row in zip(keys, read[0], strict=True) if row[1] == overlap.PROVEN}
+    assert judged == {"7": 7, "007": 7, "-3": -3, "9" * 18: 10**18 - 1, "-0": 0}
+    assert [key for key, row in zip(keys, read[0], strict=True) if row[1] == overlap.NULL_KEY] == [""]
 
 
 def test_every_key_type_is_held_against_the_server(bench: tuple[str, Connection]) -> None:

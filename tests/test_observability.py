@@ -237,7 +237,7 @@ class TestWaiting:
         waiting = next(event for event in told if event.name == "waiting")
         expected = f"process {pid} (somebody's psql, user {user}, idle in transaction, since "
         assert waiting.facts["blocked_by"].startswith(expected)
-        assert waiting.facts["session"].startswith(("partition", "file"))
+        assert waiting.facts["session"].startswith(("worker", "file"))
         assert (waiting.run_id, "wait_over" in [event.name for event in told]) == (result.run_id, True)
         assert result.resources["lock_wait_seconds"] > 0
 

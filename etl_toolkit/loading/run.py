@@ -49,7 +49,10 @@ class Phases:
 
 @dataclass
 class Run:
-    """Everything a strategy needs. Shared by the workers; only `refused` and `retries` change, under the lock."""
+    """Everything a strategy needs. Shared by the workers; `refused` and `retries` change under the lock.
+
+    `stop` is the caller's to set, `failed` is set where one worker's failure stops the others.
+    """
 
     run_id: str
     spec: LoadSpec
@@ -64,8 +67,10 @@ class Run:
     phases: Phases
     notify: Callable[[Event], None]
     stop: threading.Event = field(default_factory=threading.Event)
+    failed: threading.Event = field(default_factory=threading.Event)
     refused: dict[int, tuple[Reject, ...]] = field(default_factory=dict)
     bounds: list[str] | None = None
+    keys_met: threading.Event = field(default_factory=threading.Event)  # a COPY into the table met a key that is there
     horizon: str | None = None  # set where lanes load side by side: see `tripwire`
     retries: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -76,9 +81,13 @@ class Run:
     def file(self, position: int) -> SourceFile:
         return next(file for file in self.files if file.position == position)
 
+    @property
+    def is_stopped(self) -> bool:
+        return self.stop.is_set() or self.failed.is_set()
+
     def on_bytes(self, data: bytes) -> None:
         """Called with every block that goes to COPY; the place where a stopped load is noticed."""
-        if self.stop.is_set():
+        if self.is_stopped:
             raise InterruptedError("the load was stopped")
         reach("copying")
         self.notify(Event("bytes", {"bytes": len(data), "rows": data.count(b"\n")}, self.run_id))

@@ -35,7 +35,7 @@ def images_statement(target: TargetTable, run_id: str, versions: Sequence[str]) 
         "SELECT etl_image, etl_version, etl_undone_by, etl_undone_by IS NULL AS etl_mine, (etl_row).* FROM ("
         "SELECT i.image AS etl_image, i.version AS etl_version, r.undone_by::xid AS etl_undone_by, "
         "i.image::{table} AS etl_row "
-        "FROM etl_toolkit.runs r JOIN etl_toolkit.batches b USING (run_id) "
+        "FROM etl_toolkit.runs r JOIN (SELECT DISTINCT run_id, transaction_id FROM etl_toolkit.batches) b USING (run_id) "
         "JOIN etl_toolkit.before_images i USING (transaction_id) "
         "WHERE r.run_id = {run} AND NOT i.version = ANY({versions}::xid[]) "
         "OR r.target_oid = {oid} AND r.undone_by IS NOT NULL AND i.version = ANY({versions}::xid[]) OFFSET 0) "

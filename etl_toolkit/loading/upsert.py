@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -195,6 +195,23 @@ def _mostly_unchanged(cursor: Any, upsert: Upsert, source: Composable) -> bool:
     )
     unchanged, sampled = cursor.fetchone()
     return bool(unchanged > MOSTLY * sampled)
+
+
+def count_present(cursor: Any, target: TargetTable, keys: Sequence[Sequence[str]]) -> int:
+    """Return how many of some keys, given as texts of its parts, stand in the table."""
+    if not keys:
+        return 0
+    columns = [target.column(name) for name in target.key]
+    items = [
+        SQL("unnest({}::text[])::{} AS {}").format(Literal(list(texts)), SQL(column.type), Identifier(column.name))
+        for column, texts in zip(columns, zip(*keys, strict=True), strict=True)
+    ]
+    cursor.execute(
+        SQL("SELECT count(*) FROM (SELECT {}) AS probed JOIN {} AS etl_target USING ({})").format(
+            SQL(", ").join(items), table(target), names(target.key)
+        )
+    )
+    return int(cursor.fetchone()[0])
 
 
 def _attributed(

@@ -14,6 +14,7 @@ from etl_toolkit.sources.located import located, number_in_file, ordinals
 from etl_toolkit.sources.relation import (
     alike,
     csv_relation,
+    extract_expression,
     line_relation,
     read_failure,
     record_expression,
@@ -28,6 +29,7 @@ __all__ = [
     "check_unchanged",
     "csv_relation",
     "expand",
+    "extract_expression",
     "line_relation",
     "located",
     "number_in_file",

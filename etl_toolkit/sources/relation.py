@@ -14,6 +14,8 @@ from etl_toolkit.sources.inputs import shown
 from etl_toolkit.sources.typed import typed_text
 from etl_toolkit.workspace import Workspace, literal, quoted
 
+ONE_PASS_COLUMNS = 32  # RE2 gives its one-pass way up where a pattern is long
+
 
 def text_relation(file: SourceFile, names: Sequence[str], workspace: Workspace) -> tuple[str, list[str]]:
     """Return a FROM item over `file`, and an expression of its text (VARCHAR, NULL for NULL) for each name.
@@ -37,6 +39,15 @@ def text_relation(file: SourceFile, names: Sequence[str], workspace: Workspace) 
         for name, own, target in zip(file.columns, file.own_columns, targets, strict=True)
     }
     return relation, [texts.get(name, "NULL::VARCHAR") for name in names]
+
+
+def extract_expression(file: SourceFile, name: str, grammar: str) -> str | None:
+    """The text of a plain file's column out of its `line`, empty where it is not of the grammar; None for other files."""
+    if not file.is_plain or name not in file.columns[:ONE_PASS_COLUMNS]:
+        return None
+    delimiter = f"\\x{ord(file.dialect.delimiter):02x}"
+    before = f"(?:[^{delimiter}]*{delimiter}){{{file.columns.index(name)}}}"
+    return f"regexp_extract(line, {literal(f'^{before}({grammar})(?:{delimiter}|$)')}, 1)"
 
 
 def typed_relation(file: SourceFile) -> str:

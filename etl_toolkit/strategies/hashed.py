@@ -99,7 +99,7 @@ def _stage_with_retry(run: Run, file: SourceFile) -> int:
         try:
             return attempt()
         except psycopg2.Error as error:
-            if run.stop.is_set() or not is_row_error(error) or not find_rejects(run, file):
+            if run.is_stopped or not is_row_error(error) or not find_rejects(run, file):
                 raise
         check_reject_limit(run)
         return attempt()

@@ -22,7 +22,7 @@ def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, C
     """Load every batch and return the counts per file position. The error of the earliest failed lane is raised."""
 
     def run_lane(batches: tuple[Batch, ...]) -> list[FileCounts]:
-        return [load_with_retry(run, batch, load) for batch in batches if not run.stop.is_set()]
+        return [load_with_retry(run, batch, load) for batch in batches if not run.is_stopped]
 
     if len(run.plan.lanes) > 1:
         with run.sessions.session("tripwire") as connection, connection.cursor() as cursor:
@@ -35,9 +35,16 @@ def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, C
 
 def load_with_retry(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) -> FileCounts:
     """Load one batch, again after a transient error."""
+    return narrated(
+        run, batch, lambda: run_with_retry(lambda: load(run, batch), run.config, on_retry=on_retry(run, batch.label))
+    )
+
+
+def narrated(run: Run, batch: Batch, load: Callable[[], FileCounts]) -> FileCounts:
+    """Load one batch, and tell when it begins and when it is done."""
     run.tell("batch_started", batch=batch.label, files=[run.file(position).name for position in batch.files])
     started = time.perf_counter()
-    counts = run_with_retry(lambda: load(run, batch), run.config, on_retry=on_retry(run, batch.label))
+    counts = load()
     total = sum(counts.values(), Counts())
     run.tell("batch_done", batch=batch.label, rows=total.read, counts=total, seconds=time.perf_counter() - started)
     return counts
@@ -52,7 +59,7 @@ def on_retry(run: Run, label: str) -> Callable[[RetryCallState], None]:
             run.retries += 1
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
         run.tell("retry", batch=label, attempt=state.attempt_number, sqlstate=code, reason=type(error).__name__)
-        if run.stop.is_set():
+        if run.is_stopped:
             raise InterruptedError("the load was stopped")
 
     return note
@@ -67,7 +74,7 @@ def await_all(run: Run, futures: list[Future[T]], *, watch: Callable[[], None] |
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-            if any(future.exception() is not None for future in done) or run.stop.is_set():
+            if any(future.exception() is not None for future in done) or run.is_stopped:
                 break
             if pending and watch:
                 watch()
@@ -84,13 +91,13 @@ def await_all(run: Run, futures: list[Future[T]], *, watch: Callable[[], None] |
 
 def stop(run: Run, futures: list[Future[T]]) -> None:
     """Ring the bell, cancel what runs on server and client, and wait until every worker has rolled back."""
-    run.stop.set()
+    run.failed.set()
     for future in futures:
         future.cancel()
     running = {future for future in futures if not future.done()}
     while running:
         run.sessions.cancel_all()
-        run.workspace.duckdb.interrupt()
+        run.workspace.interrupt()
         _, running = wait(running, timeout=0.2)
 
 

@@ -51,7 +51,7 @@ def load_files(run: Run, batch: Batch) -> FileCounts:
     try:
         return _attempt(run, batch)
     except psycopg2.Error as error:
-        if run.stop.is_set() or not is_row_error(error):
+        if run.is_stopped or not is_row_error(error):
             raise map_driver_error(error, doing=f"loading {_names(run, batch)}") from None
         found = sum(len(find_rejects(run, run.file(position))) for position in batch.files)
         check_reject_limit(run)

@@ -14,20 +14,24 @@ from etl_toolkit.loading.rejects import refused_records
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Layout, Reject, TargetTable
-from etl_toolkit.overlap import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan, collapse
+from etl_toolkit.overlap import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan
 from etl_toolkit.sources import located, number_in_file
 from etl_toolkit.strategies.staged import bounded, check_reject_limit
 from etl_toolkit.workspace import Workspace, literal
 
 
+class RefusedLosersError(Exception):
+    """The server refuses rows that lost: without them, other rows may count as superseded by a later file."""
+
+
 def check_losers(run: Run) -> None:
-    """A row that loses is never sent, but may still be a bad one: check those whose text is not surely fine."""
-    if not has_losers(run.workspace):
-        return
+    """A row that loses is never sent, but may still be a bad one: check those whose text is not surely fine.
+
+    Raises RefusedLosersError where there are any, RejectLimitError where they are too many.
+    """
     if _check(run, f"doubt = {PROVEN} AND rowid NOT IN (SELECT winner FROM keys)"):
         check_reject_limit(run)
-        assert run.scan is not None
-        collapse(run.scan, run.workspace, action=run.spec.conflict_action)
+        raise RefusedLosersError
 
 
 def check_all(run: Run) -> bool:
@@ -42,10 +46,10 @@ def _check(run: Run, where: str) -> int:
     assert run.scan is not None
     assert run.layout is not None
     grammar = record_grammar(run.target, run.layout)
-    doubtful = f"{where} AND NOT regexp_full_match(record, {literal(grammar)})" if grammar else where
+    doubtful = f"NOT regexp_full_match(record, {literal(grammar)})" if grammar else "true"
     with run.phases.phase("rejects"):
         found = Inquiry(run.scan, run.target, run.layout, run.workspace, run.sessions).refused(
-            doubtful, limit=run.spec.max_rejects
+            where, doubtful, limit=run.spec.max_rejects
         )
     for rejects in found.values():
         run.note_rejects(rejects)
@@ -64,15 +68,20 @@ class Inquiry:
 
     def doubtful_keys(self, *, limit: int) -> dict[int, tuple[Reject, ...]]:
         """The refused ones of the rows whose key is NULL or not surely spelled right, by file."""
-        return self.refused(f"doubt IN ({NULL_KEY}, {UNPROVEN})", limit=limit)
+        return self.refused(f"doubt IN ({NULL_KEY}, {UNPROVEN})", "true", limit=limit)
 
-    def refused(self, where: str, *, limit: int) -> dict[int, tuple[Reject, ...]]:
-        """The refused ones of the rows that meet a condition, by file; they are taken out of the load.
+    def refused(self, where: str, doubtful: str, *, limit: int) -> dict[int, tuple[Reject, ...]]:
+        """The refused ones of the rows that meet two conditions, by file; they are taken out of the load.
+
+        The second one is the dearer, and is only put to rows that meet the first.
 
         More than `limit` + 1 are not looked for: one too many is enough to fail the load.
         """
         with self.workspace.cursor() as source:
-            source.execute(f"SELECT rowid, record FROM rows WHERE {where}")
+            source.execute(
+                f"WITH few AS MATERIALIZED (SELECT rowid AS row, record FROM rows WHERE {where}) "
+                f"SELECT row, record FROM few WHERE {doubtful}"
+            )
             chunks = iter(lambda: source.fetchmany(self.sessions.config.sub_batch_size), [])
             first = next(chunks, None)
             if first is None:
@@ -85,17 +94,19 @@ class Inquiry:
         mine = "rowid IN (SELECT unnest(?::BIGINT[]))"
         rows = [refusal.row for refusal in refusals]
         files = dict(self.workspace.query(f"SELECT rowid, file FROM rows WHERE {mine}", [rows]))
-        self.workspace.query(f"UPDATE rows SET doubt = {REJECTED} WHERE {mine}", [rows])
         found: dict[int, tuple[Reject, ...]] = {}
         for item in refusals:
             file = files[item.row]
             record = number_in_file(self.scan.file(file), item.row - self.scan.first_row[file])
             found[file] = (*found.get(file, ()), Reject(file, record, None, item.reason, item.sqlstate, item.record))
         longest = self.sessions.config.max_line_bytes
-        return {
+        found = {
             file: located(self.scan.file(file), items, self.workspace, max_line_bytes=longest)
             for file, items in found.items()
         }
+        # Last, since another worker's failure may stop us anywhere: a row that is out of the load must be on the list.
+        self.workspace.query(f"UPDATE rows SET doubt = {REJECTED} WHERE {mine}", [rows])
+        return found
 
 
 def has_losers(workspace: Workspace) -> bool:

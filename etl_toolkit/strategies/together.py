@@ -1,4 +1,4 @@
-"""Partitions side by side, each in a transaction of its own, all committed together after the last of them is loaded.
+"""Partitions side by side, several to a worker and its transaction, all committed together after the last is loaded.
 
 A row that the server refuses thus undoes every partition, so nothing of any file is written. Between the first and the
 last COMMIT only a lost connection can interfere, and then the ledger tells the retry which partitions are done.
@@ -6,9 +6,12 @@ last COMMIT only a lost connection can interfere, and then the ledger tells the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import psycopg2
@@ -16,53 +19,81 @@ import psycopg2
 from etl_toolkit.errors import DatabaseError, is_transient
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.failpoints import reach
+from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import check_waiting
 from etl_toolkit.model import Batch, Counts
-from etl_toolkit.strategies.lanes import FileCounts, add_up, await_all, load_with_retry
+from etl_toolkit.strategies.lanes import FileCounts, add_up, await_all, narrated, on_retry
 
 Write = Callable[[Any, Batch], FileCounts]  # (cursor, batch) -> counts of the rows it wrote
 
 
 @dataclass(frozen=True)
-class OpenPartition:
-    """A partition loaded but not committed."""
+class Loaded:
+    """What one worker has loaded but not committed."""
 
-    batch: Batch
+    worker: str
+    batches: tuple[Batch, ...]
     connection: Any
     counts: FileCounts
 
 
 def load_together(
-    run: Run, write: Write, *, lost: FileCounts, check: Callable[[FileCounts], None] | None = None
+    run: Run,
+    write: Write,
+    *,
+    lost: FileCounts,
+    check: Callable[[FileCounts], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> dict[int, Counts]:
     """Load every partition with `write`, commit them together, and return the counts per file.
 
-    `lost` are the counts of rows that no partition is sent: superseded and rejected. They are recorded with the first.
-    `check` sees the counts before anything is committed, and may raise.
+    Workers take the partitions one by one, in order: whoever is done early takes the next. `lost` are the counts of rows
+    that no partition is sent: superseded and rejected. They are recorded with the first. `check` sees the counts before
+    anything is committed, `meanwhile` runs beside the workers; both may raise.
     """
-    opened: list[OpenPartition] = []
+    waiting = deque(run.plan.batches)
+    loaded: list[Loaded] = []
 
-    def open_one(run: Run, batch: Batch) -> FileCounts:
-        partition = _open(run, batch, write, lost)
-        with run.lock:
-            opened.append(partition)
-        return partition.counts
+    def work(worker: str) -> None:
+        taken: list[Batch] = []
+
+        def attempt() -> Loaded | None:
+            return _load(run, worker, _ours(taken, waiting), write, lost)
+
+        if done := run_with_retry(attempt, run.config, on_retry=on_retry(run, worker)):
+            with run.lock:
+                loaded.append(done)
 
     watchman = Watchman(run)
+    workers = [f"worker {number + 1}" for number in range(run.plan.workers)]
     try:
-        with ThreadPoolExecutor(max_workers=len(run.plan.batches), thread_name_prefix="etl-worker") as pool:
-            opening = [pool.submit(load_with_retry, run, batch, open_one) for batch in run.plan.batches]
-            await_all(run, opening, watch=watchman.look if len(opening) > 1 else None)
+        with ThreadPoolExecutor(max_workers=len(workers) + 1, thread_name_prefix="etl-worker") as pool:
+            working: list[Future[None]] = [pool.submit(work, worker) for worker in workers]
+            if meanwhile:
+                working.append(pool.submit(meanwhile))
+            await_all(run, working, watch=watchman.look if len(workers) > 1 else None)
         if check:
-            check(add_up([partition.counts for partition in opened]))
+            check(add_up([each.counts for each in loaded]))
         with run.phases.phase("commit"):
-            in_order = sorted(opened, key=lambda item: item.batch.number)
-            return add_up([_commit(run, partition, write, lost) for partition in in_order])
+            in_order = sorted(loaded, key=lambda each: each.batches[0].number)
+            return add_up([_commit(run, each, write, lost) for each in in_order])
     finally:
         watchman.close()
-        for partition in opened:
-            run.sessions.close(partition.connection)
+        for each in loaded:
+            run.sessions.close(each.connection)
+
+
+def _ours(taken: list[Batch], waiting: deque[Batch]) -> Iterator[Batch]:
+    """The partitions of one worker: those it has taken before a retry, then the next of those that wait."""
+    yield from tuple(taken)
+    while waiting:
+        try:
+            batch = waiting.popleft()
+        except IndexError:  # another worker was quicker
+            return
+        taken.append(batch)
+        yield batch
 
 
 class Watchman:
@@ -88,47 +119,59 @@ class Watchman:
             self._connection = None
 
 
-def _open(run: Run, batch: Batch, write: Write, lost: FileCounts) -> OpenPartition:
-    """Load one partition and leave its transaction open; of one that was committed before, only return the counts."""
-    connection = run.sessions.connect(batch.label)
+def _load(run: Run, worker: str, batches: Iterable[Batch], write: Write, lost: FileCounts) -> Loaded | None:
+    """Load partitions in one transaction and leave it open; of one committed before, only take over the counts."""
+    batches = iter(batches)
+    if (first := next(batches, None)) is None:
+        return None
+    connection = run.sessions.connect(worker)
     try:
+        counts, done = [], []
         with connection.cursor() as cursor:
-            claimed = ledger.claim(cursor, run.run_id, batch, undoable=run.spec.undoable)
-            if not claimed.is_ours:
-                return OpenPartition(batch, connection, claimed.counts)
-            reach("claimed")
-            counts = write(cursor, batch)
-            if batch.partition == 0:
-                counts = add_up([counts, lost])
-                ledger.record_rejects(cursor, run.run_id, [item for found in run.refused.values() for item in found])
-            ledger.complete(cursor, run.run_id, batch, counts)
+            for batch in chain([first], batches):
+                counts.append(narrated(run, batch, partial(_load_one, run, cursor, batch, write, lost)))
+                done.append(batch)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what could still fail at COMMIT fails now
-            reach("completed")
-            return OpenPartition(batch, connection, counts)
+        reach("completed")
+        return Loaded(worker, tuple(done), connection, add_up(counts))
     except BaseException:
         run.sessions.close(connection)
         raise
 
 
-def _commit(run: Run, partition: OpenPartition, write: Write, lost: FileCounts) -> FileCounts:
-    """Commit one partition; where the answer is lost, load it again, which finds it in the ledger if it was done."""
+def _load_one(run: Run, cursor: Any, batch: Batch, write: Write, lost: FileCounts) -> FileCounts:
+    claimed = ledger.claim(cursor, run.run_id, batch, undoable=run.spec.undoable)
+    if not claimed.is_ours:
+        return claimed.counts
+    reach("claimed")
+    counts = write(cursor, batch)
+    if batch.partition == 0:
+        counts = add_up([counts, lost])
+        ledger.record_rejects(cursor, run.run_id, [item for found in run.refused.values() for item in found])
+    ledger.complete(cursor, run.run_id, batch, counts)
+    return counts
+
+
+def _commit(run: Run, loaded: Loaded, write: Write, lost: FileCounts) -> FileCounts:
+    """Commit one worker's partitions; where the answer is lost, load them again: the ledger knows if they were done."""
     try:
-        partition.connection.commit()
+        loaded.connection.commit()
         reach("committed")
-        return partition.counts
+        return loaded.counts
     except psycopg2.Error as error:
         if not is_transient(error):
             raise
     with run.lock:
         run.retries += 1
-    run.tell("commit_lost", batch=partition.batch.label)
+    run.tell("commit_lost", batch=", ".join(batch.label for batch in loaded.batches))
 
-    def load_and_commit(run: Run, batch: Batch) -> FileCounts:
-        again = _open(run, batch, write, lost)
+    def load_and_commit() -> FileCounts:
+        again = _load(run, loaded.worker, loaded.batches, write, lost)
+        assert again is not None
         try:
             again.connection.commit()
         finally:
             run.sessions.close(again.connection)
         return again.counts
 
-    return load_with_retry(run, partition.batch, load_and_commit)
+    return run_with_retry(load_and_commit, run.config, on_retry=on_retry(run, loaded.worker))

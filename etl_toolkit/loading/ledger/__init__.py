@@ -6,7 +6,7 @@ the batch done. A run is fenced by its own row: claiming takes a share lock on i
 that lost its table lock to a later one can commit nothing more.
 """
 
-from etl_toolkit.loading.ledger.batches import Claim, check_committed, claim, complete, record_rejects
+from etl_toolkit.loading.ledger.batches import Claim, check_committed, claim, complete, note_version, record_rejects
 from etl_toolkit.loading.ledger.definition import DEFINITION, SCHEMA, VERSION, check_version, prepare, staging_refusal
 from etl_toolkit.loading.ledger.history import PastRun, find_run, past_runs
 from etl_toolkit.loading.ledger.runs import begin, finish, pin_bounds, pinned, resume
@@ -26,6 +26,7 @@ __all__ = [
     "find_run",
     "finish",
     "lock_table",
+    "note_version",
     "past_runs",
     "pin_bounds",
     "pinned",

@@ -44,16 +44,23 @@ def claim(cursor: Any, run_id: str, batch: Batch, *, undoable: bool = False) -> 
 
 
 def complete(cursor: Any, run_id: str, batch: Batch, counts: Mapping[int, Counts]) -> None:
-    """Write a batch's counts per file, and the number that its rows carry as `xmin`: the end of its transaction.
-
-    That number is not the transaction's own where a savepoint was set before the rows were written; this row is written
-    behind the same savepoint, so it carries the same.
-    """
+    """Write a batch's counts per file: the last statement on it in its transaction."""
     text = json.dumps({position: asdict(value) for position, value in counts.items()})
+    cursor.execute(
+        "UPDATE etl_toolkit.batches SET counts = %s, version = coalesce(version, pg_catalog.pg_current_xact_id()::xid) "
+        "WHERE run_id = %s AND number = %s",
+        (text, run_id, batch.number),
+    )
+
+
+def note_version(cursor: Any, run_id: str, batch: Batch) -> None:
+    """Note the number that the rows of a batch carry as `xmin`, where a savepoint was set before they were written.
+
+    It is not that of the transaction then. This row is written behind the same savepoint, so it carries the same number.
+    """
     where = (run_id, batch.number)
     cursor.execute(
-        "UPDATE etl_toolkit.batches SET counts = %s WHERE run_id = %s AND number = %s RETURNING xmin::text",
-        (text, *where),
+        "UPDATE etl_toolkit.batches SET label = label WHERE run_id = %s AND number = %s RETURNING xmin::text", where
     )
     version = cursor.fetchone()[0]
     cursor.execute("UPDATE etl_toolkit.batches SET version = %s WHERE run_id = %s AND number = %s", (version, *where))

@@ -1,0 +1,151 @@
+"""`partitioned` with more key ranges than workers: several in a transaction, straight into the table where keys are absent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import connection as Connection
+
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, plan
+from etl_toolkit.loading import failpoints
+from etl_toolkit.loading.run import Event
+from etl_toolkit.strategies import partitioned
+from tests.oracle import Oracle, Rows, differing_rows, write
+
+CONFIG = ParallelConfig(concurrency=2)
+TABLE = "CREATE TABLE {} (id int PRIMARY KEY, v text)"
+
+
+@pytest.fixture(autouse=True)
+def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SMALLEST_RANGE", 10)
+
+
+@pytest.fixture
+def load(database: str, connection: Connection, tmp_path: Path) -> Callable[..., Any]:
+    """Load files of (id, v) into `loaded`, and hold the table against the sequential oracle."""
+
+    def run(*files: range, present: str = "", **options: Any) -> Any:
+        with connection.cursor() as cursor:
+            for name in ("loaded", "expected"):
+                cursor.execute(TABLE.format(name) + (f"; INSERT INTO {name} {present}" if present else ""))
+        contents = []
+        for number, ids in enumerate(files):
+            order = sorted(ids, key=lambda id_, factor=7919 + 2 * number: id_ * factor % 1009)
+            contents.append(Rows(("id", "v"), tuple((str(id_), f"{number}/{id_}") for id_ in order)))
+        Oracle("expected", ("id",)).load(connection, contents)
+        paths = [write(content, tmp_path, f"{number}.csv", "csv") for number, content in enumerate(contents)]
+        result = ingest(paths, "loaded", "id", database, strategy="partitioned", config=CONFIG, **options)
+        assert differing_rows(connection, "loaded", "expected") == []
+        return result
+
+    return run
+
+
+def ledger(connection: Connection, items: str) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {items} FROM etl_toolkit.batches")
+        return cursor.fetchone()
+
+
+def test_a_worker_takes_several_ranges_in_one_transaction(load: Any, connection: Connection) -> None:
+    result = load(range(200), range(100, 300), range(50, 350))
+    assert (result.counts.inserted, len(result.plan.batches), result.plan.workers) == (350, 8, 2)
+    assert ledger(connection, "count(*), count(counts), count(DISTINCT transaction_id)") == (8, 8, 2)
+
+
+def test_one_transaction_takes_them_all_where_the_load_is_atomic(load: Any, connection: Connection) -> None:
+    load(range(200), range(100, 300), atomic=True)
+    assert ledger(connection, "count(*), count(DISTINCT transaction_id)") == (4, 1)
+
+
+@pytest.mark.parametrize("present", ["", "SELECT g, 'old' FROM generate_series(1, 400, 2) g"], ids=["empty", "filled"])
+def test_a_worker_whose_connection_is_lost_loads_all_its_ranges_again(
+    load: Any, database: str, connection: Connection, present: str
+) -> None:
+    reached: list[int] = []
+    lock = threading.Lock()
+
+    def kill_a_worker() -> None:
+        with lock:
+            reached.append(1)
+            if len(reached) != 5:
+                return
+        with psycopg2.connect(database) as killer, killer.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE '%worker 1'"
+            )
+            assert cursor.fetchone() == (1,)
+        killer.close()
+
+    with failpoints.installed({"copied": kill_a_worker}):
+        result = load(range(300), range(100, 400), present=present)
+    assert result.retries == 1
+    assert len(reached) > 8  # the ranges of the lost transaction, once more
+    assert ledger(connection, "count(*), count(counts), count(DISTINCT transaction_id)") == (8, 8, 2)
+
+
+def test_absent_keys_are_copied_into_a_table_that_has_others(load: Any) -> None:
+    result = load(range(200), range(100, 300), present="SELECT g, 'old' FROM generate_series(1000, 2000) g")
+    assert result.counts.inserted == 300
+    assert "merge" not in result.phases
+
+
+def test_ranges_that_are_there_are_merged_and_the_others_copied(load: Any) -> None:
+    events: list[Event] = []
+    result = load(
+        range(400), range(200, 800), present="SELECT g, 'old' FROM generate_series(0, 250) g", on_event=events.append
+    )
+    assert (result.counts.inserted, result.counts.updated, "merge" in result.phases) == (549, 251, True)
+    assert "fallback" not in [event.name for event in events]
+
+
+def test_a_key_that_the_sample_missed_makes_the_range_be_merged_and_ends_the_guessing(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitioned, "PROBED_KEYS", 1)
+    events: list[Event] = []
+    result = load(
+        range(400),
+        range(200, 800),
+        present="SELECT g, 'old' FROM generate_series(7, 799, 50) g",
+        on_event=events.append,
+    )
+    assert (result.counts.inserted, result.counts.updated) == (784, 16)
+    assert 1 <= [event.name for event in events].count("fallback") <= result.plan.workers
+
+
+@pytest.mark.parametrize("present", ["0, 250", "1000, 1100", "0, 799"])
+def test_a_run_of_both_kinds_is_undone(load: Any, database: str, connection: Connection, present: str) -> None:
+    def rows() -> list[tuple[int, str]]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT * FROM loaded ORDER BY id")
+            return cursor.fetchall()
+
+    old = f"SELECT g, 'old' FROM generate_series({present}) g"
+    result = load(range(400), range(200, 800), present=old, undoable=True)
+    undone = ConflictAwareProcessor(database).undo(result.run_id)
+    assert (undone.deleted, undone.restored) == (result.counts.inserted, result.counts.updated)
+    first, last = map(int, present.split(", "))
+    assert rows() == [(id_, "old") for id_ in range(first, last + 1)]
+
+
+def test_a_run_that_stopped_between_two_commits_is_resumed(database: str, connection: Connection, load: Any) -> None:
+    def stop_at_the_first() -> None:
+        raise RuntimeError("the process ends here")
+
+    with pytest.raises(RuntimeError), failpoints.installed({"committed": stop_at_the_first}):
+        load(range(300), range(100, 400))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT run_id FROM etl_toolkit.runs")
+        (run_id,) = cursor.fetchone()
+    done = ledger(connection, "count(counts)")[0]
+    assert 0 < done < 8
+    assert ConflictAwareProcessor(database, config=ParallelConfig(concurrency=3)).resume(run_id)
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert ledger(connection, "count(*), count(counts)") == (8, 8)
