@@ -62,7 +62,7 @@ def test_one_of_compressed_text_is_refused_by_the_size_of_its_pages(tmp_path: Pa
     group = pa.table({"id": range(150), "v": pa.array(["x" * (1 << 20)] * 150)})
     path = write(tmp_path / "text.parquet", group, groups=8, use_dictionary=False)
     assert path.stat().st_size < 1_000_000
-    with pytest.raises(SourceError, match="text.parquet: by its footer it unpacks to 1,2"):
+    with pytest.raises(SourceError, match=r"text\.parquet: by its footer it unpacks to 1,2"):
         ConflictAwareProcessor().analyze(path, ["id"])
 
 
