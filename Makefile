@@ -10,6 +10,8 @@ STAMP  := $(VENV)/.installed
 PEERS  := $(VENV)/.installed-peers
 PIP     = $(BIN)/python -m pip --disable-pip-version-check --no-input
 UV_VERSION := 0.13.8
+PIP_AUDIT_VERSION := 2.10.1
+AUDIT  ?= build/audit/bin/pip-audit
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
 
 # Most tests wait for a server, so there are more workers than cores.
@@ -20,7 +22,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-faults test-all lint lint-style lint-types lint-imports lint-notebooks format lab \
-	notebooks bench bench-peers report lock clean
+	notebooks bench bench-peers report lock audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +90,16 @@ lock: ## resolve pyproject.toml anew into requirements.lock and requirements-pee
 	@test -x build/lock/bin/uv || { "$(PYTHON)" -m venv build/lock && build/lock/bin/pip install --quiet uv==$(UV_VERSION); }
 	build/lock/bin/uv pip compile pyproject.toml --extra all --upgrade $(LOCK) --output-file requirements.lock
 	build/lock/bin/uv pip compile pyproject.toml --extra bench-peers --upgrade $(LOCK) --constraints requirements.lock --output-file requirements-peers.lock
+
+# Without --strict a package that the advisory service does not know counts as one without a vulnerability. It has an
+# environment of its own: what looks at the dependencies is none of them.
+audit: ## look for known vulnerabilities of the locked dependencies, or say why that cannot be done here
+	@mkdir -p build; test -x $(AUDIT) || { "$(PYTHON)" -m venv build/audit && \
+		build/audit/bin/pip install --quiet pip-audit==$(PIP_AUDIT_VERSION); } >build/audit.log 2>&1 || \
+		{ echo "not audited: pip-audit cannot be installed here: $$(tail -n 1 build/audit.log | cut -c 1-200)"; exit 0; }; \
+	code=0; $(AUDIT) --strict --disable-pip --progress-spinner off --requirement requirements.lock 2>build/audit.log || code=$$?; \
+	if grep -q 'known vulnerabilit' build/audit.log; then tail -n 1 build/audit.log; exit $$code; fi; \
+	echo "not audited: $$(tail -n 1 build/audit.log | cut -c 1-200)"
 
 clean: ## remove .venv, caches and what runs left behind (not the embedded server's data)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache htmlcov

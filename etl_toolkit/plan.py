@@ -43,6 +43,7 @@ class Question:
     cores: int
     deterministic_processing: bool = True
     lanes: tuple[tuple[Batch, ...], ...] | None = None  # of a run that is resumed
+    staging_refusal: str = ""  # why the role may not make staging tables that workers share
 
 
 def match_columns(files: Sequence[SourceFile], target: TargetTable, spec: LoadSpec) -> tuple[SourceFile, ...]:
@@ -134,6 +135,8 @@ def make_plan(question: Question) -> Plan:
         strategy, reasons = _choose(question, obstacles, key_reason)
     else:
         strategy, reasons = spec.strategy, [f"{spec.strategy} was asked for"]
+        if strategy is Strategy.PARTITIONED and key_path == "server" and question.staging_refusal:
+            raise UsageError(f"{strategy} cannot be had here: {key_reason}, and {question.staging_refusal}")
         if obstacle := obstacles.get(strategy):
             if not spec.force or strategy is Strategy.PARTITIONED:
                 way_out = "" if strategy is Strategy.PARTITIONED else ", or --force to load anyway at your own risk"
@@ -208,6 +211,8 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
     if key_path == "server":
         disjoint = (Strategy.FULL_PARALLEL, Strategy.HYBRID)
         obstacles |= dict.fromkeys(disjoint, f"files cannot be proven disjoint: {key_reason}")
+        if question.staging_refusal:
+            obstacles[Strategy.PARTITIONED] = f"{key_reason}, and {question.staging_refusal}"
     elif question.overlap is not None and question.overlap.pairs:
         (left, right), keys = max(question.overlap.pairs.items(), key=lambda item: item[1])
         names = {file.position: file.name for file in question.overlap.files}

@@ -14,7 +14,7 @@ from etl_toolkit import overlap as overlaps
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.ledger import PastRun
+from etl_toolkit.loading.ledger import PastRun, staging_refusal
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
 from etl_toolkit.loading.run import Phases
 from etl_toolkit.loading.session import Sessions
@@ -76,6 +76,7 @@ def prepared(
             created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
             target = read_target(connection, spec.table, spec.key)
             matched = match_columns(sources.files, target, spec)
+            refusal = staging_refusal(connection)
             if created and not is_trial:
                 connection.commit()  # else the table is gone with the session, and was only needed to be read
         layout = common_layout(matched, target)
@@ -96,7 +97,17 @@ def prepared(
                 overlap = overlaps.measure(scan, workspace)
         with phases.phase("plan"):
             plan = make_plan(
-                Question(spec, target, matched, overlap, config.workers, cores, config.deterministic_processing, lanes)
+                Question(
+                    spec,
+                    target,
+                    matched,
+                    overlap,
+                    config.workers,
+                    cores,
+                    config.deterministic_processing,
+                    lanes,
+                    refusal,
+                )
             )
         if created and is_trial:
             reason = "the table does not exist and would be created: " + " ".join(created.split())

@@ -128,7 +128,9 @@ class ConflictAwareProcessor:
             prepared(files, spec, sessions, phases, lanes=resumed.lanes if resumed else None) as ready,
         ):
             if host := plain_text_host(admin):
-                self._on_event(Event("plain_text", {"host": host, "remedy": "sslmode=verify-full in the DSN"}, run_id))
+                self._on_event(
+                    Event("plain_text", {"host": host, "remedy": "put sslmode=verify-full into the DSN"}, run_id)
+                )
             ledger.prepare(admin)
             ledger.lock_table(
                 admin, ready.target.oid, ready.target.qualified_name, wait_seconds=self.config.lock_wait_seconds,
@@ -142,13 +144,13 @@ class ConflictAwareProcessor:
                 notify=self._on_event, stop=stop, refused=ready.refused,
                 bounds=resumed.bounds if resumed else None,
             )  # fmt: skip
-            run.tell("planned", plan=ready.plan, bytes=ready.sources.size_bytes, run_id=run_id)
+            run.tell("planned", plan=ready.plan, bytes=ready.sources.size_bytes)
             if resumed:
                 ledger.resume(admin, resumed.past, ready.target, ready.files, force=resumed.force)
             else:
                 ledger.begin(admin, run_id, spec=spec, plan=ready.plan, target=ready.target, files=ready.files)
             reach("begun")
-            counts = _execute(run, admin)
+            counts = _execute(run, admin, watch)
             return LoadResult(
                 run_id=run_id, table=ready.target.qualified_name, strategy=ready.plan.strategy, reasons=ready.plan.reasons,
                 counts=sum(counts.values(), Counts()), files={run.file(p).name: c for p, c in sorted(counts.items())},
@@ -181,23 +183,27 @@ def ingest(files: Any, table: str, key: str | Sequence[str], dsn: Any = None, **
 # --- the load itself ---------------------------------------------------------------------------------------------------
 
 
-def _execute(run: Run, admin: Any) -> dict[int, Counts]:
+def _execute(run: Run, admin: Any, watch: Watch) -> dict[int, Counts]:
     """Run the strategy, hold the counts against each other, and close the run in the ledger."""
     try:
         check_reject_limit(run)
         counts = add_up([{file.position: Counts() for file in run.files}, STRATEGIES[run.plan.strategy](run)])
         _check_accounting(run, counts)
         reach("finishing")
-        _close(admin, run, "complete", counts)
+        _close(admin, run, "complete", counts, observed=_observed(watch))
         return counts
     except BaseException as error:
         interrupted = isinstance(error, InterruptedError) or not isinstance(error, Exception)  # Ctrl-C, SIGTERM
-        _close(
-            admin, run, "interrupted" if interrupted else "failed", {}, error=type(error).__name__ + ": " + str(error)
-        )
+        status, words = "interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}"
+        _close(admin, run, status, {}, error=words, observed=_observed(watch))
         if isinstance(error, psycopg2.Error):
             raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
         raise
+
+
+def _observed(watch: Watch) -> dict[str, float]:
+    """What the doctor will want to know of this run."""
+    return {} if watch.memory_peak_ratio is None else {"memory_peak_ratio": round(watch.memory_peak_ratio, 3)}
 
 
 def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
@@ -218,7 +224,10 @@ def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
                 )
 
 
-def _close(admin: Any, run: Run, status: str, counts: Mapping[int, Counts], error: str | None = None) -> None:
+def _close(
+    admin: Any, run: Run, status: str, counts: Mapping[int, Counts], *,
+    error: str | None = None, observed: Mapping[str, float],
+) -> None:  # fmt: skip
     def record(connection: Any) -> None:
         connection.rollback()
         if status == "complete":
@@ -229,7 +238,7 @@ def _close(admin: Any, run: Run, status: str, counts: Mapping[int, Counts], erro
                     cursor, run.run_id, [reject for found in run.refused.values() for reject in found]
                 )
         total = sum(counts.values(), Counts()) if counts else None
-        ledger.finish(connection, run.run_id, status=status, counts=total, files=counts, error=error)
+        ledger.finish(connection, run.run_id, status=status, counts=total, files=counts, error=error, observed=observed)
 
     def record_anew() -> None:
         with run.sessions.session("coordinator") as connection:

@@ -28,6 +28,15 @@ def monitor() -> Iterator[Monitor]:
     made.close()
 
 
+def test_its_process_takes_nothing_of_the_load_with_it() -> None:
+    """It starts with every sweep, beside what is measured: what it imports, it costs."""
+    code = "import sys, etl_toolkit.bench.sampler; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    taken = set(done.stdout.split())
+    assert taken & {"duckdb", "pyarrow", "numpy", "pandas", "sqlalchemy", "etl_toolkit.loading.run"} == set()
+    assert {"psycopg2", "psutil", "etl_toolkit.observe.processes"} <= taken  # the look does find what is there
+
+
 def test_client_cpu_counts_children_that_are_gone(monitor: Monitor, database: str) -> None:
     monitor.watch(database, os.getpid())
     burn = "import time\nwhile time.process_time() < 0.3: pass"

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,10 +17,11 @@ from typing import Any
 
 import psycopg2
 import psycopg2.errorcodes
+import psycopg2.extensions
 import pytest
 
 from etl_toolkit import ParallelConfig, ingest
-from etl_toolkit.config import resolve_config
+from etl_toolkit.config import resolve_config, template
 from etl_toolkit.doctor import run_checks
 from etl_toolkit.errors import ADVICE, is_transient
 from etl_toolkit.loading.grants import database_sql, ledger_sql, table_sql
@@ -233,6 +234,72 @@ def test_cron_lines_have_five_fields_and_a_command() -> None:
             assert "%" not in line  # cron would take it for the end of the line
 
 
+@pytest.fixture
+def production(orders: str, tmp_path: Path) -> Callable[[str], str]:
+    """Turn a text of the guide into one for this machine: directories, program, and files that are there."""
+    (tmp_path / "2026-01-01").mkdir()
+    for path in (tmp_path / "drops").iterdir():
+        shutil.copy(path, tmp_path / "2026-01-01")
+    (tmp_path / "environment").write_text(f"ETL_DSN='{orders} sslmode=prefer'\n")
+    (tmp_path / "production.toml").write_text(template("production"))
+    program = tmp_path / "etl-toolkit"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m etl_toolkit "$@"\n')
+    program.chmod(0o755)
+
+    def here(text: str) -> str:
+        text = re.sub(r"/srv/drops/\{\{ ds \}\}/", f"{tmp_path}/2026-01-01/", text)
+        text = re.sub(r"(/etc/etl-toolkit|/var/log/etl-toolkit|/var/lib/node_exporter/textfile)/", f"{tmp_path}/", text)
+        return text.replace("/opt/etl/.venv/bin/", f"{tmp_path}/").replace("/srv/drops/", f"{tmp_path}/drops/")
+
+    return here
+
+
+def scheduled(command: str | list[str], **environ: str) -> tuple[int, str]:
+    """Run a command with as little in its environment as a scheduler gives it; return exit code and complaints."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **environ}
+    done = subprocess.run(
+        command, shell=isinstance(command, str), env=environment, capture_output=True, text=True, check=False
+    )
+    warnings = [line for line in done.stderr.splitlines() if not re.match("warning: .* memory are in use", line)]
+    return done.returncode, "\n".join(warnings)
+
+
+def loaded(connection: Any) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM sales.orders")
+        return int(cursor.fetchone()[0])
+
+
+def test_what_systemd_would_start_loads(production: Callable[[str], str], connection: Any, tmp_path: Path) -> None:
+    """Without a shell: the glob is ours to expand. The variables are those of the file."""
+    unit = production(next(block.text for block in blocks("ini") if block.title == "etl-orders.service"))
+    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+    variables = dict(word.split("=", 1) for word in shlex.split(Path(settings["EnvironmentFile"]).read_text()))
+    assert scheduled(shlex.split(settings["ExecStart"]), **variables) == (0, "")
+    assert loaded(connection) == 59
+    assert (tmp_path / "orders.jsonl").read_text().count('"event": "finished"') == 1
+    assert "etl_toolkit_last_run_success" in (tmp_path / "orders.prom").read_text()
+
+
+def test_what_cron_would_start_loads(production: Callable[[str], str], connection: Any) -> None:
+    (line,) = next(block.text for block in blocks("cron")).splitlines()
+    assert scheduled(production(line.split(None, 5)[5])) == (0, "")
+    assert loaded(connection) == 59
+
+
+def test_what_airflow_would_start_loads(
+    production: Callable[[str], str], orders: str, connection: Any, tmp_path: Path
+) -> None:
+    """Airflow spells the scheme `postgres`."""
+    block = next(block for block in blocks("python") if block.title == "airflow")
+    text = production("".join(re.findall(r'^\s*"(.*)"$', block.text, re.MULTILINE)))
+    uri = "postgres://{user}:{password}@{host}:{port}/{dbname}".format(
+        **({"password": ""} | psycopg2.extensions.parse_dsn(orders))
+    )
+    assert scheduled(["/bin/bash", "-c", text], ETL_DSN=uri, PATH=f"{tmp_path}:/usr/bin:/bin") == (0, "")
+    assert loaded(connection) == 59
+
+
 # --- tables ------------------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +380,44 @@ def test_every_error_with_advice_or_a_retry_is_explained() -> None:
 
     explained = {row[0] for row in table("troubleshooting.md", "SQLSTATE")}
     assert TRANSIENT_SQLSTATES | set(ADVICE) <= explained
+
+
+def test_the_messages_that_are_explained_are_those_there_are() -> None:
+    """What stands between the ellipses is looked for in the texts of the package."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "etl_toolkit").rglob("*.py")))
+    texts = re.sub(r'"\s*\n\s*f?"', "", sources)
+    quoted = [message for row in table("troubleshooting.md", "message") for message in codes(row[0])]
+    parts = [part.strip(" '") for message in quoted for part in message.split("…")]
+    assert (len(quoted) > 5, [part for part in parts if part not in texts]) == (True, [])
+
+
+def test_the_numbers_of_the_guide_are_those_of_the_code() -> None:
+    from etl_toolkit.doctor import capacity, history, server, table
+    from etl_toolkit.loading.undo import OLDEST_TRANSACTIONS
+    from etl_toolkit.sources import octets
+
+    pages = {page.stem: " ".join(page.read_text(encoding="utf-8").split()) for page in PAGES}
+    stated = [
+        ("limits", f"| {octets.UNPACKED_RATIO} times their size, beyond the first GB |"),
+        ("security", f"more than {octets.UNPACKED_RATIO} times its size"),
+        ("rejects", f"more than {octets.UNPACKED_RATIO} times its size"),
+        ("limits", f"`max_line_bytes`, {ParallelConfig().max_line_bytes >> 20} MB"),
+        ("limits", f"connections: workers + {capacity.SPARE_CONNECTIONS} |"),
+        ("limits", f"{OLDEST_TRANSACTIONS // 10**9} thousand million transactions back"),
+        ("limits", f"PostgreSQL | {server.OLDEST_VERSION // 10000} or newer"),
+        ("production", f"fewer than workers + {capacity.SPARE_CONNECTIONS} are free"),
+        ("production", f"more than {ParallelConfig().memory_alert_ratio:.0%} of the cgroup's".replace("%", " %")),
+        ("production", f"less than 1 GB or {capacity.LEAST_FREE_RATIO:.0%} is free".replace("%", " %")),
+        ("production", f"`max_wal_size` | warns: below {server.SMALL_WAL_BYTES >> 30} GB"),
+        ("production", f"(the last one warns: {history.MANY_REJECTS:,} or more)"),
+        (
+            "production",
+            f"{table.SEQUENCE_FAILS_RATIO:.0%} used (warns: {table.SEQUENCE_WARNS_RATIO:.0%})".replace("%", " %"),
+        ),
+        ("production", f"took {history.SHORT_SECONDS:.0f} s or more and was less than half as fast"),
+    ]
+    assert [(page, words) for page, words in stated if words not in pages[page]] == []
+    assert (octets.UNPACKED_MINIMUM_BYTES, capacity.LEAST_FREE_BYTES, history.SLOW_RATIO) == (1 << 30, 1 << 30, 0.5)
 
 
 def test_the_readme_quotes_commands_that_exist() -> None:

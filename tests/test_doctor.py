@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from etl_toolkit import ParallelConfig, ingest, server
-from etl_toolkit.doctor import DoctorReport, Finding, Status, run_checks
+from etl_toolkit.doctor import DoctorReport, Finding, Status, capacity, run_checks
+from etl_toolkit.errors import RejectLimitError
 from etl_toolkit.loading.grants import database_sql, ledger_sql, table_sql
 from tests.pooler import pooler
 
@@ -97,6 +100,29 @@ class TestServer:
 
     def test_a_database_sorted_by_another_version_of_the_system_fails(self, mis_set: str) -> None:
         assert status_of(examine(make_dsn(mis_set, dbname="stale")), "collation version") == FAILS
+
+    def test_a_column_sorted_by_a_collation_of_another_version_fails(self, mis_set: str) -> None:
+        execute(mis_set, "DROP DATABASE IF EXISTS columns", "CREATE DATABASE columns TEMPLATE template0")
+        dsn = make_dsn(mis_set, dbname="columns")
+        execute(dsn, "CREATE COLLATION moved (locale = 'C.UTF-8')", "CREATE TABLE t (v text COLLATE moved)")
+        assert status_of(examine(dsn), "collation version") == PASSES
+        execute(dsn, "UPDATE pg_collation SET collversion = '0.0' WHERE collname = 'moved'")
+        assert status_of(examine(dsn), "collation version") == FAILS
+        assert "moved (0.0, now " in examine(dsn).of("collation version").evidence
+
+    def test_an_archiver_that_fails_is_found(self) -> None:
+        """It may be switched on at the start of a server only."""
+        with server.temporary() as embedded:
+            execute(embedded.dsn, "ALTER SYSTEM SET archive_mode = on", "ALTER SYSTEM SET archive_command = 'false'")
+            server.stop(embedded.data_dir)
+            dsn = server.start(embedded.data_dir, profile="fast").dsn
+            assert status_of(examine(dsn), "replication") == PASSES
+            execute(dsn, "SELECT pg_switch_wal()")
+            for _ in range(300):
+                if status_of(report := examine(dsn), "replication") == FAILS:
+                    break
+                time.sleep(0.1)
+            assert "archiving WAL fails, so WAL piles up" in report.of("replication").evidence
 
     def test_a_server_that_does_not_answer_is_a_finding(self) -> None:
         report = examine("host=127.0.0.1 port=1 user=u password=canary")
@@ -191,6 +217,19 @@ class TestCapacity:
         finally:
             execute(mis_set, "DROP ROLE limited")
 
+    def test_sessions_of_other_users_count_for_a_role_that_is_not_told_what_they_do(self, mis_set: str) -> None:
+        execute(mis_set, "CREATE ROLE plain LOGIN")
+        try:
+            with ExitStack() as stack:
+                for _ in range(5):
+                    stack.enter_context(closing(psycopg2.connect(mis_set)))
+                evidence = examine(make_dsn(mis_set, user="plain")).of("connections").evidence
+            match = re.search(r"reserved, (\d+) in use", evidence)
+            assert match is not None
+            assert int(match[1]) >= 6
+        finally:
+            execute(mis_set, "DROP ROLE plain")
+
     def test_connections_of_the_database_and_of_the_server_count_as_well(self, database: str) -> None:
         name = parse_dsn(database)["dbname"]
         execute(database, f'ALTER DATABASE "{name}" CONNECTION LIMIT 4')
@@ -211,6 +250,12 @@ class TestCapacity:
             status_of(examine(database, config=ParallelConfig(temp_directory="/nowhere")), "disk of the client")
             == FAILS
         )
+
+    def test_a_disk_of_the_server_without_room_fails(self, sound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No disk is filled for it: what counts as room is set higher than any disk has."""
+        assert status_of(examine(sound), "disk of the server") == PASSES
+        monkeypatch.setattr(capacity, "LEAST_FREE_RATIO", 1.0)
+        assert status_of(examine(sound), "disk of the server") == FAILS
 
     def test_the_disk_of_a_server_that_hides_its_place_is_unproven(self, mis_set: str) -> None:
         execute(mis_set, "CREATE ROLE nobody_much LOGIN")
@@ -394,6 +439,34 @@ class TestHistory:
         assert status_of(examine(database, "t"), "ledger") == PASSES
         execute(database, "UPDATE etl_toolkit.runs SET status = 'interrupted'")
         assert status_of(examine(database, "t"), "ledger") == WARNS
+
+
+class TestMemoryOfLoads:
+    """What the doctor says of loads that were: it was not there when they ran."""
+
+    def test_passes_below_the_alert_fails_above_it_and_is_unproven_before_the_first(
+        self, database: str, table: None, tmp_path: Path
+    ) -> None:
+        assert status_of(examine(database, "t"), "memory of loads") == UNPROVEN
+        load(database, tmp_path, range(1, 20))
+        assert (
+            status_of(examine(database, "t", config=ParallelConfig(memory_alert_ratio=1.0)), "memory of loads")
+            == PASSES
+        )
+        low = ParallelConfig(memory_alert_ratio=1e-3)
+        assert status_of(examine(database, "t", config=low), "memory of loads") == FAILS
+
+    def test_a_load_that_failed_counts_and_an_earlier_one_warns(
+        self, database: str, table: None, tmp_path: Path
+    ) -> None:
+        with pytest.raises(RejectLimitError):
+            load(database, tmp_path, range(1, 20), rows="x{id},bad")
+        execute(database, "UPDATE etl_toolkit.runs SET plan = plan || '{\"memory_peak_ratio\": 0.93}'")
+        finding = examine(database, "t").of("memory of loads")
+        assert (finding.status, finding.evidence[:3]) == (Status.FAIL, "93%")
+        load(database, tmp_path, range(1, 20))
+        config = ParallelConfig(memory_alert_ratio=0.9)
+        assert status_of(examine(database, "t", config=config), "memory of loads") == WARNS
 
 
 class TestBackup:

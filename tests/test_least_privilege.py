@@ -13,7 +13,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig
 from etl_toolkit.doctor import run_checks
-from etl_toolkit.errors import DatabaseError, EtlError, LedgerError
+from etl_toolkit.errors import DatabaseError, EtlError, LedgerError, UsageError
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.grants import LEDGER_PRIVILEGES, database_sql, ledger_sql, table_sql
 from etl_toolkit.processor import load_spec
@@ -82,6 +82,17 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
+@pytest.fixture
+def server_keys(files: list[Path], administrator: Administrator) -> list[Path]:
+    """Files for table `c`, whose unique index makes `A` and `a` one key: only the server can tell."""
+    administrator(
+        "CREATE UNIQUE INDEX lower_v ON c (lower(id)); ALTER TABLE c DROP CONSTRAINT c_pkey", table_sql(ROLE, "c")
+    )
+    files[0].write_text("id,v\nA,1\nb,2\n")
+    files[1].write_text("id,v\na,3\nc,4\n")
+    return files
+
+
 def processor(dsn: str) -> ConflictAwareProcessor:
     return ConflictAwareProcessor(dsn, config=ParallelConfig(concurrency=2, performance_monitoring=True))
 
@@ -134,16 +145,10 @@ class TestEnough:
         assert administrator("SELECT count(*), count(*) FILTER (WHERE v <> 'old') FROM t") == [(50, 0)]
 
     def test_for_keys_that_only_the_server_can_compare(
-        self, granted: str, files: list[Path], administrator: Administrator
+        self, granted: str, server_keys: list[Path], administrator: Administrator
     ) -> None:
         """These are staged in tables of the ledger's schema, hence CREATE there."""
-        administrator(
-            "CREATE UNIQUE INDEX lower_v ON c (lower(id)); ALTER TABLE c DROP CONSTRAINT c_pkey", table_sql(ROLE, "c")
-        )
-        for path in files:
-            path.write_text("id,v\nA,1\nb,2\n")
-        files[1].write_text("id,v\na,3\nc,4\n")
-        result = processor(granted).load(files, load_spec("c", "id", strategy="partitioned"))
+        result = processor(granted).load(server_keys, load_spec("c", "id", strategy="partitioned"))
         assert (result.plan.key_path, result.counts.inserted) == ("server", 3)
         assert administrator("SELECT count(*) FROM pg_class WHERE relname LIKE 'stage%'") == [(0,)]
 
@@ -151,6 +156,55 @@ class TestEnough:
         report = run_checks(granted, "t", ["id"])
         checks = ("table", "privileges", "sequences", "connections", "ledger")
         assert {check: str(report.of(check).status) for check in checks} == dict.fromkeys(checks, "pass")
+
+
+class TestWithoutCreateInTheLedger:
+    """Workers cannot share staging tables then, which only keys that the server alone can compare need."""
+
+    GRANT = f'GRANT CREATE ON SCHEMA "etl_toolkit" TO "{ROLE}"'
+
+    @pytest.fixture
+    def denied(self, granted: str, administrator: Administrator) -> str:
+        administrator(f"REVOKE CREATE ON SCHEMA etl_toolkit FROM {ROLE}")
+        return granted
+
+    @pytest.mark.parametrize("config", [ParallelConfig(), ParallelConfig.development()], ids=["default", "development"])
+    def test_auto_loads_in_order_and_says_which_grant_would_change_that(
+        self, denied: str, server_keys: list[Path], administrator: Administrator, config: ParallelConfig
+    ) -> None:
+        result = ConflictAwareProcessor(denied, config=config).load(server_keys, load_spec("c", "id"))
+        assert (result.strategy, result.counts.inserted, result.counts.updated) == ("deterministic", 3, 1)
+        assert administrator("SELECT lower(id), v FROM c ORDER BY 1") == [("a", "3"), ("b", "2"), ("c", "4")]
+        assert [self.GRANT in reason for reason in result.reasons].count(True) == 1
+
+    def test_the_plan_says_so_before_anything_is_written(self, denied: str, server_keys: list[Path]) -> None:
+        plan = processor(denied).plan(server_keys, "c", ["id"])
+        assert (plan.strategy, self.GRANT in str(plan)) == ("deterministic", True)
+
+    def test_what_was_asked_for_by_name_is_refused_with_the_grant(
+        self, denied: str, server_keys: list[Path], administrator: Administrator
+    ) -> None:
+        for force in (False, True):
+            spec = load_spec("c", "id", strategy="partitioned", force=force)
+            with pytest.raises(UsageError, match=f"partitioned cannot be had here: .*{self.GRANT}"):
+                processor(denied).load(server_keys, spec)
+        assert administrator("SELECT count(*) FROM c") == [(0,)]
+
+    def test_the_doctor_warns_and_names_the_grant(self, denied: str, administrator: Administrator) -> None:
+        finding = run_checks(denied, "t", ["id"], proves_backup=False).of("privileges")
+        assert (finding.status, self.GRANT in finding.evidence) == ("warn", True)
+        administrator(self.GRANT)
+        assert run_checks(denied, "t", ["id"], proves_backup=False).of("privileges").status == "pass"
+
+    def test_the_grant_that_is_named_is_enough(
+        self, denied: str, server_keys: list[Path], administrator: Administrator
+    ) -> None:
+        administrator(self.GRANT)
+        result = processor(denied).load(server_keys, load_spec("c", "id"))
+        assert (result.strategy, result.counts.inserted) == ("partitioned", 3)
+
+    def test_keys_that_the_client_can_compare_load_as_ever(self, denied: str, files: list[Path]) -> None:
+        assert processor(denied).load(files, load_spec("t", "id", strategy="partitioned")).counts.written == 60
 
 
 class TestNotMore:

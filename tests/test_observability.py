@@ -68,6 +68,29 @@ class TestJsonLog:
         assert (last["status"], last["counts"], last["retries"]) == ("complete", asdict(result.counts), 0)
         assert last["phases"].keys() == result.phases.keys()
 
+    def test_has_no_key_twice_in_any_line_and_names_the_run_once(self, load: Load, database: str) -> None:
+        """A key that stands twice is lost by most readers; so is trust in a log that says a thing under two names."""
+        stream = io.StringIO()
+        run_ids = {
+            load(JsonLog(stream), config=ParallelConfig(performance_monitoring=True, memory_alert_ratio=1e-6)).run_id
+        }
+        run_ids.add(load(JsonLog(stream), strategy="deterministic").run_id)
+        with pytest.raises(RejectLimitError):
+            load(JsonLog(stream), text="id,v\nx,y\n")
+        names: list[str] = []
+
+        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            keys = [key for key, _ in pairs]
+            assert sorted(keys) == sorted(set(keys))
+            return dict(pairs)
+
+        for line in stream.getvalue().splitlines():
+            told = json.loads(line, object_pairs_hook=unique)
+            names.append(told["event"])
+            assert [key for key, value in told.items() if value == told["run"]] == ["run"]
+        assert {"started", "planned", "memory_alert", "batch_started", "batch_done", "finished"} <= set(names)
+        assert len(run_ids) == 2
+
     def test_names_the_files_of_a_batch_and_the_strategy_with_its_reasons(self, load: Load) -> None:
         stream = io.StringIO()
         result = load(JsonLog(stream))
@@ -243,11 +266,12 @@ class TestResources:
         assert 0 < result.resources["memory_peak_ratio"] < 1
 
     def test_are_not_sampled_unless_asked_for(self, load: Load) -> None:
-        assert set(load(lambda event: None).resources) <= {"lock_wait_seconds"}
+        assert set(load(lambda event: None).resources) <= {"lock_wait_seconds", "memory_peak_ratio"}
 
-    def test_an_alert_is_raised_once_above_the_threshold(self, load: Load) -> None:
+    @pytest.mark.parametrize("monitored", [True, False])
+    def test_an_alert_is_raised_once_above_the_threshold(self, load: Load, monitored: bool) -> None:
         told: list[Event] = []
-        load(told.append, config=ParallelConfig(performance_monitoring=True, memory_alert_ratio=1e-6))
+        load(told.append, config=ParallelConfig(performance_monitoring=monitored, memory_alert_ratio=1e-6))
         alerts = [event.facts for event in told if event.name == "memory_alert"]
         assert len(alerts) == 1
         assert 0 < alerts[0]["used_bytes"] < alerts[0]["limit_bytes"] == memory_state().limit_bytes
@@ -325,7 +349,7 @@ class TestTelemetryNeverFailsALoad:
         config = ParallelConfig(performance_monitoring=True)
         sessions = Sessions("host=127.0.0.1 port=1", config, "run")
         with caplog.at_level(logging.WARNING, logger="etl_toolkit"), Watch(sessions, lambda event: None) as watch:
-            assert watch.resources() == {}
+            assert set(watch.resources()) == {"memory_peak_ratio"}
         assert "the watch over run run has ended" in caplog.text
 
     def test_an_interrupt_by_the_caller_still_gets_through(self, load: Load) -> None:

@@ -28,6 +28,7 @@ from etl_toolkit.cli.options import (
     Quote,
     Strategy,
     Table,
+    Wait,
 )
 from etl_toolkit.errors import UsageError
 
@@ -55,7 +56,7 @@ def ingest(
         bool, typer.Option("--force", help="Use the named strategy although it is not safe here.")
     ] = False,
     undoable: Annotated[bool, typer.Option("--undoable", help="Keep what is overwritten, for `undo RUN`.")] = False,
-    wait: Annotated[float | None, typer.Option(help="Seconds to wait for another run on the table.")] = None,
+    wait: Wait = None,
     preset: Annotated[str | None, typer.Option(help="Settings to start from: production or development.")] = None,
     log_json: Annotated[Path | None, typer.Option(help="Append structured log lines to this file.")] = None,
     metrics: Annotated[Path | None, typer.Option(help="Write a Prometheus textfile when the load ends.")] = None,
@@ -69,7 +70,7 @@ def ingest(
     encoding: Encoding = None,
     extra_columns: ExtraColumns = "error",
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings only.")] = False,
 ) -> None:
     """Load files into a table in parallel, upserting; the table ends as if they had been loaded one by one."""
     from etl_toolkit.cli.progress import Progress

@@ -33,6 +33,7 @@ Encoding = Annotated[str | None, typer.Option("--encoding", help="Default: UTF-8
 ExtraColumns = Annotated[
     str, typer.Option("--extra-columns", help="File columns that the table lacks: error or ignore.")
 ]
+Wait = Annotated[float | None, typer.Option("--wait", help="Seconds to wait for another run on the table.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 

@@ -9,7 +9,7 @@ import typer
 
 from etl_toolkit.cli import options
 from etl_toolkit.cli.load import load_config
-from etl_toolkit.cli.options import Config, Dsn, Jobs, Json
+from etl_toolkit.cli.options import Config, Dsn, Jobs, Json, Wait
 
 FAILED_CHECK_EXIT_CODE = 4
 
@@ -77,13 +77,16 @@ def show(
     config: Config = None,
     preset: Annotated[str | None, typer.Option(help="production or development.")] = None,
     jobs: Jobs = None,
+    wait: Wait = None,
     as_json: Json = False,
 ) -> None:
     """Show each setting, its value, and whether a flag, the environment, a file, a preset or the default gave it."""
     from etl_toolkit.config import describe, resolve_config
     from etl_toolkit.tables import Table, to_text
 
-    rows = describe(*resolve_config(config, os.environ, {"preset": preset, "concurrency": jobs}))
+    rows = describe(
+        *resolve_config(config, os.environ, {"preset": preset, "concurrency": jobs, "lock_wait_seconds": wait})
+    )
     if as_json:
         return options.print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
     typer.echo(to_text([Table("Settings of a load", ("setting", "value", "from"), rows)]))

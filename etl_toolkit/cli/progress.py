@@ -11,10 +11,35 @@ from typing import Any
 from etl_toolkit.loading.run import Event
 
 PLAIN_INTERVAL_SECONDS = 5.0
+GIGABYTE = 1 << 30
+
+
+def in_words(event: Event) -> str | None:
+    """Return what somebody has to see to, in words; None for an event that is none of that."""
+    facts = event.facts
+    if event.name == "plain_text":
+        return (
+            f"{facts['host']} is talked to in plain text, and whoever is on the way reads every row; {facts['remedy']}"
+        )
+    if event.name == "memory_alert":
+        used, limit = facts["used_bytes"] / GIGABYTE, facts["limit_bytes"] / GIGABYTE
+        return (
+            f"{used:.1f} of {limit:.1f} GB of memory are in use ({facts['ratio']:.0%}, limit of {facts['of']}); if it runs "
+            "out, the system ends this load: free memory now, or lower memory_limit_bytes or --jobs for the next one"
+        )
+    if event.name == "leftovers":
+        return (
+            f"up to {facts['tables']} staging tables could not be dropped and were left in schema etl_toolkit; the next load "
+            "into this database drops them"
+        )
+    return None
 
 
 class Progress:
-    """Follows the events of a load. Rows are counted as they go to COPY; the total is that of the plan."""
+    """Follows the events of a load. Rows are counted as they go to COPY; the total is that of the plan.
+
+    `quiet` leaves out progress, not what somebody has to see to.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -37,11 +62,13 @@ class Progress:
             self._bar.stop()
 
     def __call__(self, event: Event) -> None:
-        if self._quiet:
-            return
         with self._lock:
-            if event.name == "planned":
-                self._start(event.facts)
+            if warning := in_words(event):
+                self._say(f"warning: {warning}")
+            elif self._quiet:
+                return
+            elif event.name == "planned":
+                self._start(event)
             elif event.name == "bytes":
                 self._advance(event.facts.get("rows", 0))
             elif event.name == "batch_done":
@@ -50,14 +77,14 @@ class Progress:
             elif event.name in ("retry", "fallback", "waiting"):
                 self._say(f"{event.name}: " + ", ".join(f"{name} {value}" for name, value in event.facts.items()))
 
-    def _start(self, facts: dict[str, Any]) -> None:
-        plan = facts["plan"]
+    def _start(self, event: Event) -> None:
+        plan = event.facts["plan"]
         overlap = plan.overlap
         total = None
         if overlap is not None:
             total = overlap.distinct_keys if plan.strategy == "partitioned" else overlap.rows
         self._total_batches = len(plan.batches)
-        self._say(f"run {facts['run_id']}: {plan.strategy}, {self._total_batches} batches, {plan.workers} workers")
+        self._say(f"run {event.run_id}: {plan.strategy}, {self._total_batches} batches, {plan.workers} workers")
         if sys.stderr.isatty():
             self._bar = _bar()
             self._bar.start()

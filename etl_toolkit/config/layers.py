@@ -13,6 +13,7 @@ from etl_toolkit.errors import ConfigError
 PREFIX = "ETL_"
 FILE_VARIABLE = "ETL_CONFIG"
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_FLAGS = {"concurrency": "jobs", "lock_wait_seconds": "wait"}  # what the command line calls them
 
 Layer = tuple[str, dict[str, Any]]
 
@@ -76,7 +77,7 @@ def _preset(layers: Sequence[Layer]) -> tuple[ParallelConfig, dict[str, str]]:
 
 def _origin(label: str, name: str) -> str:
     if label == "flag":
-        return f"flag --{name.replace('_', '-')}"
+        return f"flag --{_FLAGS.get(name, name).replace('_', '-')}"
     return f"environment {PREFIX}{name.upper()}" if label == "environment" else label
 
 

@@ -38,7 +38,7 @@ class ParallelConfig:
     deterministic_processing: without conflict detection, load in file order, so that a reader midway sees a prefix of
         the sequential load. Off allows the staged partitions: the same outcome, shown all at the end.
     performance_monitoring: sample CPU and memory during the load and report them in the result.
-    memory_alert_ratio: share of the memory limit (cgroup or machine) above which a monitored load raises an alert.
+    memory_alert_ratio: share of the memory limit (cgroup or machine) above which a load raises an alert.
     memory_limit_bytes: what DuckDB may hold before it spills to `temp_directory`; 0: a quarter of the memory limit.
     temp_directory: where DuckDB spills and compressed input is unpacked; not set means the system's.
     sla_seconds: what a load may take; `doctor` holds the last run against it. 0: no promise.

@@ -17,12 +17,14 @@ SPARE_CONNECTIONS = 5
 LEAST_FREE_BYTES = 1 << 30
 LEAST_FREE_RATIO = 0.05
 
-# The doctor's other sessions are closed, and ended by the server a moment later: they are in nobody's way.
+# Of other users' sessions a plain role is not told the type; the server's own processes have no user. Sessions of the
+# doctor that other checks have just closed may be seen for another moment.
 _IN_USE = """
 SELECT count(*), count(*) FILTER (WHERE usename = current_user),
        count(*) FILTER (WHERE datname = pg_catalog.current_database())
-FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend'
-AND (pid = pg_catalog.pg_backend_pid() OR NOT pg_catalog.starts_with(application_name, 'etl_toolkit doctor'))
+FROM pg_catalog.pg_stat_activity
+WHERE usesysid IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend'
+  AND (pid = pg_catalog.pg_backend_pid() OR NOT pg_catalog.starts_with(coalesce(application_name, ''), 'etl_toolkit doctor '))
 """
 
 

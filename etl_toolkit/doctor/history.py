@@ -7,6 +7,7 @@ from statistics import median
 
 from etl_toolkit.doctor.patient import Patient
 from etl_toolkit.doctor.report import Finding, passed, unproven, verdict
+from etl_toolkit.errors import LedgerError
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.model import TargetTable
@@ -50,7 +51,13 @@ def check_error_handling(patient: Patient) -> Iterator[Finding]:
 
 
 def check_ledger(patient: Patient) -> Iterator[Finding]:
-    """Whether the ledger is there; a load makes it where it may."""
+    """Whether the ledger is there, and of our version; a load makes it where it may."""
+    try:
+        ledger.check_version(patient.connection)
+    except LedgerError as error:
+        advice = "no load, resume or undo of this release goes through until then"
+        yield verdict("ledger", str(error), fails=True, advice=advice)
+        return
     (exists,) = patient.row("SELECT pg_catalog.to_regclass('etl_toolkit.before_images') IS NOT NULL")
     if not exists:
         advice = "an administrator may run what `etl-toolkit db grants ROLE` prints"
@@ -60,6 +67,19 @@ def check_ledger(patient: Patient) -> Iterator[Finding]:
     words = f"there; {len(unfinished)} interrupted runs" + (f", the latest {unfinished[0]}" if unfinished else "")
     advice = "`etl-toolkit resume RUN` goes on with it, a new load of the same files supersedes it"
     yield verdict("ledger", words, warns=bool(unfinished), advice=advice)
+
+
+def check_memory_of_loads(patient: Patient, target: TargetTable) -> Iterator[Finding]:
+    """How near the last loads came to the memory limit of where they ran: whatever used it, not only they."""
+    seen = [(run.run_id, ratio) for run in _runs(patient, target) if (ratio := run.plan.get("memory_peak_ratio"))]
+    limit = patient.config.memory_alert_ratio
+    if not seen:
+        yield unproven("memory of loads", "no run into this table has told", "load once")
+        return
+    (last, ratio), largest = seen[0], max(ratio for _, ratio in seen)
+    words = f"{ratio:.0%} of the limit in use in run {last}, {largest:.0%} at most in the last {len(seen)}; alert at {limit:.0%}"
+    advice = "lower memory_limit_bytes or concurrency, or give the load a machine or cgroup of its own"
+    yield verdict("memory of loads", words, fails=ratio > limit, warns=largest > limit, advice=advice)
 
 
 def check_baseline(patient: Patient, target: TargetTable) -> Iterator[Finding]:

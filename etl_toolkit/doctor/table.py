@@ -86,6 +86,7 @@ def check_privileges(patient: Patient, target: TargetTable) -> Iterator[Finding]
     columns = tuple(column.name for column in target.columns if not column.is_generated)
     layout = Layout(columns)
     batch = Batch(0, (0,))
+    ledger.check_version(patient.connection)
     step = "the ledger"
     with patient.sessions.session("privileges") as connection, connection.cursor() as cursor:
         try:
@@ -113,6 +114,9 @@ def check_privileges(patient: Patient, target: TargetTable) -> Iterator[Finding]
             advice = "see the grants in docs/production.md; `etl-toolkit db grants ROLE` prints them"
             yield verdict("privileges", words, fails=True, advice=advice)
         else:
-            yield passed("privileges", "a load without rows went through, and was rolled back")
+            words, refusal = "a load without rows went through, and was rolled back", ledger.staging_refusal(connection)
+            advice = "until then files whose keys only the server can compare load one after the other"
+            words = f"{words}; but {refusal}" if refusal else words
+            yield verdict("privileges", words, warns=bool(refusal), advice=advice)
         finally:
             connection.rollback()

@@ -24,7 +24,7 @@ def ledger_sql(role: str | None = None) -> str:
     """Return the SQL that makes the ledger and, where a role is named, lets it load.
 
     CREATE on the schema is for the staging tables that several workers share; without it, files whose keys only the
-    server can compare have to be loaded with `--strategy deterministic`.
+    server can compare are loaded one after the other.
     """
     statements = [DEFINITION.strip()]
     if role is not None:

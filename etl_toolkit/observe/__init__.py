@@ -16,10 +16,33 @@ Everything is fed from the events of a load (`Event` in `loading.run`). Telemetr
 | `finished` | status, counts, seconds, retries, phases, resources; error, SQLSTATE |
 """
 
-from etl_toolkit.observe.jsonlog import JsonLog
-from etl_toolkit.observe.prometheus import PrometheusFile
-from etl_toolkit.observe.spans import Spans
-from etl_toolkit.observe.telling import fan_out, told
-from etl_toolkit.observe.watch import Watch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etl_toolkit.observe.jsonlog import JsonLog
+    from etl_toolkit.observe.prometheus import PrometheusFile
+    from etl_toolkit.observe.spans import Spans
+    from etl_toolkit.observe.telling import fan_out, told
+    from etl_toolkit.observe.watch import Watch
 
 __all__ = ["JsonLog", "PrometheusFile", "Spans", "Watch", "fan_out", "told"]
+
+_HOMES = {
+    "JsonLog": "jsonlog",
+    "PrometheusFile": "prometheus",
+    "Spans": "spans",
+    "Watch": "watch",
+    "fan_out": "telling",
+    "told": "telling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: the monitor's process needs `processes` alone, and none of the load."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'etl_toolkit.observe' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"etl_toolkit.observe.{_HOMES[name]}"), name)

@@ -1,4 +1,8 @@
-"""CPU and memory of a load while it runs: of this process and, where it is on this machine, of the server."""
+"""CPU and memory of a load while it runs: of this process and, where it is on this machine, of the server.
+
+The share of the memory limit in use costs next to nothing to read, so it is looked at in every load; the memory of each
+process is not.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,39 @@ from etl_toolkit.observe.processes import pss_bytes, snapshot, tree_members
 
 
 @dataclass
-class UsageSampler:
-    """Samples when asked; `summary` says what was seen. What cannot be known is left out, never zero.
+class MemoryAlarm:
+    """Looks, when asked, how much of the memory limit is in use.
 
-    `postmaster` is the server's first process, None where the server is elsewhere. `tell` gets a `memory_alert` when
-    the share of the memory limit in use goes above `alert_ratio`, and again only after it was below.
+    `tell` gets a `memory_alert` when the share goes above `alert_ratio`, and again only after it was below.
     """
 
     alert_ratio: float
     tell: Callable[..., None]
+    peak_ratio: float | None = None
+    _is_on: bool = False
+
+    def look(self) -> None:
+        """Look once."""
+        state = memory_state()
+        self.peak_ratio = max(self.peak_ratio or 0.0, state.ratio)
+        was_on, self._is_on = self._is_on, state.ratio > self.alert_ratio
+        if self._is_on and not was_on:
+            self.tell(
+                "memory_alert",
+                used_bytes=state.used_bytes,
+                limit_bytes=state.limit_bytes,
+                ratio=round(state.ratio, 3),
+                of=state.of,
+            )
+
+
+@dataclass
+class UsageSampler:
+    """Samples when asked; `summary` says what was seen. What cannot be known is left out, never zero.
+
+    `postmaster` is the server's first process, None where the server is elsewhere.
+    """
+
     postmaster: int | None = None
     cost_seconds: float = 0.0
     _samples: int = 0
@@ -28,7 +56,6 @@ class UsageSampler:
     _first: dict[str, float] = field(default_factory=dict)
     _peaks: dict[str, float] = field(default_factory=dict)
     _last: dict[str, float] = field(default_factory=dict)
-    _is_alerted: bool = False
 
     def sample(self, *, with_memory: bool = True) -> None:
         """Take one sample and note what it cost; most of that is for the memory of each process."""
@@ -45,23 +72,9 @@ class UsageSampler:
             if known:
                 name = f"{side}_peak_pss_bytes"
                 self._peaks[name] = max(self._peaks.get(name, 0.0), sum(known))
-        self._check_memory()
         self._samples += 1
         self.cost_seconds = time.thread_time() - began
         self._spent_seconds += self.cost_seconds
-
-    def _check_memory(self) -> None:
-        state = memory_state()
-        self._peaks["memory_peak_ratio"] = max(self._peaks.get("memory_peak_ratio", 0.0), state.ratio)
-        if state.ratio > self.alert_ratio and not self._is_alerted:
-            self.tell(
-                "memory_alert",
-                used_bytes=state.used_bytes,
-                limit_bytes=state.limit_bytes,
-                ratio=round(state.ratio, 3),
-                of=state.of,
-            )
-        self._is_alerted = state.ratio > self.alert_ratio
 
     @property
     def has_memory(self) -> bool:

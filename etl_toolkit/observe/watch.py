@@ -1,4 +1,4 @@
-"""The watch over one load: a thread that looks once a second who blocks whom and, if asked to, what the load uses."""
+"""The watch over one load: a thread that looks once a second who blocks whom, how much memory is left, what is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etl_toolkit.loading.session import Sessions
 from etl_toolkit.observe.blockers import BlockerWatch
 from etl_toolkit.observe.processes import postmaster_pid
 from etl_toolkit.observe.telling import Sink
-from etl_toolkit.observe.usage import UsageSampler
+from etl_toolkit.observe.usage import MemoryAlarm, UsageSampler
 
 INTERVAL_SECONDS = 1.0
 FIRST_LOOK_SECONDS = 0.3  # so that a short load has its memory looked at while it runs
@@ -35,8 +35,8 @@ class Watch:
         self._over = threading.Event()
         self._connection: Any = None
         self._blockers: BlockerWatch | None = None
-        config = sessions.config
-        self._usage = UsageSampler(config.memory_alert_ratio, self._say) if config.performance_monitoring else None
+        self._alarm = MemoryAlarm(sessions.config.memory_alert_ratio, self._say)
+        self._usage = UsageSampler() if sessions.config.performance_monitoring else None
         self._thread = threading.Thread(target=self._watch, name="etl-watch", daemon=True)
 
     def __enter__(self) -> Watch:
@@ -52,9 +52,16 @@ class Watch:
         """End the watch; return peaks and sums: memory, CPU, seconds that sessions waited for locks."""
         self._stop()
         found = self._usage.summary() if self._usage else {}
+        if self.memory_peak_ratio is not None:
+            found["memory_peak_ratio"] = self.memory_peak_ratio
         if self._blockers:
             found["lock_wait_seconds"] = self._blockers.waited_seconds
         return found
+
+    @property
+    def memory_peak_ratio(self) -> float | None:
+        """The largest share of the memory limit seen in use so far, by whomever; None before the first look."""
+        return self._alarm.peak_ratio
 
     def _stop(self) -> None:
         self._over.set()
@@ -65,6 +72,7 @@ class Watch:
 
     def _watch(self) -> None:
         try:
+            self._alarm.look()
             if self._usage:
                 self._connect()
                 self._usage.sample(with_memory=False)
@@ -91,6 +99,7 @@ class Watch:
             self._usage.postmaster = postmaster_pid(self._connection)
 
     def _look(self, blockers: BlockerWatch | None) -> float:
+        self._alarm.look()
         if blockers:
             blockers.look()
         if self._usage is None:

@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from etl_toolkit.errors import SourceError, UsageError
 from etl_toolkit.model import SourceFile
+from etl_toolkit.sources.footer import check_unpacked_size
 from etl_toolkit.sources.inputs import shown, storable
 from etl_toolkit.sources.records import PLAIN_SHAPE
 
@@ -32,6 +33,7 @@ def examine_parquet(path: Path, copy: Path) -> SourceFile:
     digest = blake3(max_threads=1).update_mmap(storable(path)).hexdigest()
     try:
         with pq.ParquetFile(path) as source:
+            check_unpacked_size(path, source.metadata)
             schema, rows = source.schema_arrow, source.metadata.num_rows
             columns = _column_names(schema.names, shown(path))
             unreadable = _exotic(schema, shown(path), in_parquet=True)

@@ -1,0 +1,95 @@
+"""Batches in the ledger: claimed and completed in the transaction that writes their data, rejects with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from psycopg2.extras import execute_values
+
+from etl_toolkit.errors import AccountingError, LedgerError
+from etl_toolkit.model import Batch, Counts, Reject
+
+_CLAIM = """
+INSERT INTO etl_toolkit.batches (run_id, number, label)
+SELECT run_id, %s, %s FROM etl_toolkit.runs WHERE run_id = %s AND status = 'running' FOR SHARE
+ON CONFLICT DO NOTHING RETURNING number
+"""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The outcome of claiming a batch: ours to write, or done before with these counts per file position."""
+
+    is_ours: bool
+    counts: Mapping[int, Counts]
+
+
+def claim(cursor: Any, run_id: str, batch: Batch, *, undoable: bool = False) -> Claim:
+    """Claim a batch as the first statement of its transaction. Raises LedgerError where the run was fenced.
+
+    A transaction that keeps the rows it overwrites (`undoable`) is REPEATABLE READ, so that it keeps exactly those.
+    """
+    if undoable:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    cursor.execute(_CLAIM, (batch.number, batch.label, run_id))
+    if cursor.fetchone():
+        return Claim(True, {})
+    cursor.execute("SELECT counts FROM etl_toolkit.batches WHERE run_id = %s AND number = %s", (run_id, batch.number))
+    if row := cursor.fetchone():
+        return Claim(False, {int(position): Counts(**counts) for position, counts in (row[0] or {}).items()})
+    raise LedgerError(f"run {run_id} was taken over by a later run on the same table; nothing more of it is written")
+
+
+def complete(cursor: Any, run_id: str, batch: Batch, counts: Mapping[int, Counts]) -> None:
+    """Write a batch's counts per file: the last statement on it in its transaction."""
+    text = json.dumps({position: asdict(value) for position, value in counts.items()})
+    cursor.execute(
+        "UPDATE etl_toolkit.batches SET counts = %s, version = coalesce(version, pg_catalog.pg_current_xact_id()::xid) "
+        "WHERE run_id = %s AND number = %s",
+        (text, run_id, batch.number),
+    )
+
+
+def note_version(cursor: Any, run_id: str, batch: Batch) -> None:
+    """Note the number that the rows of a batch carry as `xmin`, where a savepoint was set before they were written.
+
+    It is not that of the transaction then. This row is written behind the same savepoint, so it carries the same number.
+    """
+    where = (run_id, batch.number)
+    cursor.execute(
+        "UPDATE etl_toolkit.batches SET label = label WHERE run_id = %s AND number = %s RETURNING xmin::text", where
+    )
+    version = cursor.fetchone()[0]
+    cursor.execute("UPDATE etl_toolkit.batches SET version = %s WHERE run_id = %s AND number = %s", (version, *where))
+
+
+def record_rejects(cursor: Any, run_id: str, rejects: Sequence[Reject]) -> None:
+    """Store rejected rows, in the same transaction as the data of their file."""
+    if rejects:
+        execute_values(
+            cursor,
+            "INSERT INTO etl_toolkit.rejects (run_id, file, record, line, reason, sqlstate, raw) VALUES %s "
+            "ON CONFLICT DO NOTHING",
+            [
+                (run_id, item.file, item.record, item.line, item.reason, item.sqlstate, item.raw.replace("\0", "\\0"))
+                for item in rejects
+            ],
+        )
+
+
+def check_committed(connection: Any, run_id: str, batches: Sequence[Batch]) -> None:
+    """Raise AccountingError where a batch whose COMMIT was answered is not in the ledger, and so not in the table.
+
+    A server that goes down forgets such commits where `synchronous_commit` is off.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT number FROM etl_toolkit.batches WHERE run_id = %s AND counts IS NOT NULL", (run_id,))
+        present = {number for (number,) in cursor.fetchall()}
+    if lost := [batch.label for batch in batches if batch.number not in present]:
+        raise AccountingError(
+            f"the server has forgotten {', '.join(lost)} of run {run_id}, which it had committed (is synchronous_commit off?); "
+            "load the files again"
+        )

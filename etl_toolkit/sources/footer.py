@@ -1,0 +1,42 @@
+"""What the footer of a Parquet file promises, judged before a page of it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from etl_toolkit.errors import SourceError
+from etl_toolkit.sources.inputs import shown
+from etl_toolkit.sources.octets import UNPACKED_MINIMUM_BYTES, UNPACKED_RATIO
+
+_WIDTHS = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
+
+
+def check_unpacked_size(path: Path, metadata: Any) -> None:
+    """Raise SourceError where a file would unpack to more than a compressed CSV file may (`octets`)."""
+    size, packed = unpacked_bytes(metadata), path.stat().st_size
+    if size > max(UNPACKED_MINIMUM_BYTES, UNPACKED_RATIO * packed):
+        raise SourceError(
+            f"{shown(path)}: by its footer it unpacks to {size:,} bytes or more, over {UNPACKED_RATIO} times its size, as a "
+            "decompression bomb does; if it is meant to, write it anew with compression and dictionaries off, or as CSV"
+        )
+
+
+def unpacked_bytes(metadata: Any) -> int:
+    """Return the least number of bytes that all columns take, by pyarrow's FileMetaData.
+
+    The sizes that stand in a footer are those of encoded pages, where one value repeated a thousand million times takes
+    a few bytes. So values are counted as well: by their width, a NULL or a text of unknown length as one byte.
+    """
+    chunks = (
+        metadata.row_group(group).column(column)
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+    )
+    return sum(max(chunk.total_uncompressed_size, _value_bytes(chunk)) for chunk in chunks)
+
+
+def _value_bytes(chunk: Any) -> int:
+    statistics = chunk.statistics
+    nulls = statistics.null_count if statistics is not None and statistics.has_null_count else 0
+    return int(nulls + (chunk.num_values - nulls) * _WIDTHS.get(chunk.physical_type, 1))
