@@ -94,6 +94,7 @@ def open_workspace(config: ParallelConfig, *, threads: int) -> Iterator[Workspac
         connection.execute("SET enable_progress_bar = false")
         connection.execute("SET python_enable_replacements = false")
         connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET arrow_large_buffer_size = true")
         yield Workspace(connection, directory)
     finally:
         connection.close()
@@ -113,10 +114,10 @@ def sweep(parent: Path) -> None:
 
 
 def lock_down(workspace: Workspace, inputs: Iterable[Path]) -> None:
-    """Let DuckDB read these files, its own directory and our pipes, and nothing else from here on."""
+    """Let DuckDB read these files and its own directory, and nothing else from here on."""
     paths = ", ".join(literal(str(path.resolve())) for path in inputs)
     execute = workspace.duckdb.execute
     execute(f"SET allowed_paths = [{paths}]")
-    execute(f"SET allowed_directories = [{literal(str(workspace.directory))}, '/dev/fd', '/proc/self/fd']")
+    execute(f"SET allowed_directories = [{literal(str(workspace.directory))}]")
     execute("SET enable_external_access = false")
     execute("SET lock_configuration = true")

@@ -1,9 +1,7 @@
-"""Bytes into COPY: a file's own bytes, or records that DuckDB writes into a pipe."""
+"""Bytes into COPY: a file's own bytes, or the records of a DuckDB query."""
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -14,9 +12,10 @@ import psycopg2
 
 from etl_toolkit.errors import EtlError, SourceError
 from etl_toolkit.model import SourceFile
-from etl_toolkit.sources import LINE_SEPARATOR, read_failure
+from etl_toolkit.sources import read_failure
 
 BUFFER_BYTES = 1 << 18
+RECORDS_AT_ONCE = 2_048  # as many as DuckDB itself handles at once
 
 OnBytes = Callable[[bytes], None]
 
@@ -34,46 +33,44 @@ class CountingReader:
         return data
 
 
-class RecordPipe:
-    """The one text column of a DuckDB query as a byte stream, a record a line, in the query's order.
+class RecordReader:
+    """The one text column of a DuckDB query, `record`, as a byte stream: a record a line, in the query's order.
 
-    A producer that fails closes the pipe, which looks like the end of the data; leaving the context raises SourceError
-    then, so nothing may be committed before.
+    What a `read` raises, psycopg2 tells as an error of the server; leaving the context raises it as SourceError instead.
     """
 
     def __init__(self, source: duckdb.DuckDBPyConnection, query: str, files: Sequence[SourceFile] = ()) -> None:
-        read_end, self._write_end = os.pipe()
-        self.stream: BinaryIO = os.fdopen(read_end, "rb", buffering=0)
         self._source = source
-        self._query = query
+        self._query = f"SELECT record || chr(10) FROM ({query})"
         self._files = files
-        self._failure: BaseException | None = None
+        self._batches: Any = None
+        self._failure: Exception | None = None
         self.sent = 0
-        self._producer = threading.Thread(target=self._produce, name="etl-read", daemon=True)
 
-    def _produce(self) -> None:
+    def read(self, _size: int = -1) -> bytes:
+        """The next records, however many bytes they take; empty at the end."""
         try:
-            # A field separator that no record holds and no quote character: records go out as they are.
-            statement = (
-                f"COPY ({self._query}) TO '/dev/fd/{self._write_end}' "
-                f"(FORMAT csv, HEADER false, DELIMITER '{LINE_SEPARATOR}', QUOTE '', ESCAPE '')"
-            )
-            self.sent = self._source.execute(statement).fetchall()[0][0]
-        except BaseException as error:  # told to the consuming thread
+            self._batches = self._batches or self._source.sql(self._query).to_arrow_reader(RECORDS_AT_ONCE)
+            lines = next((batch.column(0) for batch in self._batches if batch.num_rows), None)
+        except Exception as error:
             self._failure = error
-        finally:
-            os.close(self._write_end)
+            raise
+        if lines is None:
+            return b""
+        self.sent += len(lines)
+        _, offsets, data = lines.buffers()
+        ends = memoryview(offsets).cast("q")  # 64 bits: see `arrow_large_buffer_size`
+        return memoryview(data)[ends[lines.offset] : ends[lines.offset + len(lines)]].tobytes()
 
-    def __enter__(self) -> RecordPipe:
-        self._producer.start()
+    def __enter__(self) -> RecordReader:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stream.close()
-        self._producer.join()
-        if self._failure is not None and kind is None:
+        if self._batches is not None:
+            self._batches.close()
+        if self._failure is not None:
             raise read_failure(self._files, self._failure) from None
 
 
@@ -84,11 +81,11 @@ def copy_records(
 
     Raises psycopg2.Error as the server says, SourceError where DuckDB fails, EtlError where the two counts differ.
     """
-    with RecordPipe(source, query) as pipe:
-        cursor.copy_expert(statement, CountingReader(pipe.stream, on_bytes), size=BUFFER_BYTES)
-    if pipe.sent != cursor.rowcount:
-        raise EtlError(f"{pipe.sent} rows were sent to COPY but it took {cursor.rowcount}; nothing is written")
-    return pipe.sent
+    with RecordReader(source, query) as records:
+        cursor.copy_expert(statement, CountingReader(records, on_bytes), size=BUFFER_BYTES)
+    if records.sent != cursor.rowcount:
+        raise EtlError(f"{records.sent} rows were sent to COPY but it took {cursor.rowcount}; nothing is written")
+    return records.sent
 
 
 def copy_file(cursor: Any, file: SourceFile, statement: Any, *, on_bytes: OnBytes) -> int:

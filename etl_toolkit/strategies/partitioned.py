@@ -150,7 +150,7 @@ def _copy_staged(run: Run, cursor: Any, chosen: str, per_file: Mapping[int, int]
     assert run.layout is not None
     layout = Layout(("etl_file", *run.layout.columns), run.layout.delimiter)
     cursor.execute(create_staging(run.target, run.layout))
-    query = f"SELECT file || {literal(layout.delimiter)} || record FROM {chosen} ORDER BY {run.scan.key_sql}"
+    query = f"SELECT file || {literal(layout.delimiter)} || record AS record FROM {chosen} ORDER BY {run.scan.key_sql}"
     with run.phases.phase("copy"), run.workspace.cursor() as source:
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
     reach("copied")

@@ -12,7 +12,7 @@ from psycopg2.sql import Composable
 
 from etl_toolkit.errors import EtlError, map_driver_error
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.copy import BUFFER_BYTES, CountingReader, RecordPipe, is_row_error, open_body
+from etl_toolkit.loading.copy import BUFFER_BYTES, CountingReader, RecordReader, is_row_error, open_body
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import (
     Merged,
@@ -203,12 +203,14 @@ def stage(
                 f"WHERE number NOT IN (SELECT record FROM {name})"
             )
         total = 0
-        with RecordPipe(source, query, [file]) as pipe:
-            for rows in _copy_chunks(run, cursor, statement, pipe.stream, chunk_records):
+        with RecordReader(source, query, [file]) as records:
+            for rows in _copy_chunks(run, cursor, statement, records, chunk_records):
                 total += rows
                 yield rows
-        if pipe.sent != total:
-            raise EtlError(f"{file.name}: {pipe.sent} rows were sent to COPY but it took {total}; nothing is written")
+        if records.sent != total:
+            raise EtlError(
+                f"{file.name}: {records.sent} rows were sent to COPY but it took {total}; nothing is written"
+            )
 
 
 def _copy_chunks(run: Run, cursor: Any, statement: Composable, body: Any, chunk_records: int | None) -> Iterator[int]:
