@@ -72,32 +72,40 @@ def memory_budget_bytes(config: ParallelConfig) -> int:
 
 @contextmanager
 def open_workspace(config: ParallelConfig, *, threads: int) -> Iterator[Workspace]:
-    """Open a workspace whose DuckDB reads nothing yet; `admit` names the files it may read."""
-    parent = Path(config.temp_directory or tempfile.gettempdir())
+    """Open a workspace whose DuckDB reads nothing yet; `lock_down` names the files it may read."""
+    with working_directory(Path(config.temp_directory or tempfile.gettempdir())) as directory:
+        connection = connect(
+            ":memory:",
+            config={
+                "threads": max(1, threads),
+                "memory_limit": f"{memory_budget_bytes(config)}B",
+                "temp_directory": str(directory),
+                "preserve_insertion_order": True,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            },
+        )
+        try:
+            connection.execute("SET enable_progress_bar = false")
+            connection.execute("SET python_enable_replacements = false")
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET arrow_large_buffer_size = true")
+            yield Workspace(connection, directory)
+        finally:
+            connection.close()
+
+
+@contextmanager
+def working_directory(parent: Path) -> Iterator[Path]:
+    """A directory that is gone afterwards; where this process is killed, with the next one that needs such a directory."""
     sweep(parent)
     directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     # Renamed once it is locked: the sweep of another process must not find it in between.
     owner = try_lock(directory / "taking")
     (directory / "taking").rename(directory / OWNER)
-    connection = connect(
-        ":memory:",
-        config={
-            "threads": max(1, threads),
-            "memory_limit": f"{memory_budget_bytes(config)}B",
-            "temp_directory": str(directory),
-            "preserve_insertion_order": True,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        },
-    )
     try:
-        connection.execute("SET enable_progress_bar = false")
-        connection.execute("SET python_enable_replacements = false")
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET arrow_large_buffer_size = true")
-        yield Workspace(connection, directory)
+        yield directory
     finally:
-        connection.close()
         shutil.rmtree(directory, ignore_errors=True)
         if owner is not None:
             os.close(owner)

@@ -59,7 +59,7 @@ def test_only_full_parallel_declines_and_only_files_that_share_keys(recorded: di
 def test_the_wire_shows_claim_copy_merge_and_commit_of_every_strategy(recorded: dict[str, Any]) -> None:
     assert [entry["strategy"] for entry in recorded["strategies"]] == [s.value for s in trials.STRATEGIES[1:]]
     for entry in recorded["strategies"]:
-        worker = [said for said in entry["statements"] if said["session"].startswith(("partition", "file"))]
+        worker = [said for said in entry["statements"] if said["session"].startswith(("worker", "file"))]
         own = [said["statement"] for said in worker if said["session"] == worker[0]["session"]]
         places = [
             next(i for i, text in enumerate(own) if word in text)

@@ -27,6 +27,7 @@ from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading.grants import quoted
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import TargetTable
+from etl_toolkit.workspace import working_directory
 
 _CHECKS = ("backup", "rollback", "undo")
 
@@ -49,8 +50,9 @@ def _rehearse(patient: Patient, target: TargetTable) -> Iterator[Finding]:
     (taken,) = patient.row("SELECT pg_catalog.pg_total_relation_size(%s)", target.oid)
     if taken > patient.backup_limit_bytes:
         raise UnprovenError(f"the table takes {size(taken)}, more than the {size(patient.backup_limit_bytes)} tested")
-    with tempfile.TemporaryDirectory(prefix="etl_toolkit_") as directory, _scratch_database(patient) as scratch:
-        programs = find_programs(patient.version, Path(directory, "services"))
+    parent = Path(patient.config.temp_directory or tempfile.gettempdir())
+    with working_directory(parent) as directory, _scratch_database(patient) as scratch:
+        programs = find_programs(patient.version, directory / "services")
         if programs is None:
             raise UnprovenError(f"no pg_dump of version {patient.version // 10000} or newer is installed here")
         (database,) = patient.row("SELECT pg_catalog.current_database()")
@@ -59,8 +61,8 @@ def _rehearse(patient: Patient, target: TargetTable) -> Iterator[Finding]:
         options = f"{patient.connection.info.options or ''} -c synchronous_commit=local".strip()
         dsn = make_dsn(patient.sessions.dsn, dbname=scratch, options=options)
         sessions = Sessions(dsn, patient.config, "doctor")
-        yield _backup_finding(patient, target, programs, sessions, Path(directory))
-        yield from load_findings(target, sessions, Path(directory))
+        yield _backup_finding(patient, target, programs, sessions, directory)
+        yield from load_findings(target, sessions, directory)
 
 
 @contextmanager

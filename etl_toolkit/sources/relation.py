@@ -106,7 +106,7 @@ def read_failure(files: Iterable[SourceFile], error: BaseException) -> SourceErr
         return SourceError(
             f"{where}: DuckDB needs more memory than it may use; raise memory_limit_bytes, or lower --jobs"
         )
-    if "No space left" in text or "max_temp_directory_size" in text:
+    if any(sign in text for sign in ("No space left", "max_temp_directory_size", "Could not write file")):
         return SourceError(
             f"{where}: the working directory is full; free space, or name another place with temp_directory"
         )
