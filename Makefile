@@ -15,7 +15,7 @@ AUDIT  ?= build/audit/bin/pip-audit
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
 
 # Most tests wait for a server, so there are more workers than cores.
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 4
 
 # Extra words for the tool behind a target: make test ARGS="-k overlap -x"
 ARGS ?=

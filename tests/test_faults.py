@@ -130,7 +130,7 @@ MATRIX = [
 RESUMED = [
     (name, point, number, 1 if (number + len(name) + len(point)) % 2 else 3)
     for name, point, number in MATRIX
-    if point != "scanned"
+    if point != "scanned" and (name in SCENARIOS or point in VARIANTS[name].twice)
 ]
 
 
