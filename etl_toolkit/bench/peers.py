@@ -14,16 +14,24 @@ from pathlib import Path
 
 from etl_toolkit.bench import peer_table, sweep
 from etl_toolkit.bench.contenders import CONTENDERS
+from etl_toolkit.bench.records import TableState
 from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.errors import EtlError
 from etl_toolkit.server import resolve_dsn
 
+STATES: tuple[TableState, ...] = ("empty", "rewritten", "unchanged")
 # Of the ones that take ten times as long as the others, one has to be asked for.
 USUAL = tuple(name for name, contender in CONTENDERS.items() if not contender.is_slow)
 
 
 def peers_config(
-    *, files: int = 4, rows: int = 500_000, rounds: int = 5, key: str = "bigint", contenders: tuple[str, ...] = USUAL
+    *,
+    files: int = 4,
+    rows: int = 500_000,
+    rounds: int = 5,
+    key: str = "bigint",
+    states: tuple[TableState, ...] = STATES,
+    contenders: tuple[str, ...] = USUAL,
 ) -> SweepConfig:
     """Return the sweep over the five cases; `rows` counts the rows of one file."""
     return SweepConfig(
@@ -34,7 +42,7 @@ def peers_config(
         files=(files,),
         rows=(rows,),
         overlaps=(0.0, 0.5, 1.0),
-        table_states=("empty", "rewritten", "unchanged"),
+        table_states=states,
         workers=(2,),
         keys=(key,),
         twin="auto" if "auto" in contenders else None,
@@ -48,8 +56,9 @@ def main(words: list[str] | None = None) -> int:
     """Run the comparison and print its table; returns the exit code."""
     given = _parser().parse_args(words)
     config = peers_config(
-        files=given.files, rows=given.rows, rounds=given.rounds, key=given.key, contenders=tuple(given.contenders)
-    )
+        files=given.files, rows=given.rows, rounds=given.rounds, key=given.key, states=tuple(given.states),
+        contenders=tuple(given.contenders),
+    )  # fmt: skip
     directory = Path(given.directory)
     try:
         record = sweep.run(
@@ -81,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, default=500_000, help="rows per file (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--key", choices=("bigint", "text_timestamp"), default="bigint")
+    parser.add_argument("--states", nargs="+", choices=STATES, default=STATES, help="what the table holds before")
     parser.add_argument("--contenders", nargs="+", choices=tuple(CONTENDERS), default=USUAL, metavar="NAME",
                         help=f"of {', '.join(CONTENDERS)}; default: all but the slow")  # fmt: skip
     return parser

@@ -1,4 +1,4 @@
-"""`partitioned`: rows collapsed across files, then a disjoint key range per worker, loaded in key order.
+"""`partitioned`: rows collapsed across files, then disjoint key ranges side by side, each loaded in key order.
 
 Where DuckDB can compare the keys it collapses and sorts, and each key is sent once. Where only the server can, see
 `hashed`.
