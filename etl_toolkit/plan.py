@@ -258,7 +258,7 @@ def _choose(question: Question, obstacles: dict[Strategy, str], key_reason: str)
     return Strategy.PARTITIONED, [
         *reasons,
         "rows are collapsed across files first, so each key is sent and written once",
-        "each worker owns a key range and loads it in key order: no lock waits, no deadlocks, no random index access",
+        "workers load disjoint key ranges in key order: no lock waits, no deadlocks, no random index access",
     ]
 
 
