@@ -147,8 +147,8 @@ def plan_blocks(plan: Plan) -> list[Block]:
         for number, lane in enumerate(plan.lanes[:LISTED])
     ]
     more = f" (the first {LISTED} of {len(plan.lanes):,})" if len(plan.lanes) > LISTED else ""
-    caption = f"Lanes: side by side; the batches of one lane in order{more}"
-    blocks.append(Table(caption, ("lane", "batches, a transaction each", "reads files (#)"), lanes))
+    caption = f"Lanes: {plan.workers} at a time; the batches of one lane in order{more}"
+    blocks.append(Table(caption, ("lane", "batches", "reads files (#)"), lanes))
     return blocks + (overlap_blocks(plan.overlap) if plan.overlap else [])
 
 

@@ -309,7 +309,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one transaction: some files, or one key range over all files.
+    """The rows of one claim in the ledger: some files, a transaction of their own, or one key range over all files.
+
+    A worker loads one key range after the other in the same transaction.
 
     `collapsed` says that rows of several files compete before they meet the table; else the files are merged in order.
     """

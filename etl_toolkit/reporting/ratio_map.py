@@ -105,7 +105,10 @@ def _heat_map(title: str, columns: Sequence[Column], *, name: str) -> Panel | No
                 _cell(axes, x, y, case, paint)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xticks(range(len(columns)), [label for label, _ in columns])
+        labels = [label for label, _ in columns]
+        if len(columns) > 5:
+            labels = [label.replace(" ", "\n").replace("text+timestamp", "text,\ntime") for label in labels]
+        axes.set_xticks(range(len(columns)), labels)
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
         if len(columns) > 5:
