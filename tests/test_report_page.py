@@ -59,6 +59,11 @@ def html(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
+def test_the_kernel_leaves_no_socket_in_the_current_directory(page: Path) -> None:
+    assert page.exists()
+    assert list(Path.cwd().glob("kernel-*")) == []  # named alike in every process, two at once would meet there
+
+
 def test_the_sections_come_in_order_and_the_contents_list_leads_to_each(html: str) -> None:
     headings = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', html)
     assert [title for _, title in headings] == SECTIONS

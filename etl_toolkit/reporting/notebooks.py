@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from etl_toolkit.bench.records import load_manifest
@@ -113,21 +114,27 @@ def _execute(path: Path, parameters: Mapping[str, Any], out: Path, *, cwd: Path,
     from papermill import execute_notebook
     from traitlets import Unicode
 
-    class LocalKernelManager(AsyncKernelManager):  # type: ignore[misc,no-any-unimported,unused-ignore]
-        """Talks to its kernel through files, not ports: nobody else on the machine can connect."""
+    with TemporaryDirectory(prefix="etl_toolkit-kernel-") as sockets:
 
-        transport = Unicode("ipc")
+        class LocalKernelManager(AsyncKernelManager):  # type: ignore[misc,no-any-unimported,unused-ignore]
+            """Talks to its kernel through files, not ports: nobody else on the machine can connect.
 
-    execute_notebook(
-        str(path),
-        str(out),
-        parameters=dict(parameters),
-        cwd=str(cwd),
-        progress_bar=show_progress,
-        execution_timeout=CELL_TIMEOUT_SECONDS,
-        autosave_cell_every=0,
-        kernel_manager_class=LocalKernelManager,
-    )
+            Left to itself it would name them alike in every process and put them into the current directory.
+            """
+
+            transport = Unicode("ipc")
+            ip = Unicode(str(Path(sockets, "socket")))
+
+        execute_notebook(
+            str(path),
+            str(out),
+            parameters=dict(parameters),
+            cwd=str(cwd),
+            progress_bar=show_progress,
+            execution_timeout=CELL_TIMEOUT_SECONDS,
+            autosave_cell_every=0,
+            kernel_manager_class=LocalKernelManager,
+        )
 
 
 def _seal(out: Path, status: str, error: str) -> Any:
