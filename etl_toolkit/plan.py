@@ -281,7 +281,8 @@ def _lanes(strategy: Strategy, question: Question, key_path: str) -> tuple[tuple
     positions = tuple(file.position for file in question.files)
     if strategy is Strategy.PARTITIONED:
         count = _workers(question)
-        if key_path == "client" and overlap is not None:
+        # Ranges of one transaction that met on a key are told by what DO UPDATE meets (`tripwire`); nothing else tells.
+        if key_path == "client" and overlap is not None and spec.conflict_action is ConflictAction.UPDATE:
             count *= min(RANGES_PER_WORKER, max(1, overlap.distinct_keys // (count * SMALLEST_RANGE)))
         return tuple((Batch(number, positions, partition=number),) for number in range(count))
     groups: Sequence[tuple[int, ...]] = [positions]

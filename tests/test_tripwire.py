@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ParallelConfig, ingest
+from etl_toolkit import ParallelConfig, ingest, plan
 from etl_toolkit.errors import ConflictTripwireError
 from etl_toolkit.keys import KEY_TYPES, KeyType
 from etl_toolkit.loading import failpoints
@@ -123,6 +124,40 @@ def test_partitions_that_meet(database: str, connection: Connection, files: list
 
     with pytest.raises(ConflictTripwireError, match=r"worker \d and worker \d met on one key"):
         ingest(files, "loaded", "id", database, strategy="partitioned", config=CONFIG)
+
+    assert found(connection) == before
+
+
+@pytest.mark.parametrize(
+    "present", ["", "(1, 'before')", "(77, 'before')"], ids=["empty", "key there", "key not there"]
+)
+@pytest.mark.parametrize("undoable", [False, True])
+def test_ranges_of_one_transaction_that_meet(
+    database: str,
+    connection: Connection,
+    files: list[Any],
+    present: str,
+    undoable: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan, "SMALLEST_RANGE", 1)
+    if present:
+        with connection.cursor() as cursor:
+            cursor.execute(f"INSERT INTO loaded VALUES {present}")
+    before = found(connection)
+    files[0].write_text('id,v\n"0","x"\n1.0,first\n')
+    files[1].write_text('id,v\n1.00,second\n9,"y"\n')
+
+    with pytest.raises(ConflictTripwireError, match=r"partition \d and partition \d met on one key"):
+        ingest(
+            files,
+            "loaded",
+            "id",
+            database,
+            strategy="partitioned",
+            config=replace(CONFIG, concurrency=1),
+            undoable=undoable,
+        )
 
     assert found(connection) == before
 

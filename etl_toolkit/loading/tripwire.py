@@ -51,6 +51,12 @@ def rivals(cursor: Any, run_id: str, batch: Batch, lane: Iterable[Batch], since:
     return Rivals(run_id, batch, since, tuple(cursor.fetchone()[0]))
 
 
+def own_rivals(cursor: Any, run_id: str, batch: Batch) -> Rivals:
+    """Return the rivals of a batch that shares its transaction with others, which nobody waits for: all rows written since."""
+    cursor.execute("SELECT pg_catalog.pg_current_xact_id()::xid::text")
+    return Rivals(run_id, batch, cursor.fetchone()[0], ())
+
+
 def guarded(found: Rivals | None, condition: Composable) -> Composable:
     """The condition of DO UPDATE, which notes on the way whose row version in `etl_target` it looks at."""
     if found is None:
@@ -70,8 +76,8 @@ def guarded(found: Rivals | None, condition: Composable) -> Composable:
 def check(cursor: Any, found: Rivals) -> None:
     """Raise ConflictTripwireError where an upsert of this transaction met a row of another lane."""
     cursor.execute(
-        "SELECT label FROM etl_toolkit.batches WHERE run_id = %s AND transaction_id::xid::text = ANY "
-        "(pg_catalog.string_to_array(pg_catalog.current_setting(%s, true), ',')) ORDER BY number LIMIT 1",
+        "SELECT label FROM etl_toolkit.batches WHERE run_id = %s AND ARRAY[transaction_id::xid::text, version::text] && "
+        "pg_catalog.string_to_array(pg_catalog.current_setting(%s, true), ',') ORDER BY number LIMIT 1",
         (found.run_id, _MET),
     )
     if met := cursor.fetchone():

@@ -19,8 +19,9 @@ from etl_toolkit.loading.copy import copy_records, is_row_error
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging, drop_staging, staging_table, table
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.tripwire import own_rivals
 from etl_toolkit.loading.upsert import count_present, merge
-from etl_toolkit.model import Batch, Counts, Layout
+from etl_toolkit.model import Batch, ConflictAction, Counts, Layout
 from etl_toolkit.overlap import PROVEN, collapse, distinct_keys
 from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers, has_losers
@@ -112,7 +113,7 @@ def _write(run: Run, cursor: Any, batch: Batch, division: Division) -> dict[int,
             ledger.note_version(cursor, run.run_id, batch)
             cursor.execute("RELEASE SAVEPOINT etl_direct")
             return counts
-    return _copy_staged(run, cursor, chosen, per_file)
+    return _copy_staged(run, cursor, batch, chosen, per_file)
 
 
 def _are_absent(run: Run, cursor: Any, bound: str) -> bool:
@@ -145,7 +146,7 @@ def _copy_direct(run: Run, cursor: Any, chosen: str, per_file: Mapping[int, int]
     return {file: Counts(read=count, inserted=count) for file, count in per_file.items()}
 
 
-def _copy_staged(run: Run, cursor: Any, chosen: str, per_file: Mapping[int, int]) -> dict[int, Counts]:
+def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: str, per_file: Mapping[int, int]) -> dict[int, Counts]:
     assert run.scan is not None
     assert run.layout is not None
     layout = Layout(("etl_file", *run.layout.columns), run.layout.delimiter)
@@ -162,6 +163,7 @@ def _copy_staged(run: Run, cursor: Any, chosen: str, per_file: Mapping[int, int]
         unique=True,
         sorted=True,
         undoable=run.spec.undoable,
+        rivals=own_rivals(cursor, run.run_id, batch) if run.spec.conflict_action is not ConflictAction.IGNORE else None,
     )
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert, staged=per_file)
