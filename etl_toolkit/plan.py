@@ -281,8 +281,11 @@ def _lanes(strategy: Strategy, question: Question, key_path: str) -> tuple[tuple
     positions = tuple(file.position for file in question.files)
     if strategy is Strategy.PARTITIONED:
         count = _workers(question)
-        # Ranges of one transaction that met on a key are told by what DO UPDATE meets (`tripwire`); nothing else tells.
-        if key_path == "client" and overlap is not None and spec.conflict_action is ConflictAction.UPDATE:
+        # Several ranges a worker keep COPY into an empty table near the end of its index; a merge into one with rows reads
+        # that table once a range. Ranges of one transaction that met on a key are told by what DO UPDATE meets
+        # (`tripwire`); nothing else tells.
+        many = question.target.is_empty and key_path == "client" and spec.conflict_action is ConflictAction.UPDATE
+        if many and overlap is not None:
             count *= min(RANGES_PER_WORKER, max(1, overlap.distinct_keys // (count * SMALLEST_RANGE)))
         return tuple((Batch(number, positions, partition=number),) for number in range(count))
     groups: Sequence[tuple[int, ...]] = [positions]

@@ -30,10 +30,10 @@ def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 def load(database: str, connection: Connection, tmp_path: Path) -> Callable[..., Any]:
     """Load files of (id, v) into `loaded`, and hold the table against the sequential oracle."""
 
-    def run(*files: range, present: str = "", **options: Any) -> Any:
+    def run(*files: range, present: str = "", expected: str = "", **options: Any) -> Any:
         with connection.cursor() as cursor:
-            for name in ("loaded", "expected"):
-                cursor.execute(TABLE.format(name) + (f"; INSERT INTO {name} {present}" if present else ""))
+            for name, rows in (("loaded", present), ("expected", present or expected)):
+                cursor.execute(TABLE.format(name) + (f"; INSERT INTO {name} {rows}" if rows else ""))
         contents = []
         for number, ids in enumerate(files):
             order = sorted(ids, key=lambda id_, factor=7919 + 2 * number: id_ * factor % 1009)
@@ -64,10 +64,19 @@ def test_one_transaction_takes_them_all_where_the_load_is_atomic(load: Any, conn
     assert ledger(connection, "count(*), count(DISTINCT transaction_id)") == (4, 1)
 
 
+def test_a_table_with_rows_is_merged_into_once_a_worker(load: Any, connection: Connection) -> None:
+    result = load(range(200), range(100, 300), present="SELECT g, 'old' FROM generate_series(1, 400, 2) g")
+    assert (len(result.plan.batches), result.plan.workers) == (2, 2)
+
+
 @pytest.mark.parametrize("present", ["", "SELECT g, 'old' FROM generate_series(1, 400, 2) g"], ids=["empty", "filled"])
 def test_a_worker_whose_connection_is_lost_loads_all_its_ranges_again(
     load: Any, database: str, connection: Connection, present: str
 ) -> None:
+    def fill() -> None:  # after the plan was made, so that there are several ranges in any case
+        with connection.cursor() as cursor:
+            cursor.execute(f"INSERT INTO loaded {present or 'SELECT WHERE false'}")
+
     reached: list[int] = []
     lock = threading.Lock()
 
@@ -83,8 +92,8 @@ def test_a_worker_whose_connection_is_lost_loads_all_its_ranges_again(
             assert cursor.fetchone() == (1,)
         killer.close()
 
-    with failpoints.installed({"copied": kill_a_worker}):
-        result = load(range(300), range(100, 400), present=present)
+    with failpoints.installed({"begun": fill, "copied": kill_a_worker}):
+        result = load(range(300), range(100, 400), expected=present)
     assert result.retries == 1
     assert len(reached) > 8  # the ranges of the lost transaction, once more
     assert ledger(connection, "count(*), count(counts), count(DISTINCT transaction_id)") == (8, 8, 2)

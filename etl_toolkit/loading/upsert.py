@@ -3,14 +3,15 @@
 `judge`: join staged rows with the table first, so that every row has a verdict before anything is written. Needed where
     verdicts are (`newer`, undo, partitioned tables, triggers that may drop rows).
 `write`: insert, and let ON CONFLICT find out. Rows that change nothing are left out either by a join before (no lock, no
-    write: best where most rows are unchanged) or by the WHERE of DO UPDATE (no join: best where most are written). A
-    sample of the staged rows decides.
+    write: best where most rows are unchanged) or by the WHERE of DO UPDATE (no join: best where many are written). Where
+    every row changes, a plain UPDATE goes first, which locks no row before it writes it: ON CONFLICT gets what is left.
+    A sample of the staged rows decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg2
@@ -61,13 +62,17 @@ def merge(
     except psycopg2.errors.CardinalityViolation:
         if not upsert.unique:
             raise
-        raise ConflictTripwireError(
-            f"two rows for {upsert.target.qualified_name} have one key under index {upsert.target.arbiter.index}, although "
-            "their texts were taken for different keys; load with --strategy deterministic, and please report the key types"
-        ) from None
+        raise _one_key_twice(upsert) from None
     if upsert.rivals:
         _check_rivals(cursor, upsert, rows)
     return merged
+
+
+def _one_key_twice(upsert: Upsert) -> ConflictTripwireError:
+    return ConflictTripwireError(
+        f"two rows for {upsert.target.qualified_name} have one key under index {upsert.target.arbiter.index}, although "
+        "their texts were taken for different keys; load with --strategy deterministic, and please report the key types"
+    )
 
 
 def _check_rivals(cursor: Any, upsert: Upsert, source: Composable) -> None:
@@ -102,14 +107,22 @@ def _with_lost(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Mer
 
 
 def _write(cursor: Any, upsert: Upsert, source: Composable, staged: Mapping[int, int] | None) -> dict[int, Merged]:
-    prefilter = not upsert.keeps_present and _mostly_unchanged(cursor, upsert, source)
+    sample = Sample() if upsert.keeps_present else _sample(cursor, upsert, source)
+    replaced: dict[int, int] = {}
+    if staged is not None and sample.all_differ and _may_update(upsert):
+        replaced = _replace(cursor, upsert, source)
+        if sum(replaced.values()) == sum(staged.values()):
+            return {file: Merged(rows=rows, updated=rows) for file, rows in replaced.items()}
+        _check_once(cursor, upsert, source)
+    prefilter = bool(replaced) or sample.mostly_unchanged
     cursor.execute(write_statement(upsert, source, prefilter=prefilter, count_rows=staged is None))
     inserted, written, counted = cursor.fetchone()
     files = {int(file): Merged(rows=won, staged=rows, distinct=keys) for file, rows, keys, won in counted or ()}
     if staged is not None:
         files = {file: Merged(rows=rows) for file, rows in staged.items() if rows}
-    fates = {"inserted": inserted, "updated": written - inserted}
-    fates["unchanged"] = sum(item.rows for item in files.values()) - written
+    updated = written - inserted + sum(replaced.values())
+    fates = {"inserted": inserted, "updated": updated}
+    fates["unchanged"] = sum(item.rows for item in files.values()) - inserted - updated
     if len(files) == 1:
         return {file: replace(item, **fates) for file, item in files.items()}
     happened = [fate for fate, rows in fates.items() if rows]
@@ -117,8 +130,58 @@ def _write(cursor: Any, upsert: Upsert, source: Composable, staged: Mapping[int,
         return {file: replace(item, **dict.fromkeys(happened, item.rows)) for file, item in files.items()}
     return {
         file: replace(item, **dict(zip(("inserted", "updated", "unchanged"), rows, strict=True)))
-        for (file, item), rows in _attributed(cursor, upsert, source, files)
+        for (file, item), rows in _attributed(cursor, upsert, source, files, replaced)
     }
+
+
+def _may_update(upsert: Upsert) -> bool:
+    """Whether a plain UPDATE does to a row what ON CONFLICT would: no trigger, policy or CHECK sees an INSERT first."""
+    target, columns = upsert.target, set(upsert.layout.columns)
+    return not target.hazards and all(columns.issuperset(check.columns) for check in target.checks)
+
+
+def _replace(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, int]:
+    """Update the rows that stand in the table and differ; return how many, by file position.
+
+    The staged rows come in key order and are looked up one by one, which leaves the index in order as well; a sort or a
+    hash of either side would not.
+    """
+    cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+    cursor.execute(update_statement(upsert, source))
+    replaced = {int(file): int(rows) for file, rows in cursor.fetchall()}
+    cursor.execute("SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT")
+    return replaced
+
+
+def _check_once(cursor: Any, upsert: Upsert, source: Composable) -> None:
+    """Raise ConflictTripwireError where two staged rows have one key: UPDATE takes either, and says nothing."""
+    cursor.execute(
+        SQL(
+            "SELECT FROM ({latest}) AS latest JOIN ({present}) AS present ON {on} "
+            "WHERE present.xmin = pg_catalog.pg_current_xact_id()::xid AND {differs} LIMIT 1"
+        ).format(
+            latest=latest_rows(upsert, source), present=present_rows(upsert.target, system_columns=True),
+            on=match_keys(upsert.target, "present", "latest"), differs=_differs(upsert, "present", "latest"),
+        )
+    )  # fmt: skip
+    if cursor.fetchone() is not None:
+        raise _one_key_twice(upsert)
+
+
+def update_statement(upsert: Upsert, source: Composable) -> Composed:
+    """Compose the UPDATE of the rows that are there and differ; it returns a row per file: (etl_file, updated)."""
+    target = upsert.target
+    parts = zip(target.arbiter.expressions, key_aliases(target), strict=True)
+    found = SQL(" AND ").join(SQL("etl_target.{} = latest.{}").format(SQL(part), alias) for part, alias in parts)
+    return SQL(
+        "WITH written AS (UPDATE ONLY {table} AS etl_target SET {assignments} FROM (SELECT * FROM ({latest}) AS latest"
+        "{in_key_order}) AS latest WHERE {found} AND {wanted} RETURNING latest.etl_file) "
+        "SELECT etl_file, count(*) FROM written GROUP BY etl_file"
+    ).format(
+        table=table(target), latest=latest_rows(upsert, source), in_key_order=_in_key_order(upsert), found=found,
+        assignments=SQL(", ").join(SQL("{0} = latest.{0}").format(Identifier(name)) for name in upsert.values),
+        wanted=guarded(upsert.rivals, _differs(upsert, "etl_target", "latest")),
+    )  # fmt: skip
 
 
 def write_statement(upsert: Upsert, source: Composable, *, prefilter: bool, count_rows: bool) -> Composed:
@@ -142,7 +205,7 @@ def write_statement(upsert: Upsert, source: Composable, *, prefilter: bool, coun
     ).format(
         latest=_latest(upsert, source, count_rows=count_rows), table=table(target), columns=names(upsert.layout.columns),
         overriding=overriding(upsert), values=names(upsert.layout.columns, "latest"), rows=rows,
-        in_key_order=SQL("") if upsert.sorted or not upsert.unique else _in_key_order(target),
+        in_key_order=_in_key_order(upsert),
         arbiter=arbiter_of(target), resolution=resolution,
         per_file=_rows_per_file(upsert) if count_rows else SQL("NULL::json"),
     )  # fmt: skip
@@ -168,9 +231,13 @@ def _rows_per_file(upsert: Upsert) -> Composable:
     return SQL("(SELECT json_agg(json_build_array(f, s, k, w)) FROM ({}) AS per_file (f, s, k, w))").format(counts)
 
 
-def _in_key_order(target: TargetTable) -> Composed:
+def _in_key_order(upsert: Upsert) -> Composable:
     """Rows go in in the index's own order; those that were picked out by key come in it anyway."""
-    return SQL(" ORDER BY {}").format(SQL(", ").join(SQL("latest.{}").format(alias) for alias in key_aliases(target)))
+    if upsert.sorted or not upsert.unique:
+        return SQL("")
+    return SQL(" ORDER BY {}").format(
+        SQL(", ").join(SQL("latest.{}").format(key) for key in key_aliases(upsert.target))
+    )
 
 
 def _differs(upsert: Upsert, left: str, right: str) -> Composed:
@@ -178,11 +245,28 @@ def _differs(upsert: Upsert, left: str, right: str) -> Composed:
     return SQL("(ROW({})::record *<> ROW({})::record)").format(names(upsert.values, left), names(upsert.values, right))
 
 
-def _mostly_unchanged(cursor: Any, upsert: Upsert, source: Composable) -> bool:
-    """Whether most of a sample of the staged rows stand in the table as they are."""
+@dataclass(frozen=True)
+class Sample:
+    """Of some staged rows, how many stand in the table as they are, and how many with other values."""
+
+    rows: int = 0
+    unchanged: int = 0
+    differing: int = 0
+
+    @property
+    def mostly_unchanged(self) -> bool:
+        return self.unchanged > MOSTLY * self.rows
+
+    @property
+    def all_differ(self) -> bool:
+        return 0 < self.differing == self.rows
+
+
+def _sample(cursor: Any, upsert: Upsert, source: Composable) -> Sample:
     cursor.execute(
         SQL(
-            "SELECT count(*) FILTER (WHERE NOT {differs}), (SELECT count(*) FROM (SELECT FROM {source} LIMIT {limit}) AS n) "
+            "SELECT (SELECT count(*) FROM (SELECT FROM {source} LIMIT {limit}) AS n), count(*) FILTER (WHERE NOT {differs}), "
+            "count(*) FILTER (WHERE {differs}) "
             "FROM (SELECT {columns}, {keys} FROM {source} LIMIT {limit}) AS latest JOIN ({present}) AS present ON {on}"
         ).format(
             differs=_differs(upsert, "present", "latest"),
@@ -194,8 +278,7 @@ def _mostly_unchanged(cursor: Any, upsert: Upsert, source: Composable) -> bool:
             on=match_keys(upsert.target, "present", "latest"),
         )
     )
-    unchanged, sampled = cursor.fetchone()
-    return bool(unchanged > MOSTLY * sampled)
+    return Sample(*cursor.fetchone())
 
 
 def count_present(cursor: Any, target: TargetTable, keys: Sequence[Sequence[str]]) -> int:
@@ -216,11 +299,12 @@ def count_present(cursor: Any, target: TargetTable, keys: Sequence[Sequence[str]
 
 
 def _attributed(
-    cursor: Any, upsert: Upsert, source: Composable, files: Mapping[int, Merged]
+    cursor: Any, upsert: Upsert, source: Composable, files: Mapping[int, Merged], replaced: Mapping[int, int]
 ) -> list[tuple[tuple[int, Merged], tuple[int, int, int]]]:
     """Tell per file how many rows were inserted, updated and unchanged, by the marks this transaction left in the table.
 
-    A row it wrote has its id as xmin; one that ON CONFLICT updated has it as xmax too, from the lock.
+    A row it wrote has its id as xmin; one that ON CONFLICT updated has it as xmax too, from the lock. Those that a plain
+    UPDATE `replaced` look like new ones.
     """
     cursor.execute(
         SQL(
@@ -237,6 +321,7 @@ def _attributed(
     found = {file: (inserted, updated) for file, inserted, updated in cursor.fetchall()}
     attributed = []
     for file, item in files.items():
-        inserted, updated = found.get(file, (0, 0))
+        fresh, locked = found.get(file, (0, 0))
+        inserted, updated = fresh - replaced.get(file, 0), locked + replaced.get(file, 0)
         attributed.append(((file, item), (inserted, updated, item.rows - inserted - updated)))
     return attributed
