@@ -14,6 +14,9 @@ PIP_AUDIT_VERSION := 2.10.1
 AUDIT  ?= build/audit/bin/pip-audit
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
 
+# Tests start hundreds of Pythons; without bytecode each of them would compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Most tests wait for a server, so there are more workers than cores.
 TEST_WORKERS ?= 4
 
