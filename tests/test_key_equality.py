@@ -22,7 +22,7 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, overlap
 from etl_toolkit.errors import UnsafeStrategyError
-from etl_toolkit.keys import KEY_TYPES, key_type, record_grammar, value_grammar
+from etl_toolkit.keys import KEY_TYPES, SHORT_RECORD_BYTES, key_type, record_grammar, value_grammar
 from etl_toolkit.loading.merge import copy_into
 from etl_toolkit.model import Layout, ReadOptions, TargetTable
 from etl_toolkit.sources import resolve
@@ -571,22 +571,48 @@ def test_the_server_accepts_every_record_of_the_grammar(
     with connection.cursor() as cursor:
         cursor.execute("DROP INDEX graded_id_idx")  # the records are not meant to be different keys
     layout = Layout(("id", "a", "b"), delimiter)
-    grammar = record_grammar(target, layout)
-    assert grammar is not None
+    counted, short = record_grammar(target, layout), record_grammar(target, layout, is_short=True)
+    assert counted is not None
+    assert short is not None
     assert value_grammar(target.column("a")) is not None
 
+    def spelled(grammar: str) -> st.SearchStrategy[str]:
+        return st.from_regex(re.compile(grammar, re.ASCII), fullmatch=True, alphabet=any_character)
+
+    short_ones = spelled(short).filter(lambda record: len(record.encode()) <= SHORT_RECORD_BYTES)
+
     @examples(30 if delimiter == "," else 8)
-    @given(
-        st.lists(
-            st.from_regex(re.compile(grammar, re.ASCII), fullmatch=True, alphabet=any_character),
-            min_size=1,
-            max_size=10,
-        )
-    )
+    @given(st.lists(spelled(counted) | short_ones, min_size=1, max_size=10))
     def accept(records: list[str]) -> None:
         assert accepted_by_copy(connection, "graded", layout, records) == len(records)
 
     accept()
+
+
+@pytest.mark.parametrize("declared", ["float8", "numeric", "numeric(12,2)"])
+def test_a_short_record_has_room_for_no_number_that_is_too_long(bench: tuple[str, Connection], declared: str) -> None:
+    connection = bench[1]
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE IF EXISTS graded; CREATE TABLE graded (id int PRIMARY KEY, a {declared})")
+    target = read_target(connection, "graded", ["id"])
+    connection.rollback()
+    layout = Layout(("id", "a"))
+    grammar = record_grammar(target, layout, is_short=True, proven=("id",))
+    room = SHORT_RECORD_BYTES - len("1,-")
+    records = [f"1,-0.{'0' * (room - 3)}1", f"2,-1.{'7' * (room - 2)}"]
+    records += [f"3,-{'9' * room}"] if "(" not in declared else []
+
+    assert all(len(record) == SHORT_RECORD_BYTES and re.fullmatch(str(grammar), record) for record in records)
+    assert accepted_by_copy(connection, "graded", layout, records) == len(records)
+
+
+def test_control_a_long_record_has(bench: tuple[str, Connection]) -> None:
+    connection = bench[1]
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS graded; CREATE TABLE graded (id int PRIMARY KEY, a float8)")
+    with pytest.raises(psycopg2.errors.NumericValueOutOfRange):
+        accepted_by_copy(connection, "graded", Layout(("id", "a")), [f"1,{'9' * 310}"])
+    connection.rollback()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 
-from etl_toolkit.keys import record_grammar
+from etl_toolkit.keys import SHORT_RECORD_BYTES, record_grammar
 from etl_toolkit.loading.rejects import refused_records
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.session import Sessions
@@ -45,7 +45,8 @@ def _check(run: Run, where: str) -> int:
     """Ask the server about the rows that are not surely fine, and take the refused ones out of the load."""
     assert run.scan is not None
     assert run.layout is not None
-    grammar = record_grammar(run.target, run.layout)
+    is_short = all(file.is_plain and file.longest_record_bytes <= SHORT_RECORD_BYTES for file in run.files)
+    grammar = record_grammar(run.target, run.layout, is_short=is_short, proven=run.target.key)
     doubtful = f"NOT regexp_full_match(record, {literal(grammar)})" if grammar else "true"
     with run.phases.phase("rejects"):
         found = Inquiry(run.scan, run.target, run.layout, run.workspace, run.sessions).refused(
