@@ -19,6 +19,7 @@ from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.errors import EtlError
 from etl_toolkit.server import resolve_dsn
 
+OVERLAPS = (0.0, 0.5, 1.0)
 STATES: tuple[TableState, ...] = ("empty", "rewritten", "unchanged")
 # Of the ones that take ten times as long as the others, one has to be asked for.
 USUAL = tuple(name for name, contender in CONTENDERS.items() if not contender.is_slow)
@@ -30,6 +31,7 @@ def peers_config(
     rows: int = 500_000,
     rounds: int = 5,
     key: str = "bigint",
+    overlaps: tuple[float, ...] = OVERLAPS,
     states: tuple[TableState, ...] = STATES,
     contenders: tuple[str, ...] = USUAL,
 ) -> SweepConfig:
@@ -41,7 +43,7 @@ def peers_config(
         formats=("csv",),
         files=(files,),
         rows=(rows,),
-        overlaps=(0.0, 0.5, 1.0),
+        overlaps=overlaps,
         table_states=states,
         workers=(2,),
         keys=(key,),
@@ -56,8 +58,8 @@ def main(words: list[str] | None = None) -> int:
     """Run the comparison and print its table; returns the exit code."""
     given = _parser().parse_args(words)
     config = peers_config(
-        files=given.files, rows=given.rows, rounds=given.rounds, key=given.key, states=tuple(given.states),
-        contenders=tuple(given.contenders),
+        files=given.files, rows=given.rows, rounds=given.rounds, key=given.key,
+        overlaps=tuple(given.overlaps), states=tuple(given.states), contenders=tuple(given.contenders),
     )  # fmt: skip
     directory = Path(given.directory)
     try:
@@ -90,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, default=500_000, help="rows per file (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--key", choices=("bigint", "text_timestamp"), default="bigint")
+    parser.add_argument("--overlaps", nargs="+", type=float, choices=OVERLAPS, default=OVERLAPS, metavar="SHARE",
+                        help="of 0, 0.5, 1; default: all")  # fmt: skip
     parser.add_argument("--states", nargs="+", choices=STATES, default=STATES, help="what the table holds before")
     parser.add_argument("--contenders", nargs="+", choices=tuple(CONTENDERS), default=USUAL, metavar="NAME",
                         help=f"of {', '.join(CONTENDERS)}; default: all but the slow")  # fmt: skip
