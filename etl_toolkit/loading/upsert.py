@@ -15,27 +15,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg2
-from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
+from psycopg2.sql import SQL, Composable, Identifier, Literal
 
 from etl_toolkit.errors import ConflictTripwireError
 from etl_toolkit.loading.merge import (
     Merged,
     Upsert,
-    arbiter_of,
     count_keys,
-    file_winners,
     judge,
-    key_aliases,
     key_items,
     latest_rows,
     match_keys,
     names,
-    overriding,
     present_rows,
     staging_table,
     table,
 )
-from etl_toolkit.loading.tripwire import check, check_kept, guarded
+from etl_toolkit.loading.statements import differs, update_statement, write_statement
+from etl_toolkit.loading.tripwire import check, check_kept
 from etl_toolkit.model import ConflictAction, HazardKind, TargetTable
 
 SAMPLE_ROWS = 1_000
@@ -161,88 +158,11 @@ def _check_once(cursor: Any, upsert: Upsert, source: Composable) -> None:
             "WHERE present.xmin = pg_catalog.pg_current_xact_id()::xid AND {differs} LIMIT 1"
         ).format(
             latest=latest_rows(upsert, source), present=present_rows(upsert.target, system_columns=True),
-            on=match_keys(upsert.target, "present", "latest"), differs=_differs(upsert, "present", "latest"),
+            on=match_keys(upsert.target, "present", "latest"), differs=differs(upsert, "present", "latest"),
         )
     )  # fmt: skip
     if cursor.fetchone() is not None:
         raise _one_key_twice(upsert)
-
-
-def update_statement(upsert: Upsert, source: Composable) -> Composed:
-    """Compose the UPDATE of the rows that are there and differ; it returns a row per file: (etl_file, updated)."""
-    target = upsert.target
-    parts = zip(target.arbiter.expressions, key_aliases(target), strict=True)
-    found = SQL(" AND ").join(SQL("etl_target.{} = latest.{}").format(SQL(part), alias) for part, alias in parts)
-    return SQL(
-        "WITH written AS (UPDATE ONLY {table} AS etl_target SET {assignments} FROM (SELECT * FROM ({latest}) AS latest"
-        "{in_key_order}) AS latest WHERE {found} AND {wanted} RETURNING latest.etl_file) "
-        "SELECT etl_file, count(*) FROM written GROUP BY etl_file"
-    ).format(
-        table=table(target), latest=latest_rows(upsert, source), in_key_order=_in_key_order(upsert), found=found,
-        assignments=SQL(", ").join(SQL("{0} = latest.{0}").format(Identifier(name)) for name in upsert.values),
-        wanted=guarded(upsert.rivals, _differs(upsert, "etl_target", "latest")),
-    )  # fmt: skip
-
-
-def write_statement(upsert: Upsert, source: Composable, *, prefilter: bool, count_rows: bool) -> Composed:
-    """Compose the upsert; it returns (inserted, written, [[file, rows staged, keys, rows that won], …] or NULL)."""
-    target = upsert.target
-    rows: Composable = SQL("latest")
-    resolution: Composable = SQL("DO NOTHING")
-    if prefilter:
-        rows = SQL("latest LEFT JOIN ({}) AS present ON {} WHERE etl_present IS NULL OR {}").format(
-            present_rows(target), match_keys(target, "present", "latest"), _differs(upsert, "present", "latest")
-        )
-    if not upsert.keeps_present:
-        assignments = SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name in upsert.values)
-        wanted = guarded(upsert.rivals, _differs(upsert, "etl_target", "excluded"))
-        resolution = SQL("DO UPDATE SET {} WHERE {}").format(assignments, wanted)
-    return SQL(
-        "WITH {latest}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} "
-        "SELECT {values} FROM {rows}{in_key_order} ON CONFLICT {arbiter} {resolution} "
-        "RETURNING (etl_target.xmax = 0) AS etl_inserted) "
-        "SELECT count(*) FILTER (WHERE etl_inserted), count(*), {per_file} FROM written"
-    ).format(
-        latest=_latest(upsert, source, count_rows=count_rows), table=table(target), columns=names(upsert.layout.columns),
-        overriding=overriding(upsert), values=names(upsert.layout.columns, "latest"), rows=rows,
-        in_key_order=_in_key_order(upsert),
-        arbiter=arbiter_of(target), resolution=resolution,
-        per_file=_rows_per_file(upsert) if count_rows else SQL("NULL::json"),
-    )  # fmt: skip
-
-
-def _latest(upsert: Upsert, source: Composable, *, count_rows: bool) -> Composed:
-    """The CTEs that end in `latest`; what is counted as well is kept, so that it is computed once."""
-    if upsert.several_files:
-        return SQL(
-            "placed AS MATERIALIZED ({}), latest AS NOT MATERIALIZED (SELECT * FROM placed WHERE etl_wins)"
-        ).format(file_winners(upsert, source))
-    kept = SQL("MATERIALIZED") if count_rows else SQL("NOT MATERIALIZED")
-    return SQL("latest AS {} ({})").format(kept, latest_rows(upsert, source))
-
-
-def _rows_per_file(upsert: Upsert) -> Composable:
-    counts = SQL("SELECT etl_file, 0, 0, count(*) FROM latest GROUP BY etl_file")
-    if upsert.several_files:
-        counts = SQL(
-            "SELECT etl_file, count(*), count(*) FILTER (WHERE etl_in_file), count(*) FILTER (WHERE etl_wins) "
-            "FROM placed GROUP BY etl_file"
-        )
-    return SQL("(SELECT json_agg(json_build_array(f, s, k, w)) FROM ({}) AS per_file (f, s, k, w))").format(counts)
-
-
-def _in_key_order(upsert: Upsert) -> Composable:
-    """Rows go in in the index's own order; those that were picked out by key come in it anyway."""
-    if upsert.sorted or not upsert.unique:
-        return SQL("")
-    return SQL(" ORDER BY {}").format(
-        SQL(", ").join(SQL("latest.{}").format(key) for key in key_aliases(upsert.target))
-    )
-
-
-def _differs(upsert: Upsert, left: str, right: str) -> Composed:
-    """Row images differ: this also tells `1.0` from `1.00`, and works on json."""
-    return SQL("(ROW({})::record *<> ROW({})::record)").format(names(upsert.values, left), names(upsert.values, right))
 
 
 @dataclass(frozen=True)
@@ -269,7 +189,7 @@ def _sample(cursor: Any, upsert: Upsert, source: Composable) -> Sample:
             "count(*) FILTER (WHERE {differs}) "
             "FROM (SELECT {columns}, {keys} FROM {source} LIMIT {limit}) AS latest JOIN ({present}) AS present ON {on}"
         ).format(
-            differs=_differs(upsert, "present", "latest"),
+            differs=differs(upsert, "present", "latest"),
             source=source,
             limit=Literal(SAMPLE_ROWS),
             columns=names(upsert.layout.columns),
