@@ -581,7 +581,7 @@ def test_the_server_accepts_every_record_of_the_grammar(
 
     short_ones = spelled(short).filter(lambda record: len(record.encode()) <= SHORT_RECORD_BYTES)
 
-    @examples(30 if delimiter == "," else 8)
+    @examples(15 if delimiter == "," else 5)
     @given(st.lists(spelled(counted) | short_ones, min_size=1, max_size=10))
     def accept(records: list[str]) -> None:
         assert accepted_by_copy(connection, "graded", layout, records) == len(records)

@@ -194,7 +194,7 @@ def test_the_table_is_always_what_the_model_says(shared: tuple[str, Connection])
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=20,
+            max_examples=12,
             stateful_step_count=8,
             deadline=None,
             derandomize=True,

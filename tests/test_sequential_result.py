@@ -222,7 +222,7 @@ few_integers = st.integers(1, 3).map(str)
 small_integers = st.integers(-3, 12).map(str)
 
 
-@examples(60)
+@examples(40)
 @given(
     contents=files(("id", "v", "w"), small_integers, values, values),
     before=st.one_of(st.none(), rows_of(("id", "v", "w"), small_integers, values, values)),
@@ -238,7 +238,7 @@ def test_any_text_in_any_format(
     )  # fmt: skip
 
 
-@examples(40)
+@examples(25)
 @given(
     contents=files(("a", "b", "v"), texts, texts, values),
     before=st.one_of(st.none(), rows_of(("a", "b", "v"), texts, texts, values)),
@@ -261,7 +261,7 @@ def test_composite_text_keys(
 moments = st.one_of(st.none(), st.sampled_from(("-1", "0", "1", "2", "03", "+2")))
 
 
-@examples(60)
+@examples(40)
 @given(
     contents=files(("id", "seen", "v"), few_integers, moments, texts),
     before=st.one_of(st.none(), rows_of(("id", "seen", "v"), few_integers, moments, texts)),
@@ -295,7 +295,7 @@ def files_with_own_columns(draw: st.DrawFn) -> list[Rows]:
     return distinct_contents([content for content in contents if len(content.columns) > 1 or content.rows])
 
 
-@examples(40)
+@examples(25)
 @given(
     contents=files_with_own_columns(), before=rows_of(("id", "u", "v", "w"), small_integers, values, values, values),
     forms=forms, strategy=strategies, workers=workers, action=st.sampled_from(("update", "ignore")),
