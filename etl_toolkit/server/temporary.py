@@ -21,15 +21,17 @@ OWNER_FILE = "owner"
 
 
 @contextmanager
-def temporary(profile: Profile = "fast", bin_dir: Path | None = None) -> Iterator[EmbeddedServer]:
-    """Run a server in a new directory for the length of the block, then remove both.
+def temporary(
+    profile: Profile = "fast", bin_dir: Path | None = None, *, root: Path | None = None
+) -> Iterator[EmbeddedServer]:
+    """Run a server in a new directory (of `root`, by default that for temporary files), then remove both.
 
     A process that is killed leaves its server behind; the next `temporary()` stops and removes it. The owner is alive
     as long as the lock on its `owner` file is held: the kernel lets go of it, where a process number may be reused.
     """
     account = server_account()
-    root = _root()
-    sweep()
+    root = root or _root()
+    sweep(root)
     place = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
     owner = try_lock(place / OWNER_FILE)
     if owner is None:
@@ -47,10 +49,10 @@ def temporary(profile: Profile = "fast", bin_dir: Path | None = None) -> Iterato
         os.close(owner)
 
 
-def sweep() -> list[Path]:
-    """Stop and remove the temporary servers whose owner died, and return their directories."""
+def sweep(root: Path | None = None) -> list[Path]:
+    """Stop and remove the temporary servers in `root` whose owner died, and return their directories."""
     removed = []
-    for place in _root().glob(PREFIX + "*"):
+    for place in (root or _root()).glob(PREFIX + "*"):
         # Another account's are out of our reach, and its own next temporary() sees to them.
         with suppress(OSError, ServerError):
             if not (place / OWNER_FILE).exists():
