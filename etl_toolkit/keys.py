@@ -125,7 +125,8 @@ def record_grammar(
     parts = []
     for name in layout.columns:
         column = target.column(name)
-        if name in proven and (kind := key_type(column)) and kind.grammar:
+        kind = key_type(column) if name in proven else None
+        if kind and kind.duckdb_type != "VARCHAR":  # what matched is a number, a date, …; a text may still hold a NUL
             parts.append(f"[^{delimiter}]+")
             continue
         grammar = value_grammar(column)

@@ -17,7 +17,7 @@ from tests.oracle import Oracle, Rows, differing_rows, write
 
 TABLE = "CREATE TABLE {0} (a int, b text, v text, w text, PRIMARY KEY (b, a))"
 OLD = "SELECT g, 'k', 'old', 'kept' FROM generate_series(0, 299) g"
-BY_FILE: dict[str, Any] = {"config": ParallelConfig(concurrency=2)}
+TWO_WORKERS: dict[str, Any] = {"config": ParallelConfig(concurrency=2)}
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def load(database: str, connection: Connection, tmp_path: Path) -> Callable[...,
         ]
         Oracle("expected", ("a", "b")).load(connection, contents)
         paths = [write(content, tmp_path, f"{number}.csv", "csv") for number, content in enumerate(contents)]
-        result = ingest(paths, "loaded", ["a", "b"], database, **(BY_FILE | options))
+        result = ingest(paths, "loaded", ["a", "b"], database, **(TWO_WORKERS | options))
         assert differing_rows(connection, "loaded", "expected") == []
         return result
 
@@ -73,10 +73,10 @@ def test_new_and_unchanged_rows_behind_the_sample_are_told_apart(load: Any, stra
     assert fates(result) == [(0, 140, 10), (30, 150, 0)]
 
 
-def test_what_only_an_insert_meets_keeps_the_plain_update_away(load: Any, connection: Connection) -> None:
+def test_a_trigger_that_only_an_insert_fires_keeps_the_plain_update_away(load: Any, connection: Connection) -> None:
     with connection.cursor() as cursor:
-        cursor.execute("CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'")
-    trigger = "; CREATE TRIGGER t BEFORE INSERT ON {0} FOR EACH ROW EXECUTE FUNCTION noted()"
+        cursor.execute("CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    trigger = "; CREATE TRIGGER t BEFORE INSERT ON {0} FOR EACH STATEMENT EXECUTE FUNCTION noted()"
     load(dict.fromkeys(range(300), "new"), table=TABLE + trigger)
     assert plainly_updated(connection) == 0
 
@@ -114,7 +114,6 @@ def test_a_row_that_a_stranger_deletes_meanwhile_is_inserted(load: Any, database
 def test_two_rows_for_one_key_are_told(
     database: str, connection: Connection, tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     monkeypatch.setitem(keys.KEY_TYPES, "numeric", keys.KeyType("VARCHAR", None))  # a wrong verdict: 1.0 is not 1.00
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE loaded (id numeric PRIMARY KEY, v text); INSERT INTO loaded VALUES (1, 'old')")

@@ -105,19 +105,19 @@ def _with_lost(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Mer
 
 def _write(cursor: Any, upsert: Upsert, source: Composable, staged: Mapping[int, int] | None) -> dict[int, Merged]:
     sample = Sample() if upsert.keeps_present else _sample(cursor, upsert, source)
-    replaced: dict[int, int] = {}
+    updated_first: dict[int, int] = {}
     if staged is not None and sample.all_differ and _may_update(upsert):
-        replaced = _replace(cursor, upsert, source)
-        if sum(replaced.values()) == sum(staged.values()):
-            return {file: Merged(rows=rows, updated=rows) for file, rows in replaced.items()}
+        updated_first = _update(cursor, upsert, source)
+        if sum(updated_first.values()) == sum(staged.values()):
+            return {file: Merged(rows=rows, updated=rows) for file, rows in updated_first.items()}
         _check_once(cursor, upsert, source)
-    prefilter = bool(replaced) or sample.mostly_unchanged
+    prefilter = bool(updated_first) or sample.mostly_unchanged
     cursor.execute(write_statement(upsert, source, prefilter=prefilter, count_rows=staged is None))
     inserted, written, counted = cursor.fetchone()
     files = {int(file): Merged(rows=won, staged=rows, distinct=keys) for file, rows, keys, won in counted or ()}
     if staged is not None:
         files = {file: Merged(rows=rows) for file, rows in staged.items() if rows}
-    updated = written - inserted + sum(replaced.values())
+    updated = written - inserted + sum(updated_first.values())
     fates = {"inserted": inserted, "updated": updated}
     fates["unchanged"] = sum(item.rows for item in files.values()) - inserted - updated
     if len(files) == 1:
@@ -127,7 +127,7 @@ def _write(cursor: Any, upsert: Upsert, source: Composable, staged: Mapping[int,
         return {file: replace(item, **dict.fromkeys(happened, item.rows)) for file, item in files.items()}
     return {
         file: replace(item, **dict(zip(("inserted", "updated", "unchanged"), rows, strict=True)))
-        for (file, item), rows in _attributed(cursor, upsert, source, files, replaced)
+        for (file, item), rows in _attributed(cursor, upsert, source, files, updated_first)
     }
 
 
@@ -137,7 +137,7 @@ def _may_update(upsert: Upsert) -> bool:
     return not target.hazards and all(columns.issuperset(check.columns) for check in target.checks)
 
 
-def _replace(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, int]:
+def _update(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, int]:
     """Update the rows that stand in the table and differ; return how many, by file position.
 
     The staged rows come in key order and are looked up one by one, which leaves the index in order as well; a sort or a
@@ -145,9 +145,9 @@ def _replace(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, int]:
     """
     cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
     cursor.execute(update_statement(upsert, source))
-    replaced = {int(file): int(rows) for file, rows in cursor.fetchall()}
+    updated_first = {int(file): int(rows) for file, rows in cursor.fetchall()}
     cursor.execute("SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT")
-    return replaced
+    return updated_first
 
 
 def _check_once(cursor: Any, upsert: Upsert, source: Composable) -> None:
@@ -219,12 +219,12 @@ def count_present(cursor: Any, target: TargetTable, keys: Sequence[Sequence[str]
 
 
 def _attributed(
-    cursor: Any, upsert: Upsert, source: Composable, files: Mapping[int, Merged], replaced: Mapping[int, int]
+    cursor: Any, upsert: Upsert, source: Composable, files: Mapping[int, Merged], updated_first: Mapping[int, int]
 ) -> list[tuple[tuple[int, Merged], tuple[int, int, int]]]:
     """Tell per file how many rows were inserted, updated and unchanged, by the marks this transaction left in the table.
 
     A row it wrote has its id as xmin; one that ON CONFLICT updated has it as xmax too, from the lock. Those that a plain
-    UPDATE `replaced` look like new ones.
+    UPDATE `updated_first` look like new ones.
     """
     cursor.execute(
         SQL(
@@ -242,6 +242,6 @@ def _attributed(
     attributed = []
     for file, item in files.items():
         fresh, locked = found.get(file, (0, 0))
-        inserted, updated = fresh - replaced.get(file, 0), locked + replaced.get(file, 0)
+        inserted, updated = fresh - updated_first.get(file, 0), locked + updated_first.get(file, 0)
         attributed.append(((file, item), (inserted, updated, item.rows - inserted - updated)))
     return attributed
