@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from etl_toolkit.model import KeyOverlap, Strategy
@@ -30,25 +30,30 @@ def predict(
 ) -> Mapping[Strategy, float]:
     """Predicted seconds per strategy; workers beyond the cores of this machine are not counted on."""
     model = model or CostModel()
-    rows = [file.rows for file in overlap.files]
-    total, parallel = sum(rows), max(1, min(workers, cores))
+    total, parallel = sum(file.rows for file in overlap.files), max(1, min(workers, cores))
     staged = model.staged_copy_microseconds + model.merge_microseconds
+    absent = model.sort_microseconds + model.direct_copy_microseconds  # straight into the table, in key order
     scan = total * (model.read_microseconds + model.collapse_microseconds)
-    chains = [sum(rows[_index(overlap, position)] for position in group) for group in overlap.groups]
-    longest = max(chains, default=0)
-    write = model.direct_copy_microseconds if target_is_empty else staged
-    overhead = model.batch_milliseconds * 1000 * len(rows)
+    alone = {group[0] for group in overlap.groups if len(group) == 1}
+    files = {
+        file.position: file.rows
+        * (absent if target_is_empty and file.position in alone and not file.duplicates else staged)
+        for file in overlap.files
+    }
+    chains = [sum(files[position] for position in group) for group in overlap.groups]
+    overhead = model.batch_milliseconds * 1000 * len(files)
     microseconds = {
         Strategy.DETERMINISTIC: scan + total * staged + overhead,
-        Strategy.STREAMING: scan + total * staged * 1.05 + overhead,
-        Strategy.FULL_PARALLEL: scan + max(total / parallel, max(rows, default=0)) * staged + overhead / parallel,
-        Strategy.HYBRID: scan + max(total / parallel, longest) * staged + overhead / parallel,
+        Strategy.STREAMING: total * staged * 1.05 + overhead,
+        Strategy.FULL_PARALLEL: scan + _side_by_side(list(files.values()), parallel) + overhead / parallel,
+        Strategy.HYBRID: scan + _side_by_side(chains, parallel) + overhead / parallel,
         Strategy.PARTITIONED: scan
-        + overlap.distinct_keys * (model.sort_microseconds + write) / parallel
+        + overlap.distinct_keys * (absent if target_is_empty else model.sort_microseconds + staged) / parallel
         + model.batch_milliseconds * 1000,
     }
     return {strategy: value / 1e6 + model.load_milliseconds / 1e3 for strategy, value in microseconds.items()}
 
 
-def _index(overlap: KeyOverlap, position: int) -> int:
-    return next(index for index, file in enumerate(overlap.files) if file.position == position)
+def _side_by_side(parts: Sequence[float], parallel: int) -> float:
+    """The time of parts that each one worker takes: no less than the longest of them."""
+    return max(sum(parts) / parallel, max(parts, default=0))

@@ -1,4 +1,4 @@
-"""`partitioned` with more key ranges than workers: several in a transaction, straight into the table where keys are absent."""
+"""More key ranges than workers: several in a transaction. And COPY straight into the table where keys are absent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from psycopg2.extensions import connection as Connection
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, plan
 from etl_toolkit.loading import failpoints
 from etl_toolkit.loading.run import Event
-from etl_toolkit.strategies import partitioned
+from etl_toolkit.strategies import direct
 from tests.oracle import Oracle, Rows, differing_rows, write
 
 CONFIG = ParallelConfig(concurrency=2)
@@ -40,7 +40,7 @@ def load(database: str, connection: Connection, tmp_path: Path) -> Callable[...,
             contents.append(Rows(("id", "v"), tuple((str(id_), f"{number}/{id_}") for id_ in order)))
         Oracle("expected", ("id",)).load(connection, contents)
         paths = [write(content, tmp_path, f"{number}.csv", "csv") for number, content in enumerate(contents)]
-        result = ingest(paths, "loaded", "id", database, strategy="partitioned", config=CONFIG, **options)
+        result = ingest(paths, "loaded", "id", database, **{"strategy": "partitioned", "config": CONFIG, **options})
         assert differing_rows(connection, "loaded", "expected") == []
         return result
 
@@ -118,7 +118,7 @@ def test_ranges_that_are_there_are_merged_and_the_others_copied(load: Any) -> No
 def test_a_key_that_the_sample_missed_makes_the_range_be_merged_and_ends_the_guessing(
     load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partitioned, "PROBED_KEYS", 1)
+    monkeypatch.setattr(direct, "PROBED_KEYS", 1)
     events: list[Event] = []
     result = load(
         range(400),
@@ -130,15 +130,59 @@ def test_a_key_that_the_sample_missed_makes_the_range_be_merged_and_ends_the_gue
     assert 1 <= [event.name for event in events].count("fallback") <= result.plan.workers
 
 
+@pytest.mark.parametrize("strategy", ["full_parallel", "hybrid"])
+@pytest.mark.parametrize("present", ["", "SELECT g, 'old' FROM generate_series(1000, 2000) g"], ids=["empty", "filled"])
+def test_files_that_share_no_key_are_copied_into_the_table(
+    load: Any, connection: Connection, present: str, strategy: str
+) -> None:
+    result = load(range(200), range(300, 400), range(0), present=present, strategy=strategy)
+    assert "merge" not in result.phases
+    assert [counts.inserted for counts in result.files.values()] == [200, 100, 0]
+    with connection.cursor() as cursor:  # in key order within a file
+        cursor.execute("SELECT array_agg(id ORDER BY ctid) FROM loaded WHERE id BETWEEN 300 AND 399")
+        assert cursor.fetchone() == (list(range(300, 400)),)
+
+
+def test_a_file_that_shares_keys_is_merged_beside_one_that_is_copied(load: Any, connection: Connection) -> None:
+    result = load(range(200), range(300, 400), range(350, 450), strategy="hybrid")
+    assert "merge" in result.phases
+    assert [counts.inserted for counts in result.files.values()] == [200, 100, 50]
+    # What is copied is written behind a savepoint, so its rows bear another number than the transaction.
+    assert ledger(connection, "count(*) FILTER (WHERE version <> transaction_id::xid)") == (1,)
+
+
+@pytest.mark.parametrize("action", ["update", "ignore"])
+def test_a_file_whose_keys_are_there_after_all_is_merged(
+    load: Any, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    monkeypatch.setattr(direct, "PROBED_KEYS", 1)
+    events: list[Event] = []
+    present = "SELECT g, CASE WHEN g < 200 THEN '0/' ELSE '1/' END || g FROM generate_series(7, 399, 50) g"
+    result = load(
+        range(200),
+        range(200, 400),
+        present=present,
+        on_event=events.append,
+        strategy="full_parallel",
+        on_conflict=action,
+    )
+    assert (result.counts.inserted, result.counts.unchanged) == (392, 8)
+    assert 1 <= [event.name for event in events].count("fallback") <= result.plan.workers
+
+
+@pytest.mark.parametrize("strategy", ["partitioned", "full_parallel"])
 @pytest.mark.parametrize("present", ["0, 250", "1000, 1100", "0, 799"])
-def test_a_run_of_both_kinds_is_undone(load: Any, database: str, connection: Connection, present: str) -> None:
+def test_a_run_of_both_kinds_is_undone(
+    load: Any, database: str, connection: Connection, present: str, strategy: str
+) -> None:
     def rows() -> list[tuple[int, str]]:
         with connection.cursor() as cursor:
             cursor.execute("SELECT * FROM loaded ORDER BY id")
             return cursor.fetchall()
 
     old = f"SELECT g, 'old' FROM generate_series({present}) g"
-    result = load(range(400), range(200, 800), present=old, undoable=True)
+    shared = 0 if strategy == "full_parallel" else 200
+    result = load(range(400), range(400 - shared, 800), present=old, undoable=True, strategy=strategy)
     undone = ConflictAwareProcessor(database).undo(result.run_id)
     assert (undone.deleted, undone.restored) == (result.counts.inserted, result.counts.updated)
     first, last = map(int, present.split(", "))

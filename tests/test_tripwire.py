@@ -95,7 +95,7 @@ def test_lanes_that_meet(
         committed = threading.Event()
         points = {"claimed": once_for(nothing, lambda: committed.wait(20)), "committed": committed.set}
     else:
-        points = {"merged": once_for(wait_until_blocked(database), nothing)}
+        points = {"completed": once_for(wait_until_blocked(database), nothing)}
 
     with (
         failpoints.installed(points),

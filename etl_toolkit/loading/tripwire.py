@@ -89,7 +89,7 @@ def check_kept(cursor: Any, found: Rivals, kept: Composable) -> None:
     cursor.execute(
         SQL(
             "SELECT label FROM etl_toolkit.batches WHERE run_id = {} AND transaction_id::xid <> ALL ({}::xid[]) "
-            "AND transaction_id::xid IN ({}) ORDER BY number LIMIT 1"
+            "AND ARRAY[transaction_id::xid, version] && ARRAY({}) ORDER BY number LIMIT 1"
         ).format(Literal(found.run_id), Literal(list(found.own)), kept)
     )
     if met := cursor.fetchone():

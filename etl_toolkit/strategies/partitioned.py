@@ -13,30 +13,29 @@ from typing import Any
 
 import psycopg2
 
-from etl_toolkit.errors import EtlError, map_driver_error
+from etl_toolkit.errors import map_driver_error
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging, drop_staging, staging_table, table
+from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging, drop_staging, staging_table
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import own_rivals
-from etl_toolkit.loading.upsert import count_present, merge
+from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout
 from etl_toolkit.overlap import PROVEN, collapse, distinct_keys
+from etl_toolkit.strategies.direct import copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers, has_losers
 from etl_toolkit.strategies.together import load_together
 from etl_toolkit.workspace import literal
 
 SAMPLE_KEYS = 20_000
-PROBED_KEYS = 1_000  # of a key range: with none of them in the table, at most 0.3 % of its keys are (95 %)
 
 
 @dataclass(frozen=True)
 class Division:
     """How the rows are divided: per key range the relation of its winners (a FROM and WHERE), and its rows per file."""
 
-    bounds: Sequence[str]
     winners: Sequence[str]
     rows: Sequence[Mapping[int, int]]
 
@@ -93,7 +92,7 @@ def _divide(run: Run) -> Division:
         winners = ["rows" for _ in run.bounds]
     chosen = [f"{relation} WHERE doubt = {PROVEN} AND {bound}"
               for relation, bound in zip(winners, run.bounds, strict=True)]  # fmt: skip
-    return Division(run.bounds, chosen, rows)
+    return Division(chosen, rows)
 
 
 def _write(run: Run, cursor: Any, batch: Batch, division: Division) -> dict[int, Counts]:
@@ -101,49 +100,8 @@ def _write(run: Run, cursor: Any, batch: Batch, division: Division) -> dict[int,
     assert batch.partition is not None
     chosen = division.winners[batch.partition]
     per_file = division.rows[batch.partition]
-    if not run.target.forced("staged") and _are_absent(run, cursor, division.bounds[batch.partition]):
-        cursor.execute("SAVEPOINT etl_direct")
-        try:
-            counts = _copy_direct(run, cursor, chosen, per_file)
-        except psycopg2.errors.UniqueViolation:
-            cursor.execute("ROLLBACK TO SAVEPOINT etl_direct; RELEASE SAVEPOINT etl_direct")
-            run.keys_met.set()
-            run.tell("fallback", batch=batch.label)
-        else:
-            ledger.note_version(cursor, run.run_id, batch)
-            cursor.execute("RELEASE SAVEPOINT etl_direct")
-            return counts
-    return _copy_staged(run, cursor, batch, chosen, per_file)
-
-
-def _are_absent(run: Run, cursor: Any, bound: str) -> bool:
-    """Whether a key range is worth a COPY into the table itself: it is empty, or has none of a sample of the keys.
-
-    Only a guess, for the unique index decides. It has to be wrong once for the run to stop guessing.
-    """
-    if run.keys_met.is_set():
-        return False
-    if run.plan.target_is_empty:
-        return True
-    assert run.scan is not None
-    sample = run.workspace.query(
-        f"SELECT {', '.join(f'{name}::VARCHAR' for name in run.scan.key_columns)} "
-        f"FROM (SELECT * FROM keys WHERE {bound}) USING SAMPLE reservoir({PROBED_KEYS} ROWS) REPEATABLE (1)"
-    )
-    return not count_present(cursor, run.target, sample)
-
-
-def _copy_direct(run: Run, cursor: Any, chosen: str, per_file: Mapping[int, int]) -> dict[int, Counts]:
-    assert run.scan is not None
-    assert run.layout is not None
-    with run.workspace.cursor() as source:
-        query = f"SELECT record FROM {chosen} ORDER BY {run.scan.key_sql}"
-        with run.phases.phase("copy"):
-            rows = copy_records(cursor, source, query, copy_into(table(run.target), run.layout), on_bytes=run.on_bytes)
-    reach("copied")
-    if rows != sum(per_file.values()):
-        raise EtlError(f"{sum(per_file.values())} rows of a key range to load, {rows} loaded; nothing is written")
-    return {file: Counts(read=count, inserted=count) for file, count in per_file.items()}
+    absent = copy_absent(run, cursor, batch, chosen, per_file)
+    return _copy_staged(run, cursor, batch, chosen, per_file) if absent is None else absent
 
 
 def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: str, per_file: Mapping[int, int]) -> dict[int, Counts]:

@@ -1,4 +1,7 @@
-"""One batch of whole files: claim, stage, merge, complete, commit. The work of every strategy but `partitioned`."""
+"""One batch of whole files: claim, stage and merge (or COPY into the table itself), complete, commit.
+
+The work of every strategy but `partitioned`.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import Rivals, rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout, Reject, SourceFile, Strategy
+from etl_toolkit.overlap import PROVEN
 from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import (
     check_unchanged,
@@ -41,6 +45,7 @@ from etl_toolkit.sources import (
     text_relation,
     too_many_rejects,
 )
+from etl_toolkit.strategies.direct import copy_absent
 from etl_toolkit.strategies.lanes import FileCounts
 
 T = TypeVar("T")
@@ -73,7 +78,9 @@ def _attempt(run: Run, batch: Batch) -> FileCounts:
         files = [run.file(position) for position in batch.files]
         others = _rivals(run, cursor, batch)
         load = _load_collapsed if batch.collapsed else _load_in_order
-        counts = load(run, cursor, files, others)
+        counts = _load_absent(run, cursor, batch)
+        if counts is None:
+            counts = load(run, cursor, files, others)
         for file in files:
             check_unchanged(file)
             ledger.record_rejects(cursor, run.run_id, run.refused.get(file.position, ()))
@@ -91,6 +98,20 @@ def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
         return None
     lane = next(lane for lane in run.plan.lanes if batch in lane)
     return rivals(cursor, run.run_id, batch, lane, run.horizon)
+
+
+def _load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None:
+    """COPY the rows that the scan has read into the table itself, where each has a key that no other row of the load has."""
+    overlap = run.plan.overlap
+    if run.scan is None or not run.scan.has_records or overlap is None or run.plan.key_path == "server":
+        return None
+    files = [file for file in overlap.files if file.position in batch.files]
+    if any(
+        file.duplicates or (file.position,) not in overlap.groups or run.refused.get(file.position) for file in files
+    ):
+        return None
+    chosen = f"rows WHERE doubt = {PROVEN} AND file IN ({', '.join(str(file.position) for file in files)})"
+    return copy_absent(run, cursor, batch, chosen, {file.position: file.rows for file in files})
 
 
 def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile], others: Rivals | None) -> dict[int, Counts]:
