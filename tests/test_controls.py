@@ -14,12 +14,14 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ingest
 from etl_toolkit.errors import AccountingError
+from etl_toolkit.loading.records import NearlySorted
 from etl_toolkit.model import Counts
 from etl_toolkit.strategies import hashed, partitioned, staged
 from tests.oracle import Oracle, Rows, differing_rows, same_rows, write
 
 UPSERT = "INSERT INTO loaded VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET v = excluded.v"
 FIRST = Rows(("id", "v"), (("1", "first"), ("2", "first")))
+TWICE = Rows(("id", "v"), (*FIRST.rows, ("2", "second")))  # merged: COPY into the table itself finds the key there
 SECOND = Rows(("id", "v"), (("2", "second"), ("1", "second")))
 
 
@@ -131,7 +133,7 @@ def test_a_wrong_counter_fails_the_run(
     monkeypatch.setattr(staged, "counts_of", lambda *args, **kw: one_more(counter)(right(*args, **kw)))
 
     with pytest.raises(AccountingError, match="rows"):
-        ingest(write(FIRST, tmp_path, "a", "csv"), "loaded", "id", database, strategy="deterministic")
+        ingest(write(TWICE, tmp_path, "a", "csv"), "loaded", "id", database, strategy="deterministic")
 
     with connection.cursor() as cursor:
         cursor.execute("SELECT status FROM etl_toolkit.runs")
@@ -168,5 +170,15 @@ def test_rows_that_the_key_scan_did_not_see_fail_the_run(
 
     monkeypatch.setattr(staged, "counts_of", one_row_too_many)
 
-    with pytest.raises(AccountingError, match="the key scan saw 2 rows, the load 3"):
+    with pytest.raises(AccountingError, match="the key scan saw 3 rows, the load 4"):
+        ingest(write(TWICE, tmp_path, "a", "csv"), "loaded", "id", database, strategy="deterministic")
+
+
+def test_a_line_lost_on_the_way_fails_the_run(
+    database: str, tables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = NearlySorted._sorted
+    monkeypatch.setattr(NearlySorted, "_sorted", lambda self: (lines[1:] for lines in right(self)))
+
+    with pytest.raises(AccountingError, match="the key scan saw 2 rows, the load 1"):
         ingest(write(FIRST, tmp_path, "a", "csv"), "loaded", "id", database, strategy="deterministic")

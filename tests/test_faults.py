@@ -59,7 +59,14 @@ def disjoint(number: int) -> Rows:
     return Rows(("id", "v"), tuple((str(number * 100 + key), f"file {number}") for key in range(30)))
 
 
+def mostly_unchanged(number: int) -> Rows:
+    """2,000 rows of which 180 are new and every tenth other differs from what stands in the table; some in two files."""
+    keys = range(number * 1900, number * 1900 + 2000)
+    return Rows(("id", "v"), tuple((str(key), f"file {number}" if key % 10 == 0 else "before") for key in keys))
+
+
 LANES = ("scanned", "begun", "claimed", "copying", "copied", "merged", "completed", "committed", "finishing")
+HASHED = [point for point in failpoints.POINTS if point != "compared"]
 BAD = ("7", "bad")
 
 
@@ -76,6 +83,7 @@ class Scenario:
     key_type: str = "int"
     filled: bool = True
     contents: Callable[[int], Rows] = overlapping
+    present: str = "generate_series(0, 300, 3)"
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def prepare(self, connection: Connection, directory: Path) -> list[Any]:
@@ -84,7 +92,7 @@ class Scenario:
                 check = ", CHECK (v <> 'bad')" if "max_rejects" in self.more else ""
                 cursor.execute(f"CREATE TABLE {name} (id {self.key_type} PRIMARY KEY, v text{check})")
                 if self.filled:
-                    cursor.execute(f"INSERT INTO {name} SELECT n, 'before' FROM generate_series(0, 300, 3) n")
+                    cursor.execute(f"INSERT INTO {name} SELECT n, 'before' FROM {self.present} n")
         contents = [self.contents(number) for number in range(3)]
         good = [replace(content, rows=tuple(row for row in content.rows if row != BAD)) for content in contents]
         Oracle("expected", ("id",), order_by=self.more.get("order_by")).load(connection, good)
@@ -106,17 +114,24 @@ SCENARIOS = {
         "partitioned", points=[point for point in LANES if point != "merged"], filled=False
     ),
     "partitioned": Scenario("partitioned"),
-    "partitioned, keys for the server": Scenario("partitioned", points=failpoints.POINTS, key_type="numeric"),
+    "partitioned, keys for the server": Scenario("partitioned", points=HASHED, key_type="numeric"),
 }
 # The same strategies with something added that changes the steps; what is cut and shut down has no need of them.
 VARIANTS = {
     "in one transaction": Scenario("deterministic", twice=["copied"], more={"atomic": True}),
     "the greatest value": Scenario("deterministic", twice=[], more={"order_by": "v"}),
     "undoable": Scenario("partitioned", more={"undoable": True}),
+    "most rows unchanged": Scenario(
+        "partitioned",
+        points=[*LANES[:2], "compared", *LANES[2:]],
+        twice=["compared", "committed"],
+        contents=mostly_unchanged,
+        present="generate_series(0, 5620)",
+    ),
     "bad rows": Scenario("deterministic", contents=with_a_bad_row, more={"max_rejects": 1}),
     "bad rows, partitioned": Scenario("partitioned", contents=with_a_bad_row, more={"max_rejects": 1}),
     "bad rows, keys for the server": Scenario(
-        "partitioned", points=failpoints.POINTS, key_type="numeric", contents=with_a_bad_row, more={"max_rejects": 1}
+        "partitioned", points=HASHED, key_type="numeric", contents=with_a_bad_row, more={"max_rejects": 1}
     ),
 }
 KILLED = {**SCENARIOS, **VARIANTS}

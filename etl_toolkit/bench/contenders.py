@@ -115,6 +115,7 @@ PHASE_OF = {
     "plan": "plan",
     "read": "read",
     "collapse": "sort",
+    "compare": "read",
     "divide": "sort",
     "copy": "copy",
     "merge": "merge",

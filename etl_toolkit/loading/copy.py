@@ -88,13 +88,6 @@ def copy_records(
     return records.sent
 
 
-def copy_file(cursor: Any, file: SourceFile, statement: Any, *, on_bytes: OnBytes) -> int:
-    """COPY the bytes of a plain CSV file as they are, past its header; return the rows that COPY took."""
-    with open_body(file) as stream:
-        cursor.copy_expert(statement, CountingReader(stream, on_bytes), size=BUFFER_BYTES)
-    return int(cursor.rowcount)
-
-
 @contextmanager
 def open_body(file: SourceFile) -> Iterator[BinaryIO]:
     """The bytes of a plain CSV file behind its header."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg2
-from psycopg2.sql import SQL, Composable, Identifier, Literal
+from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from etl_toolkit.errors import ConflictTripwireError
 from etl_toolkit.loading.merge import (
@@ -201,20 +201,22 @@ def _sample(cursor: Any, upsert: Upsert, source: Composable) -> Sample:
     return Sample(*cursor.fetchone())
 
 
+def probed_rows(target: TargetTable, keys: Sequence[Sequence[str]]) -> Composed:
+    """The rows of the table that have one of some keys, given as texts of its parts."""
+    columns = [target.column(name) for name in target.key]
+    texts = zip(*keys, strict=True) if keys else [()] * len(columns)
+    items = [
+        SQL("unnest({}::text[])::{} AS {}").format(Literal(list(part)), SQL(column.type), Identifier(column.name))
+        for column, part in zip(columns, texts, strict=True)
+    ]
+    return SQL("SELECT etl_target.* FROM (SELECT {}) AS probed JOIN {} AS etl_target USING ({})").format(
+        SQL(", ").join(items), table(target), names(target.key)
+    )
+
+
 def count_present(cursor: Any, target: TargetTable, keys: Sequence[Sequence[str]]) -> int:
     """Return how many of some keys, given as texts of its parts, stand in the table."""
-    if not keys:
-        return 0
-    columns = [target.column(name) for name in target.key]
-    items = [
-        SQL("unnest({}::text[])::{} AS {}").format(Literal(list(texts)), SQL(column.type), Identifier(column.name))
-        for column, texts in zip(columns, zip(*keys, strict=True), strict=True)
-    ]
-    cursor.execute(
-        SQL("SELECT count(*) FROM (SELECT {}) AS probed JOIN {} AS etl_target USING ({})").format(
-            SQL(", ").join(items), table(target), names(target.key)
-        )
-    )
+    cursor.execute(SQL("SELECT count(*) FROM ({}) AS found").format(probed_rows(target, keys)))
     return int(cursor.fetchone()[0])
 
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg2
 
 from etl_toolkit.errors import EtlError
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.copy import copy_records
+from etl_toolkit.loading.copy import BUFFER_BYTES, CountingReader, copy_records, open_body
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import copy_into, table
+from etl_toolkit.loading.records import NearlySorted
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import count_present
-from etl_toolkit.model import Batch, Counts
+from etl_toolkit.model import Batch, Counts, SourceFile
+from etl_toolkit.plan import layout_of
 
 PROBED_KEYS = 1_000  # with none of them in the table, at most 0.3 % of all its keys are (95 %)
+
+ROUGH: Mapping[str, Callable[[bytes], Any]] = dict.fromkeys(("int2", "int4", "int8"), int)
 
 
 def copy_absent(
     run: Run, cursor: Any, batch: Batch, chosen: str, per_file: Mapping[int, int]
 ) -> dict[int, Counts] | None:
-    """COPY the rows of `chosen` into the table if it has none of their keys; return their counts, or None: nothing is written.
+    """COPY the scanned rows of `chosen` if the table has none of their keys; return their counts, or None: nothing is written.
 
     `chosen` is a relation of the workspace (a FROM and WHERE) with one row per key; `per_file` says how many rows it has,
     by file position. Raises psycopg2.Error where the server refuses a row, EtlError where the rows sent are not those
@@ -30,20 +34,65 @@ def copy_absent(
     """
     if run.target.forced("staged") or not _are_absent(run, cursor, chosen):
         return None
+    assert run.scan is not None
+    assert run.layout is not None
+    statement = copy_into(table(run.target), run.layout)
+    query = f"SELECT record FROM {chosen} ORDER BY {run.scan.key_sql}"
+
+    def copy() -> int:
+        with run.workspace.cursor() as source:
+            return copy_records(cursor, source, query, statement, on_bytes=run.on_bytes)
+
+    rows = _attempt(run, cursor, batch, copy)
+    if rows is None:
+        return None
+    if rows != sum(per_file.values()):
+        raise EtlError(f"{batch.label}: {sum(per_file.values())} rows to load, {rows} loaded; nothing is written")
+    return {file: Counts(read=count, inserted=count) for file, count in per_file.items()}
+
+
+def copy_unseen(run: Run, cursor: Any, batch: Batch, file: SourceFile) -> dict[int, Counts] | None:
+    """COPY a plain file whose rows were not scanned, if the table has none of its keys and none comes twice in it.
+
+    Returns its counts, or None: nothing is written, and nothing else of the load is tried this way. Raises psycopg2.Error
+    where the server refuses a row.
+    """
+    if run.keys_met.is_set():
+        return None
+    layout = layout_of(file, run.target)
+    statement = copy_into(table(run.target), layout)
+    fields = [file.columns.index(name) for name in run.spec.key]
+    parse = [ROUGH.get(run.target.column(name).base_type, bytes) for name in run.spec.key]
+
+    sent = 0
+
+    def copy() -> int:
+        nonlocal sent
+        delimiter = layout.delimiter.encode()
+        with open_body(file) as body, NearlySorted(body, delimiter=delimiter, fields=fields, parse=parse) as lines:
+            cursor.copy_expert(statement, CountingReader(lines, run.on_bytes), size=BUFFER_BYTES)
+        sent = lines.sent
+        return int(cursor.rowcount)
+
+    rows = _attempt(run, cursor, batch, copy)
+    return None if rows is None else {file.position: Counts(read=sent, inserted=rows)}
+
+
+def _attempt(run: Run, cursor: Any, batch: Batch, copy: Callable[[], int]) -> int | None:
+    """Let a COPY into the table return its rows, or None: one of their keys is there, and the COPY is undone."""
     cursor.execute("SAVEPOINT etl_direct")
     try:
-        rows = _copy(run, cursor, chosen)
+        with run.phases.phase("copy"):
+            rows = copy()
     except psycopg2.errors.UniqueViolation:
         cursor.execute("ROLLBACK TO SAVEPOINT etl_direct; RELEASE SAVEPOINT etl_direct")
         run.keys_met.set()
         run.tell("fallback", batch=batch.label)
         return None
     reach("copied")
-    if rows != sum(per_file.values()):
-        raise EtlError(f"{batch.label}: {sum(per_file.values())} rows to load, {rows} loaded; nothing is written")
     ledger.note_version(cursor, run.run_id, batch)
     cursor.execute("RELEASE SAVEPOINT etl_direct")
-    return {file: Counts(read=count, inserted=count) for file, count in per_file.items()}
+    return rows
 
 
 def _are_absent(run: Run, cursor: Any, chosen: str) -> bool:
@@ -61,11 +110,3 @@ def _are_absent(run: Run, cursor: Any, chosen: str) -> bool:
         f"FROM (SELECT {run.scan.key_sql} FROM {chosen}) USING SAMPLE reservoir({PROBED_KEYS} ROWS) REPEATABLE (1)"
     )
     return not count_present(cursor, run.target, sample)
-
-
-def _copy(run: Run, cursor: Any, chosen: str) -> int:
-    assert run.scan is not None
-    assert run.layout is not None
-    query = f"SELECT record FROM {chosen} ORDER BY {run.scan.key_sql}"
-    with run.workspace.cursor() as source, run.phases.phase("copy"):
-        return copy_records(cursor, source, query, copy_into(table(run.target), run.layout), on_bytes=run.on_bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -101,7 +101,7 @@ def stop(run: Run, futures: list[Future[T]]) -> None:
         _, running = wait(running, timeout=0.2)
 
 
-def add_up(parts: list[FileCounts]) -> dict[int, Counts]:
+def add_up(parts: Sequence[FileCounts]) -> dict[int, Counts]:
     """Add the counts of batches up, per file."""
     total: dict[int, Counts] = {}
     for part in parts:

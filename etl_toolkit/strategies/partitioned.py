@@ -23,8 +23,10 @@ from etl_toolkit.loading.tripwire import own_rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout
 from etl_toolkit.overlap import PROVEN, collapse, distinct_keys
+from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.direct import copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
+from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers, has_losers
 from etl_toolkit.strategies.together import load_together
 from etl_toolkit.workspace import literal
@@ -34,10 +36,14 @@ SAMPLE_KEYS = 20_000
 
 @dataclass(frozen=True)
 class Division:
-    """How the rows are divided: per key range the relation of its winners (a FROM and WHERE), and its rows per file."""
+    """How the rows are divided: per key range the relation of the rows to send (a FROM and WHERE), and their number per file.
 
-    winners: Sequence[str]
+    `won` are the winners per file: those that are not sent stand in the table as they are.
+    """
+
+    chosen: Sequence[str]
     rows: Sequence[Mapping[int, int]]
+    won: Sequence[Mapping[int, int]]
 
 
 def load_partitioned(run: Run) -> dict[int, Counts]:
@@ -64,44 +70,55 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
 
 
 def _load_ranges(run: Run, *, meanwhile: Callable[[], None] | None = None) -> dict[int, Counts]:
+    compared = set_unchanged_apart(run)
     with run.phases.phase("divide"):
         if run.bounds is None:
             run.bounds = partition_bounds(run, len(run.plan.batches))
             with run.sessions.session("ledger") as connection:
                 ledger.pin_bounds(connection, run.run_id, run.bounds)
-        division = _divide(run)
+        division = _divide(run, compared=compared)
         lost = lost_rows(run, division)
     return load_together(
         run, lambda cursor, batch: _write(run, cursor, batch, division), lost=lost, meanwhile=meanwhile
     )
 
 
-def _divide(run: Run) -> Division:
+def _divide(run: Run, *, compared: bool) -> Division:
     assert run.bounds is not None
     assert run.scan is not None
     ranges = " ".join(f"WHEN {bound} THEN {number}" for number, bound in enumerate(run.bounds))
-    rows: list[dict[int, int]] = [{} for _ in run.bounds]
+    won: list[dict[int, int]] = [{} for _ in run.bounds]
     for part, file, count in run.workspace.query(
         f"SELECT CASE {ranges} END, {run.scan.file_sql('winner')}, count(*) FROM keys GROUP BY 1, 2"
     ):
-        rows[part][file] = count
+        won[part][file] = count
+    if compared:
+        rows: list[dict[int, int]] = [{} for _ in run.bounds]
+        for part, file, count in run.workspace.query(
+            f"SELECT CASE {ranges} END, file, count(*) FROM unequal GROUP BY 1, 2"
+        ):
+            rows[part][file] = count
+        return Division([f"unequal WHERE {bound}" for bound in run.bounds], rows, won)
+    relations = ["rows" for _ in run.bounds]
     if has_losers(run.workspace):
-        winners = [f"rows SEMI JOIN (SELECT winner FROM keys WHERE {bound}) AS won ON rows.rowid = won.winner"
-                   for bound in run.bounds]  # fmt: skip
-    else:
-        winners = ["rows" for _ in run.bounds]
+        relations = [f"rows SEMI JOIN (SELECT winner FROM keys WHERE {bound}) AS won ON rows.rowid = won.winner"
+                     for bound in run.bounds]  # fmt: skip
     chosen = [f"{relation} WHERE doubt = {PROVEN} AND {bound}"
-              for relation, bound in zip(winners, run.bounds, strict=True)]  # fmt: skip
-    return Division(chosen, rows)
+              for relation, bound in zip(relations, run.bounds, strict=True)]  # fmt: skip
+    return Division(chosen, won, won)
 
 
 def _write(run: Run, cursor: Any, batch: Batch, division: Division) -> dict[int, Counts]:
     """Load one key range: by COPY into the table itself where its keys are absent, else by way of the staging table."""
     assert batch.partition is not None
-    chosen = division.winners[batch.partition]
+    chosen = division.chosen[batch.partition]
     per_file = division.rows[batch.partition]
-    absent = copy_absent(run, cursor, batch, chosen, per_file)
-    return _copy_staged(run, cursor, batch, chosen, per_file) if absent is None else absent
+    same = {file: rows - per_file.get(file, 0) for file, rows in division.won[batch.partition].items()}
+    counts = [{file: Counts(read=rows, unchanged=rows) for file, rows in same.items()}]
+    if per_file:
+        absent = copy_absent(run, cursor, batch, chosen, per_file)
+        counts.append(_copy_staged(run, cursor, batch, chosen, per_file) if absent is None else absent)
+    return add_up(counts)
 
 
 def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: str, per_file: Mapping[int, int]) -> dict[int, Counts]:
@@ -143,7 +160,7 @@ def lost_rows(run: Run, division: Division) -> dict[int, Counts]:
     for file in run.files:
         rejected = len(run.refused.get(file.position, ()))
         rows, keys = usable.get(file.position, 0), distinct[file.position]
-        won = sum(part.get(file.position, 0) for part in division.rows)
+        won = sum(part.get(file.position, 0) for part in division.won)
         lost[file.position] = Counts(
             read=rows - won + rejected,
             superseded_same_file=rows - keys,

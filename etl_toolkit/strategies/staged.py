@@ -45,7 +45,7 @@ from etl_toolkit.sources import (
     text_relation,
     too_many_rejects,
 )
-from etl_toolkit.strategies.direct import copy_absent
+from etl_toolkit.strategies.direct import copy_absent, copy_unseen
 from etl_toolkit.strategies.lanes import FileCounts
 
 T = TypeVar("T")
@@ -101,17 +101,24 @@ def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
 
 
 def _load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None:
-    """COPY the rows that the scan has read into the table itself, where each has a key that no other row of the load has."""
+    """COPY the files into the table itself, where no row is known to share its key with another one of the load."""
+    if run.target.hazards or any(run.refused.get(position) for position in batch.files):
+        return None
     overlap = run.plan.overlap
-    if run.scan is None or not run.scan.has_records or overlap is None or run.plan.key_path == "server":
+    files = [file for file in overlap.files if file.position in batch.files] if overlap else []
+    if overlap and any(file.duplicates or (file.position,) not in overlap.groups for file in files):
         return None
-    files = [file for file in overlap.files if file.position in batch.files]
-    if any(
-        file.duplicates or (file.position,) not in overlap.groups or run.refused.get(file.position) for file in files
-    ):
+    if overlap and run.scan and run.scan.has_records and run.plan.key_path == "client":
+        chosen = f"rows WHERE doubt = {PROVEN} AND file IN ({', '.join(str(file.position) for file in files)})"
+        return copy_absent(run, cursor, batch, chosen, {file.position: file.rows for file in files})
+    file = run.file(batch.files[0])
+    if len(batch.files) > 1 or not _sends_own_bytes(file, layout_of(file, run.target)):
         return None
-    chosen = f"rows WHERE doubt = {PROVEN} AND file IN ({', '.join(str(file.position) for file in files)})"
-    return copy_absent(run, cursor, batch, chosen, {file.position: file.rows for file in files})
+    return copy_unseen(run, cursor, batch, file)
+
+
+def _sends_own_bytes(file: SourceFile, layout: Layout) -> bool:
+    return file.is_plain and layout.columns == file.columns
 
 
 def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile], others: Rivals | None) -> dict[int, Counts]:
@@ -210,7 +217,7 @@ def stage(
     """COPY one file into the staging table, its rejected records left out; yield the rows staged, after each chunk."""
     statement = copy_into(destination or staging_table(), layout)
     rejected = ordinals(file, run.refused.get(file.position, ()))
-    if file.is_plain and not rejected and layout.columns == file.columns:
+    if _sends_own_bytes(file, layout) and not rejected:
         with open_body(file) as body:
             yield from _copy_chunks(run, cursor, statement, body, chunk_records)
         return

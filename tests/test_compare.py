@@ -1,0 +1,145 @@
+"""Unchanged rows are found by reading the table out, and are not sent; a row that only looks unchanged is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg2.extensions import connection as Connection
+
+from etl_toolkit import ParallelConfig, ingest
+from etl_toolkit.strategies import compare
+from tests.oracle import Oracle, Rows, differing_rows, write
+
+CONFIG = ParallelConfig(concurrency=2)
+COLUMNS = ("id", "v", "n", "at", "yes")
+TYPES = "id int PRIMARY KEY, v text, n numeric, at timestamptz, yes bool"
+
+
+@pytest.fixture(autouse=True)
+def small_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "SMALLEST_LOAD", 1)
+
+
+def rows(ids: range, changed: Callable[[int], bool] = lambda _: False, truth: str = "true") -> Rows:
+    return Rows(
+        COLUMNS,
+        tuple(
+            (str(id_), "new" if changed(id_) else f"v {id_}", f"{id_}.50", "2024-01-02 03:04:05+00", truth)
+            for id_ in ids
+        ),
+    )
+
+
+@pytest.fixture
+def load(database: str, connection: Connection, tmp_path: Path) -> Callable[..., Any]:
+    """Fill two tables with some rows, load files into one, and hold it against the sequential oracle on the other."""
+
+    def run(*contents: Rows, present: Rows, types: str = TYPES, form: str = "csv", **options: Any) -> Any:
+        rules = {"action": options.get("on_conflict", "update"), "order_by": options.get("order_by")}
+        for name in ("loaded", "expected"):
+            with connection.cursor() as cursor:
+                cursor.execute(f"CREATE TABLE {name} ({types})")
+            Oracle(name, ("id",)).load(connection, [present])
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_stat_force_next_flush(); ANALYZE loaded")
+        Oracle("expected", ("id",), **rules).load(connection, contents)
+        paths = [write(content, tmp_path, f"{number}.csv", form) for number, content in enumerate(contents)]
+        result = ingest(paths, "loaded", "id", database, **{"strategy": "partitioned", "config": CONFIG, **options})
+        assert differing_rows(connection, "loaded", "expected") == []
+        return result
+
+    return run
+
+
+@pytest.mark.parametrize("form", ["csv", "quoted", "parquet"])
+@pytest.mark.parametrize("undoable", [False, True])
+def test_only_rows_that_differ_are_sent(load: Any, form: str, undoable: bool) -> None:
+    sent: list[int] = []
+    result = load(
+        rows(range(600), lambda id_: id_ % 10 == 0),
+        rows(range(500, 1100), lambda id_: id_ % 20 == 0),
+        present=rows(range(1000)),
+        form=form,
+        undoable=undoable,
+        on_event=lambda event: sent.append(event.facts["rows"]) if event.name == "bytes" else None,
+    )
+    assert "compare" in result.phases
+    # 50 of the first file, 25 + 100 of the second one; of each key that both have, the second one's row.
+    assert (result.counts.updated, result.counts.inserted, sum(sent)) == (75, 100, 175)
+    assert [counts.unchanged for counts in result.files.values()] == [450, 475]
+    assert [counts.superseded_later_file for counts in result.files.values()] == [100, 0]
+
+
+def test_nothing_is_sent_where_nothing_changes(load: Any, connection: Connection) -> None:
+    result = load(rows(range(600)), rows(range(500, 900)), present=rows(range(1000)))
+    assert result.counts.unchanged == 900
+    assert "copy" not in result.phases
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(DISTINCT xmin::text) FROM loaded")
+        assert cursor.fetchone() == (1,)  # that of the first fill
+
+
+@pytest.mark.parametrize("truth", ["true", "t", "True"])
+def test_truth_values_are_printed_as_the_files_spell_them(load: Any, truth: str) -> None:
+    result = load(rows(range(300), truth=truth), present=rows(range(300)))
+    assert (result.counts.unchanged, "copy" in result.phases) == (300, False)
+
+
+@pytest.mark.parametrize("truth", ["yes", "1"])
+def test_other_spellings_are_sent_and_left_alone(load: Any, truth: str) -> None:
+    result = load(rows(range(300), truth=truth), present=rows(range(300)))
+    assert (result.counts.unchanged, "copy" in result.phases) == (300, True)
+
+
+def test_the_spelling_of_a_value_is_a_change(load: Any) -> None:
+    types = "id int PRIMARY KEY, n numeric, j json, f float8, c char(3)"
+    columns = ("id", "n", "j", "f", "c")
+    before = [(str(id_), "1.0", "[1]", "0.1", "x") for id_ in range(100)]
+    after = [*before]
+    after[3], after[4], after[5] = (
+        ("3", "1.00", "[1]", "0.1", "x"),
+        ("4", "1.0", "[ 1]", "0.1", "x"),
+        ("5", "1.0", "[1]", "0.10", "x"),
+    )
+    after[6] = ("6", "1.0", "[1]", "0.1", "x  ")
+    result = load(Rows(columns, tuple(after)), present=Rows(columns, tuple(before)), types=types)
+    assert "compare" in result.phases
+    assert (result.counts.updated, result.counts.unchanged) == (
+        2,
+        98,
+    )  # 1.00 and the other json; 0.10 is the same float
+
+
+def test_a_line_of_a_value_is_no_row_of_the_table(load: Any) -> None:
+    """The middle line of the last row's text reads like the row that the file brings anew."""
+    columns, types = ("id", "v"), "id int PRIMARY KEY, v text"
+    same = tuple((str(id_), "same") for id_ in range(100))
+    result = load(
+        Rows(columns, (*same, ("500", "same"))),
+        present=Rows(columns, (*same, ("999", "one\n500,same\nthree"))),
+        types=types,
+    )
+    assert (result.counts.inserted, result.counts.unchanged) == (1, 100)
+
+
+@pytest.mark.parametrize(
+    ("types", "options"),
+    [
+        (TYPES, {"on_conflict": "ignore"}),
+        (TYPES, {"on_conflict": "newer", "order_by": "at"}),
+        (TYPES + ", later int GENERATED ALWAYS AS (id) STORED UNIQUE", {"strategy": "auto"}),
+        (TYPES.replace("v text", "v tsvector"), {}),
+    ],
+    ids=["ignore", "newer", "second unique index", "a type that is not told by its text"],
+)
+def test_where_text_does_not_tell_the_rows_are_sent(load: Any, types: str, options: dict[str, Any]) -> None:
+    assert "compare" not in load(rows(range(100)), present=rows(range(100)), types=types, **options).phases
+
+
+def test_a_table_much_larger_than_the_load_is_not_read(load: Any) -> None:
+    result = load(rows(range(100)), present=rows(range(300)))
+    assert "copy" in result.phases
+    assert result.counts.unchanged == 100
