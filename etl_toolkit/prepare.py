@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import duckdb
 import psycopg2
 
 from etl_toolkit import overlap as overlaps
@@ -21,7 +22,7 @@ from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Batch, Layout, LoadSpec, Plan, Reject, SourceFile, Sources, Strategy, TargetTable
 from etl_toolkit.overlap import KeyScan
 from etl_toolkit.plan import Question, common_layout, key_types, make_plan, match_columns, order_type
-from etl_toolkit.sources import check_unchanged, resolve
+from etl_toolkit.sources import check_unchanged, resolve, resource_failure
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace
@@ -55,6 +56,17 @@ class Resumed:
 
 
 @contextmanager
+def resource_failures_told() -> Iterator[None]:
+    """Raise SourceError with the remedy where DuckDB runs out of memory or disk, wherever in a load that is."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if shortage := resource_failure(error, "the load"):
+            raise shortage from None
+        raise
+
+
+@contextmanager
 def prepared(
     files: Any,
     spec: LoadSpec,
@@ -69,7 +81,10 @@ def prepared(
     A table that is missing is created where that is asked for; a trial takes it back again.
     """
     config, cores = sessions.config, available_cores()
-    with open_workspace(config, threads=1 if spec.strategy is Strategy.STREAMING else cores) as workspace:
+    with (
+        resource_failures_told(),
+        open_workspace(config, threads=1 if spec.strategy is Strategy.STREAMING else cores) as workspace,
+    ):
         with phases.phase("sources"):
             sources = resolved(files, spec, config, workspace)
         with phases.phase("target"), sessions.session("catalog") as connection:

@@ -18,6 +18,7 @@ from etl_toolkit.sources.relation import (
     line_relation,
     read_failure,
     record_expression,
+    resource_failure,
     text_relation,
     typed_relation,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "read_failure",
     "record_expression",
     "resolve",
+    "resource_failure",
     "shown",
     "text_relation",
     "too_many_rejects",

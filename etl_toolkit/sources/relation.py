@@ -14,6 +14,7 @@ from etl_toolkit.sources.inputs import shown
 from etl_toolkit.sources.typed import typed_text
 from etl_toolkit.workspace import Workspace, literal, quoted
 
+NO_ROOM = ("No space left", "File too large", "quota exceeded", "max_temp_directory_size", "Could not write file")
 ONE_PASS_COLUMNS = 32  # RE2 gives its one-pass way up where a pattern is long
 
 
@@ -102,19 +103,26 @@ def read_failure(files: Iterable[SourceFile], error: BaseException) -> SourceErr
     text = str(error).strip()
     named = next((file for file in files if file.readable is not None and file.readable.name in text), None)
     where = shown(named.name) if named else "reading"
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return SourceError(
-            f"{where}: DuckDB needs more memory than it may use; raise memory_limit_bytes, or lower --jobs"
-        )
-    if any(sign in text for sign in ("No space left", "max_temp_directory_size", "Could not write file")):
-        return SourceError(
-            f"{where}: the working directory is full; free space, or name another place with temp_directory"
-        )
+    if shortage := resource_failure(error, where):
+        return shortage
     detail = next(iter(text.splitlines()), type(error).__name__)
     if named:
         detail = detail.replace(str(named.readable), shown(named.name))
     remedy = "write it again" if named and named.format == "parquet" else "was it changed or removed meanwhile?"
     return SourceError(f"{where}: cannot be read: {detail}; {remedy}")
+
+
+def resource_failure(error: BaseException, where: str) -> SourceError | None:
+    """What DuckDB lacks: memory, or room in its working directory; None for any other complaint."""
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return SourceError(
+            f"{where}: DuckDB needs more memory than it may use; raise memory_limit_bytes, or lower --jobs"
+        )
+    if any(sign in str(error) for sign in NO_ROOM):
+        return SourceError(
+            f"{where}: the working directory is full; free space, or name another place with temp_directory"
+        )
+    return None
 
 
 def record_expression(file: SourceFile, texts: Sequence[str], columns: Sequence[str], delimiter: str) -> str:

@@ -1,0 +1,36 @@
+"""A limit of memory that is too small for a load is told with the remedy, wherever in the load DuckDB meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from psycopg2.extensions import connection as Connection
+
+from etl_toolkit import ParallelConfig, ingest
+from etl_toolkit.bench.workload import GeneratedFiles, Workload, generate, table_sql
+from etl_toolkit.errors import SourceError
+
+WORKLOAD = Workload(files=2, rows=100_000, overlap=0.5)
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> GeneratedFiles:
+    return generate(tmp_path_factory.mktemp("memory"), WORKLOAD)
+
+
+@pytest.mark.parametrize("megabytes", [8, 12, 16, 20])
+def test_a_limit_that_is_too_small_is_told(
+    database: str, connection: Connection, tmp_path: Path, generated: GeneratedFiles, megabytes: int
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(table_sql(WORKLOAD, "loaded"))
+    config = ParallelConfig(concurrency=2, memory_limit_bytes=megabytes << 20, temp_directory=str(tmp_path))
+
+    with pytest.raises(SourceError, match="DuckDB needs more memory than it may use; raise memory_limit_bytes"):
+        ingest([str(path) for path in generated.files], "loaded", "id", database, config=config)
+
+    assert list(tmp_path.iterdir()) == []
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM loaded")
+        assert cursor.fetchone() == (0,)
