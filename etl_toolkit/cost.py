@@ -12,16 +12,17 @@ from etl_toolkit.model import KeyOverlap, Strategy
 class CostModel:
     """Microseconds per row of one worker, and what a load and a batch cost however small they are.
 
-    The defaults come from the figures of four files of 500,000 rows on a 2-core machine; a sweep fits them to another.
+    The defaults were fitted to a full sweep (628 loads) on a 2-core machine that ran the server as well; a sweep fits them to
+    another.
     """
 
-    read_microseconds: float = 0.5  # CSV or Parquet into DuckDB, both cores
-    collapse_microseconds: float = 0.15  # GROUP BY key
-    sort_microseconds: float = 0.35  # a worker's range in key order, as text into the pipe
-    direct_copy_microseconds: float = 1.9  # COPY into the table in key order
-    staged_copy_microseconds: float = 0.9  # COPY into a temporary table
-    merge_microseconds: float = 5.0  # upsert of staged rows in key order
-    load_milliseconds: float = 80.0  # the load itself: catalog, ledger, workspace
+    read_microseconds: float = 0.77  # CSV or Parquet into DuckDB, both cores
+    collapse_microseconds: float = 0.17  # GROUP BY key
+    sort_microseconds: float = 0.4  # a worker's range in key order, as text into the pipe
+    direct_copy_microseconds: float = 2.9  # COPY into the table in key order
+    staged_copy_microseconds: float = 0.92  # COPY into a temporary table
+    merge_microseconds: float = 5.7  # upsert of staged rows in key order
+    load_milliseconds: float = 140.0  # the load itself: catalog, ledger, workspace
     batch_milliseconds: float = 5.0  # a transaction: session, staging table, ledger
 
 

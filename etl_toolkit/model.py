@@ -112,7 +112,10 @@ class Sources:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the target table. `type` is the SQL type as the server spells it, `base_type` its pg_type name."""
+    """One column of the target table. `type` is the SQL type as the server spells it, `base_type` its pg_type name.
+
+    A type that PostgreSQL did not bring has its schema's oid before the name: it may be named like one that it brought.
+    """
 
     name: str
     type: str

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +146,21 @@ def test_a_table_much_larger_than_the_load_is_not_read(load: Any) -> None:
     result = load(rows(range(100)), present=rows(range(300)))
     assert "copy" in result.phases
     assert result.counts.unchanged == 100
+
+
+def test_without_room_for_the_table_the_rows_are_sent(database: str, connection: Connection, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk; the control reads the table without it."""
+    content = rows(range(6_000))
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE loaded ({TYPES})")
+    Oracle("loaded", ("id",)).load(connection, [content])
+    file = write(content, tmp_path, "in.csv", "csv")
+    command = [
+        sys.executable, "-m", "etl_toolkit", "ingest", str(file), "--table", "loaded", "--key", "id", "--dsn", database,
+        "--strategy", "partitioned", "--json",
+    ]  # fmt: skip
+    for blocks, phase in (("unlimited", "compare"), ("100", "copy")):
+        limited = ["/bin/sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh", *command]
+        done = subprocess.run(limited, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+        result = json.loads(done.stdout)
+        assert (result["counts"]["unchanged"], phase in result["phases"]) == (6_000, True)

@@ -465,3 +465,20 @@ def test_a_bad_row_leaves_no_data_in_the_message(
         ingest(files_of(contents, tmp_path, ["csv"]), "loaded", "id", database, strategy=strategy)
 
     assert "top-secret-grade" not in str(raised.value)
+
+
+@pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
+def test_a_type_that_is_named_like_another_is_not_taken_for_it(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    """The row that loses would pass for a date; what the table has is an enum of that name."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TYPE public.date AS ENUM ('a', 'b'); CREATE TABLE loaded (id int PRIMARY KEY, v public.date)"
+        )
+    first = Rows(("id", "v"), (("1", "2024-01-01"), ("2", "a")))
+    files = [write(first, tmp_path, "a", "csv"), write(Rows(("id", "v"), (("1", "b"),)), tmp_path, "b", "csv")]
+
+    result = ingest(files, "loaded", "id", database, strategy=strategy, max_rejects=1)
+
+    assert (result.counts.rejected, result.counts.inserted) == (1, 2)

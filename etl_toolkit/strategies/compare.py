@@ -48,14 +48,19 @@ def set_unchanged_apart(run: Run) -> bool:
         return False
     with run.phases.phase("compare"):
         printed = _printed(run)
-        if printed is None or not _read_table(run, printed):
+        if printed is None:
             return False
-        winners = "AND rows.rowid IN (SELECT winner FROM keys)" if has_losers(run.workspace) else ""
-        run.workspace.query(
-            "CREATE OR REPLACE TABLE unequal AS SELECT rows.* FROM rows ANTI JOIN present ON rows.record = present.record "
-            f"WHERE doubt = {PROVEN} {winners}"
-        )
-        run.workspace.query("DROP TABLE present")
+        run.workspace.query("CREATE OR REPLACE TABLE present (record VARCHAR)")
+        try:
+            if not _read_table(run, printed):
+                return False
+            winners = "AND rows.rowid IN (SELECT winner FROM keys)" if has_losers(run.workspace) else ""
+            run.workspace.query(
+                "CREATE OR REPLACE TABLE unequal AS SELECT rows.* FROM rows ANTI JOIN present "
+                f"ON rows.record = present.record WHERE doubt = {PROVEN} {winners}"
+            )
+        finally:
+            run.workspace.query("DROP TABLE present")
     return True
 
 
@@ -115,9 +120,8 @@ def _copy_out(run: Run, printed: list[Composed], source: Composable) -> Composed
 def _read_table(run: Run, printed: list[Composed]) -> bool:
     """Read the table into the workspace's table `present` (record), a stretch of its pages a worker.
 
-    False where a value spans lines: then a line is no record.
+    False where a value spans lines, for then a line is no record, and where the working directory has no room.
     """
-    run.workspace.query("CREATE OR REPLACE TABLE present (record VARCHAR)")
     with run.sessions.session("compare") as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_catalog.pg_relation_size(%s::oid) / pg_catalog.current_setting('block_size')::int",
@@ -135,8 +139,11 @@ def _read_table(run: Run, printed: list[Composed]) -> bool:
         source = SQL("({}) AS present WHERE {}").format(rows, where)
         path = run.workspace.directory / f"present_{worker}"
         with run.sessions.session(f"compare {worker + 1}") as connection, connection.cursor() as cursor:
-            with path.open("wb", buffering=BLOCK_BYTES) as sink:
-                cursor.copy_expert(_copy_out(run, printed, source), sink)
+            try:
+                with path.open("wb", buffering=BLOCK_BYTES) as sink:
+                    cursor.copy_expert(_copy_out(run, printed, source), sink)
+            except OSError:
+                return False
             total = cursor.rowcount
         reach("compared")
         lines = _take_in(run, path)
