@@ -23,7 +23,7 @@ WHERE c.oid = %s
 
 _COLUMNS = """
 SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
-       CASE WHEN t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace THEN t.typname::text ELSE t.typnamespace || '.' || t.typname END,
+       CASE t.typnamespace WHEN 'pg_catalog'::pg_catalog.regnamespace THEN '' ELSE t.typnamespace || '.' END || t.typname,
        a.atttypmod, a.attnotnull,
        a.atthasdef, a.attgenerated::text, a.attidentity::text, coalesce(co.collisdeterministic, true), t.typtype::text,
        coalesce(t.typnotnull, false)
