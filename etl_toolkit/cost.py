@@ -41,11 +41,12 @@ def predict(
         * (absent if target_is_empty and file.position in alone and not file.duplicates else staged)
         for file in overlap.files
     }
+    in_order = sum(files.values())
     chains = [sum(files[position] for position in group) for group in overlap.groups]
     overhead = model.batch_milliseconds * 1000 * len(files)
     microseconds = {
-        Strategy.DETERMINISTIC: scan + total * staged + overhead,
-        Strategy.STREAMING: total * staged * 1.05 + overhead,
+        Strategy.DETERMINISTIC: scan + in_order + overhead,
+        Strategy.STREAMING: in_order * 1.05 + overhead,
         Strategy.FULL_PARALLEL: scan + _side_by_side(list(files.values()), parallel) + overhead / parallel,
         Strategy.HYBRID: scan + _side_by_side(chains, parallel) + overhead / parallel,
         Strategy.PARTITIONED: scan

@@ -20,23 +20,43 @@ RECORDS_AT_ONCE = 2_048  # as many as DuckDB itself handles at once
 OnBytes = Callable[[bytes], None]
 
 
-class CountingReader:
+class _Watched:
     """A binary stream that shows every block to `on_bytes`, which may stop the reading by raising."""
 
     def __init__(self, stream: Any, on_bytes: OnBytes) -> None:
         self._stream = stream
         self._on_bytes = on_bytes
+        self.failure: Exception | None = None
 
     def read(self, size: int = -1) -> bytes:
-        data: bytes = self._stream.read(size)
-        self._on_bytes(data)
+        try:
+            data: bytes = self._stream.read(size)
+            self._on_bytes(data)
+        except Exception as error:
+            self.failure = error
+            raise
         return data
+
+
+def copy_stream(cursor: Any, statement: Any, stream: Any, *, on_bytes: OnBytes) -> int:
+    """COPY what `stream` reads; return the rows that the server took.
+
+    Raises what `stream` or `on_bytes` raised as it is: psycopg2 tells it as an error of the server.
+    """
+    watched = _Watched(stream, on_bytes)
+    try:
+        cursor.copy_expert(statement, watched, size=BUFFER_BYTES)
+    except psycopg2.Error:
+        if watched.failure is not None:
+            raise watched.failure from None
+        raise
+    return int(cursor.rowcount)
 
 
 class RecordReader:
     """The one text column of a DuckDB query, `record`, as a byte stream: a record a line, in the query's order.
 
-    What a `read` raises, psycopg2 tells as an error of the server; leaving the context raises it as SourceError instead.
+    Leaving the context raises what DuckDB raised in a `read` as SourceError.
     """
 
     def __init__(self, source: duckdb.DuckDBPyConnection, query: str, files: Sequence[SourceFile] = ()) -> None:
@@ -82,9 +102,9 @@ def copy_records(
     Raises psycopg2.Error as the server says, SourceError where DuckDB fails, EtlError where the two counts differ.
     """
     with RecordReader(source, query) as records:
-        cursor.copy_expert(statement, CountingReader(records, on_bytes), size=BUFFER_BYTES)
-    if records.sent != cursor.rowcount:
-        raise EtlError(f"{records.sent} rows were sent to COPY but it took {cursor.rowcount}; nothing is written")
+        taken = copy_stream(cursor, statement, records, on_bytes=on_bytes)
+    if records.sent != taken:
+        raise EtlError(f"{records.sent} rows were sent to COPY but it took {taken}; nothing is written")
     return records.sent
 
 
@@ -93,15 +113,16 @@ def open_body(file: SourceFile) -> Iterator[BinaryIO]:
     """The bytes of a plain CSV file behind its header."""
     assert file.readable is not None
     try:
-        opened = file.readable.open("rb", buffering=BUFFER_BYTES)
+        with file.readable.open("rb", buffering=BUFFER_BYTES) as stream:
+            if file.dialect.has_header:
+                stream.readline()
+            yield stream
+    except InterruptedError:  # the load was stopped
+        raise
     except OSError as error:
         raise SourceError(
             f"{file.name}: cannot be read any more: {error.strerror}; was it removed meanwhile?"
         ) from None
-    with opened as stream:
-        if file.dialect.has_header:
-            stream.readline()
-        yield stream
 
 
 def is_row_error(error: psycopg2.Error) -> bool:

@@ -9,7 +9,7 @@ import psycopg2
 
 from etl_toolkit.errors import EtlError
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.copy import BUFFER_BYTES, CountingReader, copy_records, open_body
+from etl_toolkit.loading.copy import copy_records, copy_stream, open_body
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import copy_into, table
 from etl_toolkit.loading.records import NearlySorted
@@ -63,16 +63,15 @@ def copy_unseen(run: Run, cursor: Any, batch: Batch, file: SourceFile) -> dict[i
     statement = copy_into(table(run.target), layout)
     fields = [file.columns.index(name) for name in run.spec.key]
     parse = [ROUGH.get(run.target.column(name).base_type, bytes) for name in run.spec.key]
-
     sent = 0
 
     def copy() -> int:
         nonlocal sent
         delimiter = layout.delimiter.encode()
         with open_body(file) as body, NearlySorted(body, delimiter=delimiter, fields=fields, parse=parse) as lines:
-            cursor.copy_expert(statement, CountingReader(lines, run.on_bytes), size=BUFFER_BYTES)
+            rows = copy_stream(cursor, statement, lines, on_bytes=run.on_bytes)
         sent = lines.sent
-        return int(cursor.rowcount)
+        return rows
 
     rows = _attempt(run, cursor, batch, copy)
     return None if rows is None else {file.position: Counts(read=sent, inserted=rows)}

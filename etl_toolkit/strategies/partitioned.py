@@ -29,7 +29,7 @@ from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers, has_losers
 from etl_toolkit.strategies.together import load_together
-from etl_toolkit.workspace import literal
+from etl_toolkit.workspace import Workspace, literal
 
 SAMPLE_KEYS = 20_000
 
@@ -86,18 +86,9 @@ def _load_ranges(run: Run, *, meanwhile: Callable[[], None] | None = None) -> di
 def _divide(run: Run, *, compared: bool) -> Division:
     assert run.bounds is not None
     assert run.scan is not None
-    ranges = " ".join(f"WHEN {bound} THEN {number}" for number, bound in enumerate(run.bounds))
-    won: list[dict[int, int]] = [{} for _ in run.bounds]
-    for part, file, count in run.workspace.query(
-        f"SELECT CASE {ranges} END, {run.scan.file_sql('winner')}, count(*) FROM keys GROUP BY 1, 2"
-    ):
-        won[part][file] = count
+    won = _counted(run.workspace, run.bounds, f"(SELECT *, {run.scan.file_sql('winner')} AS file FROM keys)")
     if compared:
-        rows: list[dict[int, int]] = [{} for _ in run.bounds]
-        for part, file, count in run.workspace.query(
-            f"SELECT CASE {ranges} END, file, count(*) FROM unequal GROUP BY 1, 2"
-        ):
-            rows[part][file] = count
+        rows = _counted(run.workspace, run.bounds, "unequal")
         return Division([f"unequal WHERE {bound}" for bound in run.bounds], rows, won)
     relations = ["rows" for _ in run.bounds]
     if has_losers(run.workspace):
@@ -106,6 +97,15 @@ def _divide(run: Run, *, compared: bool) -> Division:
     chosen = [f"{relation} WHERE doubt = {PROVEN} AND {bound}"
               for relation, bound in zip(relations, run.bounds, strict=True)]  # fmt: skip
     return Division(chosen, won, won)
+
+
+def _counted(workspace: Workspace, bounds: Sequence[str], relation: str) -> list[dict[int, int]]:
+    """The rows of a relation (with the keys and `file`) per key range, by file."""
+    ranges = " ".join(f"WHEN {bound} THEN {number}" for number, bound in enumerate(bounds))
+    counted: list[dict[int, int]] = [{} for _ in bounds]
+    for part, file, count in workspace.query(f"SELECT CASE {ranges} END, file, count(*) FROM {relation} GROUP BY 1, 2"):
+        counted[part][file] = count
+    return counted
 
 
 def _write(run: Run, cursor: Any, batch: Batch, division: Division) -> dict[int, Counts]:

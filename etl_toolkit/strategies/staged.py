@@ -15,7 +15,7 @@ from psycopg2.sql import Composable
 
 from etl_toolkit.errors import EtlError, map_driver_error
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.copy import BUFFER_BYTES, CountingReader, RecordReader, is_row_error, open_body
+from etl_toolkit.loading.copy import RecordReader, copy_stream, is_row_error, open_body
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import (
     Merged,
@@ -244,10 +244,10 @@ def stage(
 def _copy_chunks(run: Run, cursor: Any, statement: Composable, body: Any, chunk_records: int | None) -> Iterator[int]:
     records = RecordStream(body) if chunk_records else None
     while True:
-        reader = CountingReader(records.chunk(chunk_records) if records and chunk_records else body, run.on_bytes)
+        stream = records.chunk(chunk_records) if records and chunk_records else body
         with run.phases.phase("copy"):
-            cursor.copy_expert(statement, reader, size=BUFFER_BYTES)
-        yield int(cursor.rowcount)
+            rows = copy_stream(cursor, statement, stream, on_bytes=run.on_bytes)
+        yield rows
         if records is None or records.at_end():
             return
 
