@@ -32,6 +32,7 @@ from etl_toolkit.strategies.together import load_together
 from etl_toolkit.workspace import Workspace, literal
 
 SAMPLE_KEYS = 20_000
+UNEVEN = 1.2  # a range this many times as large as its share, and a worker would wait for another
 
 
 @dataclass(frozen=True)
@@ -174,29 +175,47 @@ def partition_bounds(run: Run, count: int) -> list[str]:
     """Conditions on the key columns that split the distinct keys into `count` ranges of even size.
 
     The bounds are quantiles of a fixed-seed reservoir sample of the distinct keys, so that one skewed key, however many
-    rows carry it, weighs as much as any other.
+    rows carry it, weighs as much as any other. They are of the first column alone where that splits the keys well: to
+    compare rows of columns takes DuckDB many times as long.
     """
     assert run.scan is not None
-    keys = run.scan.key_sql
-    sample = run.workspace.query(
-        f"WITH sample AS (SELECT {keys} FROM keys USING SAMPLE reservoir({SAMPLE_KEYS} ROWS) REPEATABLE (1)), "
-        f"placed AS (SELECT {keys}, row_number() OVER (ORDER BY {keys}) AS place, count(*) OVER () AS total FROM sample) "
-        f"SELECT {', '.join(f'{name}::VARCHAR' for name in run.scan.key_columns)} FROM placed "
+    run.workspace.query(
+        f"CREATE OR REPLACE TABLE sample AS SELECT {run.scan.key_sql} FROM keys "
+        f"USING SAMPLE reservoir({SAMPLE_KEYS} ROWS) REPEATABLE (1)"
+    )
+    first, every = run.scan.key_columns[:1], run.scan.key_columns
+    bounds = _quantiles(run.workspace, first, count)
+    if every != first and not _is_even(run.workspace, bounds):
+        bounds = _quantiles(run.workspace, every, count)
+    run.workspace.query("DROP TABLE sample")
+    return bounds
+
+
+def _quantiles(workspace: Workspace, columns: Sequence[str], count: int) -> list[str]:
+    """Conditions on these columns that split the table `sample` into `count` ranges, as evenly as its values allow."""
+    names = ", ".join(columns)
+    edges = workspace.query(
+        f"WITH placed AS (SELECT {names}, row_number() OVER (ORDER BY {names}) AS place, count(*) OVER () AS total FROM sample) "
+        f"SELECT {', '.join(f'{name}::VARCHAR' for name in columns)} FROM placed "
         f"WHERE place IN (SELECT 1 + total * step // {count} FROM range(1, {count}) steps(step)) ORDER BY place"
     )
-    types = [row[0] for row in run.workspace.query(f"SELECT column_type FROM (DESCRIBE SELECT {keys} FROM keys)")]
-    edges = [", ".join(f"{literal(text)}::{kind}" for text, kind in zip(row, types, strict=True)) for row in sample]
-    left = f"({keys})" if len(types) > 1 else keys
-
-    def edge(values: str) -> str:
-        return f"({values})" if len(types) > 1 else values
-
+    types = [row[0] for row in workspace.query(f"SELECT column_type FROM (DESCRIBE SELECT {names} FROM sample)")]
+    values = [", ".join(f"{literal(text)}::{kind}" for text, kind in zip(row, types, strict=True)) for row in edges]
     conditions = []
     for number in range(count):
         parts = []
         if number:
-            parts.append(f"{left} >= {edge(edges[number - 1])}" if number <= len(edges) else "false")
-        if number < count - 1 and number < len(edges):
-            parts.append(f"{left} < {edge(edges[number])}")
+            parts.append(f"({names}) >= ({values[number - 1]})" if number <= len(values) else "false")
+        if number < count - 1 and number < len(values):
+            parts.append(f"({names}) < ({values[number]})")
         conditions.append(" AND ".join(parts) or "true")
     return conditions
+
+
+def _is_even(workspace: Workspace, bounds: Sequence[str]) -> bool:
+    """Whether no range holds much more of the table `sample` than its share."""
+    counted = workspace.query(
+        "SELECT count(*), " + ", ".join(f"count(*) FILTER (WHERE {bound})" for bound in bounds) + " FROM sample"
+    )
+    total, *parts = counted[0]
+    return bool(max(parts) * len(bounds) <= UNEVEN * total)
