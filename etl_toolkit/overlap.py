@@ -7,8 +7,9 @@ DuckDB spills under its memory limit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import duckdb
@@ -17,8 +18,10 @@ from etl_toolkit.errors import SourceError
 from etl_toolkit.keys import KeyType
 from etl_toolkit.model import ConflictAction, FileKeys, Intersection, KeyOverlap, Layout, SourceFile
 from etl_toolkit.sources import (
+    HeldLines,
     alike,
     extract_expression,
+    is_record,
     line_relation,
     read_failure,
     record_expression,
@@ -28,30 +31,55 @@ from etl_toolkit.workspace import Workspace, literal
 
 MASK_BITS = 62  # bits of a BIGINT word that are safe to shift into
 MAX_INTERSECTIONS = 1_000
+FOUND_AT_ONCE = 65_536  # rows
 
 PROVEN, NULL_KEY, UNPROVEN, REJECTED = 0, 1, 2, 3  # values of rows.doubt
 
 
 @dataclass(frozen=True)
 class KeyScan:
-    """The table `rows` in the workspace: (file, k0…, [o], [record], doubt), its rowid counting rows in order.
+    """The table `rows` in the workspace: (file, k0…, [o], [record or place], doubt), its rowid counting rows in order.
 
     `first_row` maps a file's position to the rowid of its first record, so that a record's number in its file is
-    `rowid - first_row[file]`. `key_columns` are the names k0, k1, … for the key's parts.
+    `rowid - first_row[file]`. `key_columns` are the names k0, k1, … for the key's parts. Where `held` has the lines of
+    the files, a row has the line's place instead of a record.
     """
 
     files: tuple[SourceFile, ...]
     key: tuple[str, ...]
     first_row: Mapping[int, int]
+    first_place: Mapping[int, int]
     has_records: bool
     has_order: bool
+    held: HeldLines | None = None
 
     def file(self, position: int) -> SourceFile:
         return next(file for file in self.files if file.position == position)
 
+    @property
+    def row_sql(self) -> str:
+        """What a row is known by: a number that grows in the order of rows."""
+        return "place" if self.held else "rowid"
+
+    @property
+    def record_sql(self) -> str:
+        """The column by which a row has its record: see `with_records`."""
+        return "place" if self.held else "record"
+
+    @contextmanager
+    def with_records(self, workspace: Workspace, query: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor with a relation `found`: the rows of a query, which has `record_sql`, with their `record`."""
+        with workspace.cursor() as cursor, workspace.cursor() as source:
+            if self.held:
+                cursor.register("found", self.held.with_records(source.sql(query).to_arrow_reader(FOUND_AT_ONCE)))
+            else:
+                cursor.execute(f"CREATE TEMP VIEW found AS {query}")
+            yield cursor
+
     def file_sql(self, row: str) -> str:
-        """An expression of the file that a rowid lies in: a binary search, since the rows stand in file order."""
-        return _search(sorted((first, position) for position, first in self.first_row.items()), row)
+        """An expression of the file that a row lies in: a binary search, since the rows stand in file order."""
+        firsts = self.first_place if self.held else self.first_row
+        return _search(sorted((first, position) for position, first in firsts.items()), row)
 
     @property
     def key_columns(self) -> list[str]:
@@ -83,16 +111,23 @@ def scan(
 
     Raises SourceError where a file cannot be read or lacks a key column: a scan that fails is never "no conflict".
     """
-    selects = [
-        _select(run, key, workspace, key_types=key_types, layout=layout, order=order)
-        for run in alike(files)
-    ]  # fmt: skip
+    runs = list(alike(files))
+    held = (
+        HeldLines(files) if layout and len(runs) == 1 and workspace.held_bytes and is_record(files[0], layout) else None
+    )
+    runs = [[file] for file in files] if held else runs
+    selects = [_select(run, key, workspace, key_types=key_types, layout=layout, order=order, held=held) for run in runs]
     try:
-        workspace.query("CREATE TABLE rows AS " + " UNION ALL ".join(selects))
+        with workspace.cursor() as cursor:
+            if held:
+                for file in files:
+                    cursor.register(f"lines_{file.position}", held.lines(file.position))
+            cursor.execute("CREATE TABLE rows AS " + " UNION ALL ".join(selects))
     except duckdb.Error as error:
         raise read_failure(files, error) from None
-    first_row = dict(workspace.query("SELECT file, min(rowid) FROM rows GROUP BY file"))
-    return KeyScan(tuple(files), tuple(key), first_row, layout is not None, order is not None)
+    scan_ = KeyScan(tuple(files), tuple(key), {}, {}, layout is not None, order is not None, held)
+    firsts = workspace.query(f"SELECT file, min(rowid), min({scan_.row_sql}) FROM rows GROUP BY file")
+    return replace(scan_, first_row={row[0]: row[1] for row in firsts}, first_place={row[0]: row[2] for row in firsts})
 
 
 def _select(
@@ -103,6 +138,7 @@ def _select(
     key_types: Sequence[KeyType],
     layout: Layout | None,
     order: tuple[str, KeyType] | None,
+    held: HeldLines | None,
 ) -> str:
     """The rows of neighbouring files that are read alike."""
     file = run[0]
@@ -113,7 +149,9 @@ def _select(
         )
     relation, texts = text_relation(file, names, workspace)
     position = f"{file.position}"
-    if file.is_plain:
+    if held:
+        relation = f"lines_{file.position}"
+    elif file.is_plain:
         relation, position = line_relation(run), f"file_index + {file.position}"
     items = [f"({position})::USMALLINT AS file"]
     key_texts = list(zip(key, texts, key_types, strict=False))
@@ -128,8 +166,10 @@ def _select(
     items.append(
         f"(CASE WHEN {' AND '.join(proven)} THEN {PROVEN} WHEN {nulls} THEN {NULL_KEY} ELSE {UNPROVEN} END)::UTINYINT AS doubt"
     )
-    if layout:
-        record = record_expression(file, texts[len(names) - len(layout.columns) :], layout.columns, layout.delimiter)
+    if held:
+        items.append("place")
+    elif layout:
+        record = record_expression(file, texts[len(names) - len(layout.columns) :], layout)
         items.append(f"{record} AS record")
     return f"SELECT {', '.join(items)} FROM {relation}"
 
@@ -145,22 +185,23 @@ def _typed(file: SourceFile, name: str, text: str, kind: KeyType) -> str:
 
 
 def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) -> None:
-    """Create `keys`: (k0…, w0… words of the file mask, n rows, winner's rowid), one row per distinct key.
+    """Create `keys`: (k0…, w0… words of the file mask, n rows, winner), one row per distinct key.
 
-    The winner is the last row, the first one for `ignore`, or the greatest order column with ties to the last. Where no
-    key stands in two rows, `keys` is a view of `rows`: counting the keys costs half of grouping them.
+    The winner, as `scan_.row_sql` knows it, is the last row, the first one for `ignore`, or the greatest order column
+    with ties to the last. Where no key stands in two rows, `keys` is a view of `rows`: counting the keys costs half of
+    grouping them.
     """
     workspace.query(f"DROP {'TABLE' if _is_table(workspace) else 'VIEW'} IF EXISTS keys")
     if _is_unique(scan_, workspace):
         workspace.query(
-            f"CREATE VIEW keys AS SELECT {scan_.key_sql}, {_masks(scan_, '({})')}, 1 AS n, rowid AS winner "
+            f"CREATE VIEW keys AS SELECT {scan_.key_sql}, {_masks(scan_, '({})')}, 1 AS n, {scan_.row_sql} AS winner "
             f"FROM rows WHERE doubt = {PROVEN}"
         )
         return
-    pick = "min(rowid)" if action is ConflictAction.IGNORE else "max(rowid)"
+    pick = f"{'min' if action is ConflictAction.IGNORE else 'max'}({scan_.row_sql})"
     if scan_.has_order:
         # arg_max skips NULLs, so NULL order values rank below every other by way of a pair.
-        pick = "max({'present': o IS NOT NULL, 'o': o, 'row': rowid}).row"
+        pick = f"max({{'present': o IS NOT NULL, 'o': o, 'row': {scan_.row_sql}}}).row"
     workspace.query(
         f"CREATE TABLE keys AS SELECT {scan_.key_sql}, {_masks(scan_, 'bit_or({})')}, count(*) AS n, {pick} AS winner "
         f"FROM rows WHERE doubt = {PROVEN} GROUP BY {scan_.key_sql}"

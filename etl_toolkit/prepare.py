@@ -159,10 +159,12 @@ def forecasted(ready: Ready, sessions: Sessions) -> Plan:
         return plan
     if ready.target.is_empty:
         return replace(plan, predicted_unchanged=0)
-    sample = ready.workspace.query(
-        f"SELECT file, record FROM rows SEMI JOIN (SELECT winner FROM keys USING SAMPLE reservoir({FORECAST_ROWS} ROWS) "
-        "REPEATABLE (1)) AS chosen ON rows.rowid = chosen.winner"
+    query = (
+        f"SELECT file, {ready.scan.record_sql} FROM rows WHERE {ready.scan.row_sql} IN "
+        f"(SELECT winner FROM keys USING SAMPLE reservoir({FORECAST_ROWS} ROWS) REPEATABLE (1))"
     )
+    with ready.scan.with_records(ready.workspace, query) as cursor:
+        sample = cursor.execute("SELECT file, record FROM found").fetchall()
     data = "".join(f"{file}{ready.layout.delimiter}{record}\n" for file, record in sample)
     layout = Layout(("etl_file", *ready.layout.columns), ready.layout.delimiter)
     with sessions.session("forecast") as connection, connection.cursor() as cursor:

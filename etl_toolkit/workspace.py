@@ -25,10 +25,15 @@ OWNER = "owner"
 
 @dataclass
 class Workspace:
-    """A DuckDB connection and a directory; both are gone when the load is over."""
+    """A DuckDB connection and a directory; both are gone when the load is over.
+
+    `limit_bytes` is the memory for DuckDB and for files that are held beside it, `held_bytes` the part of those.
+    """
 
     duckdb: DuckDBPyConnection
     directory: Path
+    limit_bytes: int
+    held_bytes: int = 0
     _cursors: WeakSet[DuckDBPyConnection] = field(default_factory=WeakSet, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -43,6 +48,12 @@ class Workspace:
         with self._lock:
             self._cursors.add(cursor)
         return cursor
+
+    def reserve(self, size: int) -> None:
+        """Take memory for files out of DuckDB's limit, if they leave it at least half."""
+        if size <= self.limit_bytes // 2:
+            self.held_bytes = size
+            self.duckdb.execute(f"SET memory_limit = '{self.limit_bytes - size}B'")
 
     def interrupt(self) -> None:
         """Stop every query that runs; from another thread."""
@@ -74,11 +85,12 @@ def memory_budget_bytes(config: ParallelConfig) -> int:
 def open_workspace(config: ParallelConfig, *, threads: int) -> Iterator[Workspace]:
     """Open a workspace whose DuckDB reads nothing yet; `lock_down` names the files it may read."""
     with working_directory(Path(config.temp_directory or tempfile.gettempdir())) as directory:
+        limit_bytes = memory_budget_bytes(config)
         connection = connect(
             ":memory:",
             config={
                 "threads": max(1, threads),
-                "memory_limit": f"{memory_budget_bytes(config)}B",
+                "memory_limit": f"{limit_bytes}B",
                 "temp_directory": str(directory),
                 "preserve_insertion_order": True,
                 "autoinstall_known_extensions": False,
@@ -90,7 +102,7 @@ def open_workspace(config: ParallelConfig, *, threads: int) -> Iterator[Workspac
             connection.execute("SET python_enable_replacements = false")
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute("SET arrow_large_buffer_size = true")
-            yield Workspace(connection, directory)
+            yield Workspace(connection, directory, limit_bytes)
         finally:
             connection.close()
 

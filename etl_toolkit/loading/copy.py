@@ -12,7 +12,7 @@ import psycopg2
 
 from etl_toolkit.errors import EtlError, SourceError
 from etl_toolkit.model import SourceFile
-from etl_toolkit.sources import read_failure
+from etl_toolkit.sources import HeldLines, read_failure
 
 BUFFER_BYTES = 1 << 18
 RECORDS_AT_ONCE = 2_048  # as many as DuckDB itself handles at once
@@ -54,15 +54,22 @@ def copy_stream(cursor: Any, statement: Any, stream: Any, *, on_bytes: OnBytes) 
 
 
 class RecordReader:
-    """The one text column of a DuckDB query, `record`, as a byte stream: a record a line, in the query's order.
+    """The one column of a DuckDB query as a byte stream, in the query's order: `record`, or `place` of a line that is `held`.
 
     Leaving the context raises what DuckDB raised in a `read` as SourceError.
     """
 
-    def __init__(self, source: duckdb.DuckDBPyConnection, query: str, files: Sequence[SourceFile] = ()) -> None:
+    def __init__(
+        self,
+        source: duckdb.DuckDBPyConnection,
+        query: str,
+        files: Sequence[SourceFile] = (),
+        held: HeldLines | None = None,
+    ) -> None:
         self._source = source
-        self._query = f"SELECT record || chr(10) FROM ({query})"
+        self._query = query if held else f"SELECT record || chr(10) FROM ({query})"
         self._files = files
+        self._held = held
         self._batches: Any = None
         self._failure: Exception | None = None
         self.sent = 0
@@ -78,6 +85,8 @@ class RecordReader:
         if lines is None:
             return b""
         self.sent += len(lines)
+        if self._held:
+            lines = self._held.lines_at(lines)
         _, offsets, data = lines.buffers()
         ends = memoryview(offsets).cast("q")  # 64 bits: see `arrow_large_buffer_size`
         return memoryview(data)[ends[lines.offset] : ends[lines.offset + len(lines)]].tobytes()
@@ -95,13 +104,14 @@ class RecordReader:
 
 
 def copy_records(
-    cursor: Any, source: duckdb.DuckDBPyConnection, query: str, statement: Any, *, on_bytes: OnBytes
-) -> int:
-    """COPY the records of a DuckDB query, in its order; return the rows sent.
+    cursor: Any, source: duckdb.DuckDBPyConnection, query: str, statement: Any, *, on_bytes: OnBytes,
+    held: HeldLines | None = None,
+) -> int:  # fmt: skip
+    """COPY the records of a DuckDB query, or the held lines at its places, in its order; return the rows sent.
 
     Raises psycopg2.Error as the server says, SourceError where DuckDB fails, EtlError where the two counts differ.
     """
-    with RecordReader(source, query) as records:
+    with RecordReader(source, query, held=held) as records:
         taken = copy_stream(cursor, statement, records, on_bytes=on_bytes)
     if records.sent != taken:
         raise EtlError(f"{records.sent} rows were sent to COPY but it took {taken}; nothing is written")

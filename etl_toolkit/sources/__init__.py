@@ -1,6 +1,6 @@
 """From what the user names to an ordered list of `SourceFile`s, and the DuckDB relation over each of them.
 
-names, globs, frames ──► inputs ──► csv_file / typed ──► resolving ──► relation
+names, globs, frames ──► inputs ──► csv_file / typed ──► resolving ──► relation / held
                                       │
                                       ├─ octets     decompress, decode, hash
                                       ├─ dialect    delimiter and header
@@ -9,12 +9,14 @@ names, globs, frames ──► inputs ──► csv_file / typed ──► resol
 """
 
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR, too_many_rejects
+from etl_toolkit.sources.held import HeldLines
 from etl_toolkit.sources.inputs import expand, shown
 from etl_toolkit.sources.located import located, number_in_file, ordinals
 from etl_toolkit.sources.relation import (
     alike,
     csv_relation,
     extract_expression,
+    is_record,
     line_relation,
     read_failure,
     record_expression,
@@ -26,11 +28,13 @@ from etl_toolkit.sources.resolving import check_unchanged, resolve
 
 __all__ = [
     "LINE_SEPARATOR",
+    "HeldLines",
     "alike",
     "check_unchanged",
     "csv_relation",
     "expand",
     "extract_expression",
+    "is_record",
     "line_relation",
     "located",
     "number_in_file",

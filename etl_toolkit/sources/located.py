@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from etl_toolkit.errors import SourceError
-from etl_toolkit.model import Reject, SourceFile
+from etl_toolkit.model import Layout, Reject, SourceFile
 from etl_toolkit.sources.csv_file import reopen, shape_of
 from etl_toolkit.sources.inputs import shown
 from etl_toolkit.sources.records import Scanner
@@ -73,7 +73,7 @@ def _csv_places(file: SourceFile, wanted: Sequence[int], max_line_bytes: int) ->
 
 def _rows(file: SourceFile, wanted: Sequence[int], workspace: Workspace) -> dict[int, tuple[int | None, str]]:
     relation, texts = text_relation(file, file.columns, workspace)
-    record = record_expression(file, texts, file.columns, ",")
+    record = record_expression(file, texts, Layout(file.columns))
     numbered = f"SELECT row_number() OVER () - 1 AS number, {record} AS record FROM {relation}"
     query = f"SELECT number, record FROM ({numbered}) WHERE number IN (SELECT unnest(?::BIGINT[]))"
     return {number: (None, text) for number, text in workspace.query(query, [list(wanted)])}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import duckdb
 
 from etl_toolkit.errors import SourceError
-from etl_toolkit.model import SourceFile
+from etl_toolkit.model import Layout, SourceFile
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.inputs import shown
 from etl_toolkit.sources.typed import typed_text
@@ -125,10 +125,16 @@ def resource_failure(error: BaseException, where: str) -> SourceError | None:
     return None
 
 
-def record_expression(file: SourceFile, texts: Sequence[str], columns: Sequence[str], delimiter: str) -> str:
+def is_record(file: SourceFile, layout: Layout) -> bool:
+    """Whether each line of a file is the CSV record that COPY reads."""
+    return file.is_plain and layout.columns == file.columns and layout.delimiter == file.dialect.delimiter
+
+
+def record_expression(file: SourceFile, texts: Sequence[str], layout: Layout) -> str:
     """The CSV record that COPY reads for the columns: the line itself where that is already it."""
-    if file.is_plain and tuple(columns) == file.columns and delimiter == file.dialect.delimiter:
+    if is_record(file, layout):
         return "line"
+    delimiter = layout.delimiter
     special = f'[{re.escape(delimiter)}"\\r\\n]'
     spelled = [
         f"CASE WHEN {text} IS NULL THEN '' WHEN {text} = '' OR {text} = '\\.' OR regexp_matches({text}, {literal(special)}) "

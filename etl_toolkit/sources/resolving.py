@@ -16,6 +16,7 @@ from etl_toolkit.errors import SourceError
 from etl_toolkit.model import ReadOptions, SourceFile, Sources
 from etl_toolkit.sources.csv_file import Bounds, examine_csv
 from etl_toolkit.sources.dialect import check_options
+from etl_toolkit.sources.held import held_bytes
 from etl_toolkit.sources.inputs import expand, kind_of, shown
 from etl_toolkit.sources.relation import read_failure, typed_relation
 from etl_toolkit.sources.typed import INDEX_PREFIX, examine_frame, examine_parquet
@@ -52,6 +53,7 @@ def resolve(
             continue
         first_of[content] = file.name
         files.append(_placed(file, len(files), workspace))
+    workspace.reserve(held_bytes(files))
     lock_down(workspace, [file.path for file in files if file.path is not None])
     return Sources(tuple(files), tuple(duplicates))
 

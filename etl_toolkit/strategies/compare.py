@@ -40,12 +40,13 @@ TRUTH_VALUES = (SQL("{}"), SQL("{}::text"), SQL("pg_catalog.initcap({}::text)"))
 
 
 def set_unchanged_apart(run: Run) -> bool:
-    """Fill the workspace's table `unequal` with the winners that the table may not hold as they are: all columns of `rows`.
+    """Fill the workspace's table `unequal` (row) with the winners that the table may not hold as they are.
 
     False where that does not pay, and then there is no such table. Raises psycopg2.Error as the server says.
     """
     if not _may_compare(run):
         return False
+    assert run.scan is not None
     with run.phases.phase("compare"):
         printed = _printed(run)
         if printed is None:
@@ -54,11 +55,13 @@ def set_unchanged_apart(run: Run) -> bool:
         try:
             if not _read_table(run, printed):
                 return False
-            winners = "AND rows.rowid IN (SELECT winner FROM keys)" if has_losers(run.workspace) else ""
-            run.workspace.query(
-                "CREATE OR REPLACE TABLE unequal AS SELECT rows.* FROM rows ANTI JOIN present "
-                f"ON rows.record = present.record WHERE doubt = {PROVEN} {winners}"
-            )
+            row, record = run.scan.row_sql, run.scan.record_sql
+            winners = f"AND {row} IN (SELECT winner FROM keys)" if has_losers(run.workspace) else ""
+            query = f"SELECT {row} AS row, {record} FROM rows WHERE doubt = {PROVEN} {winners}"
+            with run.scan.with_records(run.workspace, query) as cursor:
+                cursor.execute(
+                    "CREATE OR REPLACE TABLE unequal AS SELECT row FROM found ANTI JOIN present USING (record)"
+                )
         finally:
             run.workspace.query("DROP TABLE present")
     return True
@@ -82,10 +85,13 @@ def _printed(run: Run) -> list[Composed] | None:
     assert run.scan is not None
     assert run.layout is not None
     assert run.plan.overlap is not None
-    sample = run.workspace.query(
-        f"SELECT record, {', '.join(f'{name}::VARCHAR' for name in run.scan.key_columns)} FROM rows WHERE rowid IN "
+    keys = ", ".join(f"{name}::VARCHAR" for name in run.scan.key_columns)
+    query = (
+        f"SELECT {run.scan.record_sql}, {run.scan.key_sql} FROM rows WHERE {run.scan.row_sql} IN "
         f"(SELECT winner FROM keys USING SAMPLE reservoir({SAMPLE_ROWS} ROWS) REPEATABLE (1))"
     )
+    with run.scan.with_records(run.workspace, query) as cursor:
+        sample = cursor.execute(f"SELECT record, {keys} FROM found").fetchall()
     records = {row[0].encode() for row in sample}
     columns = [run.target.column(name) for name in run.layout.columns]
     with run.sessions.session("compare") as connection, connection.cursor() as cursor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
@@ -23,25 +24,36 @@ PROBED_KEYS = 1_000  # with none of them in the table, at most 0.3 % of all its 
 ROUGH: Mapping[str, Callable[[bytes], Any]] = dict.fromkeys(("int2", "int4", "int8"), int)
 
 
-def copy_absent(
-    run: Run, cursor: Any, batch: Batch, chosen: str, per_file: Mapping[int, int]
-) -> dict[int, Counts] | None:
-    """COPY the scanned rows of `chosen` if the table has none of their keys; return their counts, or None: nothing is written.
+@dataclass(frozen=True)
+class Chosen:
+    """Scanned rows to send, one per key.
 
-    `chosen` is a relation of the workspace (a FROM and WHERE) with one row per key; `per_file` says how many rows it has,
-    by file position. Raises psycopg2.Error where the server refuses a row, EtlError where the rows sent are not those
-    that were counted.
+    `query` gives their (file, record or place of a held line) in key order; `keys`, a FROM and WHERE, their keys.
     """
-    if run.target.forced("staged") or not _are_absent(run, cursor, chosen):
+
+    query: str
+    keys: str
+
+
+def copy_absent(
+    run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: Mapping[int, int]
+) -> dict[int, Counts] | None:
+    """COPY the `chosen` rows if the table has none of their keys; return their counts, or None: nothing is written.
+
+    `per_file` says how many rows there are, by file position. Raises psycopg2.Error where the server refuses a row, EtlError
+    where the rows sent are not those that were counted.
+    """
+    if run.target.forced("staged") or not _are_absent(run, cursor, chosen.keys):
         return None
     assert run.scan is not None
     assert run.layout is not None
     statement = copy_into(table(run.target), run.layout)
-    query = f"SELECT record FROM {chosen} ORDER BY {run.scan.key_sql}"
+    scan = run.scan
+    query = f"SELECT {scan.record_sql} FROM ({chosen.query})"
 
     def copy() -> int:
         with run.workspace.cursor() as source:
-            return copy_records(cursor, source, query, statement, on_bytes=run.on_bytes)
+            return copy_records(cursor, source, query, statement, held=scan.held, on_bytes=run.on_bytes)
 
     rows = _attempt(run, cursor, batch, copy)
     if rows is None:
@@ -94,7 +106,7 @@ def _attempt(run: Run, cursor: Any, batch: Batch, copy: Callable[[], int]) -> in
     return rows
 
 
-def _are_absent(run: Run, cursor: Any, chosen: str) -> bool:
+def _are_absent(run: Run, cursor: Any, keys: str) -> bool:
     """Whether the table is empty, or has none of a sample of the keys.
 
     Only a guess. It has to be wrong once for the run to stop guessing.
@@ -106,6 +118,6 @@ def _are_absent(run: Run, cursor: Any, chosen: str) -> bool:
     assert run.scan is not None
     sample = run.workspace.query(
         f"SELECT {', '.join(f'{name}::VARCHAR' for name in run.scan.key_columns)} "
-        f"FROM (SELECT {run.scan.key_sql} FROM {chosen}) USING SAMPLE reservoir({PROBED_KEYS} ROWS) REPEATABLE (1)"
+        f"FROM (SELECT {run.scan.key_sql} FROM {keys}) USING SAMPLE reservoir({PROBED_KEYS} ROWS) REPEATABLE (1)"
     )
     return not count_present(cursor, run.target, sample)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import psycopg2
@@ -24,27 +25,24 @@ from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout
 from etl_toolkit.overlap import PROVEN, collapse, distinct_keys
 from etl_toolkit.strategies.compare import set_unchanged_apart
-from etl_toolkit.strategies.direct import copy_absent
+from etl_toolkit.strategies.direct import Chosen, copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers, has_losers
 from etl_toolkit.strategies.together import load_together
-from etl_toolkit.workspace import Workspace, literal
-
-SAMPLE_KEYS = 20_000
-UNEVEN = 1.2  # a range this many times as large as its share, and a worker would wait for another
+from etl_toolkit.workspace import literal
 
 
 @dataclass(frozen=True)
-class Division:
-    """How the rows are divided: per key range the relation of the rows to send (a FROM and WHERE), and their number per file.
+class Range:
+    """A range of keys: a stretch of the table `ordered`; its winners per file, and those that are to be sent.
 
-    `won` are the winners per file: those that are not sent stand in the table as they are.
+    The others stand in the table as they are.
     """
 
-    chosen: Sequence[str]
-    rows: Sequence[Mapping[int, int]]
-    won: Sequence[Mapping[int, int]]
+    stretch: str  # of `ordered`: a FROM and WHERE
+    won: Mapping[int, int]
+    sent: Mapping[int, int]
 
 
 def load_partitioned(run: Run) -> dict[int, Counts]:
@@ -73,62 +71,100 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
 def _load_ranges(run: Run, *, meanwhile: Callable[[], None] | None = None) -> dict[int, Counts]:
     compared = set_unchanged_apart(run)
     with run.phases.phase("divide"):
-        if run.bounds is None:
-            run.bounds = partition_bounds(run, len(run.plan.batches))
-            with run.sessions.session("ledger") as connection:
-                ledger.pin_bounds(connection, run.run_id, run.bounds)
-        division = _divide(run, compared=compared)
-        lost = lost_rows(run, division)
-    return load_together(
-        run, lambda cursor, batch: _write(run, cursor, batch, division), lost=lost, meanwhile=meanwhile
-    )
+        ranges = _divide(run, compared=compared)
+        lost = lost_rows(run, ranges)
+    return load_together(run, lambda cursor, batch: _write(run, cursor, batch, ranges), lost=lost, meanwhile=meanwhile)
 
 
-def _divide(run: Run, *, compared: bool) -> Division:
-    assert run.bounds is not None
+def _divide(run: Run, *, compared: bool) -> list[Range]:
+    """Put the winners in key order, in the workspace's table `ordered` (row), and divide it into ranges."""
     assert run.scan is not None
-    won = _counted(run.workspace, run.bounds, f"(SELECT *, {run.scan.file_sql('winner')} AS file FROM keys)")
-    if compared:
-        rows = _counted(run.workspace, run.bounds, "unequal")
-        return Division([f"unequal WHERE {bound}" for bound in run.bounds], rows, won)
-    relations = ["rows" for _ in run.bounds]
-    if has_losers(run.workspace):
-        relations = [f"rows SEMI JOIN (SELECT winner FROM keys WHERE {bound}) AS won ON rows.rowid = won.winner"
-                     for bound in run.bounds]  # fmt: skip
-    chosen = [f"{relation} WHERE doubt = {PROVEN} AND {bound}"
-              for relation, bound in zip(relations, run.bounds, strict=True)]  # fmt: skip
-    return Division(chosen, won, won)
+    run.workspace.query(
+        f"CREATE OR REPLACE TABLE ordered AS SELECT winner AS row FROM keys ORDER BY {run.scan.key_sql}"
+    )
+    edges = _edges(run)
+    ranges = []
+    for first, end in pairwise(edges):
+        stretch = f"ordered WHERE rowid >= {first} AND rowid < {end}"
+        won = _per_file(run, stretch)
+        if compared:
+            stretch += " AND row IN (SELECT row FROM unequal)"
+        ranges.append(Range(stretch, won, _per_file(run, stretch) if compared else won))
+    return ranges
 
 
-def _counted(workspace: Workspace, bounds: Sequence[str], relation: str) -> list[dict[int, int]]:
-    """The rows of a relation (with the keys and `file`) per key range, by file."""
-    ranges = " ".join(f"WHEN {bound} THEN {number}" for number, bound in enumerate(bounds))
-    counted: list[dict[int, int]] = [{} for _ in bounds]
-    for part, file, count in workspace.query(f"SELECT CASE {ranges} END, file, count(*) FROM {relation} GROUP BY 1, 2"):
-        counted[part][file] = count
-    return counted
+def _per_file(run: Run, stretch: str) -> dict[int, int]:
+    assert run.scan is not None
+    return dict(run.workspace.query(f"SELECT {run.scan.file_sql('row')}, count(*) FROM {stretch} GROUP BY 1"))
 
 
-def _write(run: Run, cursor: Any, batch: Batch, division: Division) -> dict[int, Counts]:
+def _edges(run: Run) -> list[int]:
+    """Where in `ordered` a range begins, and the end of the last: ranges of the same number of keys.
+
+    The keys there are kept in the ledger. A run that is resumed, or that has lost rows meanwhile, divides by them.
+    """
+    if run.bounds is None:
+        total, count = run.workspace.query("SELECT count(*) FROM ordered")[0][0], len(run.plan.batches)
+        edges = [total * number // count for number in range(count + 1)]
+        run.bounds = _bounds(run, edges)
+        with run.sessions.session("ledger") as connection:
+            ledger.pin_bounds(connection, run.run_id, run.bounds)
+        return edges
+    counts = ", ".join(f"count(*) FILTER (WHERE {bound})" for bound in run.bounds)
+    return list(accumulate(run.workspace.query(f"SELECT {counts} FROM keys")[0], initial=0))
+
+
+def _bounds(run: Run, edges: Sequence[int]) -> list[str]:
+    """Conditions on the key columns that hold in each of the ranges."""
+    assert run.scan is not None
+    names, keys = run.scan.key_columns, run.scan.key_sql
+    types = [row[0] for row in run.workspace.query(f"SELECT column_type FROM (DESCRIBE SELECT {keys} FROM keys)")]
+    found = run.workspace.query(
+        f"SELECT edge, {', '.join(f'{name}::VARCHAR' for name in names)} FROM keys JOIN (SELECT rowid AS edge, row FROM ordered "
+        f"WHERE rowid IN ({', '.join(map(str, edges))})) ON winner = row"
+    )
+    key_at = {
+        at: ", ".join(f"{literal(text)}::{kind}" for text, kind in zip(texts, types, strict=True))
+        for at, *texts in found
+    }
+    bounds = []
+    for number, (first, end) in enumerate(pairwise(edges)):
+        lower = f"({keys}) >= ({key_at[first]})" if number and first in key_at else ""
+        upper = f"({keys}) < ({key_at[end]})" if end in key_at else ""
+        bounds.append(" AND ".join(filter(None, (lower, upper))) or "true")
+    return bounds
+
+
+def _write(run: Run, cursor: Any, batch: Batch, ranges: Sequence[Range]) -> dict[int, Counts]:
     """Load one key range: by COPY into the table itself where its keys are absent, else by way of the staging table."""
     assert batch.partition is not None
-    chosen = division.chosen[batch.partition]
-    per_file = division.rows[batch.partition]
-    same = {file: rows - per_file.get(file, 0) for file, rows in division.won[batch.partition].items()}
+    own = ranges[batch.partition]
+    same = {file: rows - own.sent.get(file, 0) for file, rows in own.won.items()}
     counts = [{file: Counts(read=rows, unchanged=rows) for file, rows in same.items()}]
-    if per_file:
-        absent = copy_absent(run, cursor, batch, chosen, per_file)
-        counts.append(_copy_staged(run, cursor, batch, chosen, per_file) if absent is None else absent)
+    if own.sent:
+        chosen = _chosen(run, own)
+        absent = copy_absent(run, cursor, batch, chosen, own.sent)
+        counts.append(_copy_staged(run, cursor, batch, chosen, own.sent) if absent is None else absent)
     return add_up(counts)
 
 
-def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: str, per_file: Mapping[int, int]) -> dict[int, Counts]:
+def _chosen(run: Run, own: Range) -> Chosen:
+    scan = run.scan
+    assert scan is not None
+    keys = f"rows WHERE {scan.row_sql} IN (SELECT row FROM {own.stretch})"
+    if scan.held:
+        return Chosen(f"SELECT {scan.file_sql('row')} AS file, row AS place FROM {own.stretch}", keys)
+    turns = f"(SELECT row, rowid AS turn FROM {own.stretch})"
+    return Chosen(f"SELECT file, record FROM rows JOIN {turns} ON rows.rowid = row ORDER BY turn", keys)
+
+
+def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: Mapping[int, int]) -> dict[int, Counts]:
     assert run.scan is not None
     assert run.layout is not None
     layout = Layout(("etl_file", *run.layout.columns), run.layout.delimiter)
     cursor.execute(create_staging(run.target, run.layout))
-    query = f"SELECT file || {literal(layout.delimiter)} || record AS record FROM {chosen} ORDER BY {run.scan.key_sql}"
-    with run.phases.phase("copy"), run.workspace.cursor() as source:
+    query = f"SELECT file || {literal(layout.delimiter)} || record AS record FROM found"
+    with run.phases.phase("copy"), run.scan.with_records(run.workspace, chosen.query) as source:
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
     reach("copied")
     upsert = Upsert(
@@ -152,7 +188,7 @@ def _counts(item: Merged) -> Counts:
     return Counts(item.rows, item.inserted, item.updated, item.unchanged, stale=item.stale)
 
 
-def lost_rows(run: Run, division: Division) -> dict[int, Counts]:
+def lost_rows(run: Run, ranges: Sequence[Range]) -> dict[int, Counts]:
     """Counts of the rows that are not sent, per file: superseded and rejected."""
     assert run.scan is not None
     usable = dict(run.workspace.query(f"SELECT file, count(*) FROM rows WHERE doubt = {PROVEN} GROUP BY file"))
@@ -161,7 +197,7 @@ def lost_rows(run: Run, division: Division) -> dict[int, Counts]:
     for file in run.files:
         rejected = len(run.refused.get(file.position, ()))
         rows, keys = usable.get(file.position, 0), distinct[file.position]
-        won = sum(part.get(file.position, 0) for part in division.won)
+        won = sum(part.won.get(file.position, 0) for part in ranges)
         lost[file.position] = Counts(
             read=rows - won + rejected,
             superseded_same_file=rows - keys,
@@ -169,53 +205,3 @@ def lost_rows(run: Run, division: Division) -> dict[int, Counts]:
             rejected=rejected,
         )
     return lost
-
-
-def partition_bounds(run: Run, count: int) -> list[str]:
-    """Conditions on the key columns that split the distinct keys into `count` ranges of even size.
-
-    The bounds are quantiles of a fixed-seed reservoir sample of the distinct keys, so that one skewed key, however many
-    rows carry it, weighs as much as any other. They are of the first column alone where that splits the keys well: to
-    compare rows of columns takes DuckDB many times as long.
-    """
-    assert run.scan is not None
-    run.workspace.query(
-        f"CREATE OR REPLACE TABLE sample AS SELECT {run.scan.key_sql} FROM keys "
-        f"USING SAMPLE reservoir({SAMPLE_KEYS} ROWS) REPEATABLE (1)"
-    )
-    first, every = run.scan.key_columns[:1], run.scan.key_columns
-    bounds = _quantiles(run.workspace, first, count)
-    if every != first and not _is_even(run.workspace, bounds):
-        bounds = _quantiles(run.workspace, every, count)
-    run.workspace.query("DROP TABLE sample")
-    return bounds
-
-
-def _quantiles(workspace: Workspace, columns: Sequence[str], count: int) -> list[str]:
-    """Conditions on these columns that split the table `sample` into `count` ranges, as evenly as its values allow."""
-    names = ", ".join(columns)
-    edges = workspace.query(
-        f"WITH placed AS (SELECT {names}, row_number() OVER (ORDER BY {names}) AS place, count(*) OVER () AS total FROM sample) "
-        f"SELECT {', '.join(f'{name}::VARCHAR' for name in columns)} FROM placed "
-        f"WHERE place IN (SELECT 1 + total * step // {count} FROM range(1, {count}) steps(step)) ORDER BY place"
-    )
-    types = [row[0] for row in workspace.query(f"SELECT column_type FROM (DESCRIBE SELECT {names} FROM sample)")]
-    values = [", ".join(f"{literal(text)}::{kind}" for text, kind in zip(row, types, strict=True)) for row in edges]
-    conditions = []
-    for number in range(count):
-        parts = []
-        if number:
-            parts.append(f"({names}) >= ({values[number - 1]})" if number <= len(values) else "false")
-        if number < count - 1 and number < len(values):
-            parts.append(f"({names}) < ({values[number]})")
-        conditions.append(" AND ".join(parts) or "true")
-    return conditions
-
-
-def _is_even(workspace: Workspace, bounds: Sequence[str]) -> bool:
-    """Whether no range holds much more of the table `sample` than its share."""
-    counted = workspace.query(
-        "SELECT count(*), " + ", ".join(f"count(*) FILTER (WHERE {bound})" for bound in bounds) + " FROM sample"
-    )
-    total, *parts = counted[0]
-    return bool(max(parts) * len(bounds) <= UNEVEN * total)

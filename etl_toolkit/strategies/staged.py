@@ -45,7 +45,7 @@ from etl_toolkit.sources import (
     text_relation,
     too_many_rejects,
 )
-from etl_toolkit.strategies.direct import copy_absent, copy_unseen
+from etl_toolkit.strategies.direct import Chosen, copy_absent, copy_unseen
 from etl_toolkit.strategies.lanes import FileCounts
 
 T = TypeVar("T")
@@ -109,7 +109,8 @@ def _load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | Non
     if overlap and any(file.duplicates or (file.position,) not in overlap.groups for file in files):
         return None
     if overlap and run.scan and run.scan.has_records and run.plan.key_path == "client":
-        chosen = f"rows WHERE doubt = {PROVEN} AND file IN ({', '.join(str(file.position) for file in files)})"
+        own = f"rows WHERE doubt = {PROVEN} AND file IN ({', '.join(str(file.position) for file in files)})"
+        chosen = Chosen(f"SELECT * FROM {own} ORDER BY {run.scan.key_sql}", own)
         return copy_absent(run, cursor, batch, chosen, {file.position: file.rows for file in files})
     file = run.file(batch.files[0])
     if len(batch.files) > 1 or not _sends_own_bytes(file, layout_of(file, run.target)):
@@ -255,7 +256,7 @@ def _copy_chunks(run: Run, cursor: Any, statement: Composable, body: Any, chunk_
 def records_query(run: Run, file: SourceFile, layout: Layout) -> str:
     """A DuckDB query of the file's records as COPY reads them, in file order."""
     relation, texts = text_relation(file, layout.columns, run.workspace)
-    return f"SELECT {record_expression(file, texts, layout.columns, layout.delimiter)} AS record FROM {relation}"
+    return f"SELECT {record_expression(file, texts, layout)} AS record FROM {relation}"
 
 
 def find_rejects(run: Run, file: SourceFile) -> tuple[Reject, ...]:

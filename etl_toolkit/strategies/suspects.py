@@ -29,7 +29,8 @@ def check_losers(run: Run) -> None:
 
     Raises RefusedLosersError where there are any, RejectLimitError where they are too many.
     """
-    if _check(run, f"doubt = {PROVEN} AND rowid NOT IN (SELECT winner FROM keys)"):
+    assert run.scan is not None
+    if _check(run, f"doubt = {PROVEN} AND {run.scan.row_sql} NOT IN (SELECT winner FROM keys)"):
         check_reject_limit(run)
         raise RefusedLosersError
 
@@ -78,11 +79,9 @@ class Inquiry:
 
         More than `limit` + 1 are not looked for: one too many is enough to fail the load.
         """
-        with self.workspace.cursor() as source:
-            source.execute(
-                f"WITH few AS MATERIALIZED (SELECT rowid AS row, record FROM rows WHERE {where}) "
-                f"SELECT row, record FROM few WHERE {doubtful}"
-            )
+        few = f"SELECT rowid AS row, {self.scan.record_sql} FROM rows WHERE {where}"
+        with self.scan.with_records(self.workspace, f"WITH few AS MATERIALIZED ({few}) SELECT * FROM few") as source:
+            source.execute(f"SELECT row, record FROM found WHERE {doubtful}")
             chunks = iter(lambda: source.fetchmany(self.sessions.config.sub_batch_size), [])
             first = next(chunks, None)
             if first is None:
