@@ -69,12 +69,12 @@ class KeyScan:
     @contextmanager
     def with_records(self, workspace: Workspace, query: str) -> Iterator[duckdb.DuckDBPyConnection]:
         """A cursor with a relation `found`: the rows of a query, which has `record_sql`, with their `record`."""
-        with workspace.cursor() as cursor, workspace.cursor() as source:
+        with workspace.cursor() as source, workspace.cursor() as places:
             if self.held:
-                cursor.register("found", self.held.with_records(source.sql(query).to_arrow_reader(FOUND_AT_ONCE)))
+                source.register("found", self.held.with_records(places.sql(query).to_arrow_reader(FOUND_AT_ONCE)))
             else:
-                cursor.execute(f"CREATE TEMP VIEW found AS {query}")
-            yield cursor
+                source.execute(f"CREATE TEMP VIEW found AS {query}")
+            yield source
 
     def file_sql(self, row: str) -> str:
         """An expression of the file that a row lies in: a binary search, since the rows stand in file order."""
@@ -118,11 +118,11 @@ def scan(
     runs = [[file] for file in files] if held else runs
     selects = [_select(run, key, workspace, key_types=key_types, layout=layout, order=order, held=held) for run in runs]
     try:
-        with workspace.cursor() as cursor:
+        with workspace.cursor() as source:
             if held:
                 for file in files:
-                    cursor.register(f"lines_{file.position}", held.lines(file.position))
-            cursor.execute("CREATE TABLE rows AS " + " UNION ALL ".join(selects))
+                    source.register(f"lines_{file.position}", held.lines(file.position))
+            source.execute("CREATE TABLE rows AS " + " UNION ALL ".join(selects))
     except duckdb.Error as error:
         raise read_failure(files, error) from None
     scan_ = KeyScan(tuple(files), tuple(key), {}, {}, layout is not None, order is not None, held)

@@ -163,8 +163,8 @@ def forecasted(ready: Ready, sessions: Sessions) -> Plan:
         f"SELECT file, {ready.scan.record_sql} FROM rows WHERE {ready.scan.row_sql} IN "
         f"(SELECT winner FROM keys USING SAMPLE reservoir({FORECAST_ROWS} ROWS) REPEATABLE (1))"
     )
-    with ready.scan.with_records(ready.workspace, query) as cursor:
-        sample = cursor.execute("SELECT file, record FROM found").fetchall()
+    with ready.scan.with_records(ready.workspace, query) as source:
+        sample = source.execute("SELECT file, record FROM found").fetchall()
     data = "".join(f"{file}{ready.layout.delimiter}{record}\n" for file, record in sample)
     layout = Layout(("etl_file", *ready.layout.columns), ready.layout.delimiter)
     with sessions.session("forecast") as connection, connection.cursor() as cursor:

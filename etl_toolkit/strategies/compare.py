@@ -58,8 +58,8 @@ def set_unchanged_apart(run: Run) -> bool:
             row, record = run.scan.row_sql, run.scan.record_sql
             winners = f"AND {row} IN (SELECT winner FROM keys)" if has_losers(run.workspace) else ""
             query = f"SELECT {row} AS row, {record} FROM rows WHERE doubt = {PROVEN} {winners}"
-            with run.scan.with_records(run.workspace, query) as cursor:
-                cursor.execute(
+            with run.scan.with_records(run.workspace, query) as source:
+                source.execute(
                     "CREATE OR REPLACE TABLE unequal AS SELECT row FROM found ANTI JOIN present USING (record)"
                 )
         finally:
@@ -90,8 +90,8 @@ def _printed(run: Run) -> list[Composed] | None:
         f"SELECT {run.scan.record_sql}, {run.scan.key_sql} FROM rows WHERE {run.scan.row_sql} IN "
         f"(SELECT winner FROM keys USING SAMPLE reservoir({SAMPLE_ROWS} ROWS) REPEATABLE (1))"
     )
-    with run.scan.with_records(run.workspace, query) as cursor:
-        sample = cursor.execute(f"SELECT record, {keys} FROM found").fetchall()
+    with run.scan.with_records(run.workspace, query) as source:
+        sample = source.execute(f"SELECT record, {keys} FROM found").fetchall()
     records = {row[0].encode() for row in sample}
     columns = [run.target.column(name) for name in run.layout.columns]
     with run.sessions.session("compare") as connection, connection.cursor() as cursor:

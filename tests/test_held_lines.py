@@ -1,0 +1,175 @@
+"""Plain files held in memory: every line is found by its place, and a load ends alike whether its files are held or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from psycopg2.extensions import connection as Connection
+
+from etl_toolkit import ParallelConfig, ingest, plan
+from etl_toolkit.errors import SourceError
+from etl_toolkit.model import ReadOptions
+from etl_toolkit.sources import HeldLines, held, resolve
+from etl_toolkit.strategies import compare
+from etl_toolkit.workspace import Workspace, open_workspace
+from tests.oracle import Oracle, Rows, differing_rows, write
+
+CONFIG = ParallelConfig(concurrency=2)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters='",\r\n\0\x1f', exclude_categories=["Cs"]), max_size=20)
+FILES = st.lists(st.lists(st.tuples(TEXTS, TEXTS), max_size=12), min_size=1, max_size=3)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of a few lines, and Arrow buffers that a line easily reaches beyond."""
+    monkeypatch.setattr(held, "LINES_AT_ONCE", 100)
+    monkeypatch.setattr(held, "BUFFER_BITS", 6)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(contents=FILES, has_header=st.booleans(), is_ended=st.booleans())
+@example(contents=[[("", "")], [], [("x" * 11, "")]], has_header=True, is_ended=False)  # the limit of a short line
+@example(contents=[[("x" * 10, "y")], [("é" * 20, "ü" * 20)]], has_header=False, is_ended=False)
+def test_every_line_is_found_by_its_place(
+    tmp_path: Path, contents: list[list[tuple[str, str]]], has_header: bool, is_ended: bool
+) -> None:
+    lines = [[f"{left},{right}" for left, right in rows] for rows in contents]
+    paths = []
+    for number, rows in enumerate(lines):
+        paths.append(tmp_path / f"{number}.csv")
+        text = "\n".join([f"a{number},b"] * has_header + [*rows, f"{number},last"])
+        paths[-1].write_bytes((text + "\n" * is_ended).encode())
+        rows.append(f"{number},last")
+
+    with open_workspace(ParallelConfig(), threads=1) as workspace:
+        options = ReadOptions(delimiter=",", headers=None if has_header else ("a", "b"))
+        files = resolve(paths, options, workspace).files
+        assert workspace.held_bytes >= sum(path.stat().st_size for path in paths)
+        holder = HeldLines(files)
+        read = [holder.lines(file.position).read_all() for file in files]
+        places = pa.chunked_array([chunk for table in read for chunk in table["place"].chunks], pa.int64())
+
+    assert [table["line"].to_pylist() for table in read] == lines
+    assert places.to_pylist() == sorted(places.to_pylist())
+    backwards = pa.array(places.to_pylist()[::-1], pa.int64())
+    expected = [line for rows in lines for line in rows][::-1]
+    assert holder.lines_at(backwards).to_pylist() == [f"{line}\n" for line in expected]
+    rows = pa.table({"n": range(len(expected)), "place": backwards})
+    found = holder.with_records(rows.to_reader()).read_all()
+    assert found.to_pylist() == [{"n": number, "record": line} for number, line in enumerate(expected)]
+
+
+# --- loads ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sent_from_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many lines were sent out of memory, batch by batch."""
+    sent: list[int] = []
+    lines_at, with_records = HeldLines.lines_at, HeldLines.with_records
+    monkeypatch.setattr(HeldLines, "lines_at", lambda self, places: sent.append(len(places)) or lines_at(self, places))
+    monkeypatch.setattr(HeldLines, "with_records", lambda self, rows: sent.append(0) or with_records(self, rows))
+    return sent
+
+
+@pytest.fixture
+def load(database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Load files of (id, v, n) into `loaded`, and hold the table against the sequential oracle."""
+    monkeypatch.setattr(plan, "SMALLEST_RANGE", 10)
+
+    def run(*contents: Rows, present: str = "", config: ParallelConfig = CONFIG, **options: Any) -> Any:
+        for name in ("loaded", "expected"):
+            with connection.cursor() as cursor:
+                cursor.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, v text, n int CHECK (n < 1000000))")
+                if present:
+                    cursor.execute(f"INSERT INTO {name} {present}; ANALYZE {name}")
+        good = [Rows(each.columns, tuple(row for row in each.rows if row[2] != "x")) for each in contents]
+        Oracle("expected", ("id",)).load(connection, good)
+        paths = [write(content, tmp_path, f"{number}.csv", "csv") for number, content in enumerate(contents)]
+        result = ingest(paths, "loaded", "id", database, **{"strategy": "partitioned", "config": config, **options})
+        assert differing_rows(connection, "loaded", "expected") == []
+        return result
+
+    return run
+
+
+def rows(file: int, ids: range) -> Rows:
+    order = sorted(ids, key=lambda id_: id_ * (7919 + 2 * file) % 1009)
+    return Rows(("id", "v", "n"), tuple((str(id_), f"{file}/{id_}", str(id_)) for id_ in order))
+
+
+@pytest.mark.parametrize("is_held", [True, False], ids=["held", "not held"])
+@pytest.mark.parametrize(
+    "present", ["", "SELECT g, '1/' || g, g FROM generate_series(0, 299) g"], ids=["empty", "filled"]
+)
+@pytest.mark.usefixtures("small_pieces")
+def test_a_load_ends_alike_whether_its_files_are_held_or_not(
+    load: Any, sent_from_memory: list[int], monkeypatch: pytest.MonkeyPatch, present: str, is_held: bool
+) -> None:
+    monkeypatch.setattr(compare, "SMALLEST_LOAD", 1)
+    if not is_held:
+        monkeypatch.setattr(Workspace, "reserve", lambda self, size: None)
+    result = load(rows(0, range(200)), rows(1, range(100, 300)), rows(2, range(290, 330)), present=present)
+    counts = result.counts
+    assert (counts.inserted, counts.updated, counts.unchanged, counts.superseded_later_file) == (
+        (30, 110, 190, 110) if present else (330, 0, 0, 110)
+    )
+    assert bool(sent_from_memory) is is_held
+
+
+def test_a_row_that_is_refused_is_told_by_its_number(load: Any, connection: Connection, small_pieces: None) -> None:
+    bad = Rows(("id", "v", "n"), (*rows(1, range(150, 400)).rows, ("1000", "bad", "x")))
+    result = load(rows(0, range(200)), bad, max_rejects=1)
+    assert (result.counts.rejected, result.counts.inserted) == (1, 400)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT file, record, line, raw FROM etl_toolkit.rejects")
+        assert cursor.fetchall() == [(1, 250, 252, "1000,bad,x")]
+
+
+@pytest.mark.parametrize(("megabytes", "is_held"), [(9, True), (11, False)])
+def test_files_are_held_where_they_leave_duckdb_half_of_the_memory(
+    tmp_path: Path, megabytes: int, is_held: bool
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n" + f"1,{'x' * 997}\n" * 1000 * megabytes)
+    with open_workspace(ParallelConfig(memory_limit_bytes=20_000_000), threads=1) as workspace:
+        resolve([path], ReadOptions(), workspace)
+        held_bytes = path.stat().st_size + 1 if is_held else 0
+        assert workspace.held_bytes == held_bytes
+        limit = workspace.query(
+            "SELECT format_bytes(?::BIGINT) = current_setting('memory_limit')", [20_000_000 - held_bytes]
+        )
+        assert limit == [(True,)]
+
+
+def test_a_line_that_is_too_long_keeps_its_file_from_being_held(load: Any, sent_from_memory: list[int]) -> None:
+    load(Rows(("id", "v", "n"), (("1", "v" * held.LONGEST_LINE_BYTES, "1"), ("2", "short", "2"))))
+    assert sent_from_memory == []
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text[:-20], lambda text: text.replace("\n", " ")], ids=["shrunk", "joined"]
+)
+def test_a_file_that_changes_before_it_is_held_ends_the_load(
+    load: Any, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[str], str]
+) -> None:
+    real = HeldLines.lines
+
+    def changed(self: HeldLines, position: int) -> Any:
+        path = tmp_path / "0.csv.csv"
+        path.write_text(change(path.read_text()))
+        return real(self, position)
+
+    monkeypatch.setattr(HeldLines, "lines", changed)
+    with pytest.raises(SourceError, match=r"was (it )?changed or removed"):
+        load(rows(0, range(5_000)))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM loaded")
+        assert cursor.fetchone() == (0,)
