@@ -77,9 +77,9 @@ class KeyScan:
             yield source
 
     def file_sql(self, row: str) -> str:
-        """An expression of the file that a row lies in: a binary search, since the rows stand in file order."""
+        """An expression of the file that a row lies in, since the rows stand in file order."""
         firsts = self.first_place if self.held else self.first_row
-        return _search(sorted((first, position) for position, first in firsts.items()), row)
+        return search_sql(sorted((first, position) for position, first in firsts.items()), row)
 
     @property
     def key_columns(self) -> list[str]:
@@ -90,11 +90,12 @@ class KeyScan:
         return ", ".join(self.key_columns)
 
 
-def _search(firsts: Sequence[tuple[int, int]], row: str) -> str:
+def search_sql(firsts: Sequence[tuple[int, int]], row: str) -> str:
+    """An expression of the number that belongs to the last of the sorted `firsts` which `row` has reached."""
     if len(firsts) < 2:
         return f"{firsts[0][1] if firsts else 0}"
     middle = len(firsts) // 2
-    below, above = _search(firsts[:middle], row), _search(firsts[middle:], row)
+    below, above = search_sql(firsts[:middle], row), search_sql(firsts[middle:], row)
     return f"CASE WHEN {row} < {firsts[middle][0]} THEN {below} ELSE {above} END"
 
 

@@ -23,7 +23,7 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import own_rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout
-from etl_toolkit.overlap import PROVEN, collapse, distinct_keys
+from etl_toolkit.overlap import PROVEN, collapse, distinct_keys, search_sql
 from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.direct import Chosen, copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
@@ -31,6 +31,8 @@ from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers, has_losers
 from etl_toolkit.strategies.together import load_together
 from etl_toolkit.workspace import literal
+
+KEYS_TO_A_TEXT = 10  # on average, for its rank to be worth finding
 
 
 @dataclass(frozen=True)
@@ -78,24 +80,48 @@ def _load_ranges(run: Run, *, meanwhile: Callable[[], None] | None = None) -> di
 
 def _divide(run: Run, *, compared: bool) -> list[Range]:
     """Put the winners in key order, in the workspace's table `ordered` (row), and divide it into ranges."""
-    assert run.scan is not None
-    run.workspace.query(
-        f"CREATE OR REPLACE TABLE ordered AS SELECT winner AS row FROM keys ORDER BY {run.scan.key_sql}"
-    )
+    run.workspace.query(f"CREATE OR REPLACE TABLE ordered AS {_winners_in_order(run)}")
     edges = _edges(run)
-    ranges = []
-    for first, end in pairwise(edges):
-        stretch = f"ordered WHERE rowid >= {first} AND rowid < {end}"
-        won = _per_file(run, stretch)
-        if compared:
-            stretch += " AND row IN (SELECT row FROM unequal)"
-        ranges.append(Range(stretch, won, _per_file(run, stretch) if compared else won))
-    return ranges
+    sent = "row IN (SELECT row FROM unequal)" if compared else "true"
+    won_in = _per_file(run, edges, "true")
+    sent_in = _per_file(run, edges, sent) if compared else won_in
+    return [
+        Range(f"ordered WHERE rowid >= {first} AND rowid < {end} AND {sent}", won_in[number], sent_in[number])
+        for number, (first, end) in enumerate(pairwise(edges))
+    ]
 
 
-def _per_file(run: Run, stretch: str) -> dict[int, int]:
+def _winners_in_order(run: Run) -> str:
+    """A query of the winners in key order.
+
+    A text that begins a key of several columns is sorted by its rank, where there are many keys to each: DuckDB sorts
+    numbers several times as fast as rows with a text in them.
+    """
     assert run.scan is not None
-    return dict(run.workspace.query(f"SELECT {run.scan.file_sql('row')}, count(*) FROM {stretch} GROUP BY 1"))
+    first, *others = run.scan.key_columns
+    if others:
+        kind, texts, keys = run.workspace.query(
+            f"SELECT any_value(typeof({first})), approx_count_distinct({first}), count(*) FROM keys"
+        )[0]
+        if kind == "VARCHAR" and texts * KEYS_TO_A_TEXT < keys:
+            run.workspace.query(
+                f"CREATE OR REPLACE TABLE ranks AS SELECT {first}, row_number() OVER (ORDER BY {first}) AS rank "
+                f"FROM (SELECT DISTINCT {first} FROM keys)"
+            )
+            return f"SELECT winner AS row FROM keys JOIN ranks USING ({first}) ORDER BY rank, {', '.join(others)}"
+    return f"SELECT winner AS row FROM keys ORDER BY {run.scan.key_sql}"
+
+
+def _per_file(run: Run, edges: Sequence[int], where: str) -> list[dict[int, int]]:
+    """How many of the rows in `ordered` that meet a condition each file has in each range."""
+    assert run.scan is not None
+    part = search_sql([(first, number) for number, first in enumerate(edges[:-1])], "rowid")
+    counted: list[dict[int, int]] = [{} for _ in edges[1:]]
+    for number, file, rows in run.workspace.query(
+        f"SELECT {part}, {run.scan.file_sql('row')}, count(*) FROM ordered WHERE {where} GROUP BY 1, 2"
+    ):
+        counted[number][file] = rows
+    return counted
 
 
 def _edges(run: Run) -> list[int]:
@@ -107,8 +133,7 @@ def _edges(run: Run) -> list[int]:
         total, count = run.workspace.query("SELECT count(*) FROM ordered")[0][0], len(run.plan.batches)
         edges = [total * number // count for number in range(count + 1)]
         run.bounds = _bounds(run, edges)
-        with run.sessions.session("ledger") as connection:
-            ledger.pin_bounds(connection, run.run_id, run.bounds)
+        ledger.pin_bounds(run.coordinator, run.run_id, run.bounds)
         return edges
     counts = ", ".join(f"count(*) FILTER (WHERE {bound})" for bound in run.bounds)
     return list(accumulate(run.workspace.query(f"SELECT {counts} FROM keys")[0], initial=0))
