@@ -111,4 +111,6 @@ class Inquiry:
 
 def has_losers(workspace: Workspace) -> bool:
     """Whether any row lost to another one with its key."""
-    return bool(workspace.query("SELECT count(*) <> sum(n) FROM keys")[0][0])
+    return bool(
+        workspace.query(f"SELECT (SELECT count(*) FROM keys) <> count(*) FROM rows WHERE doubt = {PROVEN}")[0][0]
+    )
