@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ class HeldLines:
         self._files = {file.position: file for file in files}
         ends = list(accumulate(_room_for(file) for file in files))
         self._spans = {file.position: (start, end) for file, start, end in zip(files, [0, *ends], ends, strict=False)}
-        self._bytes = np.empty(ends[-1], dtype=np.uint8)
+        # Not numpy's own memory: it asks for huge pages, which a virtual machine may first have to get from its host.
+        self._bytes = np.frombuffer(mmap(-1, ends[-1]), dtype=np.uint8)
         data, step = pa.py_buffer(self._bytes), 1 << BUFFER_BITS
         # Each holds whole every line that begins in its stretch.
         self._buffers = [
