@@ -140,8 +140,8 @@ class ConflictAwareProcessor:
             )  # fmt: skip
             run = Run(
                 run_id=run_id, spec=spec, config=self.config, target=ready.target, files=ready.files, plan=ready.plan,
-                layout=ready.layout, scan=ready.scan, workspace=ready.workspace, sessions=sessions, coordinator=admin,
-                phases=phases, notify=self._on_event, stop=stop, refused=ready.refused,
+                layout=ready.layout, scan=ready.scan, workspace=ready.workspace, sessions=sessions, phases=phases,
+                notify=self._on_event, stop=stop, refused=ready.refused,
                 bounds=resumed.bounds if resumed else None,
             )  # fmt: skip
             run.tell("planned", plan=ready.plan, bytes=ready.sources.size_bytes)

@@ -39,7 +39,8 @@ class ParallelConfig:
         the sequential load. Off allows the staged partitions: the same outcome, shown all at the end.
     performance_monitoring: sample CPU and memory during the load and report them in the result.
     memory_alert_ratio: share of the memory limit (cgroup or machine) above which a load raises an alert.
-    memory_limit_bytes: what DuckDB may hold before it spills to `temp_directory`; 0: a quarter of the memory limit.
+    memory_limit_bytes: what DuckDB and the files held beside it may take; beyond, it spills to `temp_directory`; 0: a quarter of
+        the memory limit.
     temp_directory: where DuckDB spills and compressed input is unpacked; not set means the system's.
     sla_seconds: what a load may take; `doctor` holds the last run against it. 0: no promise.
     retry_attempts: how often a batch is tried when a transient database error stops it; 1 means no second try.

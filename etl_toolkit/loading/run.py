@@ -64,7 +64,6 @@ class Run:
     scan: KeyScan | None
     workspace: Workspace
     sessions: Sessions
-    coordinator: Any  # the session that holds the lock on the table; for the main thread
     phases: Phases
     notify: Callable[[Event], None]
     stop: threading.Event = field(default_factory=threading.Event)

@@ -133,7 +133,8 @@ def _edges(run: Run) -> list[int]:
         total, count = run.workspace.query("SELECT count(*) FROM ordered")[0][0], len(run.plan.batches)
         edges = [total * number // count for number in range(count + 1)]
         run.bounds = _bounds(run, edges)
-        ledger.pin_bounds(run.coordinator, run.run_id, run.bounds)
+        with run.sessions.session("ledger") as connection:
+            ledger.pin_bounds(connection, run.run_id, run.bounds)
         return edges
     counts = ", ".join(f"count(*) FILTER (WHERE {bound})" for bound in run.bounds)
     return list(accumulate(run.workspace.query(f"SELECT {counts} FROM keys")[0], initial=0))
