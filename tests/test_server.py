@@ -276,6 +276,16 @@ class TestSecrecy:
         with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
             psycopg2.connect(dsn)
 
+    def test_only_its_own_random_password_goes_without_iterations(self, started: server.EmbeddedServer) -> None:
+        with closing(psycopg2.connect(started.dsn)) as connection, connection.cursor() as cursor:
+            if connection.server_version < 160000:
+                pytest.skip("iterations can be chosen from PostgreSQL 16")
+            cursor.execute("CREATE ROLE other PASSWORD 'weak'")
+            cursor.execute(
+                "SELECT rolname, split_part(split_part(rolpassword, '$', 2), ':', 1)::int FROM pg_authid WHERE rolpassword <> ''"
+            )
+            assert dict(cursor.fetchall()) == {"postgres": 1, "other": 4096}
+
     def test_home_and_password_are_the_owners_alone(self, home: Path) -> None:
         home = server.start(home, profile="fast").data_dir
         modes = {
