@@ -33,6 +33,7 @@ from etl_toolkit.errors import (
 )
 from etl_toolkit.loading import failpoints, ledger
 from etl_toolkit.model import LoadResult
+from etl_toolkit.strategies import lanes
 from etl_toolkit.workspace import open_workspace, sweep
 from tests import fault_worker
 from tests.fault_worker import nth
@@ -996,6 +997,31 @@ def test_a_signal_rolls_back_and_can_be_resumed(
     assert "etl-toolkit runs" in err, "how to go on is said"
     assert ConflictAwareProcessor(database, config=config_for(work)).resume(run_id)
     assert differing_rows(connection, "loaded", "expected") == []
+
+
+@pytest.mark.parametrize("name", ["hybrid", "partitioned"])
+def test_an_interrupt_before_all_workers_are_started_leaves_none_behind(
+    database: str, connection: Connection, tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Without the gate in `run_all` the first worker waits for the row that `holder` has, and nobody stops it."""
+
+    class Interrupted(lanes.ThreadPoolExecutor):
+        def submit(self, *task: Any, **options: Any) -> Any:
+            super().submit(*task, **options)
+            time.sleep(1)
+            raise KeyboardInterrupt
+
+    scenario = SCENARIOS[name]
+    files = scenario.prepare(connection, tmp_path)
+    holder = psycopg2.connect(database)
+    with holder.cursor() as cursor:
+        cursor.execute("SELECT * FROM loaded FOR UPDATE")
+    monkeypatch.setattr(lanes, "ThreadPoolExecutor", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(files, "loaded", "id", database, strategy=scenario.strategy, config=config_for(work))
+    holder.close()
+    assert query(connection, "SELECT count(*) FROM loaded WHERE v <> 'before'") == [(0,)]
+    assert_nothing_is_left(connection, work)
 
 
 def command_line(*words: str) -> subprocess.CompletedProcess[str]:

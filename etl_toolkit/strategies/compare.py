@@ -8,7 +8,7 @@ the load; a sample tells. Every other row goes the ordinary way, also one that o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,7 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import MOSTLY, probed_rows
 from etl_toolkit.model import Column, ConflictAction
 from etl_toolkit.overlap import PROVEN
-from etl_toolkit.strategies.lanes import await_all, on_retry
+from etl_toolkit.strategies.lanes import on_retry, run_all
 from etl_toolkit.strategies.suspects import has_losers
 
 SMALLEST_LOAD = 5_000  # rows; fewer are staged in less time than it takes to look
@@ -165,8 +165,8 @@ def _read_table(run: Run, printed: list[Composed]) -> bool:
     def read_with_retry(worker: int) -> bool:
         return run_with_retry(lambda: read(worker), run.config, on_retry=on_retry(run, f"compare {worker + 1}"))
 
-    with ThreadPoolExecutor(max_workers=run.plan.workers, thread_name_prefix="etl-compare") as pool:
-        return all(await_all(run, [pool.submit(read_with_retry, worker) for worker in range(len(edges))]))
+    readers = [partial(read_with_retry, worker) for worker in range(len(edges))]
+    return all(run_all(run, readers, workers=run.plan.workers))
 
 
 def _take_in(run: Run, path: Path) -> int:

@@ -7,7 +7,7 @@ hashes into its partition, by the hash operators of the key's own types, so equa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -29,7 +29,7 @@ from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, SourceFile
 from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import check_unchanged
-from etl_toolkit.strategies.lanes import FileCounts, await_all, on_retry
+from etl_toolkit.strategies.lanes import FileCounts, on_retry, run_all
 from etl_toolkit.strategies.staged import check_reject_limit, counts_of, find_rejects, stage
 from etl_toolkit.strategies.together import load_together
 
@@ -38,8 +38,7 @@ def load_hashed(run: Run) -> dict[int, Counts]:
     """Stage every file, merge every partition, commit them together; return the counts per file."""
     tables = [shared_staging(run.run_id, file.position) for file in run.files]
     try:
-        with ThreadPoolExecutor(max_workers=run.plan.workers, thread_name_prefix="etl-stage") as pool:
-            staged = await_all(run, [pool.submit(_stage_with_retry, run, file) for file in run.files])
+        staged = run_all(run, [partial(_stage_with_retry, run, file) for file in run.files], workers=run.plan.workers)
         rejected = {file.position: len(run.refused.get(file.position, ())) for file in run.files}
         lost = {position: Counts(read=count, rejected=count) for position, count in rejected.items()}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import TypeVar
 
 from tenacity import RetryCallState
@@ -27,9 +29,7 @@ def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, C
     if len(run.plan.lanes) > 1:
         with run.sessions.session("tripwire") as connection, connection.cursor() as cursor:
             run.horizon = horizon(cursor)
-    with ThreadPoolExecutor(max_workers=max(1, run.plan.workers), thread_name_prefix="etl-worker") as pool:
-        lanes = [pool.submit(run_lane, lane) for lane in run.plan.lanes]
-        finished = await_all(run, lanes)
+    finished = run_all(run, [partial(run_lane, lane) for lane in run.plan.lanes], workers=run.plan.workers)
     return add_up([counts for lane in finished for counts in lane])
 
 
@@ -65,31 +65,53 @@ def on_retry(run: Run, label: str) -> Callable[[RetryCallState], None]:
     return note
 
 
-def await_all(run: Run, futures: list[Future[T]], *, watch: Callable[[], None] | None = None) -> list[T]:
-    """Wait for all; on the first failure, or an interrupt, stop the others, wait for their rollback, and raise.
+def run_all(
+    run: Run, tasks: Sequence[Callable[[], T]], *, workers: int, watch: Callable[[], None] | None = None
+) -> list[T]:
+    """Run tasks side by side and return what they return; `watch` is called twice a second meanwhile, and may raise.
 
-    `watch` is called twice a second meanwhile, and may raise.
+    On the first failure, or an interrupt, the others are stopped and rolled back before it is raised.
     """
-    try:
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-            if any(future.exception() is not None for future in done) or run.is_stopped:
-                break
-            if pending and watch:
-                watch()
-    except BaseException:
-        stop(run, futures)
-        raise
-    failures = [future.exception() for future in futures if future.done() and future.exception() is not None]
+    started = threading.Event()  # by then all futures are known: an interrupt in between leaves no task behind
+    futures: list[Future[T]] = []
+
+    def begin(task: Callable[[], T]) -> T:
+        started.wait()
+        if run.is_stopped:
+            raise InterruptedError("the load was stopped")
+        return task()
+
+    with ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="etl-worker") as pool:
+        try:
+            for task in tasks:
+                futures.append(pool.submit(begin, task))  # noqa: PERF401 - those submitted before an interrupt are known
+            started.set()
+            return _await(run, futures, watch)
+        except BaseException:
+            run.failed.set()
+            started.set()
+            stop(run, futures)
+            raise
+
+
+def _await(run: Run, futures: Sequence[Future[T]], watch: Callable[[], None] | None) -> list[T]:
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+        if any(future.exception() is not None for future in done) or run.is_stopped:
+            break
+        if pending and watch:
+            watch()
+    failures = [error for future in futures if future.done() and (error := future.exception()) is not None]
     was_stopped = run.stop.is_set()  # from outside: what the workers then failed with is not the reason
-    if failures or was_stopped:
-        stop(run, futures)
-        raise failures[0] if failures and failures[0] and not was_stopped else InterruptedError("the load was stopped")
+    if failures and not was_stopped:
+        raise failures[0]
+    if was_stopped:
+        raise InterruptedError("the load was stopped")
     return [future.result() for future in futures]
 
 
-def stop(run: Run, futures: list[Future[T]]) -> None:
+def stop(run: Run, futures: Sequence[Future[T]]) -> None:
     """Ring the bell, cancel what runs on server and client, and wait until every worker has rolled back."""
     run.failed.set()
     for future in futures:

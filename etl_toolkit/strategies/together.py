@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -23,7 +22,7 @@ from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import check_waiting
 from etl_toolkit.model import Batch, Counts
-from etl_toolkit.strategies.lanes import FileCounts, add_up, await_all, narrated, on_retry
+from etl_toolkit.strategies.lanes import FileCounts, add_up, narrated, on_retry, run_all
 
 Write = Callable[[Any, Batch], FileCounts]  # (cursor, batch) -> counts of the rows it wrote
 
@@ -68,11 +67,10 @@ def load_together(
     watchman = Watchman(run)
     workers = [f"worker {number + 1}" for number in range(run.plan.workers)]
     try:
-        with ThreadPoolExecutor(max_workers=len(workers) + 1, thread_name_prefix="etl-worker") as pool:
-            working: list[Future[None]] = [pool.submit(work, worker) for worker in workers]
-            if meanwhile:
-                working.append(pool.submit(meanwhile))
-            await_all(run, working, watch=watchman.look if len(workers) > 1 else None)
+        tasks: list[Callable[[], None]] = [partial(work, worker) for worker in workers]
+        if meanwhile:
+            tasks.append(meanwhile)
+        run_all(run, tasks, workers=len(tasks), watch=watchman.look if len(workers) > 1 else None)
         if check:
             check(add_up([each.counts for each in loaded]))
         with run.phases.phase("commit"):
