@@ -154,22 +154,28 @@ def test_a_line_that_is_too_long_keeps_its_file_from_being_held(load: Any, sent_
     assert sent_from_memory == []
 
 
-@pytest.mark.parametrize(
-    "change", [lambda text: text[:-20], lambda text: text.replace("\n", " ")], ids=["shrunk", "joined"]
-)
+def shrink(path: Path) -> None:
+    path.write_text(path.read_text()[:-20])
+
+
+def join_lines(path: Path) -> None:
+    path.write_text(path.read_text().replace("\n", " "))
+
+
+@pytest.mark.parametrize("change", [shrink, join_lines, Path.unlink])
 def test_a_file_that_changes_before_it_is_held_ends_the_load(
-    load: Any, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[str], str]
+    load: Any, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
-    real = HeldLines.lines
+    lines = HeldLines.lines
 
     def changed(self: HeldLines, position: int) -> Any:
-        path = tmp_path / "0.csv.csv"
-        path.write_text(change(path.read_text()))
-        return real(self, position)
+        change(tmp_path / "0.csv.csv")
+        return lines(self, position)
 
     monkeypatch.setattr(HeldLines, "lines", changed)
-    with pytest.raises(SourceError, match=r"was (it )?changed or removed"):
+    with pytest.raises(SourceError, match=r"0\.csv\.csv: .*was (it )?changed or removed") as error:
         load(rows(0, range(5_000)))
+    assert str(tmp_path / "0.csv.csv") in str(error.value)
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM loaded")
         assert cursor.fetchone() == (0,)

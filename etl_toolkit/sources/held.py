@@ -32,11 +32,12 @@ def held_bytes(files: Sequence[SourceFile]) -> int:
 
 def _room_for(file: SourceFile) -> int:
     assert file.readable is not None
-    return file.readable.stat().st_size + 1  # the last line may lack its end
+    is_theirs = file.readable.is_symlink()  # and may be gone by now; else it is a copy of ours
+    return (file.size_bytes if is_theirs else file.readable.stat().st_size) + 1  # the last line may lack its end
 
 
 class HeldLines:
-    """The bytes of plain files, in their order; `lines` reads a file in, `fetch` returns lines by place."""
+    """The bytes of plain files, in their order. `lines` reads a file in, `lines_at` and `with_records` find lines again."""
 
     def __init__(self, files: Sequence[SourceFile]) -> None:
         self._files = {file.position: file for file in files}
@@ -65,7 +66,7 @@ class HeldLines:
             ends = np.flatnonzero(block == ord("\n"))
             sizes = np.diff(ends, prepend=-1)
             if not len(ends) or sizes.max() > LONGEST_LINE_BYTES:
-                raise OSError(f"{self._files[position].name} has changed")
+                raise OSError(f"{self._files[position].readable} has changed")
             places = (start + ends + 1 - sizes) << SIZE_BITS | sizes
             yield pa.RecordBatch.from_arrays([_int64(places), self._view(places, sizes - 1)], schema=schema)
             start += int(ends[-1]) + 1
@@ -81,7 +82,7 @@ class HeldLines:
             while filled < len(room) and (count := stream.readinto(room[filled:])):
                 filled += count
         if filled < len(room):
-            raise OSError(f"{file.name} has shrunk")
+            raise OSError(f"{file.readable} has shrunk")
         end = start + filled
         if filled and self._bytes[end - 1] != ord("\n"):
             self._bytes[end] = ord("\n")
