@@ -41,8 +41,8 @@ class KeyScan:
     """The table `rows` in the workspace: (file, k0…, [o], [record or place], doubt), its rowid counting rows in order.
 
     `first_row` maps a file's position to the rowid of its first record, so that a record's number in its file is
-    `rowid - first_row[file]`. `key_columns` are the names k0, k1, … for the key's parts. Where `held` has the lines of
-    the files, a row has the line's place instead of a record.
+    `rowid - first_row[file]`; `first_place` to what that record is known by (`row_sql`). `key_columns` are the names
+    k0, k1, … for the key's parts. Where `held` has the lines of the files, a row has the line's place instead of a record.
     """
 
     files: tuple[SourceFile, ...]
@@ -78,8 +78,7 @@ class KeyScan:
 
     def file_sql(self, row: str) -> str:
         """An expression of the file that a row lies in, since the rows stand in file order."""
-        firsts = self.first_place if self.held else self.first_row
-        return search_sql(sorted((first, position) for position, first in firsts.items()), row)
+        return search_sql(sorted((first, position) for position, first in self.first_place.items()), row)
 
     @property
     def key_columns(self) -> list[str]:
@@ -112,11 +111,8 @@ def scan(
 
     Raises SourceError where a file cannot be read or lacks a key column: a scan that fails is never "no conflict".
     """
-    runs = list(alike(files))
-    held = (
-        HeldLines(files) if layout and len(runs) == 1 and workspace.held_bytes and is_record(files[0], layout) else None
-    )
-    runs = [[file] for file in files] if held else runs
+    held = _held(files, layout, workspace)
+    runs = [[file] for file in files] if held else list(alike(files))
     selects = [_select(run, key, workspace, key_types=key_types, layout=layout, order=order, held=held) for run in runs]
     try:
         with workspace.cursor() as source:
@@ -129,6 +125,13 @@ def scan(
     scan_ = KeyScan(tuple(files), tuple(key), {}, {}, layout is not None, order is not None, held)
     firsts = workspace.query(f"SELECT file, min(rowid), min({scan_.row_sql}) FROM rows GROUP BY file")
     return replace(scan_, first_row={row[0]: row[1] for row in firsts}, first_place={row[0]: row[2] for row in firsts})
+
+
+def _held(files: Sequence[SourceFile], layout: Layout | None, workspace: Workspace) -> HeldLines | None:
+    """The files' lines in memory, where there is room for them and each is the record to send."""
+    if layout is None or not workspace.held_bytes or not all(is_record(file, layout) for file in files):
+        return None
+    return HeldLines(files)
 
 
 def _select(

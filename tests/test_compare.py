@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ParallelConfig, ingest
+from etl_toolkit import ingest
 from etl_toolkit.strategies import compare
-from tests.oracle import Oracle, Rows, differing_rows, write
+from tests.loads import CONFIG, load_as_expected
+from tests.oracle import Oracle, Rows, write
 
-CONFIG = ParallelConfig(concurrency=2)
 COLUMNS = ("id", "v", "n", "at", "yes")
 TYPES = "id int PRIMARY KEY, v text, n numeric, at timestamptz, yes bool"
 
@@ -49,10 +49,7 @@ def load(database: str, connection: Connection, tmp_path: Path) -> Callable[...,
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE loaded")
         Oracle("expected", ("id",), **rules).load(connection, contents)
-        paths = [write(content, tmp_path, f"{number}.csv", form) for number, content in enumerate(contents)]
-        result = ingest(paths, "loaded", "id", database, **{"strategy": "partitioned", "config": CONFIG, **options})
-        assert differing_rows(connection, "loaded", "expected") == []
-        return result
+        return load_as_expected(database, connection, tmp_path, contents, form=form, **options)
 
     return run
 

@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ParallelConfig, ingest, plan
+from etl_toolkit import ParallelConfig, plan
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import ReadOptions
 from etl_toolkit.sources import HeldLines, held, resolve
 from etl_toolkit.strategies import compare
 from etl_toolkit.workspace import Workspace, open_workspace
-from tests.oracle import Oracle, Rows, differing_rows, write
+from tests.loads import load_as_expected
+from tests.oracle import Oracle, Rows
 
-CONFIG = ParallelConfig(concurrency=2)
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters='",\r\n\0\x1f', exclude_categories=["Cs"]), max_size=20)
 FILES = st.lists(st.lists(st.tuples(TEXTS, TEXTS), max_size=12), min_size=1, max_size=3)
 
@@ -84,7 +84,7 @@ def load(database: str, connection: Connection, tmp_path: Path, monkeypatch: pyt
     """Load files of (id, v, n) into `loaded`, and hold the table against the sequential oracle."""
     monkeypatch.setattr(plan, "SMALLEST_RANGE", 10)
 
-    def run(*contents: Rows, present: str = "", config: ParallelConfig = CONFIG, **options: Any) -> Any:
+    def run(*contents: Rows, present: str = "", **options: Any) -> Any:
         for name in ("loaded", "expected"):
             with connection.cursor() as cursor:
                 cursor.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, v text, n int CHECK (n < 1000000))")
@@ -92,10 +92,7 @@ def load(database: str, connection: Connection, tmp_path: Path, monkeypatch: pyt
                     cursor.execute(f"INSERT INTO {name} {present}; ANALYZE {name}")
         good = [Rows(each.columns, tuple(row for row in each.rows if row[2] != "x")) for each in contents]
         Oracle("expected", ("id",)).load(connection, good)
-        paths = [write(content, tmp_path, f"{number}.csv", "csv") for number, content in enumerate(contents)]
-        result = ingest(paths, "loaded", "id", database, **{"strategy": "partitioned", "config": config, **options})
-        assert differing_rows(connection, "loaded", "expected") == []
-        return result
+        return load_as_expected(database, connection, tmp_path, contents, **options)
 
     return run
 
@@ -169,13 +166,13 @@ def test_a_file_that_changes_before_it_is_held_ends_the_load(
     lines = HeldLines.lines
 
     def changed(self: HeldLines, position: int) -> Any:
-        change(tmp_path / "0.csv.csv")
+        change(tmp_path / "0.csv")
         return lines(self, position)
 
     monkeypatch.setattr(HeldLines, "lines", changed)
-    with pytest.raises(SourceError, match=r"0\.csv\.csv: .*was (it )?changed or removed") as error:
+    with pytest.raises(SourceError, match=r"0\.csv: .*was (it )?changed or removed") as error:
         load(rows(0, range(5_000)))
-    assert str(tmp_path / "0.csv.csv") in str(error.value)
+    assert str(tmp_path / "0.csv") in str(error.value)
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM loaded")
         assert cursor.fetchone() == (0,)

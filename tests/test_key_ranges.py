@@ -11,13 +11,13 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, plan
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig, plan
 from etl_toolkit.loading import failpoints
 from etl_toolkit.loading.run import Event
-from etl_toolkit.strategies import direct
-from tests.oracle import Oracle, Rows, differing_rows, write
+from etl_toolkit.strategies import direct, partitioned
+from tests.loads import load_as_expected
+from tests.oracle import Oracle, Rows, differing_rows
 
-CONFIG = ParallelConfig(concurrency=2)
 TABLE = "CREATE TABLE {} (id int PRIMARY KEY, v text)"
 
 
@@ -39,10 +39,7 @@ def load(database: str, connection: Connection, tmp_path: Path) -> Callable[...,
             order = sorted(ids, key=lambda id_, factor=7919 + 2 * number: id_ * factor % 1009)
             contents.append(Rows(("id", "v"), tuple((str(id_), f"{number}/{id_}") for id_ in order)))
         Oracle("expected", ("id",)).load(connection, contents)
-        paths = [write(content, tmp_path, f"{number}.csv", "csv") for number, content in enumerate(contents)]
-        result = ingest(paths, "loaded", "id", database, **{"strategy": "partitioned", "config": CONFIG, **options})
-        assert differing_rows(connection, "loaded", "expected") == []
-        return result
+        return load_as_expected(database, connection, tmp_path, contents, **options)
 
     return run
 
@@ -57,6 +54,40 @@ def test_a_worker_takes_several_ranges_in_one_transaction(load: Any, connection:
     result = load(range(200), range(100, 300), range(50, 350))
     assert (result.counts.inserted, len(result.plan.batches), result.plan.workers) == (350, 8, 2)
     assert ledger(connection, "count(*), count(counts), count(DISTINCT transaction_id)") == (8, 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"), [("k", "text"), ("k, id", "few texts"), ("k, id", "many texts"), ("id, k", "number first")]
+)
+def test_a_range_holds_the_keys_between_its_bounds_and_as_many_as_any_other(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, kind: str
+) -> None:
+    """A resumed run divides by the bounds in the ledger: they must say what the stretches of `ordered` hold."""
+    divide, looked_at = partitioned._divide, []
+
+    def divided(run: Any, *, compared: bool) -> Any:
+        ranges = divide(run, compared=compared)
+        tables = {name for (name,) in run.workspace.query("SELECT table_name FROM duckdb_tables()")}
+        assert ("ranks" in tables) is (kind == "few texts")
+        for own, bound in zip(ranges, run.bounds, strict=True):
+            there = f"(SELECT winner FROM keys WHERE {bound})"
+            held = run.workspace.query(f"SELECT count(*), count(*) FILTER (row IN {there}) FROM {own.stretch}")[0]
+            looked_at.append((sum(own.won.values()), *held))
+        return ranges
+
+    monkeypatch.setattr(partitioned, "_divide", divided)
+    texts = 5 if kind == "few texts" else 400
+    names = [f"{'é' if number % 2 else 'z'}{number * 7919 % 1009}" for number in range(texts)]
+    contents = [
+        Rows(("k", "id", "v"), tuple((names[id_ % texts], str(id_ * 31 % 401), str(file)) for id_ in ids))
+        for file, ids in enumerate((range(240), range(120, 400)))
+    ]
+    for name in ("loaded", "expected"):
+        with connection.cursor() as cursor:
+            cursor.execute(f'CREATE TABLE {name} (k text COLLATE "C", id int, v text, PRIMARY KEY ({key}))')
+    Oracle("expected", tuple(key.split(", "))).load(connection, contents)
+    load_as_expected(database, connection, tmp_path, contents, key=key.split(", "))
+    assert looked_at == [(50, 50, 50)] * 8
 
 
 def test_one_transaction_takes_them_all_where_the_load_is_atomic(load: Any, connection: Connection) -> None:

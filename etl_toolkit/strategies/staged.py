@@ -37,6 +37,7 @@ from etl_toolkit.overlap import PROVEN
 from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import (
     check_unchanged,
+    is_record,
     located,
     number_in_file,
     ordinals,
@@ -113,13 +114,9 @@ def _load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | Non
         chosen = Chosen(f"SELECT * FROM {own} ORDER BY {run.scan.key_sql}", own)
         return copy_absent(run, cursor, batch, chosen, {file.position: file.rows for file in files})
     file = run.file(batch.files[0])
-    if len(batch.files) > 1 or not _sends_own_bytes(file, layout_of(file, run.target)):
+    if len(batch.files) > 1 or not is_record(file, layout_of(file, run.target)):
         return None
     return copy_unseen(run, cursor, batch, file)
-
-
-def _sends_own_bytes(file: SourceFile, layout: Layout) -> bool:
-    return file.is_plain and layout.columns == file.columns
 
 
 def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile], others: Rivals | None) -> dict[int, Counts]:
@@ -218,7 +215,7 @@ def stage(
     """COPY one file into the staging table, its rejected records left out; yield the rows staged, after each chunk."""
     statement = copy_into(destination or staging_table(), layout)
     rejected = ordinals(file, run.refused.get(file.position, ()))
-    if _sends_own_bytes(file, layout) and not rejected:
+    if is_record(file, layout) and not rejected:
         with open_body(file) as body:
             yield from _copy_chunks(run, cursor, statement, body, chunk_records)
         return
