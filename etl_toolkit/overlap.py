@@ -32,6 +32,8 @@ from etl_toolkit.workspace import Workspace, literal
 MASK_BITS = 62  # bits of a BIGINT word that are safe to shift into
 MAX_INTERSECTIONS = 1_000
 FOUND_AT_ONCE = 65_536  # rows
+SAMPLED = 64  # one key of so many, before all of them are looked at
+KEYS_TO_A_TEXT = 10  # on average, for its rank to be worth finding
 
 PROVEN, NULL_KEY, UNPROVEN, REJECTED = 0, 1, 2, 3  # values of rows.doubt
 
@@ -194,10 +196,10 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
     """Create `keys`: (k0…, w0… words of the file mask, winner), one row per distinct key.
 
     The winner, as `scan_.row_sql` knows it, is the last row, the first one for `ignore`, or the greatest order column
-    with ties to the last. Where no key stands in two rows, `keys` is a view of `rows`: counting the keys costs half of
-    grouping them.
+    with ties to the last. Where no key stands in two rows, `keys` is a view of `rows`.
     """
     workspace.query(f"DROP {'TABLE' if _is_table(workspace) else 'VIEW'} IF EXISTS keys")
+    workspace.query("DROP TABLE IF EXISTS ordered")
     if _is_unique(scan_, workspace):
         workspace.query(
             f"CREATE VIEW keys AS SELECT {scan_.key_sql}, {_masks(scan_, '({})')}, {scan_.row_sql} AS winner "
@@ -214,19 +216,58 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
     )
 
 
+def put_in_order(scan_: KeyScan, workspace: Workspace) -> None:
+    """Create `ordered`: (row), the winners in key order, unless `collapse` has made it on its way."""
+    keys, by = _sortable("keys", scan_, workspace)
+    workspace.query(f"CREATE TABLE IF NOT EXISTS ordered AS SELECT winner AS row FROM {keys} ORDER BY {', '.join(by)}")
+
+
 def _is_table(workspace: Workspace) -> bool:
     return bool(workspace.query("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'keys'")[0][0])
 
 
 def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:
-    """Whether no key stands in two rows; a sample of the keys spares most loads with duplicates the full count."""
-    distinct = f"SELECT count(*), (SELECT count(*) FROM (SELECT {scan_.key_sql} FROM usable GROUP BY ALL)) FROM usable"
-    for share in (f"AND hash({scan_.key_sql}) % 64 = 0", ""):
-        usable = f"SELECT {scan_.key_sql} FROM rows WHERE doubt = {PROVEN} {share}"
-        rows, keys = workspace.query(f"WITH usable AS ({usable}) {distinct}")[0]
-        if rows != keys:
-            return False
+    """Whether no key stands in two rows; if so, `ordered` is made.
+
+    A sample of the keys tells of most loads with duplicates. Else the rows are sorted and neighbours compared: that costs
+    no more than to count the keys, and rows that are sorted can be loaded.
+    """
+    usable = f"SELECT {scan_.key_sql}, {scan_.row_sql} AS winner FROM rows WHERE doubt = {PROVEN}"
+    rows, keys = workspace.query(
+        f"WITH sample AS (SELECT {scan_.key_sql} FROM ({usable}) WHERE hash({scan_.key_sql}) % {SAMPLED} = 0) "
+        "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT * FROM sample)) FROM sample"
+    )[0]
+    if rows != keys:
+        return False
+    found, by = _sortable(f"({usable})", scan_, workspace)
+    workspace.query(
+        f"CREATE TABLE ordered AS SELECT winner AS row, {', '.join(by)} FROM {found} ORDER BY {', '.join(by)}"
+    )
+    same = " AND ".join(f"{name} = lag({name}) OVER ()" for name in by)
+    if workspace.query(f"SELECT count(*) FROM (SELECT {same} AS same FROM ordered) WHERE same")[0][0]:
+        workspace.query("DROP TABLE ordered")
+        return False
     return True
+
+
+def _sortable(keys: str, scan_: KeyScan, workspace: Workspace) -> tuple[str, list[str]]:
+    """A relation of `keys` and what to sort it by to have it in key order.
+
+    A text that begins a key of several columns is sorted by its rank, where there are many keys to each: DuckDB sorts
+    numbers several times as fast as rows with a text in them.
+    """
+    first, *others = scan_.key_columns
+    if others:
+        kind, texts, count = workspace.query(
+            f"SELECT any_value(typeof({first})), approx_count_distinct({first}), count(*) FROM {keys}"
+        )[0]
+        if kind == "VARCHAR" and texts * KEYS_TO_A_TEXT < count:
+            workspace.query(
+                f"CREATE OR REPLACE TABLE ranks AS SELECT {first}, row_number() OVER (ORDER BY {first}) AS rank "
+                f"FROM (SELECT DISTINCT {first} FROM {keys})"
+            )
+            return f"{keys} JOIN ranks USING ({first})", ["rank", *others]
+    return keys, scan_.key_columns
 
 
 def _masks(scan_: KeyScan, wrap: str) -> str:

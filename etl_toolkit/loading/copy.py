@@ -17,11 +17,14 @@ from etl_toolkit.sources import HeldLines, read_failure
 BUFFER_BYTES = 1 << 18
 RECORDS_AT_ONCE = 2_048  # as many as DuckDB itself handles at once
 
-OnBytes = Callable[[bytes], None]
+OnBytes = Callable[[int, int], None]  # bytes, rows
 
 
 class _Watched:
-    """A binary stream that shows every block to `on_bytes`, which may stop the reading by raising."""
+    """A binary stream that tells `on_bytes` of every block, which may stop the reading by raising.
+
+    How many rows are in a block is asked of a stream that counts what it has `sent`; else its lines are counted.
+    """
 
     def __init__(self, stream: Any, on_bytes: OnBytes) -> None:
         self._stream = stream
@@ -30,8 +33,10 @@ class _Watched:
 
     def read(self, size: int = -1) -> bytes:
         try:
+            before = getattr(self._stream, "sent", None)
             data: bytes = self._stream.read(size)
-            self._on_bytes(data)
+            rows = data.count(b"\n") if before is None else self._stream.sent - before
+            self._on_bytes(len(data), rows)
         except Exception as error:
             self.failure = error
             raise

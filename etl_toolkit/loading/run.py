@@ -85,12 +85,12 @@ class Run:
     def is_stopped(self) -> bool:
         return self.stop.is_set() or self.failed.is_set()
 
-    def on_bytes(self, data: bytes) -> None:
-        """Called with every block that goes to COPY; the place where a stopped load is noticed."""
+    def on_bytes(self, size: int, rows: int) -> None:
+        """Called for every block that goes to COPY; the place where a stopped load is noticed."""
         if self.is_stopped:
             raise InterruptedError("the load was stopped")
         reach("copying")
-        self.notify(Event("bytes", {"bytes": len(data), "rows": data.count(b"\n")}, self.run_id))
+        self.notify(Event("bytes", {"bytes": size, "rows": rows}, self.run_id))
 
     def note_rejects(self, found: tuple[Reject, ...]) -> None:
         """Remember the rejects of a file; the same record is only ever counted once."""

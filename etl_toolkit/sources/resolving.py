@@ -23,7 +23,7 @@ from etl_toolkit.sources.typed import INDEX_PREFIX, examine_frame, examine_parqu
 from etl_toolkit.workspace import Workspace, lock_down
 
 MAX_LINE_BYTES = 64 << 20
-EXAMINERS = 4
+EXAMINERS = 2  # more of them wait for each other: much of the check holds the interpreter
 
 
 def resolve(

@@ -23,7 +23,7 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import own_rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout
-from etl_toolkit.overlap import PROVEN, collapse, distinct_keys, search_sql
+from etl_toolkit.overlap import PROVEN, collapse, distinct_keys, put_in_order, search_sql
 from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.direct import Chosen, copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
@@ -31,8 +31,6 @@ from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers, has_losers
 from etl_toolkit.strategies.together import load_together
 from etl_toolkit.workspace import literal
-
-KEYS_TO_A_TEXT = 10  # on average, for its rank to be worth finding
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,9 @@ def _load_ranges(run: Run, *, meanwhile: Callable[[], None] | None = None) -> di
 
 
 def _divide(run: Run, *, compared: bool) -> list[Range]:
-    """Put the winners in key order, in the workspace's table `ordered` (row), and divide it into ranges."""
-    run.workspace.query(f"CREATE OR REPLACE TABLE ordered AS {_winners_in_order(run)}")
+    """Divide the winners, in key order, into ranges."""
+    assert run.scan is not None
+    put_in_order(run.scan, run.workspace)
     edges = _edges(run)
     sent = "row IN (SELECT row FROM unequal)" if compared else "true"
     won_in = _per_file(run, edges, "true")
@@ -89,27 +88,6 @@ def _divide(run: Run, *, compared: bool) -> list[Range]:
         Range(f"ordered WHERE rowid >= {first} AND rowid < {end} AND {sent}", won_in[number], sent_in[number])
         for number, (first, end) in enumerate(pairwise(edges))
     ]
-
-
-def _winners_in_order(run: Run) -> str:
-    """A query of the winners in key order.
-
-    A text that begins a key of several columns is sorted by its rank, where there are many keys to each: DuckDB sorts
-    numbers several times as fast as rows with a text in them.
-    """
-    assert run.scan is not None
-    first, *others = run.scan.key_columns
-    if others:
-        kind, texts, keys = run.workspace.query(
-            f"SELECT any_value(typeof({first})), approx_count_distinct({first}), count(*) FROM keys"
-        )[0]
-        if kind == "VARCHAR" and texts * KEYS_TO_A_TEXT < keys:
-            run.workspace.query(
-                f"CREATE OR REPLACE TABLE ranks AS SELECT {first}, row_number() OVER (ORDER BY {first}) AS rank "
-                f"FROM (SELECT DISTINCT {first} FROM keys)"
-            )
-            return f"SELECT winner AS row FROM keys JOIN ranks USING ({first}) ORDER BY rank, {', '.join(others)}"
-    return f"SELECT winner AS row FROM keys ORDER BY {run.scan.key_sql}"
 
 
 def _per_file(run: Run, edges: Sequence[int], where: str) -> list[dict[int, int]]:
