@@ -233,7 +233,10 @@ class TargetTable:
 
 @dataclass(frozen=True)
 class FileKeys:
-    """Keys of one file. `unproven` rows carry a key whose equality the client cannot tell; NULL keys are apart."""
+    """Keys of one file. `unproven` rows carry a key whose equality the client cannot tell; NULL keys are apart.
+
+    `rejected` are the rows among `rows` that were refused when they were looked at.
+    """
 
     position: int
     name: str
@@ -241,11 +244,12 @@ class FileKeys:
     distinct_keys: int
     null_keys: int = 0
     unproven: int = 0
+    rejected: int = 0
 
     @property
     def duplicates(self) -> int:
         """Rows that lose to a later row of the same file."""
-        return self.rows - self.null_keys - self.unproven - self.distinct_keys
+        return self.rows - self.null_keys - self.unproven - self.rejected - self.distinct_keys
 
 
 @dataclass(frozen=True)
@@ -288,6 +292,11 @@ class KeyOverlap:
     @property
     def has_duplicates(self) -> bool:
         return any(file.duplicates for file in self.files)
+
+    @property
+    def has_losers(self) -> bool:
+        """Whether any row loses to another one with its key."""
+        return self.has_duplicates or self.shared_keys > 0
 
     @property
     def unproven(self) -> int:

@@ -288,17 +288,14 @@ def _words(scan_: KeyScan) -> int:
 def measure(scan_: KeyScan, workspace: Workspace) -> KeyOverlap:
     """Read the overlap off the table `keys` that `collapse` made."""
     columns = ", ".join(_word_names(scan_))
-    distinct_in = distinct_keys(scan_, workspace)
-    counted = workspace.query(
-        f"SELECT file, count(*), count(*) FILTER (WHERE doubt = {NULL_KEY}), count(*) FILTER (WHERE doubt = {UNPROVEN}) "
-        "FROM rows GROUP BY file"
-    )
-    rows = {file: (total, nulls, odd) for file, total, nulls, odd in counted}
+    distinct_in = _distinct_keys(scan_, workspace)
+    doubts = ", ".join(f"count(*) FILTER (WHERE doubt = {doubt})" for doubt in (NULL_KEY, UNPROVEN, REJECTED))
+    counted = {row[0]: row[1:] for row in workspace.query(f"SELECT file, count(*), {doubts} FROM rows GROUP BY file")}
 
     files = []
     for file in scan_.files:
-        total, nulls, odd = rows.get(file.position, (0, 0, 0))
-        files.append(FileKeys(file.position, file.name, total, distinct_in[file.position], nulls, odd))
+        rows, *doubtful = counted.get(file.position, (0, 0, 0, 0))
+        files.append(FileKeys(file.position, file.name, rows, distinct_in[file.position], *doubtful))
     top = workspace.query(f"SELECT {columns}, keys FROM masks ORDER BY keys DESC, {columns} LIMIT {MAX_INTERSECTIONS}")
     intersections = [Intersection(_positions(row[:-1]), row[-1]) for row in top]
     pairs = _pairs(scan_, workspace, intersections)
@@ -309,7 +306,7 @@ def measure(scan_: KeyScan, workspace: Workspace) -> KeyOverlap:
     return KeyOverlap(tuple(files), distinct, shared, tuple(intersections), pairs, groups, key=scan_.key)
 
 
-def distinct_keys(scan_: KeyScan, workspace: Workspace) -> dict[int, int]:
+def _distinct_keys(scan_: KeyScan, workspace: Workspace) -> dict[int, int]:
     """Return the distinct keys of each file, by position, off the masks of the table `keys` (left in `masks`)."""
     columns = ", ".join(_word_names(scan_))
     workspace.query(f"CREATE OR REPLACE TABLE masks AS SELECT {columns}, count(*) AS keys FROM keys GROUP BY {columns}")

@@ -18,7 +18,7 @@ from etl_toolkit.model import SourceFile
 
 SIZE_BITS = 15
 LONGEST_LINE_BYTES = (1 << SIZE_BITS) - 1  # a batch of 2,048 of them is 64 MB
-LINES_AT_ONCE = 8 << 20  # bytes
+LINES_AT_ONCE = 2 << 20  # bytes; what is found in them fits the second-level cache
 INLINE_BYTES = 12  # Arrow keeps a shorter text in the view itself
 BUFFER_BITS = 30  # Arrow counts in a buffer with 32 bits
 

@@ -20,10 +20,9 @@ from etl_toolkit.loading.merge import present_rows
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import MOSTLY, probed_rows
-from etl_toolkit.model import Column, ConflictAction
+from etl_toolkit.model import Column, ConflictAction, KeyOverlap
 from etl_toolkit.overlap import PROVEN
 from etl_toolkit.strategies.lanes import on_retry, run_all
-from etl_toolkit.strategies.suspects import has_losers
 
 SMALLEST_LOAD = 5_000  # rows; fewer are staged in less time than it takes to look
 SAMPLE_ROWS = 1_000
@@ -39,7 +38,7 @@ ROUND_TRIP = frozenset((
 TRUTH_VALUES = (SQL("{}"), SQL("{}::text"), SQL("pg_catalog.initcap({}::text)"))
 
 
-def set_unchanged_apart(run: Run) -> bool:
+def set_unchanged_apart(run: Run, overlap: KeyOverlap) -> bool:
     """Fill the workspace's table `unequal` (row) with the winners that the table may not hold as they are.
 
     False where that does not pay, and then there is no such table. Raises psycopg2.Error as the server says.
@@ -56,7 +55,7 @@ def set_unchanged_apart(run: Run) -> bool:
             if not _read_table(run, printed):
                 return False
             row, record = run.scan.row_sql, run.scan.record_sql
-            winners = f"AND {row} IN (SELECT winner FROM keys)" if has_losers(run.workspace) else ""
+            winners = f"AND {row} IN (SELECT winner FROM keys)" if overlap.has_losers else ""
             query = f"SELECT {row} AS row, {record} FROM rows WHERE doubt = {PROVEN} {winners}"
             with run.scan.with_records(run.workspace, query) as source:
                 source.execute(

@@ -22,13 +22,13 @@ from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging,
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import own_rivals
 from etl_toolkit.loading.upsert import merge
-from etl_toolkit.model import Batch, ConflictAction, Counts, Layout
-from etl_toolkit.overlap import PROVEN, collapse, distinct_keys, put_in_order, search_sql
+from etl_toolkit.model import Batch, ConflictAction, Counts, KeyOverlap, Layout
+from etl_toolkit.overlap import collapse, measure, put_in_order, search_sql
 from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.direct import Chosen, copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.lanes import add_up
-from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers, has_losers
+from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers
 from etl_toolkit.strategies.together import load_together
 from etl_toolkit.workspace import literal
 
@@ -51,9 +51,11 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
     if run.plan.key_path == "server":
         return load_hashed(run)
     assert run.scan is not None
+    assert run.plan.overlap is not None
     try:
         # Looked at while the others load: few loads have a bad row among those that lose, and the others lose no time.
-        return _load_ranges(run, meanwhile=partial(check_losers, run) if has_losers(run.workspace) else None)
+        meanwhile = partial(check_losers, run) if run.plan.overlap.has_losers else None
+        return _load_ranges(run, run.plan.overlap, meanwhile=meanwhile)
     except RefusedLosersError:
         check_all(run)
     except psycopg2.Error as error:
@@ -62,17 +64,18 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
     run.failed.clear()
     with run.phases.phase("collapse"):
         collapse(run.scan, run.workspace, action=run.spec.conflict_action)
+        overlap = measure(run.scan, run.workspace)
     try:
-        return _load_ranges(run)
+        return _load_ranges(run, overlap)
     except psycopg2.Error as error:
         raise map_driver_error(error, doing=doing) from None
 
 
-def _load_ranges(run: Run, *, meanwhile: Callable[[], None] | None = None) -> dict[int, Counts]:
-    compared = set_unchanged_apart(run)
+def _load_ranges(run: Run, overlap: KeyOverlap, *, meanwhile: Callable[[], None] | None = None) -> dict[int, Counts]:
+    compared = set_unchanged_apart(run, overlap)
     with run.phases.phase("divide"):
         ranges = _divide(run, compared=compared)
-        lost = lost_rows(run, ranges)
+        lost = lost_rows(run, overlap, ranges)
     return load_together(run, lambda cursor, batch: _write(run, cursor, batch, ranges), lost=lost, meanwhile=meanwhile)
 
 
@@ -192,20 +195,16 @@ def _counts(item: Merged) -> Counts:
     return Counts(item.rows, item.inserted, item.updated, item.unchanged, stale=item.stale)
 
 
-def lost_rows(run: Run, ranges: Sequence[Range]) -> dict[int, Counts]:
+def lost_rows(run: Run, overlap: KeyOverlap, ranges: Sequence[Range]) -> dict[int, Counts]:
     """Counts of the rows that are not sent, per file: superseded and rejected."""
-    assert run.scan is not None
-    usable = dict(run.workspace.query(f"SELECT file, count(*) FROM rows WHERE doubt = {PROVEN} GROUP BY file"))
-    distinct = distinct_keys(run.scan, run.workspace)
     lost = {}
-    for file in run.files:
+    for file in overlap.files:
         rejected = len(run.refused.get(file.position, ()))
-        rows, keys = usable.get(file.position, 0), distinct[file.position]
         won = sum(part.won.get(file.position, 0) for part in ranges)
         lost[file.position] = Counts(
-            read=rows - won + rejected,
-            superseded_same_file=rows - keys,
-            superseded_later_file=keys - won,
+            read=file.duplicates + file.distinct_keys - won + rejected,
+            superseded_same_file=file.duplicates,
+            superseded_later_file=file.distinct_keys - won,
             rejected=rejected,
         )
     return lost

@@ -107,10 +107,3 @@ class Inquiry:
         # Last, since another worker's failure may stop us anywhere: a row that is out of the load must be on the list.
         self.workspace.query(f"UPDATE rows SET doubt = {REJECTED} WHERE {mine}", [rows])
         return found
-
-
-def has_losers(workspace: Workspace) -> bool:
-    """Whether any row lost to another one with its key."""
-    return bool(
-        workspace.query(f"SELECT (SELECT count(*) FROM keys) <> count(*) FROM rows WHERE doubt = {PROVEN}")[0][0]
-    )
