@@ -234,3 +234,15 @@ def test_a_run_that_stopped_between_two_commits_is_resumed(database: str, connec
     assert ConflictAwareProcessor(database, config=ParallelConfig(concurrency=3)).resume(run_id)
     assert differing_rows(connection, "loaded", "expected") == []
     assert ledger(connection, "count(*), count(counts)") == (8, 8)
+
+
+@pytest.mark.parametrize("place", [0, 2_047, 2_048, 122_879, 122_880, 129_999])
+def test_one_key_that_stands_twice_is_found_wherever_it_lies(tmp_path: Path, place: int) -> None:
+    """Duplicates lie next to each other once the rows are sorted; DuckDB looks at 2,048 rows, and keeps 122,880, at once."""
+    keys = [f"{number:06}" for number in range(130_000)]
+    source = tmp_path / "a.csv"
+    source.write_text("id,v\n" + "".join(f"{key},x\n" for key in (*keys, keys[place])))
+
+    found = ConflictAwareProcessor().analyze(source, ["id"])
+
+    assert (found.distinct_keys, found.files[0].duplicates) == (130_000, 1)
