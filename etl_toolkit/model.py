@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +63,7 @@ class SourceFile:
     `columns` are its columns in its own order, named as in the table once it is matched; `source_columns` keep the names
     by which its relation knows them. `is_plain` says that the file is UTF-8 CSV without a quote character, so that every
     line is one record and both DuckDB and the server split it alike; only then may its bytes go to COPY as they are.
+    `is_bare` says that it is plain and has no backslash either, so that its lines mean the same in COPY's text format.
     `frame` holds the Arrow table of an in-memory source until DuckDB has it; its `path` is None. `readable` is the path to
     read: the file itself, or the mended / transcoded copy in the working directory, which is UTF-8 with LF line ends
     whatever the `encoding` of its `dialect`. `malformed` records are not in it; it has `records` of them, the longest of
@@ -79,6 +80,7 @@ class SourceFile:
     path: Path | None = None
     dialect: CsvDialect = CsvDialect()
     is_plain: bool = False
+    is_bare: bool = False
     frame: Any = field(default=None, compare=False, repr=False)
     readable: Path | None = None
     source_columns: tuple[str, ...] = ()
@@ -313,10 +315,19 @@ class KeyOverlap:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns, in order, of the records that go to COPY, and the delimiter between them."""
+    """The columns, in order, of the records that go to COPY, and the delimiter between them.
+
+    Records that are `is_bare` have neither quote nor backslash: COPY's text format reads them as its CSV format does.
+    """
 
     columns: tuple[str, ...]
     delimiter: str = ","
+    is_bare: bool = False
+
+    @property
+    def with_file(self) -> Layout:
+        """The same records with the position of their file before them."""
+        return replace(self, columns=("etl_file", *self.columns))
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,9 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
 def layout_of(file: SourceFile, target: TargetTable) -> Layout:
     """The record layout of one file: its own columns that the table has and that can be written."""
     writable = {column.name for column in target.columns if not column.is_generated}
+    columns = tuple(name for name in file.columns if name in writable)
     delimiter = file.dialect.delimiter if file.is_plain else ","
-    return Layout(tuple(name for name in file.columns if name in writable), delimiter)
+    return Layout(columns, delimiter, is_bare=file.is_bare and columns == file.columns)
 
 
 def common_layout(files: Sequence[SourceFile], target: TargetTable) -> Layout | None:
@@ -102,7 +103,8 @@ def common_layout(files: Sequence[SourceFile], target: TargetTable) -> Layout | 
     if len({frozenset(layout.columns) for layout in layouts}) != 1:
         return None
     plain = [layout for layout, file in zip(layouts, files, strict=True) if file.is_plain]
-    return max(plain, key=plain.count) if plain else layouts[0]
+    layout = max(plain, key=plain.count) if plain else layouts[0]
+    return replace(layout, is_bare=layouts.count(layout) == len(layouts) and layout.is_bare)  # others' are spelled anew
 
 
 def key_types(target: TargetTable) -> list[KeyType]:

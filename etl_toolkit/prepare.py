@@ -166,7 +166,7 @@ def forecasted(ready: Ready, sessions: Sessions) -> Plan:
     with ready.scan.with_records(ready.workspace, query) as source:
         sample = source.execute("SELECT file, record FROM found").fetchall()
     data = "".join(f"{file}{ready.layout.delimiter}{record}\n" for file, record in sample)
-    layout = Layout(("etl_file", *ready.layout.columns), ready.layout.delimiter)
+    layout = ready.layout.with_file
     with sessions.session("forecast") as connection, connection.cursor() as cursor:
         cursor.execute(create_staging(ready.target, ready.layout))
         try:

@@ -86,6 +86,12 @@ CASES = {
     ),
     "another quote": Case(b"id,v\n1,'a,b'\n2,c\"d\n", [(1, "a,b"), (2, 'c"d')], options={"quote": "'"}),
     "no quote at all": Case(b'id,v\n1,"a\n', [(1, '"a')], options={"quote": ""}),
+    # --- what COPY's text format would read otherwise
+    "backslashes": Case(
+        b"id,v\n1,a\\tb\n2,\\N\n3,\\.\n4,c\\\n5,\n",
+        [(1, "a\\tb"), (2, "\\N"), (3, "\\."), (4, "c\\"), (5, None)],
+    ),
+    "a letter delimits": Case(b"idxv\n1xa\n2x\n", [(1, "a"), (2, None)], options={"delimiter": "x"}),
     # --- bytes that are no text
     "NUL byte": Case(b"id,v\n1,a\0b\n2,b\n", [(2, "b")], [(2, ENCODING, "1,a\\x00b")]),
     "not UTF-8": Case(b"id,v\n1,\xe9t\xe9\n2,b\n", [(2, "b")], [(2, ENCODING, "1,\\xe9t\\xe9")]),
@@ -502,3 +508,34 @@ def test_control_a_bare_copy_ends_there_without_a_word(connection: Connection) -
         cursor.copy_expert("COPY t FROM STDIN (FORMAT csv)", io.BytesIO(b"a\n\\.\nb\n"))
     expected = [("a",)] if connection.server_version < 180000 else [("a",), ("\\.",), ("b",)]
     assert content(connection, "SELECT id FROM t") == expected
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_file_with_backslashes_beside_one_without(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    files[0].write_bytes(b"id,v\n1,a\n2,b\n")
+    files[1].write_bytes(b"id,v\n3,\\N\n4,\\t\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+
+    ingest(files, "t", "id", database, strategy=strategy, config=SMALL)
+
+    assert content(connection) == [(1, "a"), (2, "b"), (3, "\\N"), (4, "\\t")]
+
+
+def test_control_text_format_reads_backslashes_otherwise(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "etl_toolkit.sources.csv_file._Mending.has_backslash", property(lambda _: False, lambda *_: None)
+    )
+    source = tmp_path / "a.csv"
+    source.write_bytes(b"id,v\n1,\\N\n2,\\x41\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+
+    ingest(source, "t", "id", database)
+
+    assert content(connection) == [(1, "N"), (2, "A")]

@@ -48,7 +48,8 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
     dialect = CsvDialect(header.delimiter, options.quote, stream.encoding, header.has_header)
     return SourceFile(
         0, storable(path), "csv", header.columns, content_hash, raw.size, path=path, dialect=dialect,
-        is_plain=mending.is_plain, readable=mending.copy if mending.is_copied else None,
+        is_plain=mending.is_plain, is_bare=mending.is_plain and not mending.has_backslash,
+        readable=mending.copy if mending.is_copied else None,
         malformed=tuple(mending.malformed), records=mending.count, longest_record_bytes=mending.longest,
         header=header.raw.decode() if header.has_header else shape.spell(header.columns),
     )  # fmt: skip
@@ -108,6 +109,7 @@ class _Mending:
     count: int = 0
     longest: int = 0
     is_plain: bool = True
+    has_backslash: bool = False
     _bytes_read: int = 0
     _output: BinaryIO | None = None
 
@@ -137,6 +139,7 @@ class _Mending:
         self.count += count
         self.longest = max(self.longest, longest)
         self._bytes_read += piece.size
+        self.has_backslash = self.has_backslash or b"\\" in data
         self.is_plain = self.is_plain and not (
             b'"' in data or LINE_SEPARATOR.encode() in data or (self.shape.quote and self.shape.quote in data)
         )

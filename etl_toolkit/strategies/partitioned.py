@@ -22,7 +22,7 @@ from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging,
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import own_rivals
 from etl_toolkit.loading.upsert import merge
-from etl_toolkit.model import Batch, ConflictAction, Counts, KeyOverlap, Layout
+from etl_toolkit.model import Batch, ConflictAction, Counts, KeyOverlap
 from etl_toolkit.overlap import collapse, measure, put_in_order, search_sql
 from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.direct import Chosen, copy_absent
@@ -168,7 +168,7 @@ def _chosen(run: Run, own: Range) -> Chosen:
 def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: Mapping[int, int]) -> dict[int, Counts]:
     assert run.scan is not None
     assert run.layout is not None
-    layout = Layout(("etl_file", *run.layout.columns), run.layout.delimiter)
+    layout = run.layout.with_file
     cursor.execute(create_staging(run.target, run.layout))
     query = f"SELECT file || {literal(layout.delimiter)} || record AS record FROM found"
     with run.phases.phase("copy"), run.scan.with_records(run.workspace, chosen.query) as source:
