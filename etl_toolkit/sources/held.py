@@ -61,34 +61,33 @@ class HeldLines:
         return pa.RecordBatchReader.from_batches(schema, self._batches(position, schema))
 
     def _batches(self, position: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        start, end = self._read(self._files[position])
-        while start < end:
-            block = self._bytes[start : min(start + LINES_AT_ONCE, end)]
-            ends = np.flatnonzero(block == ord("\n"))
+        file = self._files[position]
+        begin, _ = self._spans[position]
+        for filled in self._read(file):
+            ends = np.flatnonzero(self._bytes[begin:filled] == ord("\n"))
             sizes = np.diff(ends, prepend=-1)
             if not len(ends) or sizes.max() > LONGEST_LINE_BYTES:
-                raise OSError(f"{self._files[position].readable} has changed")
-            places = (start + ends + 1 - sizes) << SIZE_BITS | sizes
+                raise OSError(f"{file.readable} has changed")
+            places = (begin + ends + 1 - sizes) << SIZE_BITS | sizes
             yield pa.RecordBatch.from_arrays([_int64(places), self._view(places, sizes - 1)], schema=schema)
-            start += int(ends[-1]) + 1
+            begin += int(ends[-1]) + 1
 
-    def _read(self, file: SourceFile) -> tuple[int, int]:
-        """Fill a file's span with its lines; return where they begin and end."""
+    def _read(self, file: SourceFile) -> Iterator[int]:
+        """Fill a file's span with its lines, a block at a time; return up to where it is filled."""
         assert file.readable is not None
         start, end = self._spans[file.position]
         with file.readable.open("rb") as stream:
             header = stream.readline() if file.dialect.has_header else b""
-            room = self._bytes[start : end - 1 - len(header)].data
-            filled = 0
-            while filled < len(room) and (count := stream.readinto(room[filled:])):
-                filled += count
-        if filled < len(room):
-            raise OSError(f"{file.readable} has shrunk")
-        end = start + filled
-        if filled and self._bytes[end - 1] != ord("\n"):
-            self._bytes[end] = ord("\n")
-            end += 1
-        return start, end
+            last = end - 1 - len(header)
+            while start < last:
+                count = stream.readinto(self._bytes[start : min(start + LINES_AT_ONCE, last)].data)
+                if not count:
+                    raise OSError(f"{file.readable} has shrunk")
+                start += count
+                if start == last and self._bytes[last - 1] != ord("\n"):
+                    self._bytes[last] = ord("\n")
+                    start += 1
+                yield start
 
     def with_records(self, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
         """The same rows, with a `record` where they have a `place`."""
