@@ -36,12 +36,14 @@ def predict(
     absent = model.sort_microseconds + model.direct_copy_microseconds  # straight into the table, in key order
     scan = total * (model.read_microseconds + model.collapse_microseconds)
     alone = {group[0] for group in overlap.groups if len(group) == 1}
-    files = {
-        file.position: file.rows
-        * (absent if target_is_empty and file.position in alone and not file.duplicates else staged)
+    direct = {
+        file.position: file.rows * absent
         for file in overlap.files
+        if target_is_empty and file.position in alone and not file.duplicates
     }
-    in_order = sum(files.values())
+    files = {file.position: file.rows * staged for file in overlap.files} | direct
+    # Those that go straight into the table are loaded ahead of their turn.
+    in_order = sum(files.values()) - sum(direct.values()) + _side_by_side(list(direct.values()), parallel)
     chains = [sum(files[position] for position in group) for group in overlap.groups]
     overhead = model.batch_milliseconds * 1000 * len(files)
     microseconds = {

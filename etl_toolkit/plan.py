@@ -154,7 +154,7 @@ def make_plan(question: Question) -> Plan:
         strategy=strategy,
         reasons=tuple(reasons),
         lanes=lanes,
-        workers=min(_workers(question), len(lanes)),
+        workers=min(_workers(question), len(lanes[0]) if _may_go_ahead(question, lanes) else len(lanes)),
         key_path=key_path,
         overlap=overlap,
         predicted_seconds=predicted,
@@ -275,6 +275,12 @@ def _overlap_in_words(overlap: KeyOverlap) -> str:
 
 def _workers(question: Question) -> int:
     return 1 if question.spec.atomic else question.workers
+
+
+def _may_go_ahead(question: Question, lanes: Sequence[Sequence[Batch]]) -> bool:
+    """Whether files of the one lane may be loaded before their turn: none is known to share keys with each other one."""
+    overlap = question.overlap
+    return len(lanes) == 1 and not question.target.hazards and (overlap is None or len(overlap.groups) > 1)
 
 
 def _lanes(strategy: Strategy, question: Question, key_path: str) -> tuple[tuple[Batch, ...], ...]:

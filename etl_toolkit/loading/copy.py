@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 import duckdb
 import psycopg2
@@ -92,9 +93,7 @@ class RecordReader:
         self.sent += len(lines)
         if self._held:
             lines = self._held.lines_at(lines)
-        _, offsets, data = lines.buffers()
-        ends = memoryview(offsets).cast("q")  # 64 bits: see `arrow_large_buffer_size`
-        return memoryview(data)[ends[lines.offset] : ends[lines.offset + len(lines)]].tobytes()
+        return in_one_piece(lines)
 
     def __enter__(self) -> RecordReader:
         return self
@@ -106,6 +105,13 @@ class RecordReader:
             self._batches.close()
         if self._failure is not None:
             raise read_failure(self._files, self._failure) from None
+
+
+def in_one_piece(texts: Any) -> bytes:
+    """The bytes of an Arrow array of (large) texts, one after the other."""
+    _, offsets, data = texts.buffers()
+    ends = memoryview(offsets).cast("q")  # 64 bits: see `arrow_large_buffer_size`
+    return memoryview(data)[ends[texts.offset] : ends[texts.offset + len(texts)]].tobytes()
 
 
 def copy_records(
@@ -124,14 +130,14 @@ def copy_records(
 
 
 @contextmanager
-def open_body(file: SourceFile) -> Iterator[BinaryIO]:
+def open_body(file: SourceFile) -> Iterator[BufferedReader]:
     """The bytes of a plain CSV file behind its header."""
     assert file.readable is not None
     try:
         with file.readable.open("rb", buffering=BUFFER_BYTES) as stream:
             if file.dialect.has_header:
                 stream.readline()
-            yield stream
+            yield cast("BufferedReader", stream)
     except InterruptedError:  # the load was stopped
         raise
     except OSError as error:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from types import TracebackType
+from errno import ESTALE
+from io import BufferedReader
 from typing import Any, BinaryIO
 
-from etl_toolkit.loading.copy import BUFFER_BYTES
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
 
-RUN_BYTES = 1 << 20
+from etl_toolkit.loading.copy import BUFFER_BYTES, in_one_piece
+from etl_toolkit.sources import Lines
+
+RUN_BYTES = 8 << 20
+LINES_AT_ONCE = 4_096
 
 
 class Chunk:
@@ -89,53 +92,48 @@ class RecordStream:
 class NearlySorted:
     """The lines of a plain file in key order within runs of RUN_BYTES: neighbours in the index are sent together.
 
-    The next run is sorted while one is sent. The order is for speed alone, so keys are read roughly: `parse` says how, one
-    for each of the key's `fields`; a run with a key that it cannot read stays in file order.
+    `order` is what DuckDB sorts a `line` by. It is for speed alone, so keys may be read roughly. No line may be longer than
+    LONGEST_LINE_BYTES.
     """
 
-    def __init__(
-        self, body: BinaryIO, *, delimiter: bytes, fields: Sequence[int], parse: Sequence[Callable[[bytes], Any]]
-    ) -> None:
+    def __init__(self, body: BufferedReader, source: DuckDBPyConnection, order: str) -> None:
         self._body = body
-        self._delimiter = delimiter
-        self._parts = list(zip(fields, parse, strict=True))
-        self._last = max(fields)
-        self._runs = _ahead(self._sorted())
+        self._source = source
+        self._order = order
+        self._lines = Lines(RUN_BYTES + 1)
+        self._rest = b""  # of the last run: the beginning of a line
+        self._places: Any = ()
         self.sent = 0
 
     def read(self, _size: int = -1) -> bytes:
-        """The next run; empty at the end."""
-        lines: list[bytes] = next(self._runs, [])
-        self.sent += len(lines)
-        return b"".join(lines)
+        """The next lines of the run, or the first of the next one; empty at the end."""
+        if not len(self._places):
+            self._places = self._next_run()
+        places, self._places = self._places[:LINES_AT_ONCE], self._places[LINES_AT_ONCE:]
+        self.sent += len(places)
+        return in_one_piece(self._lines.lines_at(places)) if len(places) else b""
 
-    def _sorted(self) -> Iterator[list[bytes]]:
-        while lines := self._body.readlines(RUN_BYTES):
-            if not lines[-1].endswith(b"\n"):
-                lines[-1] += b"\n"
-            with suppress(ValueError, IndexError):
-                lines.sort(key=self._key)
-            yield lines
+    def _next_run(self) -> Any:
+        """The places of the next run's lines, in order."""
+        filled = self._fill(self._lines.bytes.data)
+        if not filled:
+            return ()
+        try:
+            batch, end = self._lines.between(0, filled)
+        except ValueError:
+            raise OSError(ESTALE, "it has changed") from None
+        self._rest = self._lines.bytes[end:filled].tobytes()
+        self._source.register("lines", pa.RecordBatchReader.from_batches(Lines.schema, [batch]))
+        found = self._source.table("lines").order(self._order).project("place")
+        return found.to_arrow_table()["place"].combine_chunks()
 
-    def _key(self, line: bytes) -> Any:
-        fields = line.rstrip(b"\n").split(self._delimiter, self._last + 1)
-        if len(self._parts) == 1:
-            return self._parts[0][1](fields[self._last])
-        return [parse(fields[number]) for number, parse in self._parts]
-
-    def __enter__(self) -> NearlySorted:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._runs.close()
-
-
-def _ahead(items: Iterator[Any]) -> Generator[Any]:
-    """The same items, each made while the one before is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="etl-ahead") as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
-            yield item
+    def _fill(self, room: memoryview) -> int:
+        """Read a run; return its size. The last line of the file gets its end if it lacks it."""
+        filled = len(self._rest)
+        room[:filled] = self._rest
+        while filled < RUN_BYTES and (count := self._body.readinto(room[filled:RUN_BYTES])):
+            filled += count
+        if 0 < filled < RUN_BYTES and room[filled - 1] != ord("\n"):
+            room[filled] = ord("\n")
+            filled += 1
+        return filled

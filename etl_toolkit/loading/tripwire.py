@@ -114,6 +114,20 @@ def check_waiting(cursor: Any, run_id: str) -> None:
         raise tripped(*(name.removeprefix(f"etl_toolkit {run_id} ") for name in met))
 
 
+def wait_for_nobody(cursor: Any) -> None:
+    """Let the transaction fail with LockNotAvailable, sooner than a deadlock is looked for, where it would wait for another."""
+    cursor.execute("SET LOCAL lock_timeout = '200ms'")
+
+
+def is_waited_for(cursor: Any) -> bool:
+    """Whether any session waits for a row that this transaction has written."""
+    cursor.execute(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE NOT granted AND locktype = 'transactionid' "
+        "AND pg_catalog.pg_backend_pid() = ANY (pg_catalog.pg_blocking_pids(pid)))"
+    )
+    return bool(cursor.fetchone()[0])
+
+
 def tripped(left: str, right: str) -> ConflictTripwireError:
     """The error that names the two batches that met."""
     return ConflictTripwireError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
 import psycopg2
 
 from etl_toolkit.errors import EtlError
@@ -17,11 +18,10 @@ from etl_toolkit.loading.records import NearlySorted
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import count_present
 from etl_toolkit.model import Batch, Counts, SourceFile
-from etl_toolkit.plan import layout_of
+from etl_toolkit.plan import key_types, layout_of
+from etl_toolkit.sources import LONGEST_LINE_BYTES, read_failure, text_relation
 
 PROBED_KEYS = 1_000  # with none of them in the table, at most 0.3 % of all its keys are (95 %)
-
-ROUGH: Mapping[str, Callable[[bytes], Any]] = dict.fromkeys(("int2", "int4", "int8"), int)
 
 
 @dataclass(frozen=True)
@@ -69,23 +69,27 @@ def copy_unseen(run: Run, cursor: Any, batch: Batch, file: SourceFile) -> dict[i
     Returns its counts, or None: nothing is written, and nothing else of the load is tried this way. Raises psycopg2.Error
     where the server refuses a row.
     """
-    if run.keys_met.is_set():
+    if run.keys_met.is_set() or file.longest_record_bytes >= LONGEST_LINE_BYTES:
         return None
     layout = layout_of(file, run.target)
     statement = copy_into(table(run.target), layout)
-    fields = [file.columns.index(name) for name in run.spec.key]
-    parse = [ROUGH.get(run.target.column(name).base_type, bytes) for name in run.spec.key]
+    _, texts = text_relation(file, run.spec.key, run.workspace)
+    kinds = key_types(run.target)
+    order = ", ".join(f"TRY_CAST({text} AS {kind.duckdb_type})" for text, kind in zip(texts, kinds, strict=True))
     sent = 0
 
     def copy() -> int:
         nonlocal sent
-        delimiter = layout.delimiter.encode()
-        with open_body(file) as body, NearlySorted(body, delimiter=delimiter, fields=fields, parse=parse) as lines:
+        with open_body(file) as body, run.workspace.cursor() as source:
+            lines = NearlySorted(body, source, order)
             rows = copy_stream(cursor, statement, lines, on_bytes=run.on_bytes)
         sent = lines.sent
         return rows
 
-    rows = _attempt(run, cursor, batch, copy)
+    try:
+        rows = _attempt(run, cursor, batch, copy)
+    except duckdb.Error as error:
+        raise read_failure([file], error) from None
     return None if rows is None else {file.position: Counts(read=sent, inserted=rows)}
 
 

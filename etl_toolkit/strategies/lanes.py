@@ -34,10 +34,13 @@ def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, C
 
 
 def load_with_retry(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) -> FileCounts:
+    """Load one batch, again after a transient error, and tell when it begins and when it is done."""
+    return narrated(run, batch, partial(retried, run, batch, load))
+
+
+def retried(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) -> FileCounts:
     """Load one batch, again after a transient error."""
-    return narrated(
-        run, batch, lambda: run_with_retry(lambda: load(run, batch), run.config, on_retry=on_retry(run, batch.label))
-    )
+    return run_with_retry(lambda: load(run, batch), run.config, on_retry=on_retry(run, batch.label))
 
 
 def narrated(run: Run, batch: Batch, load: Callable[[], FileCounts]) -> FileCounts:

@@ -79,18 +79,23 @@ def _attempt(run: Run, batch: Batch) -> FileCounts:
         files = [run.file(position) for position in batch.files]
         others = _rivals(run, cursor, batch)
         load = _load_collapsed if batch.collapsed else _load_in_order
-        counts = _load_absent(run, cursor, batch)
+        counts = load_absent(run, cursor, batch)
         if counts is None:
             counts = load(run, cursor, files, others)
-        for file in files:
-            check_unchanged(file)
-            ledger.record_rejects(cursor, run.run_id, run.refused.get(file.position, ()))
-        ledger.complete(cursor, run.run_id, batch, counts)
-        reach("completed")
-        with run.phases.phase("commit"):
-            connection.commit()
-        reach("committed")
-        return counts
+        return finish(run, connection, cursor, batch, counts)
+
+
+def finish(run: Run, connection: Any, cursor: Any, batch: Batch, counts: FileCounts) -> FileCounts:
+    """Write down what was loaded, and commit it; return the counts."""
+    for position in batch.files:
+        check_unchanged(run.file(position))
+        ledger.record_rejects(cursor, run.run_id, run.refused.get(position, ()))
+    ledger.complete(cursor, run.run_id, batch, counts)
+    reach("completed")
+    with run.phases.phase("commit"):
+        connection.commit()
+    reach("committed")
+    return counts
 
 
 def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
@@ -101,7 +106,7 @@ def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
     return rivals(cursor, run.run_id, batch, lane, run.horizon)
 
 
-def _load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None:
+def load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None:
     """COPY the files into the table itself, where no row is known to share its key with another one of the load."""
     if run.target.hazards or any(run.refused.get(position) for position in batch.files):
         return None

@@ -1,0 +1,90 @@
+"""Files in order, and yet several at a time: the next ones are loaded ahead, and each commits behind the one before it.
+
+A file goes ahead only straight into the table, where the unique index is the referee: keys of two files in a row that are
+the same meet there, whichever is written first. Then the later file is taken back and loaded in its turn. So the table
+goes through the very states that it goes through file by file, and after a crash holds the first so many files.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+import psycopg2
+
+from etl_toolkit.errors import EtlError
+from etl_toolkit.loading import ledger
+from etl_toolkit.loading.failpoints import reach
+from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.tripwire import is_waited_for, wait_for_nobody
+from etl_toolkit.model import Batch, Counts
+from etl_toolkit.strategies.lanes import FileCounts, add_up, narrated, retried, run_all
+from etl_toolkit.strategies.staged import finish, load_absent, load_files
+
+LOOK_SECONDS = 0.1
+
+
+def load_in_order(run: Run) -> dict[int, Counts]:
+    """Load the batches of the one lane, as many at a time as there are workers; return the counts per file."""
+    (lane,) = run.plan.lanes
+    turns = [threading.Event() for _ in lane]
+    waiting = deque(zip(lane, turns, [*turns[1:], threading.Event()], strict=True))
+    turns[0].set()
+    loaded: list[FileCounts] = []
+
+    def work() -> None:
+        while waiting and not run.is_stopped:
+            try:
+                batch, turn, next_turn = waiting.popleft()
+            except IndexError:  # another worker was quicker
+                return
+            loaded.append(narrated(run, batch, partial(_load, run, batch, turn)))
+            next_turn.set()
+
+    run_all(run, [work] * run.plan.workers, workers=run.plan.workers)
+    return add_up(loaded)
+
+
+def _load(run: Run, batch: Batch, turn: threading.Event) -> FileCounts:
+    if not turn.is_set() and not run.keys_met.is_set() and (counts := _load_ahead(run, batch, turn)) is not None:
+        return counts
+    _wait(run, turn)
+    return retried(run, batch, load_files)
+
+
+def _load_ahead(run: Run, batch: Batch, turn: threading.Event) -> FileCounts | None:
+    """Load a batch before its turn and commit it then; None, and nothing is written, where that cannot be.
+
+    Whatever goes wrong is left to the load in its turn, when those before it have committed: it may go well then.
+    """
+    try:
+        with run.sessions.session(batch.label) as connection, connection.cursor() as cursor:
+            claimed = ledger.claim(cursor, run.run_id, batch, undoable=run.spec.undoable)
+            if not claimed.is_ours:
+                return claimed.counts
+            reach("claimed")
+            wait_for_nobody(cursor)
+            counts = load_absent(run, cursor, batch)
+            if counts is None:
+                return None
+            if not _wait(run, turn, is_in_the_way=partial(is_waited_for, cursor)):
+                run.keys_met.set()
+                return None
+            return finish(run, connection, cursor, batch, counts)
+    except psycopg2.errors.LockNotAvailable:  # another file has written one of the keys
+        run.keys_met.set()
+    except (psycopg2.Error, EtlError):
+        pass
+    return None
+
+
+def _wait(run: Run, turn: threading.Event, *, is_in_the_way: Callable[[], bool] = lambda: False) -> bool:
+    """Wait for a batch's turn; false where it is in the way of another before that."""
+    while not turn.wait(LOOK_SECONDS):
+        if run.is_stopped:
+            raise InterruptedError("the load was stopped")
+        if is_in_the_way():
+            return False
+    return True
