@@ -27,15 +27,44 @@ OWNER = "owner"
 class Workspace:
     """A DuckDB connection and a directory; both are gone when the load is over.
 
-    `limit_bytes` is the memory for DuckDB and for files that are held beside it, `held_bytes` the part of those.
+    `limit_bytes` is the memory for DuckDB and for files that are held beside it, `held_bytes` the part of those. DuckDB is
+    opened when it is first asked: it takes 20 MB, and `streaming` does without.
     """
 
-    duckdb: DuckDBPyConnection
     directory: Path
     limit_bytes: int
+    threads: int
     held_bytes: int = 0
+    _duckdb: DuckDBPyConnection | None = field(default=None, repr=False)
+    _readable: tuple[Path, ...] | None = None  # None: not locked down yet
     _cursors: WeakSet[DuckDBPyConnection] = field(default_factory=WeakSet, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    @property
+    def duckdb(self) -> DuckDBPyConnection:
+        with self._lock:
+            if self._duckdb is None:
+                self._duckdb = self._open()
+                self._lock_down(self._duckdb)
+            return self._duckdb
+
+    def _open(self) -> DuckDBPyConnection:
+        connection = connect(
+            ":memory:",
+            config={
+                "threads": max(1, self.threads),
+                "memory_limit": f"{self.limit_bytes - self.held_bytes}B",
+                "temp_directory": str(self.directory),
+                "preserve_insertion_order": True,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            },
+        )
+        connection.execute("SET enable_progress_bar = false")
+        connection.execute("SET python_enable_replacements = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET arrow_large_buffer_size = true")
+        return connection
 
     def query(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows; from any thread."""
@@ -53,15 +82,35 @@ class Workspace:
         """Take memory for files out of DuckDB's limit, if they leave it at least half."""
         if size <= self.limit_bytes // 2:
             self.held_bytes = size
-            self.duckdb.execute(f"SET memory_limit = '{self.limit_bytes - size}B'")
+            if self._duckdb is not None:
+                self._duckdb.execute(f"SET memory_limit = '{self.limit_bytes - size}B'")
+
+    def lock_down(self, inputs: Iterable[Path]) -> None:
+        """Let DuckDB read these files and its own directory, and nothing else from here on."""
+        self._readable = tuple(path.resolve() for path in inputs)
+        if self._duckdb is not None:
+            self._lock_down(self._duckdb)
+
+    def _lock_down(self, connection: DuckDBPyConnection) -> None:
+        if self._readable is None:
+            return
+        paths = ", ".join(literal(str(path)) for path in self._readable)
+        connection.execute(f"SET allowed_paths = [{paths}]")
+        connection.execute(f"SET allowed_directories = [{literal(str(self.directory))}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
 
     def interrupt(self) -> None:
         """Stop every query that runs; from another thread."""
         with self._lock:
-            cursors = [self.duckdb, *self._cursors]
+            cursors = [*filter(None, [self._duckdb]), *self._cursors]
         for cursor in cursors:
             with suppress(ConnectionException):  # closed meanwhile
                 cursor.interrupt()
+
+    def close(self) -> None:
+        if self._duckdb is not None:
+            self._duckdb.close()
 
 
 def quoted(name: str) -> str:
@@ -83,28 +132,13 @@ def memory_budget_bytes(config: ParallelConfig) -> int:
 
 @contextmanager
 def open_workspace(config: ParallelConfig, *, threads: int) -> Iterator[Workspace]:
-    """Open a workspace whose DuckDB reads nothing yet; `lock_down` names the files it may read."""
+    """Open a workspace; `Workspace.lock_down` names the files that its DuckDB may read."""
     with working_directory(Path(config.temp_directory or tempfile.gettempdir())) as directory:
-        limit_bytes = memory_budget_bytes(config)
-        connection = connect(
-            ":memory:",
-            config={
-                "threads": max(1, threads),
-                "memory_limit": f"{limit_bytes}B",
-                "temp_directory": str(directory),
-                "preserve_insertion_order": True,
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            },
-        )
+        workspace = Workspace(directory, memory_budget_bytes(config), threads)
         try:
-            connection.execute("SET enable_progress_bar = false")
-            connection.execute("SET python_enable_replacements = false")
-            connection.execute("SET TimeZone = 'UTC'")
-            connection.execute("SET arrow_large_buffer_size = true")
-            yield Workspace(connection, directory, limit_bytes)
+            yield workspace
         finally:
-            connection.close()
+            workspace.close()
 
 
 @contextmanager
@@ -131,13 +165,3 @@ def sweep(parent: Path) -> None:
                 continue
             shutil.rmtree(directory, ignore_errors=True)
             os.close(owner)
-
-
-def lock_down(workspace: Workspace, inputs: Iterable[Path]) -> None:
-    """Let DuckDB read these files and its own directory, and nothing else from here on."""
-    paths = ", ".join(literal(str(path.resolve())) for path in inputs)
-    execute = workspace.duckdb.execute
-    execute(f"SET allowed_paths = [{paths}]")
-    execute(f"SET allowed_directories = [{literal(str(workspace.directory))}]")
-    execute("SET enable_external_access = false")
-    execute("SET lock_configuration = true")

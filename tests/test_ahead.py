@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,14 @@ def test_a_file_before_its_turn_waits_for_nobody(
     monkeypatch.setattr(records, "RUN_BYTES", 64)  # so short that the file's own order stays
     if not guard:
         monkeypatch.setattr(ahead, "wait_for_nobody", lambda _: None)
-    met = Meeting()
+    half_way, blocks = threading.Barrier(2), Counter[str]()
 
     def at_copying() -> None:
-        met()
-        if threading.current_thread().name in ahead_of_turn:
+        me = threading.current_thread().name
+        blocks[me] += 1
+        if blocks[me] == 300:
+            half_way.wait(timeout=20)
+        elif me in ahead_of_turn:
             time.sleep(0.001)  # the first file is the first to wait
 
     with failpoints.installed({"copying": at_copying}):

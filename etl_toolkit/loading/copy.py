@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BufferedReader
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, BinaryIO
 
 import duckdb
 import psycopg2
@@ -130,14 +129,14 @@ def copy_records(
 
 
 @contextmanager
-def open_body(file: SourceFile) -> Iterator[BufferedReader]:
+def open_body(file: SourceFile) -> Iterator[BinaryIO]:
     """The bytes of a plain CSV file behind its header."""
     assert file.readable is not None
     try:
         with file.readable.open("rb", buffering=BUFFER_BYTES) as stream:
             if file.dialect.has_header:
                 stream.readline()
-            yield cast("BufferedReader", stream)
+            yield stream
     except InterruptedError:  # the load was stopped
         raise
     except OSError as error:

@@ -9,7 +9,7 @@ names, globs, frames ──► inputs ──► csv_file / typed ──► resol
 """
 
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR, too_many_rejects
-from etl_toolkit.sources.held import LONGEST_LINE_BYTES, HeldLines, Lines
+from etl_toolkit.sources.held import HeldLines
 from etl_toolkit.sources.inputs import expand, shown
 from etl_toolkit.sources.located import located, number_in_file, ordinals
 from etl_toolkit.sources.relation import (
@@ -28,9 +28,7 @@ from etl_toolkit.sources.resolving import check_unchanged, resolve
 
 __all__ = [
     "LINE_SEPARATOR",
-    "LONGEST_LINE_BYTES",
     "HeldLines",
-    "Lines",
     "alike",
     "check_unchanged",
     "csv_relation",

@@ -36,31 +36,58 @@ def _room_for(file: SourceFile) -> int:
     return (file.size_bytes if is_theirs else file.readable.stat().st_size) + 1  # the last line may lack its end
 
 
-class Lines:
-    """Lines in a piece of memory of `size` bytes, which somebody fills; each is known by its place."""
+class HeldLines:
+    """The bytes of plain files, in their order. `lines` reads a file in, `lines_at` and `with_records` find lines again."""
 
-    schema = pa.schema([("place", pa.int64()), ("line", pa.string_view())])
-
-    def __init__(self, size: int) -> None:
+    def __init__(self, files: Sequence[SourceFile]) -> None:
+        self._files = {file.position: file for file in files}
+        ends = list(accumulate(_room_for(file) for file in files))
+        self._spans = {file.position: (start, end) for file, start, end in zip(files, [0, *ends], ends, strict=False)}
         # Not numpy's own memory: it asks for huge pages, which a virtual machine may first have to get from its host.
         # Private: pages that could be shared take half as long again to get, and three times as long to give back.
-        self.bytes = np.frombuffer(mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS), dtype=np.uint8)
-        data, step = pa.py_buffer(self.bytes), 1 << BUFFER_BITS
+        self._bytes = np.frombuffer(mmap(-1, ends[-1], flags=MAP_PRIVATE | MAP_ANONYMOUS), dtype=np.uint8)
+        data, step = pa.py_buffer(self._bytes), 1 << BUFFER_BITS
         # Each holds whole every line that begins in its stretch.
-        self._buffers = [data.slice(at, min(step + LONGEST_LINE_BYTES, size - at)) for at in range(0, size, step)]
+        self._buffers = [
+            data.slice(at, min(step + LONGEST_LINE_BYTES, ends[-1] - at)) for at in range(0, ends[-1], step)
+        ]
 
-    def between(self, begin: int, end: int) -> tuple[pa.RecordBatch, int]:
-        """The lines (place, line) that end there, a line without its end, and where the last of them ends.
+    def lines(self, position: int) -> pa.RecordBatchReader:
+        """Read a file in, and return its lines: batches of (place, line), the line without its end.
 
-        Raises ValueError where there is none, or one is too long: what was read is not what was looked at.
+        Raises OSError (as DuckDB's error, for it is DuckDB that reads) where the file cannot be read or has shrunk.
         """
-        ends = np.flatnonzero(self.bytes[begin:end] == ord("\n"))
-        sizes = np.diff(ends, prepend=-1)
-        if not len(ends) or sizes.max() > LONGEST_LINE_BYTES:
-            raise ValueError("the lines are not as they were")
-        places = (begin + ends + 1 - sizes) << SIZE_BITS | sizes
-        batch = pa.RecordBatch.from_arrays([_int64(places), self._view(places, sizes - 1)], schema=self.schema)
-        return batch, begin + int(ends[-1]) + 1
+        schema = pa.schema([("place", pa.int64()), ("line", pa.string_view())])
+        return pa.RecordBatchReader.from_batches(schema, self._batches(position, schema))
+
+    def _batches(self, position: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        file = self._files[position]
+        begin, _ = self._spans[position]
+        for filled in self._read(file):
+            ends = np.flatnonzero(self._bytes[begin:filled] == ord("\n"))
+            sizes = np.diff(ends, prepend=-1)
+            if not len(ends) or sizes.max() > LONGEST_LINE_BYTES:
+                raise OSError(f"{file.readable} has changed")
+            places = (begin + ends + 1 - sizes) << SIZE_BITS | sizes
+            yield pa.RecordBatch.from_arrays([_int64(places), self._view(places, sizes - 1)], schema=schema)
+            begin += int(ends[-1]) + 1
+
+    def _read(self, file: SourceFile) -> Iterator[int]:
+        """Fill a file's span with its lines, a block at a time; return up to where it is filled."""
+        assert file.readable is not None
+        start, end = self._spans[file.position]
+        with file.readable.open("rb") as stream:
+            header = stream.readline() if file.dialect.has_header else b""
+            last = end - 1 - len(header)
+            while start < last:
+                count = stream.readinto(self._bytes[start : min(start + LINES_AT_ONCE, last)].data)
+                if not count:
+                    raise OSError(f"{file.readable} has shrunk")
+                start += count
+                if start == last and self._bytes[last - 1] != ord("\n"):
+                    self._bytes[last] = ord("\n")
+                    start += 1
+                yield start
 
     def with_records(self, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
         """The same rows, with a `record` where they have a `place`."""
@@ -92,54 +119,10 @@ class Lines:
         short = np.flatnonzero(sizes <= INLINE_BYTES)
         if len(short):
             within = np.arange(INLINE_BYTES)
-            texts = self.bytes.take(begins[short, None] + within, mode="clip")
+            texts = self._bytes.take(begins[short, None] + within, mode="clip")
             views[short, 1:] = np.where(within < sizes[short, None], texts, 0).astype(np.uint8).view(np.int32)
         buffers = [None, pa.py_buffer(views), *self._buffers]
         return pa.Array.from_buffers(pa.string_view(), len(places), buffers)
-
-
-class HeldLines(Lines):
-    """The bytes of plain files, in their order. `lines` reads a file in."""
-
-    def __init__(self, files: Sequence[SourceFile]) -> None:
-        self._files = {file.position: file for file in files}
-        ends = list(accumulate(_room_for(file) for file in files))
-        self._spans = {file.position: (start, end) for file, start, end in zip(files, [0, *ends], ends, strict=False)}
-        super().__init__(ends[-1])
-
-    def lines(self, position: int) -> pa.RecordBatchReader:
-        """Read a file in, and return its lines: batches of (place, line), the line without its end.
-
-        Raises OSError (as DuckDB's error, for it is DuckDB that reads) where the file cannot be read or has shrunk.
-        """
-        return pa.RecordBatchReader.from_batches(self.schema, self._batches(position))
-
-    def _batches(self, position: int) -> Iterator[pa.RecordBatch]:
-        file = self._files[position]
-        begin, _ = self._spans[position]
-        for filled in self._read(file):
-            try:
-                batch, begin = self.between(begin, filled)
-            except ValueError:
-                raise OSError(f"{file.readable} has changed") from None
-            yield batch
-
-    def _read(self, file: SourceFile) -> Iterator[int]:
-        """Fill a file's span with its lines, a block at a time; return up to where it is filled."""
-        assert file.readable is not None
-        start, end = self._spans[file.position]
-        with file.readable.open("rb") as stream:
-            header = stream.readline() if file.dialect.has_header else b""
-            last = end - 1 - len(header)
-            while start < last:
-                count = stream.readinto(self.bytes[start : min(start + LINES_AT_ONCE, last)].data)
-                if not count:
-                    raise OSError(f"{file.readable} has shrunk")
-                start += count
-                if start == last and self.bytes[last - 1] != ord("\n"):
-                    self.bytes[last] = ord("\n")
-                    start += 1
-                yield start
 
 
 def _numbers(places: pa.Array) -> Any:

@@ -20,7 +20,7 @@ from etl_toolkit.sources.held import held_bytes
 from etl_toolkit.sources.inputs import expand, kind_of, shown
 from etl_toolkit.sources.relation import read_failure, typed_relation
 from etl_toolkit.sources.typed import INDEX_PREFIX, examine_frame, examine_parquet
-from etl_toolkit.workspace import Workspace, lock_down
+from etl_toolkit.workspace import Workspace
 
 MAX_LINE_BYTES = 64 << 20
 EXAMINERS = 2  # more of them wait for each other: much of the check holds the interpreter
@@ -54,7 +54,7 @@ def resolve(
         first_of[content] = file.name
         files.append(_placed(file, len(files), workspace))
     workspace.reserve(held_bytes(files))
-    lock_down(workspace, [file.path for file in files if file.path is not None])
+    workspace.lock_down(file.path for file in files if file.path is not None)
     return Sources(tuple(files), tuple(duplicates))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import psycopg2
 
 from etl_toolkit.errors import EtlError
@@ -14,12 +13,11 @@ from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, copy_stream, open_body
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import copy_into, table
-from etl_toolkit.loading.records import NearlySorted
+from etl_toolkit.loading.records import KeyField, NearlySorted
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import count_present
 from etl_toolkit.model import Batch, Counts, SourceFile
 from etl_toolkit.plan import key_types, layout_of
-from etl_toolkit.sources import LONGEST_LINE_BYTES, read_failure, text_relation
 
 PROBED_KEYS = 1_000  # with none of them in the table, at most 0.3 % of all its keys are (95 %)
 
@@ -69,27 +67,25 @@ def copy_unseen(run: Run, cursor: Any, batch: Batch, file: SourceFile) -> dict[i
     Returns its counts, or None: nothing is written, and nothing else of the load is tried this way. Raises psycopg2.Error
     where the server refuses a row.
     """
-    if run.keys_met.is_set() or file.longest_record_bytes >= LONGEST_LINE_BYTES:
+    if run.keys_met.is_set():
         return None
     layout = layout_of(file, run.target)
     statement = copy_into(table(run.target), layout)
-    _, texts = text_relation(file, run.spec.key, run.workspace)
-    kinds = key_types(run.target)
-    order = ", ".join(f"TRY_CAST({text} AS {kind.duckdb_type})" for text, kind in zip(texts, kinds, strict=True))
+    key = [
+        KeyField(file.columns.index(name), kind.is_integer)
+        for name, kind in zip(run.spec.key, key_types(run.target), strict=True)
+    ]
     sent = 0
 
     def copy() -> int:
         nonlocal sent
-        with open_body(file) as body, run.workspace.cursor() as source:
-            lines = NearlySorted(body, source, order)
+        with open_body(file) as body:
+            lines = NearlySorted(body, delimiter=layout.delimiter.encode(), key=key)
             rows = copy_stream(cursor, statement, lines, on_bytes=run.on_bytes)
         sent = lines.sent
         return rows
 
-    try:
-        rows = _attempt(run, cursor, batch, copy)
-    except duckdb.Error as error:
-        raise read_failure([file], error) from None
+    rows = _attempt(run, cursor, batch, copy)
     return None if rows is None else {file.position: Counts(read=sent, inserted=rows)}
 
 
