@@ -128,7 +128,7 @@ OURS = {
     Strategy.FULL_PARALLEL: "all files at once; disjoint files only",
     Strategy.HYBRID: "groups of files that share no key at once, in order within a group",
     Strategy.DETERMINISTIC: "one file after the other",
-    Strategy.STREAMING: "one chunk after the other, in constant memory",
+    Strategy.STREAMING: "file by file, in constant memory",
 }
 
 _ALL = [
