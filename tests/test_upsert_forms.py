@@ -73,6 +73,12 @@ def test_new_and_unchanged_rows_behind_the_sample_are_told_apart(load: Any, stra
     assert fates(result) == [(0, 140, 10), (30, 150, 0)]
 
 
+def test_a_row_that_an_earlier_file_of_the_transaction_has_written_is_unchanged(load: Any) -> None:
+    newer = {50: "new"} | dict.fromkeys(range(51, 150), "newer")
+    result = load(dict.fromkeys(range(100), "new"), newer, strategy="deterministic", atomic=True)
+    assert fates(result) == [(0, 100, 0), (0, 99, 1)]
+
+
 def test_a_trigger_that_only_an_insert_fires_keeps_the_plain_update_away(load: Any, connection: Connection) -> None:
     with connection.cursor() as cursor:
         cursor.execute("CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")

@@ -20,14 +20,13 @@ from etl_toolkit.loading.tripwire import guarded
 
 
 def update_statement(upsert: Upsert, source: Composable) -> Composed:
-    """Compose the UPDATE of the rows that are there and differ; it returns a row per file: (etl_file, updated)."""
+    """Compose the UPDATE of the rows that are there and differ. It returns none of them: that would take a tenth longer."""
     target = upsert.target
     parts = zip(target.arbiter.expressions, key_aliases(target), strict=True)
     found = SQL(" AND ").join(SQL("etl_target.{} = latest.{}").format(SQL(part), alias) for part, alias in parts)
     return SQL(
-        "WITH written AS (UPDATE ONLY {table} AS etl_target SET {assignments} FROM (SELECT * FROM ({latest}) AS latest"
-        "{in_key_order}) AS latest WHERE {found} AND {wanted} RETURNING latest.etl_file) "
-        "SELECT etl_file, count(*) FROM written GROUP BY etl_file"
+        "UPDATE ONLY {table} AS etl_target SET {assignments} FROM (SELECT * FROM ({latest}) AS latest"
+        "{in_key_order}) AS latest WHERE {found} AND {wanted}"
     ).format(
         table=table(target), latest=latest_rows(upsert, source), in_key_order=_in_key_order(upsert), found=found,
         assignments=SQL(", ").join(SQL("{0} = latest.{0}").format(Identifier(name)) for name in upsert.values),

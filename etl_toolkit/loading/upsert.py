@@ -107,10 +107,11 @@ def _write(cursor: Any, upsert: Upsert, source: Composable, staged: Mapping[int,
     sample = Sample() if upsert.keeps_present else _sample(cursor, upsert, source)
     updated_first: dict[int, int] = {}
     if staged is not None and sample.all_differ and _may_update(upsert):
-        updated_first = _update(cursor, upsert, source)
-        if sum(updated_first.values()) == sum(staged.values()):
-            return {file: Merged(rows=rows, updated=rows) for file, rows in updated_first.items()}
+        updated = _update(cursor, upsert, source)
+        if updated == sum(staged.values()):
+            return {file: Merged(rows=rows, updated=rows) for file, rows in staged.items() if rows}
         _check_once(cursor, upsert, source)
+        updated_first = _by_file(cursor, upsert, source, staged, updated)
     prefilter = bool(updated_first) or sample.mostly_unchanged
     cursor.execute(write_statement(upsert, source, prefilter=prefilter, count_rows=staged is None))
     inserted, written, counted = cursor.fetchone()
@@ -137,17 +138,38 @@ def _may_update(upsert: Upsert) -> bool:
     return not target.hazards and all(columns.issuperset(check.columns) for check in target.checks)
 
 
-def _update(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, int]:
-    """Update the rows that stand in the table and differ; return how many, by file position.
+def _update(cursor: Any, upsert: Upsert, source: Composable) -> int:
+    """Update the rows that stand in the table and differ; return how many.
 
     The staged rows come in key order and are looked up one by one, which leaves the index in order as well; a sort or a
     hash of either side would not.
     """
     cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
     cursor.execute(update_statement(upsert, source))
-    updated_first = {int(file): int(rows) for file, rows in cursor.fetchall()}
+    updated = int(cursor.rowcount)
     cursor.execute("SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT")
-    return updated_first
+    return updated
+
+
+def _by_file(
+    cursor: Any, upsert: Upsert, source: Composable, staged: Mapping[int, int], updated: int
+) -> dict[int, int]:
+    """How many rows an UPDATE has written, by file position.
+
+    Where several files are staged together, it is a key range: none of its keys was written before in this transaction.
+    """
+    if len(staged) == 1 or not updated:
+        return dict.fromkeys(staged, updated) if updated else {}
+    cursor.execute(
+        SQL(
+            "SELECT etl_file, count(*) FROM ({latest}) AS latest JOIN ({present}) AS present ON {on} "
+            "WHERE present.xmin = pg_catalog.pg_current_xact_id()::xid GROUP BY etl_file"
+        ).format(
+            latest=latest_rows(upsert, source), present=present_rows(upsert.target, system_columns=True),
+            on=match_keys(upsert.target, "present", "latest"),
+        )
+    )  # fmt: skip
+    return dict(cursor.fetchall())
 
 
 def _check_once(cursor: Any, upsert: Upsert, source: Composable) -> None:
