@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import duckdb
 
@@ -32,6 +32,9 @@ from etl_toolkit.workspace import Workspace, literal
 MASK_BITS = 62  # bits of a BIGINT word that are safe to shift into
 MAX_INTERSECTIONS = 1_000
 FOUND_AT_ONCE = 65_536  # rows
+SORTED_PARTS = (
+    4  # of the memory limit: what is sorted at once takes a quarter of it, and DuckDB's sort about as much again
+)
 SAMPLED = 64  # one key of so many, before all of them are looked at
 KEYS_TO_A_TEXT = 10  # on average, for its rank to be worth finding
 
@@ -198,7 +201,7 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
     The winner, as `scan_.row_sql` knows it, is the last row, the first one for `ignore`, or the greatest order column
     with ties to the last. Where no key stands in two rows, `keys` is a view of `rows`.
     """
-    workspace.query(f"DROP {'TABLE' if _is_table(workspace) else 'VIEW'} IF EXISTS keys")
+    workspace.query(f"DROP {'TABLE' if _is_table('keys', workspace) else 'VIEW'} IF EXISTS keys")
     workspace.query("DROP TABLE IF EXISTS ordered")
     if _is_unique(scan_, workspace):
         workspace.query(
@@ -217,28 +220,51 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
 
 
 def put_in_order(scan_: KeyScan, workspace: Workspace) -> None:
-    """Create `ordered`: (row), the winners in key order, unless `collapse` has made it on its way."""
+    """Create `ordered`: (row, [file, record]), the winners in key order, unless `collapse` has made it on its way.
+
+    Records that are not held are brought into that order as well, so many at a time that they fit into memory.
+    """
+    if _is_table("ordered", workspace):
+        return
     keys, by = _sortable("keys", scan_, workspace)
-    workspace.query(f"CREATE TABLE IF NOT EXISTS ordered AS SELECT winner AS row FROM {keys} ORDER BY {', '.join(by)}")
+    in_order = f"SELECT winner AS row FROM {keys} ORDER BY {', '.join(by)}"
+    if scan_.held:
+        workspace.query(f"CREATE TABLE ordered AS {in_order}")
+        return
+    workspace.query(f"CREATE OR REPLACE TABLE turns AS {in_order}")
+    rows = workspace.query("SELECT count(*) FROM turns")[0][0]
+    size = workspace.query("SELECT coalesce(sum(strlen(record)), 0) FROM rows")[0][0]
+    parts = SORTED_PARTS * size // workspace.limit_bytes + 1
+    workspace.query("CREATE TABLE ordered (row BIGINT, file USMALLINT, record VARCHAR)")
+    for first, end in pairwise(rows * number // parts for number in range(parts + 1)):
+        turns = f"(SELECT row, rowid AS turn FROM turns WHERE rowid >= {first} AND rowid < {end})"
+        workspace.query(
+            f"INSERT INTO ordered SELECT row, file, record FROM rows JOIN {turns} ON rows.rowid = row ORDER BY turn"
+        )
+    workspace.query("DROP TABLE turns")
 
 
-def _is_table(workspace: Workspace) -> bool:
-    return bool(workspace.query("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'keys'")[0][0])
+def _is_table(name: str, workspace: Workspace) -> bool:
+    return bool(workspace.query("SELECT count(*) FROM duckdb_tables() WHERE table_name = ?", [name])[0][0])
 
 
 def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:
-    """Whether no key stands in two rows; if so, `ordered` is made.
+    """Whether no key stands in two rows; if so, and lines are held, `ordered` is made.
 
     A sample of the keys tells of most loads with duplicates. Else the rows are sorted and neighbours compared: that costs
     no more than to count the keys, and rows that are sorted can be loaded.
     """
     usable = f"SELECT {scan_.key_sql}, {scan_.row_sql} AS winner FROM rows WHERE doubt = {PROVEN}"
-    rows, keys = workspace.query(
-        f"WITH sample AS (SELECT {scan_.key_sql} FROM ({usable}) WHERE hash({scan_.key_sql}) % {SAMPLED} = 0) "
-        "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT * FROM sample)) FROM sample"
-    )[0]
-    if rows != keys:
-        return False
+    sampled = f"hash({scan_.key_sql}) % {SAMPLED} = 0"
+    for share in [sampled] if scan_.held else [sampled, "true"]:
+        rows, keys = workspace.query(
+            f"WITH part AS (SELECT {scan_.key_sql} FROM ({usable}) WHERE {share}) "
+            "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT * FROM part)) FROM part"
+        )[0]
+        if rows != keys:
+            return False
+    if not scan_.held:
+        return True
     found, by = _sortable(f"({usable})", scan_, workspace)
     workspace.query(
         f"CREATE TABLE ordered AS SELECT winner AS row, {', '.join(by)} FROM {found} ORDER BY {', '.join(by)}"

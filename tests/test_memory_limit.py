@@ -19,7 +19,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> GeneratedFiles:
     return generate(tmp_path_factory.mktemp("memory"), WORKLOAD)
 
 
-@pytest.mark.parametrize("megabytes", [8, 12, 16, 20])
+@pytest.mark.parametrize("megabytes", [8, 12])
 def test_a_limit_that_is_too_small_is_told(
     database: str, connection: Connection, tmp_path: Path, generated: GeneratedFiles, megabytes: int
 ) -> None:
@@ -34,3 +34,15 @@ def test_a_limit_that_is_too_small_is_told(
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM loaded")
         assert cursor.fetchone() == (0,)
+
+
+def test_what_does_not_fit_into_memory_beside_duckdb_is_spilled(
+    database: str, connection: Connection, tmp_path: Path, generated: GeneratedFiles
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(table_sql(WORKLOAD, "loaded"))
+    config = ParallelConfig(concurrency=2, memory_limit_bytes=24 << 20, temp_directory=str(tmp_path))
+
+    result = ingest([str(path) for path in generated.files], "loaded", "id", database, config=config)
+
+    assert (result.strategy, result.counts.inserted) == ("partitioned", 150_000)

@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from etl_toolkit.loading.copy import BUFFER_BYTES
 
-RUN_BYTES = 5 << 20
+RUN_BYTES = 9 << 19
 PART_BYTES = 1 << 19  # fits the second-level cache
 LOOKED_AT_BYTES = 24  # of a key's field
 LINES_AT_ONCE = 2_048

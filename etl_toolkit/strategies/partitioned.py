@@ -161,8 +161,7 @@ def _chosen(run: Run, own: Range) -> Chosen:
     keys = f"rows WHERE {scan.row_sql} IN (SELECT row FROM {own.stretch})"
     if scan.held:
         return Chosen(f"SELECT {scan.file_sql('row')} AS file, row AS place FROM {own.stretch}", keys)
-    turns = f"(SELECT row, rowid AS turn FROM {own.stretch})"
-    return Chosen(f"SELECT file, record FROM rows JOIN {turns} ON rows.rowid = row ORDER BY turn", keys)
+    return Chosen(f"SELECT file, record FROM {own.stretch}", keys)
 
 
 def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: Mapping[int, int]) -> dict[int, Counts]:
