@@ -42,8 +42,8 @@ def predict(
         if target_is_empty and file.position in alone and not file.duplicates
     }
     files = {file.position: file.rows * staged for file in overlap.files} | direct
-    # Those that go straight into the table are loaded ahead of their turn.
-    in_order = sum(files.values()) - sum(direct.values()) + _side_by_side(list(direct.values()), parallel)
+    one_by_one = sum(cost for position, cost in files.items() if position not in direct)
+    in_order = one_by_one + _side_by_side(list(direct.values()), parallel)  # straight into the table, files go ahead
     chains = [sum(files[position] for position in group) for group in overlap.groups]
     overhead = model.batch_milliseconds * 1000 * len(files)
     microseconds = {

@@ -177,23 +177,19 @@ def test_control_without_waiting_for_its_turn_a_file_behind_the_failed_one_is_th
     assert 5 in keys_loaded(connection)
 
 
-def test_a_connection_that_cannot_be_had_is_done_without(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    right, asked = ahead._load_ahead, []
+def test_a_file_whose_connection_is_lost_before_its_turn_is_loaded_in_it(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Any] = []
 
-    def refused(run: Any, batch: Any, turn: threading.Event) -> Any:
-        asked.append(batch.label)
-        monkeypatch.setattr(ahead.ledger, "claim", fail)
-        try:
-            return right(run, batch, turn)
-        finally:
-            monkeypatch.undo()
+    def lose(cursor: Any) -> None:
+        lost.append(cursor)
+        raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
-    def fail(*_: Any, **__: Any) -> None:
-        raise psycopg2.OperationalError("sorry, too many clients already")
-
-    monkeypatch.setattr(ahead, "_load_ahead", refused)
-    assert load(range(100), range(100, 200), strategy="streaming").counts.inserted == 200
-    assert asked
+    monkeypatch.setattr(ahead, "wait_for_nobody", lose)
+    with failpoints.installed({"claimed": Meeting()}):
+        result = load(range(100), range(100, 200), strategy="streaming")
+    assert (result.counts.inserted, len(lost)) == (200, 1)
 
 
 def test_one_worker_loads_one_file_at_a_time(load: Any) -> None:

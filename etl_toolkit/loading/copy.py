@@ -92,7 +92,9 @@ class RecordReader:
         self.sent += len(lines)
         if self._held:
             lines = self._held.lines_at(lines)
-        return in_one_piece(lines)
+        _, offsets, data = lines.buffers()
+        ends = memoryview(offsets).cast("q")  # 64 bits: see `arrow_large_buffer_size`
+        return memoryview(data)[ends[lines.offset] : ends[lines.offset + len(lines)]].tobytes()
 
     def __enter__(self) -> RecordReader:
         return self
@@ -104,13 +106,6 @@ class RecordReader:
             self._batches.close()
         if self._failure is not None:
             raise read_failure(self._files, self._failure) from None
-
-
-def in_one_piece(texts: Any) -> bytes:
-    """The bytes of an Arrow array of (large) texts, one after the other."""
-    _, offsets, data = texts.buffers()
-    ends = memoryview(offsets).cast("q")  # 64 bits: see `arrow_large_buffer_size`
-    return memoryview(data)[ends[texts.offset] : ends[texts.offset + len(texts)]].tobytes()
 
 
 def copy_records(

@@ -18,9 +18,8 @@ from etl_toolkit.loading.tripwire import Rivals, guarded
 from etl_toolkit.model import ConflictAction, Layout, TargetTable
 
 STAGING = "etl_staging"
-NO_TEXT_DELIMITERS = frozenset(
-    "\\.abcdefghijklmnopqrstuvwxyz0123456789"
-)  # the server refuses them (ProcessCopyOptions)
+# The server refuses them in the text format (ProcessCopyOptions).
+NO_TEXT_DELIMITERS = frozenset("\\.abcdefghijklmnopqrstuvwxyz0123456789")
 
 
 @dataclass(frozen=True)
