@@ -67,12 +67,12 @@ lint-imports: $(STAMP)
 	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 
 lint-notebooks: $(STAMP)
-	@notebooks=$$(git ls-files 'notebooks/*.ipynb' 2>/dev/null); test -z "$$notebooks" || $(BIN)/python -m nbstripout --verify $$notebooks
+	$(BIN)/python -m nbstripout --verify notebooks/*.ipynb
 
 format: $(STAMP) ## let ruff put right what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	@notebooks=$$(git ls-files 'notebooks/*.ipynb' 2>/dev/null); test -z "$$notebooks" || $(BIN)/python -m nbstripout $$notebooks
+	$(BIN)/python -m nbstripout notebooks/*.ipynb
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyter lab --notebook-dir=notebooks $(ARGS)

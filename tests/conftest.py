@@ -1,4 +1,4 @@
-"""A real server for the whole session, and a database of its own for every test."""
+"""A clean environment and a real server for the whole session, and a database of its own for every test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -16,8 +16,17 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn
 
 from etl_toolkit import server
+from tests.clean_environment import in_clean_environment
 
 ENOUGH_BYTES = 8 << 30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything is started; the workers of pytest-xdist inherit it."""
+    if not hasattr(config, "workerinput"):
+        session = ExitStack()
+        session.enter_context(in_clean_environment())
+        config.add_cleanup(session.close)
 
 
 @pytest.fixture(scope="session")
