@@ -135,7 +135,10 @@ def plan_blocks(plan: Plan) -> list[Block]:
     """Strategy with reasons, who loads what, what it should take and do, and the overlap it rests on."""
     workers = f"{plan.workers} worker{'s' if plan.workers != 1 else ''}"
     blocks: list[Block] = [
-        Lines(f"Plan: {plan.strategy} with {workers}; keys are compared by the {plan.key_path}", [*plan.reasons]),
+        Lines(
+            f"Plan: {plan.strategy} with {workers}; keys are compared by the {plan.key_path}",
+            [*plan.reasons, *_left_out(plan.duplicates)],
+        ),
         _outcome_table(plan),
     ]
     if plan.predicted_seconds:
@@ -150,6 +153,10 @@ def plan_blocks(plan: Plan) -> list[Block]:
     caption = f"Lanes: {plan.workers} at a time; the batches of one lane in order{more}"
     blocks.append(Table(caption, ("lane", "batches", "reads files (#)"), lanes))
     return blocks + (overlap_blocks(plan.overlap) if plan.overlap else [])
+
+
+def _left_out(duplicates: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"left out: {name} has the same content as {kept}" for name, kept in duplicates]
 
 
 def _outcome_table(plan: Plan) -> Table:
@@ -180,7 +187,7 @@ def result_blocks(result: LoadResult) -> list[Block]:
     notes = [f"run {result.run_id}, strategy {result.strategy}", *result.reasons, _equation(result.counts)]
     if predicted := result.plan.predicted_seconds.get(result.strategy):
         notes.append(f"predicted {predicted:,.2f} s, took {result.wall_seconds:,.2f} s")
-    notes += [f"left out: {name} has the same content as {first}" for name, first in result.duplicates]
+    notes += _left_out(result.duplicates)
     if result.retries:
         notes.append(f"{result.retries:,} batches were repeated after a transient error")
     if result.counts.rejected:

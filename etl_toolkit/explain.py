@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def _rows_of(
     run: PastRun, target: TargetTable, key: Mapping[str, str], config: ParallelConfig, notes: list[str]
 ) -> list[tuple[SourceFile, int, dict[str, str | None]]]:
     """The rows of a run's files with this key, in loading order: file, number of the record, values."""
-    there = [(name, content) for _, name, content in run.files if Path(name).exists()]
+    there = [file for file in run.files if Path(file[1]).exists()]
     for _, name, _ in run.files:
         if not Path(name).exists():
             notes.append(f"run {run.run_id}: {name} is not there any more")
@@ -130,18 +130,18 @@ def _rows_of(
     spec = LoadSpec.from_mapping(run.spec)
     with open_workspace(config, threads=2) as workspace:
         try:
-            names = [name for name, _ in there]
+            names = [name for _, name, _ in there]
             sources = resolve(
                 names, spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes
             )
             files = match_columns(sources.files, target, spec)
-            contents = dict(there)
             rows = []
-            for file in files:
-                if contents.get(file.name) != file.content_hash:
+            for file, (position, _, content) in zip(files, there, strict=True):
+                if content != file.content_hash:
                     notes.append(f"run {run.run_id}: {file.name} has changed since")
                     continue
-                rows += [(file, number, values) for number, values in _rows_with_key(file, target, key, workspace)]
+                recorded = replace(file, position=position)
+                rows += [(recorded, number, values) for number, values in _rows_with_key(file, target, key, workspace)]
             return rows
         except (EtlError, duckdb.Error) as error:
             notes.append(f"run {run.run_id}: its files cannot be read again: {error}")

@@ -99,10 +99,10 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Sources:
-    """The files of one load, in order, and the ones left out because their content was given before."""
+    """The files of one load, in order, and the ones left out because their content is given at another place as well."""
 
     files: tuple[SourceFile, ...]
-    duplicates: tuple[tuple[str, str], ...] = ()  # (name left out, name of the first file with that content)
+    duplicates: tuple[tuple[str, str], ...] = ()  # (name left out, name of the file that counts instead)
 
     @property
     def size_bytes(self) -> int:
@@ -366,6 +366,7 @@ class Plan:
     predicted_updates: int | None = None
     predicted_unchanged: int | None = None
     target_is_empty: bool = False
+    duplicates: tuple[tuple[str, str], ...] = ()  # those of `Sources`
 
     @property
     def batches(self) -> tuple[Batch, ...]:
@@ -425,8 +426,9 @@ class Reject:
 class LoadResult:
     """The outcome of one load: true only when every row is accounted for and every batch is committed.
 
-    `phases` maps a phase (`read`, `plan`, `copy`, `merge`, `commit`, …) to seconds; phases of parallel workers add up,
-    so their sum may exceed `wall_seconds`.
+    `files` maps a name to the counts of its file: their sum, where the same file is loaded at several places. `duplicates`
+    are files left out, each with the one of the same content that counts instead. `phases` maps a phase (`read`, `plan`,
+    `copy`, `merge`, `commit`, …) to seconds; phases of parallel workers add up, so their sum may exceed `wall_seconds`.
     """
 
     run_id: str
@@ -466,7 +468,7 @@ class LoadResult:
             "phases": dict(self.phases),
             "predicted_seconds": {str(name): seconds for name, seconds in self.plan.predicted_seconds.items()},
             "workers": self.plan.workers,
-            "duplicates": [{"left_out": name, "same_as": first} for name, first in self.duplicates],
+            "duplicates": [{"left_out": name, "same_as": kept} for name, kept in self.duplicates],
             "retries": self.retries,
             "created_sql": self.created_sql,
             "resources": dict(self.resources),

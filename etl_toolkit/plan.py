@@ -107,6 +107,16 @@ def common_layout(files: Sequence[SourceFile], target: TargetTable) -> Layout | 
     return replace(layout, is_bare=layouts.count(layout) == len(layouts) and layout.is_bare)  # others' are spelled anew
 
 
+def may_read_once(files: Sequence[SourceFile], target: TargetTable) -> bool:
+    """Whether content that is given several times may be read at one place alone, the last (the first for `ignore`).
+
+    Between two places, other files find the rows of the first one. That shows in the end where they carry other columns
+    (a constraint may look at both), where rows meet beyond the key, and where equal keys are spelled in several ways,
+    since the key stays as its first writer spells it. A key that the client may compare has one spelling when stored.
+    """
+    return not target.hazards and common_layout(files, target) is not None
+
+
 def key_types(target: TargetTable) -> list[KeyType]:
     """How the client reads each key part; a type it cannot compare is read as text, for display only."""
     return [key_type(target.column(name)) or KEY_TYPES["text"] for name in target.key]

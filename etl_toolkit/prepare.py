@@ -19,10 +19,29 @@ from etl_toolkit.loading.ledger import PastRun, staging_refusal
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
 from etl_toolkit.loading.run import Phases
 from etl_toolkit.loading.session import Sessions
-from etl_toolkit.model import Batch, Layout, LoadSpec, Plan, Reject, SourceFile, Sources, Strategy, TargetTable
+from etl_toolkit.model import (
+    Batch,
+    ConflictAction,
+    Layout,
+    LoadSpec,
+    Plan,
+    Reject,
+    SourceFile,
+    Sources,
+    Strategy,
+    TargetTable,
+)
 from etl_toolkit.overlap import KeyScan
-from etl_toolkit.plan import Question, common_layout, key_types, make_plan, match_columns, order_type
-from etl_toolkit.sources import check_unchanged, resolve, resource_failure
+from etl_toolkit.plan import (
+    Question,
+    common_layout,
+    key_types,
+    make_plan,
+    match_columns,
+    may_read_once,
+    order_type,
+)
+from etl_toolkit.sources import check_unchanged, read_once, resolve, resource_failure
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace
@@ -90,7 +109,11 @@ def prepared(
         with phases.phase("target"), sessions.session("catalog") as connection:
             created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
             target = read_target(connection, spec.table, spec.key)
-            matched = match_columns(sources.files, target, spec)
+            sources = replace(sources, files=match_columns(sources.files, target, spec))
+            if lanes is None and may_read_once(sources.files, target):  # what is resumed is what the ledger lists
+                is_first_kept = spec.conflict_action is ConflictAction.IGNORE
+                sources = read_once(sources, workspace, is_first_kept=is_first_kept)
+            matched = sources.files
             refusal = staging_refusal(connection)
             if created and not is_trial:
                 connection.commit()  # else the table is gone with the session, and was only needed to be read
@@ -124,6 +147,7 @@ def prepared(
                     refusal,
                 )
             )
+        plan = replace(plan, duplicates=sources.duplicates)
         if created and is_trial:
             reason = "the table does not exist and would be created: " + " ".join(created.split())
             plan = replace(plan, reasons=(*plan.reasons, reason))

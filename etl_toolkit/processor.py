@@ -153,7 +153,7 @@ class ConflictAwareProcessor:
             counts = _execute(run, admin, watch)
             return LoadResult(
                 run_id=run_id, table=ready.target.qualified_name, strategy=ready.plan.strategy, reasons=ready.plan.reasons,
-                counts=sum(counts.values(), Counts()), files={run.file(p).name: c for p, c in sorted(counts.items())},
+                counts=sum(counts.values(), Counts()), files=_by_name(run, counts),
                 wall_seconds=time.perf_counter() - started, phases=phases.as_dict(), plan=ready.plan, completed=True,
                 duplicates=ready.sources.duplicates, retries=run.retries, created_sql=ready.created_sql,
                 resources=watch.resources(),
@@ -199,6 +199,15 @@ def _execute(run: Run, admin: Any, watch: Watch) -> dict[int, Counts]:
         if isinstance(error, psycopg2.Error):
             raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
         raise
+
+
+def _by_name(run: Run, counts: Mapping[int, Counts]) -> dict[str, Counts]:
+    """The counts of each file, in order; added up where the same file is loaded at several places."""
+    named: dict[str, Counts] = {}
+    for position, found in sorted(counts.items()):
+        name = run.file(position).name
+        named[name] = named.get(name, Counts()) + found
+    return named
 
 
 def _observed(watch: Watch) -> dict[str, float]:

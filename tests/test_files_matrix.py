@@ -447,15 +447,15 @@ def test_same_content_is_loaded_once_and_told(database: str, connection: Connect
     copy.write_bytes(b"id,v\n1,a\n")
     other.write_bytes(b"id,v\n1,c\n")
     result = ingest([first, other, copy, str(first), tmp_path / "." / "a.csv"], "t", "id", database)
-    assert content(connection) == [(1, "c")]
-    assert list(result.files) == [str(first), str(other)]
-    assert result.duplicates == ((str(copy), str(first)), (str(first), str(first)), (str(first), str(first)))
+    assert content(connection) == [(1, "a")]
+    assert list(result.files) == [str(other), str(first)]
+    assert result.duplicates == ((str(first), str(first)), (str(copy), str(first)), (str(first), str(first)))
 
 
 def test_same_frame_twice_is_loaded_once(database: str, connection: Connection) -> None:
     seed(connection)
     result = ingest([pa.table({"id": [1], "v": ["a"]}), pa.table({"id": [1], "v": ["a"]})], "t", "id", database)
-    assert result.duplicates == (("frame 2 (1 rows)", "frame 1 (1 rows)"),)
+    assert result.duplicates == (("frame 1 (1 rows)", "frame 2 (1 rows)"),)
     assert content(connection) == [(1, "a")]
 
 

@@ -24,7 +24,7 @@ from etl_toolkit.sources.relation import (
     text_relation,
     typed_relation,
 )
-from etl_toolkit.sources.resolving import check_unchanged, resolve
+from etl_toolkit.sources.resolving import check_unchanged, read_once, resolve
 
 __all__ = [
     "LINE_SEPARATOR",
@@ -40,6 +40,7 @@ __all__ = [
     "number_in_file",
     "ordinals",
     "read_failure",
+    "read_once",
     "record_expression",
     "resolve",
     "resource_failure",

@@ -1,4 +1,4 @@
-"""Names and frames become the ordered, distinct files of a load, each of them looked at once."""
+"""Names and frames become the ordered files of a load, each of them looked at once."""
 
 from __future__ import annotations
 
@@ -32,30 +32,48 @@ def resolve(
 ) -> Sources:  # fmt: skip
     """Return the files to load, in order, each looked at once: content hash, columns, dialect, malformed records.
 
-    A file whose content stands at an earlier place already is left out, and listed. Afterwards the workspace's DuckDB
-    can read these files and nothing else. Raises SourceError naming the file, its fault and a remedy, RejectLimitError
-    where a file has more than `max_rejects` malformed records.
+    Afterwards the workspace's DuckDB can read these files and nothing else. Raises SourceError naming the file, its fault
+    and a remedy, RejectLimitError where a file has more than `max_rejects` malformed records.
     """
     options = check_options(options)
     bounds = Bounds(max_rejects, max_line_bytes)
     tasks = [_task(item, number, options, bounds, workspace) for number, item in enumerate(expand(inputs), start=1)]
     with ThreadPoolExecutor(max_workers=EXAMINERS, thread_name_prefix="etl-examine") as pool:
         examined = list(pool.map(lambda task: task(), tasks))
-    files: list[SourceFile] = []
-    first_of: dict[Any, str] = {}
-    duplicates: list[tuple[str, str]] = []
-    for file in examined:
-        content = (file.content_hash, file.format, file.dialect, file.columns)
-        if content in first_of:
-            duplicates.append((file.name, first_of[content]))
-            if file.readable is not None:
-                file.readable.unlink(missing_ok=True)
-            continue
-        first_of[content] = file.name
-        files.append(_placed(file, len(files), workspace))
+    files = [_placed(file, position, workspace) for position, file in enumerate(examined)]
     workspace.reserve(held_bytes(files))
     workspace.lock_down(file.path for file in files if file.path is not None)
-    return Sources(tuple(files), tuple(duplicates))
+    return Sources(tuple(files))
+
+
+def read_once(sources: Sources, workspace: Workspace, *, is_first_kept: bool) -> Sources:
+    """Leave out, and list, every file whose content is given at another place that counts instead; close the gaps.
+
+    That gives what loading it at each place gives only where all files carry the same columns, keys that are equal are
+    spelled alike, and nothing couples rows beyond the key: `plan.may_read_once`.
+    """
+    in_turn = sources.files if is_first_kept else sources.files[::-1]
+    kept: dict[Any, SourceFile] = {}
+    for file in in_turn:
+        kept.setdefault(_content(file), file)
+    files = sorted(kept.values(), key=lambda file: file.position)
+    left_out = [(file.name, kept[_content(file)].name) for file in sources.files if kept[_content(file)] is not file]
+    return Sources(tuple(_moved(file, at, workspace) for at, file in enumerate(files)), tuple(left_out))
+
+
+def _content(file: SourceFile) -> Any:
+    return file.content_hash, file.format, file.dialect, file.columns
+
+
+def _moved(file: SourceFile, position: int, workspace: Workspace) -> SourceFile:
+    """The file at a place before its own that no other has now."""
+    if file.position == position:
+        return file
+    if file.format == "frame":
+        workspace.query(f"DROP TABLE IF EXISTS frame_{position}")
+        workspace.query(f"ALTER TABLE frame_{file.position} RENAME TO frame_{position}")
+    malformed = tuple(replace(reject, file=position) for reject in file.malformed)
+    return replace(file, position=position, malformed=malformed)
 
 
 def _task(
