@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -16,6 +17,8 @@ from etl_toolkit.sources import HeldLines, read_failure
 
 BUFFER_BYTES = 1 << 18
 RECORDS_AT_ONCE = 2_048  # as many as DuckDB itself handles at once
+
+_IN_A_VALUE = re.compile(r"^COPY [^\n]*, line \d+, column ", re.MULTILINE)
 
 OnBytes = Callable[[int, int], None]  # bytes, rows
 
@@ -143,4 +146,8 @@ def open_body(file: SourceFile) -> Iterator[BinaryIO]:
 def is_row_error(error: psycopg2.Error) -> bool:
     """Whether the server refused a row (its values or a constraint on it), rather than the statement or the session."""
     code = error.pgcode or ""
-    return code.startswith("22") or code in ("23502", "23514", "23503")
+    if code.startswith("22") or code in ("23502", "23514", "23503"):
+        return True
+    # What the input function of a type says concerns one value, whatever class of error it calls that: jsonpath has syntax
+    # errors (42601), regclass unknown tables (42P01), tsvector positions beyond its limit (54000).
+    return code[:2] in ("0A", "3D", "3F", "42", "54") and _IN_A_VALUE.search(error.diag.context or "") is not None
