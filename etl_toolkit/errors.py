@@ -7,6 +7,7 @@
     ├── SourceError             a file that cannot be read, with its place
     ├── TargetError             a table that cannot be loaded into as it stands
     ├── ServerError             the embedded server cannot be started or reached
+    ├── PoolerError             a transaction pooler is in between; nothing was written
     ├── RejectLimitError        more rejected rows than allowed; nothing of the file was written
     ├── ConflictTripwireError   two workers met on a key that was proven disjoint: a wrong verdict
     ├── AccountingError         the counts do not add up: the run is failed
@@ -19,6 +20,7 @@ A message says what, where, and what to do. Row data never appears in a message:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +64,10 @@ class ConflictTripwireError(EtlError):
     """Two workers of one run met on one key although the plan had proven their keys disjoint."""
 
 
+class PoolerError(EtlError):
+    """A transaction pooler between us and the server: a session is not ours for longer than a transaction."""
+
+
 class AccountingError(EtlError):
     """The counts of a load do not add up, so it is not known to be right."""
 
@@ -85,6 +91,10 @@ class TransientDatabaseError(DatabaseError):
 # Classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html that another attempt can get past.
 TRANSIENT_SQLSTATES = frozenset({"40P01", "40001", "55P03", "53300", "57P01", "57P02", "57P03"})
 
+_SILENCE = (
+    "the network was silent for network_timeout_seconds, and while rows were sent for lock_timeout_seconds more, "
+    "in which a server may wait for a lock"
+)
 ADVICE = {
     "28P01": "check the password (PGPASSWORD, ~/.pgpass)",
     "28000": "check the user and pg_hba.conf",
@@ -97,6 +107,21 @@ ADVICE = {
     "55P03": "another session holds a lock; see pg_blocking_pids()",
     "57014": "raise statement_timeout",
 }
+
+
+# A connection that is refused has no SQLSTATE in psycopg2, only the server's words, which we know in English.
+_REFUSALS = (
+    ("too many clients already", "53300"),
+    ("too many connections for", "53300"),
+    ("remaining connection slots are reserved", "53300"),
+    ("the database system is", "57P03"),
+    ("the database system has", "57P03"),
+    ("password authentication failed", "28P01"),
+    ("no password supplied", "28P01"),
+    ("no pg_hba.conf entry", "28000"),
+    ('" is not permitted to log in', "28000"),
+)
+_UNKNOWN = re.compile(r'FATAL: +(role|database) ".*" does not exist')
 
 
 @dataclass(frozen=True)
@@ -121,6 +146,20 @@ def is_transient(error: psycopg2.Error) -> bool:
     return code in TRANSIENT_SQLSTATES or code.startswith("08")
 
 
+def is_lost_connection(error: DatabaseError) -> bool:
+    """Tell whether the server was away, rather than that it refused something."""
+    code = error.sqlstate
+    return isinstance(error, TransientDatabaseError) and (code is None or code.startswith(("08", "57P")))
+
+
+def reason_of(error: BaseException) -> dict[str, str | None]:
+    """SQLSTATE and reason of a transient error, as the facts of an event."""
+    if isinstance(error, psycopg2.Error):
+        failure = driver_failure(error)
+        return {"sqlstate": failure.sqlstate, "reason": failure.message}
+    return {"sqlstate": getattr(error, "sqlstate", None), "reason": str(error)}
+
+
 @contextmanager
 def driver_errors_mapped(*, doing: str) -> Iterator[None]:
     """Turn any psycopg2 error that leaves the block into ours."""
@@ -135,6 +174,22 @@ def map_driver_error(error: psycopg2.Error, *, doing: str) -> DatabaseError:
     failure = driver_failure(error)
     code = failure.sqlstate
     advice = ADVICE.get(code or "", "")
+    if code is None and "timed out" in failure.message:
+        advice = _SILENCE
     text = f"{doing}: {failure.message}" + (f" (SQLSTATE {code})" if code else "") + (f"; {advice}" if advice else "")
     kind = TransientDatabaseError if is_transient(error) else DatabaseError
     return kind(text, code)
+
+
+def map_connection_failure(error: psycopg2.Error, *, doing: str) -> DatabaseError:
+    """Turn a connection that could not be opened into an error of ours, with an SQLSTATE where the server gave a reason."""
+    text = str(error)
+    code = next((code for words, code in _REFUSALS if words in text), None)
+    if code is None and (match := _UNKNOWN.search(text)):
+        code = {"role": "28000", "database": "3D000"}[match[1]]
+    if code is None:
+        return map_driver_error(error, doing=doing)
+    message = f"{doing}: {driver_failure(error).message} (SQLSTATE {code})"
+    advice = ADVICE.get(code, "")
+    kind = TransientDatabaseError if code in TRANSIENT_SQLSTATES else DatabaseError
+    return kind(f"{message}; {advice}" if advice else message, code)

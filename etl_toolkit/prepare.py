@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -106,17 +107,11 @@ def prepared(
     ):
         with phases.phase("sources"):
             sources = resolved(files, spec, config, workspace)
-        with phases.phase("target"), sessions.session("catalog") as connection:
-            created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
-            target = read_target(connection, spec.table, spec.key)
-            sources = replace(sources, files=match_columns(sources.files, target, spec))
-            if lanes is None and may_read_once(sources.files, target):  # what is resumed is what the ledger lists
-                is_first_kept = spec.conflict_action is ConflictAction.IGNORE
-                sources = read_once(sources, workspace, is_first_kept=is_first_kept)
-            matched = sources.files
-            refusal = staging_refusal(connection)
-            if created and not is_trial:
-                connection.commit()  # else the table is gone with the session, and was only needed to be read
+        with phases.phase("target"):
+            look = partial(_look_at_table, sources, spec, workspace, is_resumed=lanes is not None, is_trial=is_trial)
+            found = sessions.ask("catalog", look)
+        created, target, sources, refusal = found.created, found.target, found.sources, found.refusal
+        matched = sources.files
         layout = common_layout(matched, target)
         scan, overlap, refused = None, None, {file.position: file.malformed for file in matched if file.malformed}
         if config.conflict_detection and spec.strategy is not Strategy.STREAMING:
@@ -153,6 +148,31 @@ def prepared(
             plan = replace(plan, reasons=(*plan.reasons, reason))
         reach("scanned")
         yield Ready(sources, matched, target, layout, scan, plan, workspace, refused, created)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What the catalog says, and the files as they fit it."""
+
+    created: str | None
+    target: TargetTable
+    sources: Sources
+    refusal: str
+
+
+def _look_at_table(
+    sources: Sources, spec: LoadSpec, workspace: Workspace, connection: Any, *, is_resumed: bool, is_trial: bool
+) -> _Table:
+    created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
+    target = read_target(connection, spec.table, spec.key)
+    sources = replace(sources, files=match_columns(sources.files, target, spec))
+    if not is_resumed and may_read_once(sources.files, target):  # what is resumed is what the ledger lists
+        is_first_kept = spec.conflict_action is ConflictAction.IGNORE
+        sources = read_once(sources, workspace, is_first_kept=is_first_kept)
+    refusal = staging_refusal(connection)
+    if created and not is_trial:
+        connection.commit()  # else the table is gone with the session, and was only needed to be read
+    return _Table(created, target, sources, refusal)
 
 
 def resolved(files: Any, spec: LoadSpec, config: ParallelConfig, workspace: Workspace) -> Sources:

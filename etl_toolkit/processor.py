@@ -9,17 +9,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NoReturn
 
 import psycopg2
 
 from etl_toolkit import overlap as overlaps
 from etl_toolkit.config import ParallelConfig, available_cores
-from etl_toolkit.errors import AccountingError, DatabaseError, driver_errors_mapped, is_transient, map_driver_error
+from etl_toolkit.errors import AccountingError, DatabaseError, driver_errors_mapped, map_driver_error, reason_of
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
+from etl_toolkit.loading.coordinator import Coordinator, coordinated
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Event, Phases, Run
 from etl_toolkit.loading.session import Sessions, plain_text_host
 from etl_toolkit.loading.undo import Undone, undo
@@ -118,39 +119,34 @@ class ConflictAwareProcessor:
     def _load(
         self, files: Any, spec: LoadSpec, stop: threading.Event, run_id: str, resumed: Resumed | None = None
     ) -> LoadResult:
-        phases, started = Phases(), time.perf_counter()
-        sessions = Sessions(self._connection_string(), self.config, run_id)
+        phases, started, failed = Phases(), time.perf_counter(), threading.Event()
+        sessions = Sessions(
+            self._connection_string(),
+            self.config,
+            run_id,
+            stops=(stop, failed),
+            on_retry=partial(self._note_retry, run_id),
+        )
         with (
             driver_errors_mapped(doing=f"loading into {spec.table}"),
-            sessions.session("coordinator") as admin,
-            ledger.locks_given_back(admin),
+            coordinated(sessions) as coordinator,
             Watch(sessions, self._on_event) as watch,
             prepared(files, spec, sessions, phases, lanes=resumed.lanes if resumed else None) as ready,
         ):
-            if host := plain_text_host(admin):
+            if host := plain_text_host(coordinator.connection):
                 self._on_event(
                     Event("plain_text", {"host": host, "remedy": "put sslmode=verify-full into the DSN"}, run_id)
                 )
-            ledger.prepare(admin)
-            ledger.lock_table(
-                admin, ready.target.oid, ready.target.qualified_name, wait_seconds=self.config.lock_wait_seconds,
-                on_wait=lambda holder, seconds: self._on_event(
-                    Event("waiting", {"on": "another run", "blocked_by": holder, "seconds": round(seconds, 1)}, run_id)
-                ),
-            )  # fmt: skip
             run = Run(
                 run_id=run_id, spec=spec, config=self.config, target=ready.target, files=ready.files, plan=ready.plan,
                 layout=ready.layout, scan=ready.scan, workspace=ready.workspace, sessions=sessions, phases=phases,
-                notify=self._on_event, stop=stop, refused=ready.refused,
+                notify=self._on_event, stop=stop, failed=failed, refused=ready.refused,
                 bounds=resumed.bounds if resumed else None,
             )  # fmt: skip
             run.tell("planned", plan=ready.plan, bytes=ready.sources.size_bytes)
-            if resumed:
-                ledger.resume(admin, resumed.past, ready.target, ready.files, force=resumed.force)
-            else:
-                ledger.begin(admin, run_id, spec=spec, plan=ready.plan, target=ready.target, files=ready.files)
+            coordinator.do(partial(_begin, run, resumed))
             reach("begun")
-            counts = _execute(run, admin, watch)
+            counts = _execute(run, coordinator, watch)
             return LoadResult(
                 run_id=run_id, table=ready.target.qualified_name, strategy=ready.plan.strategy, reasons=ready.plan.reasons,
                 counts=sum(counts.values(), Counts()), files=_by_name(run, counts),
@@ -162,6 +158,10 @@ class ConflictAwareProcessor:
     def undo(self, run_id: str, *, force: bool = False, dry_run: bool = False) -> Undone:
         """Take back everything a run wrote, or raise LedgerError and change nothing; `loading.undo` says when."""
         return undo(Sessions(self._connection_string(), self.config, run_id), run_id, force=force, dry_run=dry_run)
+
+    def _note_retry(self, run_id: str, role: str, attempt: int, error: BaseException) -> None:
+        if attempt & (attempt - 1) == 0:  # 1, 2, 4, 8: a server that is away is asked for a minute
+            self._on_event(Event("retry", {"batch": role, "attempt": attempt, **reason_of(error)}, run_id))
 
     def _connection_string(self) -> str:
         return connection_string(self._dsn)
@@ -183,19 +183,35 @@ def ingest(files: Any, table: str, key: str | Sequence[str], dsn: Any = None, **
 # --- the load itself ---------------------------------------------------------------------------------------------------
 
 
-def _execute(run: Run, admin: Any, watch: Watch) -> dict[int, Counts]:
+def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
+    """Take the lock on the table and record the run as running."""
+    ledger.prepare(connection)
+    ledger.lock_table(
+        connection, run.target.oid, run.target.qualified_name, wait_seconds=run.config.lock_wait_seconds,
+        on_wait=lambda holder, seconds: run.tell(
+            "waiting", on="another run", blocked_by=holder, seconds=round(seconds, 1)
+        ),
+    )  # fmt: skip
+    run.tell("planned", plan=run.plan, bytes=sum(file.size_bytes for file in run.files))
+    if resumed:
+        ledger.resume(connection, resumed.past, run.target, run.files, force=resumed.force)
+    else:
+        ledger.begin(connection, run.run_id, spec=run.spec, plan=run.plan, target=run.target, files=run.files)
+
+
+def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> dict[int, Counts]:
     """Run the strategy, hold the counts against each other, and close the run in the ledger."""
     try:
         check_reject_limit(run)
         counts = add_up([{file.position: Counts() for file in run.files}, STRATEGIES[run.plan.strategy](run)])
         _check_accounting(run, counts)
         reach("finishing")
-        _close(admin, run, "complete", counts, observed=_observed(watch))
+        _close(coordinator, run, "complete", counts, observed=_observed(watch))
         return counts
     except BaseException as error:
         interrupted = isinstance(error, InterruptedError) or not isinstance(error, Exception)  # Ctrl-C, SIGTERM
         status, words = "interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}"
-        _close(admin, run, status, {}, error=words, observed=_observed(watch))
+        _close(coordinator, run, status, {}, error=words, observed=_observed(watch))
         if isinstance(error, psycopg2.Error):
             raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
         raise
@@ -234,11 +250,10 @@ def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
 
 
 def _close(
-    admin: Any, run: Run, status: str, counts: Mapping[int, Counts], *,
+    coordinator: Coordinator, run: Run, status: str, counts: Mapping[int, Counts], *,
     error: str | None = None, observed: Mapping[str, float],
 ) -> None:  # fmt: skip
     def record(connection: Any) -> None:
-        connection.rollback()
         if status == "complete":
             ledger.check_committed(connection, run.run_id, run.plan.batches)
         if status == "failed":  # no data, but what was found wrong with it
@@ -249,19 +264,8 @@ def _close(
         total = sum(counts.values(), Counts()) if counts else None
         ledger.finish(connection, run.run_id, status=status, counts=total, files=counts, error=error, observed=observed)
 
-    def record_anew() -> None:
-        with run.sessions.session("coordinator") as connection:
-            record(connection)
-
     try:
-        try:
-            record(admin)
-        except psycopg2.Error as failure:
-            if not is_transient(failure):
-                raise
-            # The session that held the lock is gone; what it was for has been done, or is told by the ledger.
-            attempts = run.config if status == "complete" else replace(run.config, retry_attempts=1)
-            run_with_retry(record_anew, attempts, on_retry=lambda _: None)
+        coordinator.do(record, is_last_word=status != "complete")
     except (psycopg2.Error, DatabaseError) as failure:
         if status != "complete":
             return

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
 
 from etl_toolkit.errors import UsageError
 from etl_toolkit.model import ConflictAction, LoadSpec, ReadOptions, Strategy
@@ -41,13 +45,51 @@ def _choice(kind: Any, value: str, what: str) -> Any:
 
 
 def connection_string(dsn: Any) -> str:
-    """Return a libpq connection string for a URL, keyword string, SQLAlchemy Engine, or None (the embedded server)."""
+    """Return a libpq connection string for a URL, keyword string, SQLAlchemy Engine, or None (the embedded server).
+
+    Raises UsageError for a URL that libpq cannot read as it is meant.
+    """
     if dsn is None:
         from etl_toolkit import server
 
         return server.start().dsn
     if isinstance(dsn, str):
-        return dsn.replace("postgresql+psycopg2://", "postgresql://", 1)
+        return _libpq_url(dsn)
     if hasattr(dsn, "url"):
         return str(dsn.url.set(drivername="postgresql").render_as_string(hide_password=False))
     raise UsageError(f"a DSN is a string or a SQLAlchemy Engine, not {type(dsn).__name__}")
+
+
+# The driver that a URL of SQLAlchemy names, or the `jdbc:` of Java's, says nothing about the server.
+_DRIVER = re.compile(r"^(jdbc:)?postgres(?:ql)?(\+\w+)?:(//)?", re.IGNORECASE)
+
+
+def _libpq_url(dsn: str) -> str:
+    match = _DRIVER.match(dsn)
+    if match is None or not (match[1] or match[2] or match[3]):
+        return dsn  # keywords
+    if not match[3]:
+        raise UsageError("the DSN has no '//' behind the colon; write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    rest = dsn[match.end() :]
+    if match[1] or match[2]:  # asyncpg and JDBC call `sslmode` so
+        rest = re.sub(
+            r"(?<=[?&])ssl=(true|\w+(?:-\w+)?)",
+            lambda ssl: f"sslmode={'require' if ssl[1] == 'true' else ssl[1]}",
+            rest,
+        )
+    url = f"postgresql://{rest}"
+    try:
+        parse_dsn(url)
+    except psycopg2.Error:
+        if not (match[1] or match[2]):
+            return url  # `check_dsn` says what is wrong with it
+        raise UsageError(f"libpq does not know a setting of this URL; write postgresql://{_place(rest)}") from None
+    return url
+
+
+def _place(rest: str) -> str:
+    """Host, port and database of a URL behind its `//`, where it is sure that no part of a password is among them."""
+    before, _, settings = rest.partition("?")
+    place = before.rpartition("@")[2]
+    is_sure = "@" not in settings and re.fullmatch(r"[\w.-]*(:\d+)?(/[\w-]*)?", place)
+    return f"USER:PASSWORD@{place if is_sure else 'HOST:PORT/DATABASE'}"

@@ -190,17 +190,10 @@ class TestPooler:
 
     @pytest.mark.parametrize(("per_session", "status"), [(False, FAILS), (True, WARNS)], ids=["transaction", "session"])
     def test_one_in_between_is_found(self, mis_set: str, per_session: bool, status: tuple[Status, bool]) -> None:
-        from etl_toolkit.doctor.patient import Patient
-        from etl_toolkit.doctor.server import check_pooler
-        from etl_toolkit.loading.session import Sessions
-
         port = int(parse_dsn(mis_set)["port"])
         with pooler(port, per_session=per_session) as other_port:
-            dsn = make_dsn(mis_set, port=other_port, sslmode="disable", gssencmode="disable")
-            sessions = Sessions(dsn, ParallelConfig(), "doctor")
-            with sessions.session("doctor") as connection:
-                (finding,) = check_pooler(Patient(connection, sessions))
-        assert (finding.status, bool(finding.advice)) == status
+            report = examine(make_dsn(mis_set, port=other_port, sslmode="disable", gssencmode="disable"))
+        assert status_of(report, "pooler") == status
 
 
 class TestCapacity:

@@ -444,7 +444,7 @@ def test_the_lock_on_the_table_is_given_back_with_the_load_and_not_with_its_sess
     parts = parse_dsn(database)
     options = scenario.options(work, lock_wait_seconds=0)
     if guard != "given back":
-        monkeypatch.setattr(ledger, "locks_given_back", nullcontext)
+        monkeypatch.setattr(ledger, "give_locks_back", nullcontext)
 
     with proxied(parts["host"], int(parts["port"]), "before it is sent", cuts=0, lingers=True) as proxy:
         through = make_dsn(database, host="127.0.0.1", port=proxy.port, sslmode="disable")

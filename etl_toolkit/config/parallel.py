@@ -44,12 +44,15 @@ class ParallelConfig:
     temp_directory: where DuckDB spills and compressed input is unpacked; not set means the system's.
     sla_seconds: what a load may take; `doctor` holds the last run against it. 0: no promise.
     retry_attempts: how often a batch is tried when a transient database error stops it; 1 means no second try.
-    retry_budget_seconds: after how long no further try begins.
-    lock_wait_seconds: how long to wait for another run on the same table (0: do not wait).
+    retry_budget_seconds: how long after the first failure no further try begins, and how long to wait for a server that went away.
+    lock_wait_seconds: how long to wait for another run on the same table, which may have ended without its server having
+        noticed (0: do not wait).
     lock_timeout_seconds: how long a statement may wait for a lock of another session (0: for ever).
     statement_timeout_seconds: how long one statement may run on the server (0: no limit).
     idle_in_transaction_timeout_seconds: after how long the server ends a silent session of ours (0: never).
     connect_timeout_seconds: how long opening a connection may take; libpq knows no less than 2.
+    network_timeout_seconds: how long the network may be silent before a connection is given up, by the client and by the
+        server; while rows are sent, `lock_timeout_seconds` longer (0: as the two systems are set).
     server_work_memory_bytes: `work_mem` of the sessions: what a sort or a hash join may hold, per worker.
     max_line_bytes: the longest record of a CSV file; a longer one is taken to be a fault in the quoting.
     """
@@ -66,11 +69,12 @@ class ParallelConfig:
     sla_seconds: float = 0.0
     retry_attempts: int = 5
     retry_budget_seconds: float = 60.0
-    lock_wait_seconds: float = 0.0
+    lock_wait_seconds: float = 10.0
     lock_timeout_seconds: float = 60.0
     statement_timeout_seconds: float = 0.0
     idle_in_transaction_timeout_seconds: float = 0.0
     connect_timeout_seconds: float = 10.0
+    network_timeout_seconds: float = 30.0
     server_work_memory_bytes: int = 64 * 1024 * 1024
     max_line_bytes: int = 64 * 1024 * 1024
 

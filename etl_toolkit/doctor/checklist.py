@@ -12,7 +12,7 @@ from etl_toolkit.doctor import backup, capacity, history, server
 from etl_toolkit.doctor.patient import Patient
 from etl_toolkit.doctor.report import DoctorReport, Finding, Status, passed, unproven, verdict
 from etl_toolkit.doctor.table import check_couplings, check_fill_factor, check_privileges, check_sequences
-from etl_toolkit.errors import EtlError, LedgerError, driver_failure
+from etl_toolkit.errors import EtlError, LedgerError, PoolerError, driver_failure
 from etl_toolkit.loading.session import Sessions, place
 from etl_toolkit.model import TargetTable
 from etl_toolkit.target import read_target
@@ -49,6 +49,8 @@ def run_checks(
                 findings.append(unproven("table", "none named", "name one with --table and --key to have it checked"))
             else:
                 findings += _table_findings(patient, table, key)
+    except PoolerError as error:
+        findings = [verdict("pooler", "one in transaction mode", fails=True, advice=str(error))]
     except EtlError as error:
         findings = [verdict("connection", str(error), fails=True, advice="mend the DSN, or start the server")]
     return DoctorReport(where, tuple(findings), table)

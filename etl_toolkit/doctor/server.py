@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 from etl_toolkit.doctor.patient import Patient, size
 from etl_toolkit.doctor.report import Finding, passed, unproven, verdict
+from etl_toolkit.loading.pooler import is_pooled
 from etl_toolkit.loading.session import plain_text_host
 
 OLDEST_VERSION = 140000
@@ -96,27 +96,11 @@ def _check_replication(patient: Patient) -> Iterator[Finding]:
 
 
 def check_pooler(patient: Patient) -> Iterator[Finding]:
-    """A pooler answers for the server at connect time, with a process number that is not the server's.
-
-    In transaction mode it also changes servers between transactions, as soon as another client has taken ours.
-    """
-    with ExitStack() as stack:
-        mine, *others = [stack.enter_context(patient.sessions.session("pooler")) for _ in range(3)]
-        seen = set()
-        for other in (None, *others):
-            if other is not None:
-                other.cursor().execute("SELECT 1")  # its transaction stays open
-            with mine.cursor() as cursor:
-                cursor.execute("SELECT pg_catalog.pg_backend_pid()")
-                seen.add(cursor.fetchone()[0])
-            mine.commit()
-        announced = mine.info.backend_pid
-    if len(seen) > 1:
-        advice = "connect to the server itself: the lock on the table and our settings belong to a session"
-        words = f"a transaction pooler: one session ran in {len(seen)} servers"
-        yield verdict("pooler", words, fails=True, advice=advice)
-    elif announced not in seen:
-        advice = "make sure that it pools by session; in transaction mode the lock on the table would be lost"
+    """A pooler answers for the server at connect time; one in transaction mode does not let us in at all."""
+    with patient.sessions.session("pooler") as connection:
+        pooled = is_pooled(connection)
+    if pooled:
+        advice = "nothing to do while it pools by session; in transaction mode loads are refused"
         yield verdict("pooler", "something stands between us and the server", warns=True, advice=advice)
     else:
         yield passed("pooler", "none: the session talks to the server it connected to")

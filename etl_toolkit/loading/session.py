@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import psycopg2
 from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED, parse_dsn
 
 from etl_toolkit.config import ParallelConfig
-from etl_toolkit.errors import UsageError, map_driver_error
+from etl_toolkit.errors import UsageError, map_connection_failure, map_driver_error
+from etl_toolkit.loading.pooler import refuse_transaction_pooler
+from etl_toolkit.loading.retry import run_with_retry, wait_for_server
+
+T = TypeVar("T")
 
 # Text is parsed and compared under these, whatever the role or the database has set.
 PINNED = {
@@ -28,61 +33,129 @@ PINNED = {
 }
 
 
-# A client that is killed leaves its statement running to the end, with its locks, unless the server looks for the client.
-# Not every system that a server runs on can tell, and there the setting is refused.
+# A client that is killed, or cut off, leaves its statement running to the end, with its locks, unless the server looks for
+# the client. Not every system that a server runs on can tell, and there the settings are refused or not known.
 _LOOK_FOR_THE_CLIENT = (
-    "CASE WHEN pg_catalog.version() ~* '(linux|darwin|bsd)' "
-    "THEN pg_catalog.set_config('client_connection_check_interval', '1000', false) END"
+    "CASE WHEN pg_catalog.version() ~* '(linux|darwin|bsd)' THEN pg_catalog.concat("
+    "pg_catalog.set_config('client_connection_check_interval', '1000', false), "
+    "pg_catalog.set_config('tcp_keepalives_idle', %s, false), "
+    "pg_catalog.set_config('tcp_keepalives_interval', %s, false), "
+    "pg_catalog.set_config('tcp_keepalives_count', %s, false)) END, "
+    "CASE WHEN pg_catalog.version() ~* 'linux' THEN pg_catalog.set_config('tcp_user_timeout', %s, false) END"
 )
+_KEEPALIVES = 3  # of them unanswered, and the peer is gone
 
 _ENCODE = "percent-encode special characters of user and password (@ is %40, / is %2F), or use PGPASSFILE"
 
 
 @dataclass
 class Sessions:
-    """Opens connections for one run, and can cancel them all from another thread."""
+    """Opens connections for one run, and can cancel them all from another thread.
+
+    Once it has met the server, it waits for one that is away: `retry_budget_seconds`, or until one of `stops` is set.
+    """
 
     dsn: str = field(repr=False)  # it may hold a password
     config: ParallelConfig
     run_id: str = ""
-    _open: set[Any] = field(default_factory=set, repr=False)
+    stops: tuple[threading.Event, ...] = ()
+    on_retry: Callable[[str, int, BaseException], None] | None = None
+    _open: dict[Any, int] = field(default_factory=dict, repr=False)  # connections, and the processes that serve them
+    _lost: list[int] = field(default_factory=list, repr=False)  # processes whose connection broke; they may not know
+    _has_met_server: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def connect(self, role: str) -> Any:
-        """Open a READ COMMITTED connection named `etl_toolkit <run> <role>`; raises DatabaseError."""
-        config = self.config
+    def connect(self, role: str, *, waits: bool = True) -> Any:
+        """Open a READ COMMITTED connection named `etl_toolkit <run> <role>`.
+
+        Raises DatabaseError; UsageError for a DSN that cannot be read, PoolerError behind a transaction pooler.
+        """
         check_dsn(self.dsn)
+        if waits and self._has_met_server:
+            return wait_for_server(partial(self._connect, role), self.config, on_retry=partial(self.note_retry, role))
+        return self._connect(role)
+
+    def ask(self, role: str, question: Callable[[Any], T]) -> T:
+        """Call `question` with a session of its own, again after a transient error: it may be called more than once."""
+
+        def attempt() -> T:
+            with self.session(role) as connection:
+                return question(connection)
+
+        return run_with_retry(attempt, self.config, on_retry=partial(self.note_retry, role))
+
+    def note_retry(self, role: str, attempt: int, error: BaseException) -> None:
+        """Tell of another attempt before it is made; raises InterruptedError where the load is being stopped."""
+        if any(stop.is_set() for stop in self.stops):
+            raise InterruptedError("the load was stopped")
+        if self.on_retry:
+            self.on_retry(role, attempt, error)
+
+    def _connect(self, role: str) -> Any:
+        connection = self._dial(role)
+        try:
+            if not self._has_met_server:
+                refuse_transaction_pooler(connection, partial(self._dial, role))
+            process = self._prepare(connection)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, psycopg2.Error):
+                raise map_driver_error(error, doing=f"connecting to {place(self.dsn)}") from None
+            raise
+        with self._lock:
+            self._has_met_server = True
+            self._open[connection] = process
+        return connection
+
+    def _dial(self, role: str) -> Any:
+        config = self.config
         try:
             connection = psycopg2.connect(
                 self.dsn,
                 application_name=f"etl_toolkit {self.run_id} {role}".strip()[:63],
                 connect_timeout=max(2, round(config.connect_timeout_seconds)),
-                keepalives=1,
-                keepalives_idle=30,
-                keepalives_interval=10,
-                keepalives_count=3,
+                **_client_timeouts(config),
             )
         except psycopg2.Error as error:
-            raise map_driver_error(error, doing=f"connecting to {place(self.dsn)}") from None
+            raise map_connection_failure(error, doing=f"connecting to {place(self.dsn)}") from None
         connection.set_session(isolation_level=ISOLATION_LEVEL_READ_COMMITTED, readonly=False)
+        return connection
+
+    def _prepare(self, connection: Any) -> int:
+        """Pin the settings of a session and end those that it replaces; return the process that serves it."""
+        config = self.config
         settings = PINNED | {
             "work_mem": f"{config.server_work_memory_bytes // 1024}kB",
             "lock_timeout": f"{round(config.lock_timeout_seconds * 1000)}",
             "statement_timeout": f"{round(config.statement_timeout_seconds * 1000)}",
             "idle_in_transaction_session_timeout": f"{round(config.idle_in_transaction_timeout_seconds * 1000)}",
         }
+        seconds = config.network_timeout_seconds
+        beats = [str(item) for item in (*_keepalives(seconds), round(seconds * 1000))]
         with connection.cursor() as cursor:
             calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings) + [_LOOK_FOR_THE_CLIENT])
-            cursor.execute(f"SELECT {calls}", [text for pair in settings.items() for text in pair])
+            values = [text for pair in settings.items() for text in pair]
+            cursor.execute(f"SELECT pg_catalog.pg_backend_pid(), {calls}", [*values, *beats])
+            process = int(cursor.fetchone()[0])
+            self._end_lost(cursor)
         connection.commit()
+        return process
+
+    def _end_lost(self, cursor: Any) -> None:
+        """End the sessions of this run whose connection broke: the server may take long to notice, and they hold locks."""
         with self._lock:
-            self._open.add(connection)
-        return connection
+            lost, self._lost = self._lost, []
+        if lost:
+            cursor.execute(
+                "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = ANY (%s) "
+                "AND usename = current_user AND pg_catalog.starts_with(application_name, %s)",
+                (lost, f"etl_toolkit {self.run_id} "),
+            )
 
     @contextmanager
-    def session(self, role: str) -> Iterator[Any]:
+    def session(self, role: str, *, waits: bool = True) -> Iterator[Any]:
         """A connection that is rolled back and closed at the end, whatever happened."""
-        connection = self.connect(role)
+        connection = self.connect(role, waits=waits)
         try:
             yield connection
         finally:
@@ -90,7 +163,9 @@ class Sessions:
 
     def close(self, connection: Any) -> None:
         with self._lock:
-            self._open.discard(connection)
+            process = self._open.pop(connection, None)
+            if connection.closed and process is not None:  # by the driver, which lost it
+                self._lost.append(process)
         connection.close()
 
     def cancel_all(self) -> None:
@@ -98,10 +173,31 @@ class Sessions:
         with self._lock:
             connections = list(self._open)
         for connection in connections:
-            try:
+            with suppress(psycopg2.Error):  # it is gone already
                 connection.cancel()
-            except psycopg2.Error:
-                continue  # it is gone already
+
+
+def _keepalives(seconds: float) -> tuple[int, int, int]:
+    """Idle time, interval and number of the keepalives after which a silent peer is given up; 0: the system's own."""
+    if not seconds:
+        return 0, 0, 0
+    return max(1, round(seconds / 2)), max(1, round(seconds / 2 / _KEEPALIVES)), _KEEPALIVES
+
+
+def _client_timeouts(config: ParallelConfig) -> dict[str, Any]:
+    """After how long the client gives a silent server up.
+
+    A server that waits for a lock does not read what is sent to it, and to the network that is silence as well.
+    """
+    seconds = config.network_timeout_seconds
+    if not seconds:
+        return {"keepalives": 1}
+    idle, interval, count = _keepalives(seconds)
+    unread = round((seconds + config.lock_timeout_seconds) * 1000) if config.lock_timeout_seconds else 0
+    return {
+        "keepalives": 1, "keepalives_idle": idle, "keepalives_interval": interval, "keepalives_count": count,
+        "tcp_user_timeout": unread,
+    }  # fmt: skip
 
 
 def check_dsn(dsn: str) -> None:

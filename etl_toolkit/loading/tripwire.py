@@ -35,10 +35,11 @@ class Rivals:
     own: tuple[str, ...]
 
 
-def horizon(cursor: Any) -> str:
+def horizon(connection: Any) -> str:
     """Return the number of the first transaction that is still to come."""
-    cursor.execute("SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::xid::text")
-    return str(cursor.fetchone()[0])
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::xid::text")
+        return str(cursor.fetchone()[0])
 
 
 def rivals(cursor: Any, run_id: str, batch: Batch, lane: Iterable[Batch], since: str) -> Rivals:

@@ -92,7 +92,7 @@ class Watch:
                 self._sessions.close(self._connection)
 
     def _connect(self) -> None:
-        self._connection = self._sessions.connect("watch")
+        self._connection = self._sessions.connect("watch", waits=False)
         self._connection.autocommit = True
         self._blockers = BlockerWatch(self._connection, f"etl_toolkit {self._sessions.run_id} ", self._say)
         if self._usage:

@@ -110,7 +110,7 @@ def drop_staging(run: Run, tables: Sequence[Composable]) -> None:
     """Drop the staging tables; where the connection is gone they are left to the next run on this database."""
     reach("dropping")
     try:
-        with run.sessions.session("cleanup") as connection, connection.cursor() as cursor:
+        with run.sessions.session("cleanup", waits=False) as connection, connection.cursor() as cursor:
             for name in tables:
                 cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(name))
             connection.commit()

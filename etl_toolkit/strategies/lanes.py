@@ -9,9 +9,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TypeVar
 
-from tenacity import RetryCallState
-
-from etl_toolkit.loading.retry import run_with_retry
+from etl_toolkit.errors import reason_of
+from etl_toolkit.loading.retry import OnRetry, run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import horizon
 from etl_toolkit.model import Batch, Counts
@@ -27,8 +26,7 @@ def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, C
         return [load_with_retry(run, batch, load) for batch in batches if not run.is_stopped]
 
     if len(run.plan.lanes) > 1:
-        with run.sessions.session("tripwire") as connection, connection.cursor() as cursor:
-            run.horizon = horizon(cursor)
+        run.horizon = run.sessions.ask("tripwire", horizon)
     finished = run_all(run, [partial(run_lane, lane) for lane in run.plan.lanes], workers=run.plan.workers)
     return add_up([counts for lane in finished for counts in lane])
 
@@ -53,15 +51,13 @@ def narrated(run: Run, batch: Batch, load: Callable[[], FileCounts]) -> FileCoun
     return counts
 
 
-def on_retry(run: Run, label: str) -> Callable[[RetryCallState], None]:
+def on_retry(run: Run, label: str) -> OnRetry:
     """What happens before another attempt: it is counted and told, unless the load is being stopped."""
 
-    def note(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
+    def note(attempt: int, error: BaseException) -> None:
         with run.lock:
             run.retries += 1
-        code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-        run.tell("retry", batch=label, attempt=state.attempt_number, sqlstate=code, reason=type(error).__name__)
+        run.tell("retry", batch=label, attempt=attempt, **reason_of(error))
         if run.is_stopped:
             raise InterruptedError("the load was stopped")
 

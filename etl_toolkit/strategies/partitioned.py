@@ -114,8 +114,8 @@ def _edges(run: Run) -> list[int]:
         total, count = run.workspace.query("SELECT count(*) FROM ordered")[0][0], len(run.plan.batches)
         edges = [total * number // count for number in range(count + 1)]
         run.bounds = _bounds(run, edges)
-        with run.sessions.session("ledger") as connection:
-            ledger.pin_bounds(connection, run.run_id, run.bounds)
+        bounds = run.bounds
+        run.sessions.ask("ledger", lambda connection: ledger.pin_bounds(connection, run.run_id, bounds))
         return edges
     counts = ", ".join(f"count(*) FILTER (WHERE {bound})" for bound in run.bounds)
     return list(accumulate(run.workspace.query(f"SELECT {counts} FROM keys")[0], initial=0))

@@ -104,7 +104,7 @@ class Watchman:
     def look(self) -> None:
         """Raise ConflictTripwireError where two partitions met; a lost connection is none of the load's concern."""
         try:
-            self._connection = self._connection or self._run.sessions.connect("tripwire")
+            self._connection = self._connection or self._run.sessions.connect("tripwire", waits=False)
             with self._connection.cursor() as cursor:
                 check_waiting(cursor, self._run.run_id)
             self._connection.rollback()

@@ -10,7 +10,7 @@ from etl_toolkit.loading.ledger.batches import Claim, check_committed, claim, co
 from etl_toolkit.loading.ledger.definition import DEFINITION, SCHEMA, VERSION, check_version, prepare, staging_refusal
 from etl_toolkit.loading.ledger.history import PastRun, find_run, past_runs
 from etl_toolkit.loading.ledger.runs import begin, finish, pin_bounds, pinned, resume
-from etl_toolkit.loading.ledger.table_lock import lock_table, locks_given_back
+from etl_toolkit.loading.ledger.table_lock import give_locks_back, lock_table, locks_given_back
 
 __all__ = [
     "DEFINITION",
@@ -25,6 +25,7 @@ __all__ = [
     "complete",
     "find_run",
     "finish",
+    "give_locks_back",
     "lock_table",
     "locks_given_back",
     "note_version",

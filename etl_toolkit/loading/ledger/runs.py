@@ -19,13 +19,16 @@ from etl_toolkit.model import Counts, LoadSpec, Plan, SourceFile, TargetTable
 def begin(
     connection: Any, run_id: str, *, spec: LoadSpec, plan: Plan, target: TargetTable, files: Sequence[SourceFile]
 ) -> None:
-    """Record a run as running. Earlier runs on the table that still say so are dead (we hold the lock): fence them."""
+    """Record a run as running. Earlier runs on the table that still say so are dead (we hold the lock): fence them.
+
+    May be called again where the reply was lost.
+    """
     with connection.cursor() as cursor:
         _make_durable(cursor)
         _fence(cursor, target.oid)
         cursor.execute(
             "INSERT INTO etl_toolkit.runs (run_id, target, target_oid, status, strategy, spec, plan) "
-            "VALUES (%s, %s, %s, 'running', %s, %s, %s)",
+            "VALUES (%s, %s, %s, 'running', %s, %s, %s) ON CONFLICT (run_id) DO UPDATE SET status = 'running'",
             (
                 run_id,
                 target.qualified_name,
@@ -37,7 +40,8 @@ def begin(
         )
         execute_values(
             cursor,
-            "INSERT INTO etl_toolkit.files (run_id, position, name, content_hash, size_bytes, header) VALUES %s",
+            "INSERT INTO etl_toolkit.files (run_id, position, name, content_hash, size_bytes, header) VALUES %s "
+            "ON CONFLICT DO NOTHING",
             [(run_id, file.position, file.name, file.content_hash, file.size_bytes, file.header) for file in files],
         )
     connection.commit()

@@ -54,6 +54,14 @@ def lock_table(
             time.sleep(0.2)
 
 
+def give_locks_back(connection: Any) -> None:
+    """Give the session's advisory locks back."""
+    connection.rollback()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_catalog.pg_advisory_unlock_all()")
+    connection.commit()
+
+
 @contextmanager
 def locks_given_back(connection: Any) -> Iterator[None]:
     """Give the session's advisory locks back at the end: a server may end a closed session only a moment later.
@@ -64,10 +72,7 @@ def locks_given_back(connection: Any) -> Iterator[None]:
         yield
     finally:
         with suppress(psycopg2.Error):  # the session is lost, and its locks with it
-            connection.rollback()
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_catalog.pg_advisory_unlock_all()")
-            connection.commit()
+            give_locks_back(connection)
 
 
 def _signed(oid: int) -> int:
