@@ -131,8 +131,8 @@ def infer_columns(files: Sequence[SourceFile], key: Sequence[str], workspace: Wo
     names = _common_names(files, key)
     kinds: dict[str, set[str]] = {name: set() for name in dict.fromkeys(names.values())}
     for file in files:
-        if missing := [name for name in key if name not in {names[file.position, own] for own in file.columns}]:
-            listed = ", ".join(file.columns)
+        if missing := [name for name in key if name not in {names[file.position, own] for own in file.carried}]:
+            listed = ", ".join(file.carried)
             raise SourceError(
                 f"{file.name}: has no key column {', '.join(map(repr, missing))}; its columns are {listed}"
             )
@@ -147,12 +147,12 @@ def infer_columns(files: Sequence[SourceFile], key: Sequence[str], workspace: Wo
 def _common_names(files: Sequence[SourceFile], key: Sequence[str]) -> Mapping[tuple[int, str], str]:
     """The table's name for each file's column."""
     spelled: dict[str, str] = {}
-    for name in (*key, *(name for file in files for name in file.columns)):
+    for name in (*key, *(name for file in files for name in file.carried)):
         spelled.setdefault(name.casefold(), name)
     names = {}
     for file in files:
-        folded = [name.casefold() for name in file.columns]
-        for name in file.columns:
+        folded = [name.casefold() for name in file.carried]
+        for name in file.carried:
             is_only_one = folded.count(name.casefold()) == 1
             names[file.position, name] = spelled[name.casefold()] if is_only_one else name
     return names
@@ -169,13 +169,22 @@ def _check_limits(names: Iterable[str]) -> None:
 def _kinds(file: SourceFile, workspace: Workspace) -> dict[str, set[str]]:
     """What the values of each column are; nothing for a column without values."""
     try:
+        of_path = _path_kinds(file, workspace)
         if file.format == "csv":
-            return _csv_kinds(file, workspace)
+            return _csv_kinds(file, workspace) | of_path
         described = {row[0]: row[1] for row in workspace.query(f"DESCRIBE SELECT * FROM {typed_relation(file)}")}
     except duckdb.Error as error:
         raise read_failure([file], error) from None
     found = {name: _typed_kind(described[own]) for name, own in zip(file.columns, file.own_columns, strict=True)}
-    return {name: {kind} if kind else set() for name, kind in found.items()}
+    return {name: {kind} if kind else set() for name, kind in found.items()} | of_path
+
+
+def _path_kinds(file: SourceFile, workspace: Workspace) -> dict[str, set[str]]:
+    kinds: dict[str, set[str]] = {}
+    for name, text in file.path_values:
+        code = workspace.query(f"SELECT {_spelling_code('text')} FROM (SELECT ?::VARCHAR AS text)", [text])[0][0]
+        kinds[name] = set() if code is None else {(*_SPELLINGS, "text")[code.bit_length() - 1]}
+    return kinds
 
 
 def _csv_kinds(file: SourceFile, workspace: Workspace) -> dict[str, set[str]]:

@@ -151,7 +151,7 @@ def _rows_of(
 def _rows_with_key(
     file: SourceFile, target: TargetTable, key: Mapping[str, str], workspace: Workspace
 ) -> list[tuple[int, dict[str, str | None]]]:
-    names = [name for name in file.columns if any(column.name == name for column in target.columns)]
+    names = [name for name in file.carried if any(column.name == name for column in target.columns)]
     relation, texts = text_relation(file, names, workspace)
     conditions = []
     for name, value in key.items():

@@ -68,7 +68,8 @@ class SourceFile:
     read: the file itself, or the mended / transcoded copy in the working directory, which is UTF-8 with LF line ends
     whatever the `encoding` of its `dialect`. `malformed` records are not in it; it has `records` of them, the longest of
     `longest_record_bytes`. `target_types` are the server's types of `columns`, once matched. `header` is the line under
-    which its records can be loaded as a CSV file.
+    which its records can be loaded as a CSV file. `path_values` are columns that its path carries (`dt=2024-01-01/…`), with
+    their text, and it has not itself; once matched, those that the table has.
     """
 
     position: int
@@ -90,6 +91,12 @@ class SourceFile:
     target_types: tuple[str, ...] = ()
     header: str = ""
     stamp: tuple[int, ...] = ()
+    path_values: tuple[tuple[str, str | None], ...] = ()
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The columns that it has a value for: its own, and those of its path."""
+        return (*self.columns, *(name for name, _ in self.path_values))
 
     @property
     def own_columns(self) -> tuple[str, ...]:

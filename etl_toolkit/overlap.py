@@ -152,9 +152,9 @@ def _select(
     """The rows of neighbouring files that are read alike."""
     file = run[0]
     names = [*key, *([order[0]] if order else []), *(layout.columns if layout else ())]
-    if missing := [name for name in key if name not in file.columns]:
+    if missing := [name for name in key if name not in file.carried]:
         raise SourceError(
-            f"{file.name}: has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.columns)}"
+            f"{file.name}: has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.carried)}"
         )
     relation, texts = text_relation(file, names, workspace)
     position = f"{file.position}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -49,8 +49,9 @@ class Question:
 def match_columns(files: Sequence[SourceFile], target: TargetTable, spec: LoadSpec) -> tuple[SourceFile, ...]:
     """Name the columns of each file as the table does: exactly, else the only one that differs in case alone.
 
-    Raises SourceError for a column the table lacks (unless `extra_columns='ignore'`), for a missing key column and for a
-    missing column that the table requires.
+    A column that only the path of a file carries is taken where the table has it, and ignored where it has not. Raises
+    SourceError for a column the table lacks (unless `extra_columns='ignore'`), for a missing key column and for a missing
+    column that the table requires.
     """
     return tuple(_matched(file, target, spec) for file in files)
 
@@ -73,10 +74,11 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
             f"{where}column {', '.join(map(repr, extra))} is not in {target.qualified_name}, which has "
             f"{', '.join(column.name for column in target.columns)}; mend the header, or pass --extra-columns ignore"
         )
-    present = set(renamed)
+    path_values = _path_values(file, folded, taken=set(renamed))
+    present = {*renamed, *dict(path_values)}
     if missing := [name for name in target.key if name not in present]:
         raise SourceError(
-            f"{where}has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.columns)}"
+            f"{where}has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.carried)}"
         )
     if missing := [column.name for column in target.columns if column.is_required and column.name not in present]:
         raise SourceError(
@@ -86,13 +88,32 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
         raise SourceError(f"{where}lacks the column '{spec.order_by}' that decides which row wins (--order-by)")
     types = {column.name: column.base_type for column in target.columns}
     target_types = tuple(types.get(name, "") for name in renamed)
-    return replace(file, columns=tuple(renamed), source_columns=file.own_columns, target_types=target_types)
+    return replace(
+        file,
+        columns=tuple(renamed),
+        source_columns=file.own_columns,
+        target_types=target_types,
+        path_values=path_values,
+    )
+
+
+def _path_values(
+    file: SourceFile, folded: Mapping[str, Sequence[str]], *, taken: Collection[str]
+) -> tuple[tuple[str, str | None], ...]:
+    """The columns of the table that the file's path carries and the file has not, with their texts."""
+    found: dict[str, str | None] = {}
+    for name, text in file.path_values:
+        candidates = folded.get(name.casefold(), ())
+        exact = name if name in candidates else candidates[0] if len(candidates) == 1 else None
+        if exact is not None and exact not in taken:
+            found[exact] = text
+    return tuple(found.items())
 
 
 def layout_of(file: SourceFile, target: TargetTable) -> Layout:
     """The record layout of one file: its own columns that the table has and that can be written."""
     writable = {column.name for column in target.columns if not column.is_generated}
-    columns = tuple(name for name in file.columns if name in writable)
+    columns = tuple(name for name in file.carried if name in writable)
     delimiter = file.dialect.delimiter if file.is_plain else ","
     return Layout(columns, delimiter, is_bare=file.is_bare and columns == file.columns)
 
@@ -193,7 +214,7 @@ def _check_order(question: Question) -> None:
 
 
 def _sequential(question: Question) -> list[Hazard]:
-    carried = {name for file in question.files for name in file.columns}
+    carried = {name for file in question.files for name in file.carried}
     return [
         hazard for hazard in question.target.forced("sequential") if not hazard.columns or carried & set(hazard.columns)
     ]

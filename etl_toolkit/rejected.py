@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etl_toolkit.errors import SourceError, UsageError
+from etl_toolkit.sources import partition_of
 from etl_toolkit.tables import Table, to_text
 
 _REJECTS = """
@@ -41,27 +42,31 @@ def list_rejects(connection: Any, run_id: str) -> list[RejectedRow]:
 def export_rejects(connection: Any, run_id: str, path: str | Path) -> int:
     """Write the rejected rows of a run to a CSV file, under the header of their file; return how many there were.
 
-    The file is UTF-8, and can be mended and loaded again as the original was. Rows of files with different headers go into a file
-    each: `path`, then `path` with -2, -3, … before its suffix. Raises UsageError where a file is there already, so that
-    rows being mended are not lost.
+    The file is UTF-8, and can be fixed and loaded again as the original was. Rows of files with different headers go into a file
+    each: `path`, then `path` with -2, -3, … before its suffix; those of files whose directories carry columns (`dt=…`) into
+    the same directories beside it. Raises UsageError where a file is there already, so that rows being fixed are not lost.
     """
-    by_header: dict[str, list[str]] = {}
+    by_place: dict[tuple[Path, str], list[str]] = {}
     for row, header in _read(connection, run_id):
-        by_header.setdefault(header, []).append(row.raw)
-    first = Path(path)
-    paths = [
-        first if number == 1 else first.with_stem(f"{first.stem}-{number}") for number in range(1, len(by_header) + 1)
-    ]
+        by_place.setdefault((Path(path).parent / partition_of(row.file), header), []).append(row.raw)
+    directories = [directory for directory, _ in by_place]
+    paths = []
+    for number, directory in enumerate(directories):
+        before = directories[:number].count(directory)
+        name = Path(path).name if not before else f"{Path(path).stem}-{before + 1}{Path(path).suffix}"
+        paths.append(directory / name)
     for target in paths:
         if target.exists():
             raise UsageError(f"{target}: is there already; name another file, or remove it")
-    for target, (header, records) in zip(paths, by_header.items(), strict=True):
+    for target, ((_, header), records) in zip(paths, by_place.items(), strict=True):
         try:
+            if target.parent != Path(path).parent:
+                target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("x", encoding="utf-8", newline="") as stream:
                 stream.writelines(line + "\n" for line in (header, *records))
         except OSError as error:
             raise SourceError(f"{target}: cannot be written: {error.strerror}") from None
-    return sum(map(len, by_header.values()))
+    return sum(map(len, by_place.values()))
 
 
 def rejects_text(rows: Sequence[RejectedRow]) -> str:

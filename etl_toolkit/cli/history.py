@@ -82,7 +82,7 @@ def resume(
 def rejects(
     run: RunId,
     export: Annotated[
-        Path | None, typer.Option(help="Write the rows to this CSV file, to be mended and loaded again.")
+        Path | None, typer.Option(help="Write the rows to this CSV file, to be fixed and loaded again.")
     ] = None,
     dsn: Dsn = None,
     as_json: Json = False,
@@ -95,7 +95,12 @@ def rejects(
         ledger.find_run(connection, run)
         if export is not None:
             count = export_rejects(connection, run, export)
-            return typer.echo(f"{count} rejected rows written to {export}")
+            where = (
+                export
+                if export.exists() or not count
+                else f"{export.name} in partition directories below {export.parent}"
+            )
+            return typer.echo(f"{count} rejected rows written to {where}")
         found = list_rejects(connection, run)
     if as_json:
         return options.print_json([asdict(item) for item in found])

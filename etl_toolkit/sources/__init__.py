@@ -10,7 +10,7 @@ names, globs, frames ──► inputs ──► csv_file / typed ──► resol
 
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR, too_many_rejects
 from etl_toolkit.sources.held import HeldLines
-from etl_toolkit.sources.inputs import expand, shown
+from etl_toolkit.sources.inputs import expand, partition_of, shown
 from etl_toolkit.sources.located import located, number_in_file, ordinals
 from etl_toolkit.sources.relation import (
     alike,
@@ -39,6 +39,7 @@ __all__ = [
     "located",
     "number_in_file",
     "ordinals",
+    "partition_of",
     "read_failure",
     "read_once",
     "record_expression",

@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from etl_toolkit.errors import SourceError, UsageError
 
 PACKED_SUFFIXES = (".gz", ".zst")
 CSV_SUFFIXES = tuple(plain + packed for packed in ("", *PACKED_SUFFIXES) for plain in (".csv", ".tsv", ".txt"))
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 
 
@@ -61,6 +63,33 @@ def kind_of(path: Path) -> Literal["csv", "parquet"]:
     if name.endswith(CSV_SUFFIXES):
         return "csv"
     raise SourceError(f"{shown(path)}: unknown kind of file; known are {', '.join(CSV_SUFFIXES + PARQUET_SUFFIXES)}")
+
+
+def path_values(path: Path) -> tuple[tuple[str, str | None], ...]:
+    """The columns that the directories of a path carry, as Hive writes them: `dt=2024-01-01/region=a%2Fb/x.parquet`.
+
+    Where a name occurs twice, the innermost directory counts. `__HIVE_DEFAULT_PARTITION__` is NULL.
+    """
+    found: dict[str, tuple[str, str | None]] = {}
+    for part in path.parent.parts:
+        name, is_column, text = part.partition("=")
+        if is_column and name:
+            found[_decoded(name).casefold()] = _decoded(name), None if text == HIVE_NULL else _decoded(text)
+    return tuple(found.values())
+
+
+def partition_of(name: str) -> Path:
+    """The directories of a file name that carry columns, one below the other."""
+    return Path(*(part for part in Path(name).parent.parts if part.partition("=")[0] and "=" in part))
+
+
+def _decoded(text: str) -> str:
+    """A part of a path without percent-encoding; as it is, where what is encoded is no text."""
+    try:
+        found = unquote(storable(text), errors="strict")
+    except UnicodeDecodeError:
+        return storable(text)
+    return storable(text) if "\0" in found else found
 
 
 def shown(name: str | os.PathLike[str]) -> str:

@@ -21,8 +21,9 @@ ONE_PASS_COLUMNS = 32  # RE2 gives its one-pass way up where a pattern is long
 def text_relation(file: SourceFile, names: Sequence[str], workspace: Workspace) -> tuple[str, list[str]]:
     """Return a FROM item over `file`, and an expression of its text (VARCHAR, NULL for NULL) for each name.
 
-    A name the file does not have comes out as NULL. Rows come in file order.
+    A column of its path comes out as that value, a name that it does not have as NULL. Rows come in file order.
     """
+    constants = {name: f"{literal(text)}::VARCHAR" for name, text in file.path_values if text is not None}
     if file.format == "csv":
         relation = line_relation([file]) if file.is_plain else csv_relation(file)
         index = {name: position for position, name in enumerate(file.columns)}
@@ -33,7 +34,7 @@ def text_relation(file: SourceFile, names: Sequence[str], workspace: Workspace) 
             texts[file.columns[0]] = f"nullif(substr(line, 1, strpos(line, {delimiter}) - 1), '')"
         else:
             texts = {name: f"c{position}" for name, position in index.items()}
-        return relation, [texts.get(name, "NULL::VARCHAR") for name in names]
+        return relation, [(constants | texts).get(name, "NULL::VARCHAR") for name in names]
     relation = typed_relation(file)
     kinds = {row[0]: row[1] for row in workspace.query(f"DESCRIBE SELECT * FROM {relation}")}
     targets = file.target_types or ("",) * len(file.columns)
@@ -41,7 +42,7 @@ def text_relation(file: SourceFile, names: Sequence[str], workspace: Workspace) 
         name: typed_text(quoted(own), kinds[own], target)
         for name, own, target in zip(file.columns, file.own_columns, targets, strict=True)
     }
-    return relation, [texts.get(name, "NULL::VARCHAR") for name in names]
+    return relation, [(constants | texts).get(name, "NULL::VARCHAR") for name in names]
 
 
 def extract_expression(file: SourceFile, name: str, grammar: str) -> str | None:
@@ -146,16 +147,15 @@ def record_expression(file: SourceFile, texts: Sequence[str], layout: Layout) ->
     return f" || {literal(delimiter)} || ".join(spelled)
 
 
+def _shape(file: SourceFile) -> tuple[object, ...]:
+    return file.columns, file.dialect, file.path_values
+
+
 def alike(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
     """Split the files into runs of neighbours that one `line_relation` can read, every other file on its own."""
     run: list[SourceFile] = []
     for file in files:
-        if (
-            run
-            and file.is_plain
-            and run[0].is_plain
-            and (file.columns, file.dialect) == (run[0].columns, run[0].dialect)
-        ):
+        if run and file.is_plain and run[0].is_plain and _shape(file) == _shape(run[0]):
             run.append(file)
             continue
         if run:

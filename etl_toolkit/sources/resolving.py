@@ -17,7 +17,7 @@ from etl_toolkit.model import ReadOptions, SourceFile, Sources
 from etl_toolkit.sources.csv_file import Bounds, examine_csv
 from etl_toolkit.sources.dialect import check_options
 from etl_toolkit.sources.held import held_bytes
-from etl_toolkit.sources.inputs import expand, kind_of, shown
+from etl_toolkit.sources.inputs import expand, kind_of, path_values, shown
 from etl_toolkit.sources.relation import read_failure, typed_relation
 from etl_toolkit.sources.typed import INDEX_PREFIX, examine_frame, examine_parquet
 from etl_toolkit.workspace import Workspace
@@ -62,7 +62,7 @@ def read_once(sources: Sources, workspace: Workspace, *, is_first_kept: bool) ->
 
 
 def _content(file: SourceFile) -> Any:
-    return file.content_hash, file.format, file.dialect, file.columns
+    return file.content_hash, file.format, file.dialect, file.columns, file.path_values
 
 
 def _moved(file: SourceFile, position: int, workspace: Workspace) -> SourceFile:
@@ -92,7 +92,9 @@ def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds) -> So
             examined = examine_parquet(path, copy.with_suffix(".parquet"))
         else:
             examined = examine_csv(path, options, copy.with_suffix(".csv"), bounds)
-        return replace(examined, stamp=stamp)
+        own = {name.casefold() for name in examined.columns}  # a file that has the column itself says it row by row
+        of_path = tuple((name, text) for name, text in path_values(path) if name.casefold() not in own)
+        return replace(examined, stamp=stamp, path_values=of_path)
     except OSError as error:
         raise SourceError(f"{shown(path)}: cannot be read: {error.strerror or error}") from None
 
