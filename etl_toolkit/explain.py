@@ -108,6 +108,8 @@ def _present_row(connection: Any, target: TargetTable, key: Mapping[str, str]) -
         SQL("{} = {}::{}").format(Identifier(name), Literal(value), SQL(target.column(name).type))
         for name, value in key.items()
     )
+    if target.arbiter.predicate:
+        condition += SQL(" AND ({})").format(SQL(target.arbiter.predicate))
     texts = SQL(", ").join(SQL("{}::text").format(Identifier(column.name)) for column in target.columns)
     with connection.cursor() as cursor:
         cursor.execute(

@@ -124,10 +124,14 @@ def record_grammar(
     `is_short` says that no record is longer than SHORT_RECORD_BYTES: then digits need not be counted, which RE2 does at
     the price of a third of its speed. The values of `proven` columns are known to be well spelled.
 
-    A table with CHECK constraints, domains, foreign keys, generated columns or partitions has none: any of them may refuse
-    a row whose every value is well spelled, and the client cannot evaluate them.
+    A table with CHECK constraints, domains, foreign keys, generated columns, partitions or indexes on expressions has none:
+    any of them may refuse a row whose every value is well spelled, and the client cannot evaluate them.
     """
-    if target.checks or target.foreign_keys:
+    if (
+        target.checks
+        or target.foreign_keys
+        or any(column.is_generated and column.not_null for column in target.columns)
+    ):
         return None
     delimiter = layout.delimiter if layout.delimiter in ",;|:" else r"\t"
     delimiter = r"\|" if delimiter == "|" else delimiter

@@ -124,6 +124,9 @@ class Column:
     """One column of the target table. `type` is the SQL type as the server spells it, `base_type` its pg_type name.
 
     A type that PostgreSQL did not bring has its schema's oid before the name: it may be named like one that it brought.
+    `expression` is, as SQL, its default or, where it is `generated` (stored or virtual), what it is generated from: the
+    columns it `reads`. A default that `is_repeatable` may be evaluated once more without a trace. `collation` is named
+    where it is not the type's own.
     """
 
     name: str
@@ -131,15 +134,22 @@ class Column:
     base_type: str
     type_modifier: int = -1
     not_null: bool = False
-    has_default: bool = False
-    is_generated: bool = False
+    expression: str | None = None
+    generated: Literal["", "s", "v"] = ""
+    reads: tuple[str, ...] = ()
+    is_repeatable: bool = True
     identity: Literal["", "a", "d"] = ""
     is_deterministic: bool = True
+    collation: str | None = None
+
+    @property
+    def is_generated(self) -> bool:
+        return self.generated != ""
 
     @property
     def is_required(self) -> bool:
         """A file must carry this column: NOT NULL, and nothing fills it in."""
-        return self.not_null and not (self.has_default or self.is_generated or self.identity)
+        return self.not_null and self.expression is None and not self.identity
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,7 @@ class Arbiter:
 
     `expressions` are its key parts as SQL (a quoted column name, or an expression), with the collation where it
     differs from the column's. `is_plain` says that every part is a bare column with the type's default equality.
+    `reads` are the columns that its parts and its predicate depend on.
     """
 
     index: str
@@ -155,6 +166,7 @@ class Arbiter:
     predicate: str | None = None
     nulls_not_distinct: bool = False
     is_plain: bool = True
+    reads: tuple[str, ...] = ()
 
 
 class HazardKind(StrEnum):
@@ -197,8 +209,9 @@ class ForeignKey:
 
 @dataclass(frozen=True)
 class RowCheck:
-    """What the table demands of a row by itself: a name for messages, `CHECK (…)` as SQL, and the columns it reads.
+    """What the table demands of a row by itself: a name for messages or "", `CHECK (…)` as SQL, and the columns it reads.
 
+    An expression that the server evaluates for each row, of an index or a generated column, is one too: it may fail.
     `parts` is the number of conditions in it: a partitioned table demands that one of its partitions takes the row.
     """
 

@@ -12,7 +12,8 @@ from psycopg2 import sql
 
 from etl_toolkit.errors import TargetError
 from etl_toolkit.keys import key_type
-from etl_toolkit.model import Arbiter, Column, ForeignKey, Hazard, HazardKind, RowCheck, TargetTable
+from etl_toolkit.model import Arbiter, Column, ForeignKey, Hazard, HazardKind, TargetTable
+from etl_toolkit.row_checks import read_checks
 
 _FIND = """
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, c.relforcerowsecurity,
@@ -25,11 +26,24 @@ _COLUMNS = """
 SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
        CASE t.typnamespace WHEN 'pg_catalog'::pg_catalog.regnamespace THEN '' ELSE t.typnamespace || '.' END || t.typname,
        a.atttypmod, a.attnotnull,
-       a.atthasdef, a.attgenerated::text, a.attidentity::text, coalesce(co.collisdeterministic, true), t.typtype::text,
-       coalesce(t.typnotnull, false)
+       pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attgenerated::text, a.attidentity::text,
+       coalesce(co.collisdeterministic, true), t.typtype::text, coalesce(t.typnotnull, false),
+       (SELECT coalesce(array_agg(DISTINCT r.attname::text), '{}') FROM pg_catalog.pg_depend p
+        JOIN pg_catalog.pg_attribute r ON r.attrelid = p.refobjid AND r.attnum = p.refobjsubid AND r.attnum <> d.adnum
+        WHERE p.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND p.objid = d.oid AND p.refobjid = d.adrelid),
+       a.attgenerated <> '' OR a.attidentity = '' AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_depend p WHERE p.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND p.objid = d.oid
+        AND (p.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND p.refobjid <> a.attrelid
+             OR p.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+             AND (SELECT f.provolatile = 'v' FROM pg_catalog.pg_proc f WHERE f.oid = p.refobjid)))
+       AND coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid) !~ '\\mnextval\\M', true),
+       CASE WHEN a.attcollation <> t.typcollation
+            THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
+LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
@@ -44,7 +58,10 @@ SELECT i.indexrelid, ic.relname, i.indisprimary, i.indimmediate, {nulls_not_dist
                  THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END ORDER BY k.n),
        bool_and(coalesce(co.collisdeterministic, true)),
        bool_and(op.opcdefault OR op.opcname IN ('text_pattern_ops', 'varchar_pattern_ops', 'bpchar_pattern_ops')),
-       i.indisexclusion, i.indisvalid AND i.indisready
+       i.indisexclusion, i.indisvalid AND i.indisready,
+       (SELECT coalesce(array_agg(DISTINCT r.attname::text), '{{}}') FROM pg_catalog.pg_depend p
+        JOIN pg_catalog.pg_attribute r ON r.attrelid = p.refobjid AND r.attnum = p.refobjsubid
+        WHERE p.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND p.objid = i.indexrelid AND p.refobjid = i.indrelid)
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
 CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[])
@@ -73,28 +90,6 @@ _TRIGGERS = """
 SELECT tgname, (tgtype & 1) <> 0 AS per_row, (tgtype & 2) <> 0 AS before
 FROM pg_catalog.pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled <> 'D'
 """
-
-# CHECK constraints, and stored generated columns, whose expression may fail; with the columns that they read.
-_CHECKS = """
-SELECT c.conname::text, pg_catalog.pg_get_constraintdef(c.oid),
-       (SELECT coalesce(array_agg(coalesce(a.attname::text, '*')), '{}') FROM unnest(c.conkey) AS k
-        LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k AND k > 0)
-FROM pg_catalog.pg_constraint c WHERE c.conrelid = %(oid)s AND c.contype = 'c'
-UNION ALL
-SELECT a.attname::text, 'CHECK ((' || e.text || ') IS NOT DISTINCT FROM (' || e.text || '))',
-       (SELECT coalesce(array_agg(r.attname::text), '{}') FROM pg_catalog.pg_depend p JOIN pg_catalog.pg_attribute r
-        ON r.attrelid = p.refobjid AND r.attnum = p.refobjsubid AND r.attnum <> d.adnum
-        WHERE p.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND p.objid = d.oid AND p.refobjid = d.adrelid)
-FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS text) e
-WHERE a.attrelid = %(oid)s AND a.attgenerated = 's'
-"""
-
-_PARTITIONS = """
-SELECT coalesce(pg_catalog.pg_get_partition_constraintdef(relid), 'true')
-FROM pg_catalog.pg_partition_tree(%s) WHERE isleaf AND relid <> %s
-"""
-
 
 # Columns that the SQL of a load adds beside the table's own.
 _OUR_NAMES = re.compile(
@@ -131,7 +126,7 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
             foreign_keys=foreign_keys,
             is_partitioned=found.kind == "p",
             is_empty=is_empty,
-            checks=_checks(cursor, found.oid, key, is_partitioned=found.kind == "p"),
+            checks=read_checks(cursor, found.oid, key, is_partitioned=found.kind == "p"),
             server_version=connection.server_version,
         )
 
@@ -213,17 +208,6 @@ def _trigger_hazards(cursor: Any, oid: int) -> list[Hazard]:
     return hazards
 
 
-def _checks(cursor: Any, oid: int, key: Sequence[str], *, is_partitioned: bool) -> tuple[RowCheck, ...]:
-    cursor.execute(_CHECKS, {"oid": oid})
-    checks = [RowCheck(name, definition, tuple(reads)) for name, definition, reads in cursor.fetchall()]
-    if is_partitioned:
-        cursor.execute(_PARTITIONS, (oid, oid))
-        leaves = [f"({condition})" for (condition,) in cursor.fetchall()] or ["false"]
-        # The columns of the partition key are part of every unique index, so of the key.
-        checks.append(RowCheck("partitions", f"CHECK (({' OR '.join(leaves)}) IS TRUE)", tuple(key), len(leaves)))
-    return tuple(checks)
-
-
 def find_table(cursor: Any, table: str) -> int | None:
     """Return the oid of a table named as in SQL; a bare name that only exists in the literal case is found as well."""
     try:
@@ -250,13 +234,16 @@ def _columns(cursor: Any, oid: int) -> tuple[Column, ...]:
             base_type="domain" if kind == "d" else base,
             type_modifier=modifier,
             not_null=not_null or domain_not_null,
-            has_default=has_default and not generated,
-            is_generated=bool(generated),
+            expression=expression,
+            generated=generated,
+            reads=tuple(reads),
+            is_repeatable=is_repeatable,
             identity=identity or "",
             is_deterministic=deterministic,
+            collation=collation,
         )
-        for (name, type_name, base, modifier, not_null, has_default, generated, identity, deterministic, kind,
-             domain_not_null) in cursor.fetchall()
+        for (name, type_name, base, modifier, not_null, expression, generated, identity, deterministic, kind,
+             domain_not_null, reads, is_repeatable, collation) in cursor.fetchall()
     )  # fmt: skip
 
 
@@ -278,6 +265,7 @@ class _Index:
     has_default_classes: bool
     is_exclusion: bool
     is_valid: bool
+    reads: Sequence[str]
 
     @property
     def is_plain(self) -> bool:
@@ -340,6 +328,7 @@ def _arbiter(
         chosen.predicate,
         chosen.nulls_not_distinct,
         chosen.is_plain and not any(chosen.collations),
+        tuple(chosen.reads),
     )
     hazards: list[Hazard] = []
     if not arbiter.is_plain or chosen.predicate or chosen.nulls_not_distinct or not chosen.is_deterministic:
@@ -349,6 +338,11 @@ def _arbiter(
         Hazard(HazardKind.SERVER_KEY, f"equality of {column.type} keys ('{column.name}')", "server")
         for column in columns
         if column.name in key and arbiter.is_plain and key_type(column) is None
+    ]
+    hazards += [
+        Hazard(HazardKind.SERVER_KEY, f"the key column '{column.name}' is generated", "server")
+        for column in columns
+        if column.name in key and column.is_generated
     ]
     others = [hazard for index in indexes if index is not chosen and (hazard := _coupling(index, key, columns))]
     return arbiter, hazards + others

@@ -1,41 +1,100 @@
-"""What the target demands of a row by itself, as conditions on a table that holds copies of its columns.
+"""What the target demands of a row by itself, as columns and conditions of a table that holds copies of its columns.
 
 Staging tables carry them, so that a bad row is refused there even if it would lose to a later row with its key; so does
-the table that finds bad rows one by one. What needs a column the files do not carry is left to the target.
+the table that finds bad rows one by one. Columns that the files do not carry are there as the target would fill them in:
+by default or generated. What depends on a sequence, or on another default with a trace, is left to the target.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from psycopg2.sql import SQL, Composable, Identifier
 
-from etl_toolkit.model import Layout, TargetTable
+from etl_toolkit.model import Column, ForeignKey, Layout, RowCheck, TargetTable
 
 # A row is held against each partition in turn, so beyond this many that costs more than it is worth while staging.
 MOST_PARTITIONS = 64
 
 
+def copied_columns(target: TargetTable, layout: Layout) -> list[str]:
+    """Return the columns to copy from the target: those of `layout`, and plain ones that the conditions depend on."""
+    return [*layout.columns, *(column.name for column in _added(target, layout) if not column.is_generated)]
+
+
+def generated_keys(target: TargetTable, layout: Layout) -> list[str]:
+    """Return the columns of the key that no file can carry."""
+    return [name for name in target.key if name not in layout.columns]
+
+
 def conditions(
     target: TargetTable, layout: Layout, *, most_partitions: int | None = MOST_PARTITIONS
 ) -> list[Composable]:
-    """Return actions for ALTER TABLE on a table with the columns of `layout`; None: however many partitions there are."""
-    present = set(layout.columns)
+    """Return actions for ALTER TABLE on a table with the `copied_columns`; None: however many partitions there are."""
+    added = _added(target, layout)
     required = {column.name for column in target.columns if column.not_null}
     if not target.arbiter.nulls_not_distinct:
         required |= set(target.key)
-    actions: list[Composable] = [
-        SQL("ALTER {} SET NOT NULL").format(Identifier(name)) for name in layout.columns if name in required
+    names = [*layout.columns, *(column.name for column in added if column.is_generated)]
+    actions = [_fill_in(column) for column in added if column.expression is not None]
+    actions += [SQL("ALTER {} SET NOT NULL").format(Identifier(name)) for name in names if name in required]
+    checks = {
+        check.name: check.definition
+        for check in _checks(target, layout)
+        if check.name and (most_partitions is None or check.parts <= most_partitions)
+    }
+    if _is_known(target, layout, target.arbiter.reads) and target.arbiter.predicate:
+        checks.setdefault(target.arbiter.index, f"CHECK (({target.arbiter.predicate}) IS TRUE)")
+    actions += [SQL("ADD CONSTRAINT {} {}").format(Identifier(name), SQL(check)) for name, check in checks.items()]
+    unnamed = [check.definition for check in _checks(target, layout) if not check.name]
+    return [*actions, *(SQL("ADD {}").format(SQL(check)) for check in unnamed)]
+
+
+def foreign_keys(target: TargetTable, layout: Layout) -> list[ForeignKey]:
+    """Return the foreign keys to look up; which rows of the table itself there will be is not known before."""
+    carried = {*layout.columns, *(column.name for column in target.columns if column.is_generated)}
+    return [
+        key
+        for key in target.foreign_keys
+        if not key.is_self and carried.intersection(key.columns) and _is_known(target, layout, key.columns)
     ]
+
+
+def _checks(target: TargetTable, layout: Layout) -> list[RowCheck]:
+    return [check for check in target.checks if _is_known(target, layout, check.columns)]
+
+
+def _added(target: TargetTable, layout: Layout) -> list[Column]:
+    """The columns beside those of `layout` that the conditions depend on."""
+    wanted = {name for check in _checks(target, layout) for name in check.columns} | set(target.key)
     if target.arbiter.predicate:
-        actions.append(_add(target.arbiter.index, f"CHECK (({target.arbiter.predicate}) IS TRUE)"))
-    if not target.arbiter.is_plain:  # an expression may fail on a row
-        parts = " AND ".join(f"({part}) IS NOT DISTINCT FROM ({part})" for part in target.arbiter.expressions)
-        actions.append(_add(f"{target.arbiter.index}_key", f"CHECK ({parts})"))
-    return actions + [
-        _add(check.name, check.definition)
-        for check in target.checks
-        if present.issuperset(check.columns) and (most_partitions is None or check.parts <= most_partitions)
-    ]
+        wanted |= set(target.arbiter.reads)
+    wanted |= {name for key in foreign_keys(target, layout) for name in key.columns}
+    wanted |= {column.name for column in target.columns if column.is_generated and column.not_null}
+    wanted = {name for name in wanted if _is_known(target, layout, [name])}
+    wanted |= {name for column in target.columns if column.name in wanted for name in column.reads}
+    return [column for column in target.columns if column.name in wanted and column.name not in layout.columns]
 
 
-def _add(name: str, definition: str) -> Composable:
-    return SQL("ADD CONSTRAINT {} {}").format(Identifier(name), SQL(definition))
+def _is_known(target: TargetTable, layout: Layout, names: Iterable[str]) -> bool:
+    """Whether the values of all these columns are known before a row is inserted."""
+    columns = {column.name: column for column in target.columns}
+    return all(
+        name in layout.columns
+        or (name in columns and columns[name].is_repeatable and _is_known(target, layout, columns[name].reads))
+        for name in names
+    )
+
+
+def _fill_in(column: Column) -> Composable:
+    """How a column gets its value that no file carries."""
+    name, expression = Identifier(column.name), SQL(column.expression or "NULL")
+    if not column.is_generated:
+        return SQL("ALTER {} SET DEFAULT {}").format(name, expression)
+    return SQL("ADD COLUMN {} {}{} GENERATED ALWAYS AS ({}) {}").format(
+        name,
+        SQL(column.type),
+        SQL(f" COLLATE {column.collation}" if column.collation else ""),
+        expression,
+        SQL("VIRTUAL" if column.generated == "v" else "STORED"),
+    )

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg2 import sql
 from psycopg2.sql import SQL, Composable, Composed, Identifier
 
-from etl_toolkit.loading.conditions import conditions
+from etl_toolkit.loading.conditions import conditions, copied_columns, generated_keys
 from etl_toolkit.loading.tripwire import Rivals, guarded
 from etl_toolkit.model import ConflictAction, Layout, TargetTable
 
@@ -53,7 +53,7 @@ def create_staging(target: TargetTable, layout: Layout, *, name: str = STAGING) 
     """
     statement = SQL(
         "CREATE TEMP TABLE {name} ON COMMIT DROP AS SELECT 0::smallint AS etl_file, {columns} FROM {table} WITH NO DATA"
-    ).format(name=Identifier(name), columns=names(layout.columns), table=table(target))
+    ).format(name=Identifier(name), columns=names(copied_columns(target, layout)), table=table(target))
     if actions := conditions(target, layout):
         statement += SQL("; ALTER TABLE {} {}").format(Identifier("pg_temp", name), SQL(", ").join(actions))
     return statement
@@ -70,7 +70,7 @@ def create_shared_staging(target: TargetTable, layout: Layout, destination: Comp
         "DROP TABLE IF EXISTS {name}; CREATE UNLOGGED TABLE {name} AS SELECT {file}::smallint AS etl_file, {columns} "
         "FROM {table} WITH NO DATA; ALTER TABLE {name} {actions}"
     ).format(
-        name=destination, file=sql.Literal(file), columns=names(layout.columns), table=table(target),
+        name=destination, file=sql.Literal(file), columns=names(copied_columns(target, layout)), table=table(target),
         actions=SQL(", ").join([SQL("ALTER etl_file SET DEFAULT {}").format(sql.Literal(file)), *conditions(target, layout)]),
     )  # fmt: skip
 
@@ -85,7 +85,8 @@ def staged_partition(
         mine = SQL(" WHERE pg_catalog.abs(pg_catalog.hash_record(ROW({})) % {}) = {}").format(
             keys, sql.Literal(parts), sql.Literal(part)
         )
-    rows = [SQL("SELECT etl_file, {}, ctid FROM {}{}").format(names(layout.columns), name, mine) for name in tables]
+    columns = names([*layout.columns, *generated_keys(target, layout)])
+    rows = [SQL("SELECT etl_file, {}, ctid FROM {}{}").format(columns, name, mine) for name in tables]
     return SQL("({}) AS staged").format(SQL(" UNION ALL ").join(rows))
 
 
@@ -245,7 +246,9 @@ def file_winners(upsert: Upsert, source: Composable) -> Composed:
         in_file=in_file,
         values=SQL("").join(SQL("{}, ").format(Identifier(name)) for name in upsert.values),
         spelled=SQL("").join(
-            SQL("first_value({0}) OVER by_file AS {0}, ").format(Identifier(name)) for name in upsert.target.key
+            SQL("first_value({0}) OVER by_file AS {0}, ").format(Identifier(name))
+            for name in upsert.layout.columns
+            if name in upsert.target.key
         ),
         keys=keys, wins=wins, best_first=SQL(", ").join(_best_first(upsert)), staged=staged_rows(upsert, source),
     )  # fmt: skip

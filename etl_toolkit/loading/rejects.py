@@ -20,7 +20,7 @@ from psycopg2 import sql
 from psycopg2.sql import SQL, Composable, Identifier
 
 from etl_toolkit.errors import driver_failure
-from etl_toolkit.loading.conditions import conditions
+from etl_toolkit.loading.conditions import conditions, copied_columns, foreign_keys
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.merge import table
 from etl_toolkit.model import ForeignKey, Layout, TargetTable
@@ -62,7 +62,9 @@ def _create_probe(target: TargetTable, layout: Layout) -> sql.Composed:
     actions: list[Composable] = [SQL("ALTER etl_row SET NOT NULL"), *conditions(target, layout, most_partitions=None)]
     return SQL(
         "CREATE TEMP TABLE etl_probe AS SELECT 0::bigint AS etl_row, {} FROM {} WITH NO DATA; ALTER TABLE {} {}"
-    ).format(SQL(", ").join(map(Identifier, layout.columns)), table(target), _PROBE, SQL(", ").join(actions))
+    ).format(
+        SQL(", ").join(map(Identifier, copied_columns(target, layout))), table(target), _PROBE, SQL(", ").join(actions)
+    )
 
 
 def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tuple[int, str]]) -> Iterator[Refusal]:
@@ -92,7 +94,7 @@ def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tup
 
 def _looked_up(cursor: Any, target: TargetTable, layout: Layout, records: Mapping[int, str]) -> Iterator[Refusal]:
     """The records that COPY took although the table would not: those without a parent row."""
-    for key in _foreign_keys(target, layout):
+    for key in foreign_keys(target, layout):
         cursor.execute(_orphans(key, _PROBE, SQL("q.etl_row")))
         for (row,) in cursor.fetchall():
             yield Refusal(
@@ -134,15 +136,10 @@ class OrphanedRows(psycopg2.errors.ForeignKeyViolation):
 
 def refuse_orphans(cursor: Any, target: TargetTable, layout: Layout, staging: Composable) -> None:
     """Raise OrphanedRows where a staged row lacks a row that a foreign key of the table points to."""
-    for key in _foreign_keys(target, layout):
+    for key in foreign_keys(target, layout):
         cursor.execute(_orphans(key, staging, SQL("q.ctid")) + SQL(" LIMIT 1"))
         if cursor.fetchone():
             raise OrphanedRows(f"rows violate foreign key constraint {key.name}")
-
-
-def _foreign_keys(target: TargetTable, layout: Layout) -> list[ForeignKey]:
-    """The foreign keys to look up; which rows of the table itself there will be is not known before."""
-    return [key for key in target.foreign_keys if not key.is_self and set(key.columns) <= set(layout.columns)]
 
 
 def _orphans(key: ForeignKey, rows: Composable, wanted: Composable) -> sql.Composed:
