@@ -15,10 +15,12 @@ from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import EtlError, UsageError, driver_errors_mapped
 from etl_toolkit.keys import key_type
 from etl_toolkit.loading import ledger
+from etl_toolkit.loading.conventions import PRINTED, set_locally
 from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import ConflictAction, LoadSpec, SourceFile, TargetTable
 from etl_toolkit.plan import match_columns
+from etl_toolkit.prepare import localized
 from etl_toolkit.sources import number_in_file, resolve, text_relation
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, literal, open_workspace
@@ -75,6 +77,7 @@ def explain(
     with driver_errors_mapped(doing=doing), sessions.session("explain") as connection:
         target = read_target(connection, table, tuple(key))
         row = _present_row(connection, target, key)
+        as_read = row
         past = ledger.past_runs(connection, target=target.qualified_name, limit=runs)
         past = [run for run in past if run.target_oid == target.oid]  # not of an earlier table of this name
         notes: list[str] = [
@@ -82,9 +85,16 @@ def explain(
             for name in key
             if key_type(target.column(name)) is None
         ]
-        found = [(run, _candidates(connection, run, _rows_of(run, target, key, config, notes), notes)) for run in past]
+        found = []
+        for run in past:
+            _read_as(connection, run)
+            rows = _rows_of(connection, run, target, key, config=config, notes=notes)
+            found.append((run, _candidates(connection, run, rows, notes)))
         occurrences, holder = _judged(connection, target, found)
-        if holder is not None and row != _as_stored(connection, target, row, holder):
+        if holder is not None:
+            _read_as(connection, next(run for run in past if run.run_id == holder.run_id))
+            as_read = _present_row(connection, target, key)
+        if holder is not None and as_read != _as_stored(connection, target, as_read, holder):
             notes.append(
                 "the row is not what the files say: it was there before, or something else has written or deleted it since"
             )
@@ -119,9 +129,15 @@ def _present_row(connection: Any, target: TargetTable, key: Mapping[str, str]) -
     return dict(zip((column.name for column in target.columns), found, strict=True)) if found else None
 
 
+def _read_as(connection: Any, run: PastRun) -> None:
+    """Read texts, and print values, as the run did, until the next one or the end of the transaction."""
+    with connection.cursor() as cursor:
+        set_locally(cursor, run.plan.get("conventions", PRINTED))
+
+
 def _rows_of(
-    run: PastRun, target: TargetTable, key: Mapping[str, str], config: ParallelConfig, notes: list[str]
-) -> list[tuple[SourceFile, int, dict[str, str | None]]]:
+    connection: Any, run: PastRun, target: TargetTable, key: Mapping[str, str], *, config: ParallelConfig, notes: list[str],
+) -> list[tuple[SourceFile, int, dict[str, str | None]]]:  # fmt: skip
     """The rows of a run's files with this key, in loading order: file, number of the record, values."""
     there = [file for file in run.files if Path(file[1]).exists()]
     for _, name, _ in run.files:
@@ -136,7 +152,7 @@ def _rows_of(
             sources = resolve(
                 names, spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes
             )
-            files = match_columns(sources.files, target, spec)
+            files = localized(match_columns(sources.files, target, spec), connection, workspace)
             rows = []
             for file, (position, _, content) in zip(files, there, strict=True):
                 if content != file.content_hash:
@@ -205,6 +221,7 @@ def _judged(
     holder: _Candidate | None = None
     verdicts: dict[int, str] = {}
     for run, rows in reversed(found):  # the oldest run first
+        _read_as(connection, run)
         spec = LoadSpec.from_mapping(run.spec)
         competing = [row for row in rows if row.out is None]
         if not competing:

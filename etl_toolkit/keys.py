@@ -88,7 +88,7 @@ _VALUES = {
     "uuid": _UUID,
     "date": _DAY,
     "timestamp": rf"{_DAY}[ T]{_TIME}",
-    "timestamptz": rf"{_DAY}[ T]{_TIME}{_OFFSET}",
+    "timestamptz": rf"{_DAY}[ T]{_TIME}{_OFFSET}?",  # without an offset it is read in some zone, whichever that is
 }
 
 

@@ -36,7 +36,8 @@ class ReadOptions:
     """How files are read; None means: find out.
 
     `headers` names the columns of headerless CSV files. `extra_columns` says what happens to a file column the table
-    does not have: `error` (default) or `ignore`.
+    does not have: `error` (default) or `ignore`. `date_style` (`DMY`, `ISO, DMY`, …) and `timezone` are PostgreSQL's
+    settings under which texts become dates and times; None means as the server, the database or the role says.
     """
 
     delimiter: str | None = None
@@ -44,6 +45,8 @@ class ReadOptions:
     encoding: str | None = None
     headers: tuple[str, ...] | None = None
     extra_columns: Literal["error", "ignore"] = "error"
+    date_style: str | None = None
+    timezone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class SourceFile:
     `longest_record_bytes`. `target_types` are the server's types of `columns`, once matched. `header` is the line under
     which its records can be loaded as a CSV file. `path_values` are columns that its path carries (`dt=2024-01-01/…`), with
     their text, and it has not itself; once matched, those that the table has.
+    `offsets` are those of the server's zone, in seconds, and the second of the epoch from which on each holds: for its
+    instants that go into columns without a time zone.
     """
 
     position: int
@@ -92,6 +97,7 @@ class SourceFile:
     header: str = ""
     stamp: tuple[int, ...] = ()
     path_values: tuple[tuple[str, str | None], ...] = ()
+    offsets: tuple[tuple[int, int], ...] = ()
 
     @property
     def carried(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from etl_toolkit.sources import (
     record_expression,
     text_relation,
 )
-from etl_toolkit.workspace import Workspace, literal
+from etl_toolkit.workspace import Workspace, literal, search_sql
 
 MASK_BITS = 62  # bits of a BIGINT word that are safe to shift into
 MAX_INTERSECTIONS = 1_000
@@ -92,15 +92,6 @@ class KeyScan:
     @property
     def key_sql(self) -> str:
         return ", ".join(self.key_columns)
-
-
-def search_sql(firsts: Sequence[tuple[int, int]], row: str) -> str:
-    """An expression of the number that belongs to the last of the sorted `firsts` which `row` has reached."""
-    if len(firsts) < 2:
-        return f"{firsts[0][1] if firsts else 0}"
-    middle = len(firsts) // 2
-    below, above = search_sql(firsts[:middle], row), search_sql(firsts[middle:], row)
-    return f"CASE WHEN {row} < {firsts[middle][0]} THEN {below} ELSE {above} END"
 
 
 def scan(

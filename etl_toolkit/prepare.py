@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +15,7 @@ import psycopg2
 from etl_toolkit import overlap as overlaps
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
+from etl_toolkit.loading.conventions import conventions_in_words, offsets_at
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.ledger import PastRun, staging_refusal
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
@@ -42,7 +43,7 @@ from etl_toolkit.plan import (
     may_read_once,
     order_type,
 )
-from etl_toolkit.sources import check_unchanged, read_once, resolve, resource_failure
+from etl_toolkit.sources import check_unchanged, read_once, resolve, resource_failure, with_offsets
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace
@@ -67,11 +68,12 @@ class Ready:
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a resumed run keeps of its first attempt."""
+    """What a resumed run keeps of its first attempt; an earlier release read all values by its own conventions."""
 
     past: PastRun
     lanes: tuple[tuple[Batch, ...], ...]
     bounds: list[str] | None
+    conventions: Mapping[str, str]
     force: bool
 
 
@@ -146,6 +148,8 @@ def prepared(
         if created and is_trial:
             reason = "the table does not exist and would be created: " + " ".join(created.split())
             plan = replace(plan, reasons=(*plan.reasons, reason))
+        if words := conventions_in_words(matched, target, sessions.conventions):
+            plan = replace(plan, reasons=(*plan.reasons, words))
         reach("scanned")
         yield Ready(sources, matched, target, layout, scan, plan, workspace, refused, created)
 
@@ -165,7 +169,7 @@ def _look_at_table(
 ) -> _Table:
     created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
     target = read_target(connection, spec.table, spec.key)
-    sources = replace(sources, files=match_columns(sources.files, target, spec))
+    sources = replace(sources, files=localized(match_columns(sources.files, target, spec), connection, workspace))
     if not is_resumed and may_read_once(sources.files, target):  # what is resumed is what the ledger lists
         is_first_kept = spec.conflict_action is ConflictAction.IGNORE
         sources = read_once(sources, workspace, is_first_kept=is_first_kept)
@@ -173,6 +177,12 @@ def _look_at_table(
     if created and not is_trial:
         connection.commit()  # else the table is gone with the session, and was only needed to be read
     return _Table(created, target, sources, refusal)
+
+
+def localized(files: tuple[SourceFile, ...], connection: Any, workspace: Workspace) -> tuple[SourceFile, ...]:
+    """The files, with the offsets of the session's zone where instants of theirs become local times."""
+    with connection.cursor() as cursor:
+        return with_offsets(files, workspace, partial(offsets_at, cursor))
 
 
 def resolved(files: Any, spec: LoadSpec, config: ParallelConfig, workspace: Workspace) -> Sources:

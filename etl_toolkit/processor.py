@@ -19,6 +19,7 @@ from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.errors import AccountingError, DatabaseError, driver_errors_mapped, map_driver_error, reason_of
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
+from etl_toolkit.loading.conventions import PRINTED, named_conventions
 from etl_toolkit.loading.coordinator import Coordinator, coordinated
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Event, Phases, Run
@@ -91,7 +92,7 @@ class ConflictAwareProcessor:
     def plan(self, files: Any, table: str, pk_columns: Sequence[str], **options: Any) -> Plan:
         """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing."""
         spec = load_spec(table, pk_columns, **options)
-        sessions = Sessions(self._connection_string(), self.config, "plan")
+        sessions = Sessions(self._connection_string(), self.config, "plan", named_conventions(spec.read))
         doing = driver_errors_mapped(doing=f"planning a load into {table}")
         with doing, prepared(files, spec, sessions, Phases(), is_trial=True) as ready:
             return forecasted(ready, sessions)
@@ -110,7 +111,7 @@ class ConflictAwareProcessor:
             past = ledger.find_run(connection, run_id)
         spec = LoadSpec.from_mapping(past.spec)
         lanes = tuple(tuple(Batch(**{**b, "files": tuple(b["files"])}) for b in lane) for lane in past.plan["lanes"])
-        resumed = Resumed(past, lanes, past.plan.get("bounds"), force)
+        resumed = Resumed(past, lanes, past.plan.get("bounds"), past.plan.get("conventions", PRINTED), force)
         spec = replace(spec, strategy=Strategy(past.strategy), force=True)
         files = [name for _, name, _ in past.files]
         load = lambda: self._load(files, spec, stop or threading.Event(), run_id, resumed)  # noqa: E731
@@ -124,6 +125,7 @@ class ConflictAwareProcessor:
             self._connection_string(),
             self.config,
             run_id,
+            resumed.conventions if resumed else named_conventions(spec.read),
             stops=(stop, failed),
             on_retry=partial(self._note_retry, run_id),
         )
@@ -173,8 +175,8 @@ def ingest(files: Any, table: str, key: str | Sequence[str], dsn: Any = None, **
     `files`: a path, glob, pandas or Arrow frame, or a list of them. `key`: the column or columns of the unique index
     that decides which rows are the same. Options: `strategy`, `order_by`, `on_conflict` ("update", "ignore", "newer"),
     `create_table`, `max_rejects`, `atomic`, `force`, `undoable`, `headers`, `delimiter`, `quote`, `encoding`,
-    `extra_columns`, `concurrency`, `config` (ParallelConfig), `on_event`. Raises EtlError; the result is true when every
-    row is accounted for.
+    `extra_columns`, `date_style`, `timezone`, `concurrency`, `config` (ParallelConfig), `on_event`. Raises EtlError; the
+    result is true when every row is accounted for.
     """
     own = {name: options.pop(name) for name in ("concurrency", "config", "on_event") if name in options}
     return ConflictAwareProcessor(dsn, **own).load(files, load_spec(table, key, **options))
@@ -196,7 +198,10 @@ def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
     if resumed:
         ledger.resume(connection, resumed.past, run.target, run.files, force=resumed.force)
     else:
-        ledger.begin(connection, run.run_id, spec=run.spec, plan=run.plan, target=run.target, files=run.files)
+        ledger.begin(
+            connection, run.run_id, spec=run.spec, plan=run.plan, target=run.target, files=run.files,
+            conventions=run.sessions.conventions,
+        )  # fmt: skip
 
 
 def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> dict[int, Counts]:

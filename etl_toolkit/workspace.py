@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,10 +60,11 @@ class Workspace:
                 "autoload_known_extensions": False,
             },
         )
-        connection.execute("SET enable_progress_bar = false")
-        connection.execute("SET python_enable_replacements = false")
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET arrow_large_buffer_size = true")
+        connection.execute("SET enable_progress_bar = false")  # cursors have none
+        # Globally, for a cursor inherits nothing of its connection, and the locked configuration lets it set nothing.
+        connection.execute("SET GLOBAL python_enable_replacements = false")
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        connection.execute("SET GLOBAL arrow_large_buffer_size = true")
         return connection
 
     def query(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
@@ -121,6 +122,15 @@ def quoted(name: str) -> str:
 def literal(text: str) -> str:
     """Return `text` as a DuckDB string literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def search_sql(firsts: Sequence[tuple[int, int]], value: str) -> str:
+    """An expression of the number that belongs to the last of the sorted `firsts` which `value` has reached."""
+    if len(firsts) < 2:
+        return f"{firsts[0][1] if firsts else 0}"
+    middle = len(firsts) // 2
+    below, above = search_sql(firsts[:middle], value), search_sql(firsts[middle:], value)
+    return f"CASE WHEN {value} < {firsts[middle][0]} THEN {below} ELSE {above} END"
 
 
 def memory_budget_bytes(config: ParallelConfig) -> int:

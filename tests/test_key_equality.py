@@ -603,11 +603,21 @@ def test_the_server_accepts_every_record_of_the_grammar(
     short_ones = spelled(short).filter(lambda record: len(record.encode()) <= SHORT_RECORD_BYTES)
 
     @examples(15 if delimiter == "," else 5)
-    @given(st.lists(spelled(counted) | short_ones, min_size=1, max_size=10))
-    def accept(records: list[str]) -> None:
+    @given(
+        st.lists(spelled(counted) | short_ones, min_size=1, max_size=10),
+        st.sampled_from(["ISO, MDY", "German, DMY", "SQL, DMY", "Postgres, YMD"]),
+        st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "<-13:30>13:30"]),
+    )
+    def accept(records: list[str], date_style: str, zone: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET DateStyle = %s; SET TimeZone = %s", (date_style, zone))
         assert accepted_by_copy(connection, "graded", layout, records) == len(records)
 
-    accept()
+    try:
+        accept()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("RESET DateStyle; SET TimeZone = 'UTC'")
 
 
 @pytest.mark.parametrize("declared", ["float8", "numeric", "numeric(12,2)"])

@@ -144,5 +144,5 @@ def _connection(dsn: str | None) -> Iterator[Any]:
     from etl_toolkit.request import connection_string
 
     sessions = Sessions(connection_string(options.resolve_dsn(dsn)), ParallelConfig(), "cli")
-    with sessions.session("cli") as connection:
+    with sessions.session("cli", is_printing=True) as connection:
         yield connection

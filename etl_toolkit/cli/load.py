@@ -14,6 +14,7 @@ import typer
 from etl_toolkit.cli import options
 from etl_toolkit.cli.options import (
     Config,
+    DateStyle,
     Delimiter,
     Dsn,
     Encoding,
@@ -28,6 +29,7 @@ from etl_toolkit.cli.options import (
     Quote,
     Strategy,
     Table,
+    TimeZone,
     Wait,
 )
 from etl_toolkit.errors import UsageError
@@ -69,6 +71,8 @@ def ingest(
     quote: Quote = None,
     encoding: Encoding = None,
     extra_columns: ExtraColumns = "error",
+    date_style: DateStyle = None,
+    timezone: TimeZone = None,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings only.")] = False,
 ) -> None:
@@ -77,7 +81,7 @@ def ingest(
     from etl_toolkit.processor import ConflictAwareProcessor
     from etl_toolkit.request import load_spec
 
-    reading = options.read_options(headers, delimiter, quote, encoding, extra_columns)
+    reading = options.read_options(headers, delimiter, quote, encoding, extra_columns, date_style, timezone)
     chosen = {
         "strategy": strategy, "order_by": order_by, "on_conflict": on_conflict, "create_table": create_table,
         "max_rejects": max_rejects, "atomic": atomic, "force": force, "undoable": undoable, **reading,
@@ -122,12 +126,14 @@ def plan(
     quote: Quote = None,
     encoding: Encoding = None,
     extra_columns: ExtraColumns = "error",
+    date_style: DateStyle = None,
+    timezone: TimeZone = None,
     as_json: Json = False,
 ) -> None:
     """Show the key overlap, the strategy and its reasons, and what would be written. Writes nothing."""
     from etl_toolkit.processor import ConflictAwareProcessor
 
-    reading = options.read_options(headers, delimiter, quote, encoding, extra_columns)
+    reading = options.read_options(headers, delimiter, quote, encoding, extra_columns, date_style, timezone)
     chosen = {
         "strategy": strategy, "order_by": order_by, "on_conflict": on_conflict, "create_table": create_table, **reading
     }  # fmt: skip

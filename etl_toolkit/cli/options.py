@@ -33,6 +33,12 @@ Encoding = Annotated[str | None, typer.Option("--encoding", help="Default: UTF-8
 ExtraColumns = Annotated[
     str, typer.Option("--extra-columns", help="File columns that the table lacks: error or ignore.")
 ]
+DateStyle = Annotated[
+    str | None, typer.Option("--date-style", help="How dates are read: MDY, DMY or YMD. Default: as the server says.")
+]
+TimeZone = Annotated[
+    str | None, typer.Option("--timezone", help="Zone of times that name none. Default: as the server says.")
+]
 Wait = Annotated[float | None, typer.Option("--wait", help="Seconds to wait for another run on the table.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
@@ -50,8 +56,9 @@ def resolve_dsn(given: str | None) -> str | None:
 
 
 def read_options(
-    headers: str | None, delimiter: str | None, quote: str | None, encoding: str | None, extra_columns: str
-) -> dict[str, Any]:
+    headers: str | None, delimiter: str | None, quote: str | None, encoding: str | None, extra_columns: str,
+    date_style: str | None = None, timezone: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Options of reading, as `ingest` takes them."""
     named = {"\\t": "\t", "tab": "\t"}
     return {
@@ -60,6 +67,8 @@ def read_options(
         "quote": quote,
         "encoding": encoding,
         "extra_columns": extra_columns,
+        "date_style": date_style,
+        "timezone": timezone,
     }
 
 

@@ -96,7 +96,7 @@ def _backup_finding(
             chosen = ["--no-owner", "--no-privileges", *(f"--section={section}" for section in sections)]
             programs.run("pg_restore", *chosen, "--dbname=service=etl1", str(directory / name))
     try:
-        with scratch.session("compare") as connection:
+        with scratch.session("compare", is_printing=True) as connection:
             restored = fingerprint(connection, target)
     except psycopg2.Error as error:
         words = f"the table cannot be restored from its dump: {driver_failure(error).message}"
@@ -108,7 +108,7 @@ def _backup_finding(
 
 def _dump(patient: Patient, target: TargetTable, programs: Programs, directory: Path) -> Fingerprint:
     """Dump the table with its rows, and of everything else the definitions it may need; return its fingerprint."""
-    with patient.sessions.session("snapshot") as connection, connection.cursor() as cursor:
+    with patient.sessions.session("snapshot", is_printing=True) as connection, connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         cursor.execute("SELECT pg_catalog.pg_export_snapshot()")
         snapshot = f"--snapshot={cursor.fetchone()[0]}"

@@ -114,5 +114,5 @@ def _undone_load(target: TargetTable, scratch: Sessions, files: Sequence[Path], 
 
 
 def _now(target: TargetTable, scratch: Sessions) -> Fingerprint:
-    with scratch.session("compare") as connection:
+    with scratch.session("compare", is_printing=True) as connection:
         return fingerprint(connection, target)

@@ -7,6 +7,7 @@ The staging table is made in the transaction that fills it, so PostgreSQL append
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from psycopg2 import sql
 from psycopg2.sql import SQL, Composable, Composed, Identifier
 
 from etl_toolkit.loading.conditions import conditions, copied_columns, generated_keys
+from etl_toolkit.loading.conventions import printing
 from etl_toolkit.loading.tripwire import Rivals, guarded
 from etl_toolkit.model import ConflictAction, Layout, TargetTable
 
@@ -332,8 +334,9 @@ def forecast(cursor: Any, upsert: Upsert) -> tuple[int, int, int]:
 
 def judge(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:
     """Run `merge_statement`; return what became of the staged rows, by file position."""
-    cursor.execute(merge_statement(upsert, source))
-    found = cursor.fetchall()
+    with printing(cursor) if upsert.undoable else nullcontext():  # it keeps rows as text
+        cursor.execute(merge_statement(upsert, source))
+        found = cursor.fetchall()
     if not found:
         return {}
     inserted, written = found[0][5], found[0][6]

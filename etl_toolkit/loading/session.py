@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,23 +15,23 @@ from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED, parse_dsn
 
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import UsageError, map_connection_failure, map_driver_error
+from etl_toolkit.loading.conventions import PRINTED, read_conventions
+from etl_toolkit.loading.environment import libpq_variables_hidden
 from etl_toolkit.loading.pooler import refuse_transaction_pooler
 from etl_toolkit.loading.retry import run_with_retry, wait_for_server
 
 T = TypeVar("T")
 
-# Text is parsed and compared under these, whatever the role or the database has set.
+# The same in every session of ours, whatever the role or the database has set. How values are read is not among them:
+# that is the server's to say (`conventions`).
 PINNED = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO, MDY",
-    "IntervalStyle": "postgres",
-    "client_encoding": "UTF8",
     "client_min_messages": "warning",
     "extra_float_digits": "1",
     "bytea_output": "hex",
     "standard_conforming_strings": "on",
 }
-
+# A coordinator is silent while its workers load, and a load takes what it takes: `ParallelConfig` has its time-outs.
+NO_TIMEOUT = {"idle_session_timeout": 140000, "transaction_timeout": 170000}  # and the version that brought it
 
 # A client that is killed, or cut off, leaves its statement running to the end, with its locks, unless the server looks for
 # the client. Not every system that a server runs on can tell, and there the settings are refused or not known.
@@ -53,11 +53,14 @@ class Sessions:
     """Opens connections for one run, and can cancel them all from another thread.
 
     Once it has met the server, it waits for one that is away: `retry_budget_seconds`, or until one of `stops` is set.
+    `conventions` are those that values are read under. What is not named of them is taken from the first session, so that
+    all of them read alike even if the role's settings change meanwhile.
     """
 
     dsn: str = field(repr=False)  # it may hold a password
     config: ParallelConfig
     run_id: str = ""
+    conventions: Mapping[str, str] = field(default_factory=dict)
     stops: tuple[threading.Event, ...] = ()
     on_retry: Callable[[str, int, BaseException], None] | None = None
     _open: dict[Any, int] = field(default_factory=dict, repr=False)  # connections, and the processes that serve them
@@ -65,15 +68,17 @@ class Sessions:
     _has_met_server: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def connect(self, role: str, *, waits: bool = True) -> Any:
+    def connect(self, role: str, *, waits: bool = True, is_printing: bool = False) -> Any:
         """Open a READ COMMITTED connection named `etl_toolkit <run> <role>`.
 
-        Raises DatabaseError; UsageError for a DSN that cannot be read, PoolerError behind a transaction pooler.
+        One that `is_printing` writes text that can be read under any conventions. Raises DatabaseError; UsageError for a
+        DSN that cannot be read and for conventions that the server does not know, PoolerError behind a transaction pooler.
         """
         check_dsn(self.dsn)
         if waits and self._has_met_server:
-            return wait_for_server(partial(self._connect, role), self.config, on_retry=partial(self.note_retry, role))
-        return self._connect(role)
+            again = partial(self._connect, role, is_printing=is_printing)
+            return wait_for_server(again, self.config, on_retry=partial(self.note_retry, role))
+        return self._connect(role, is_printing=is_printing)
 
     def ask(self, role: str, question: Callable[[Any], T]) -> T:
         """Call `question` with a session of its own, again after a transient error: it may be called more than once."""
@@ -91,14 +96,16 @@ class Sessions:
         if self.on_retry:
             self.on_retry(role, attempt, error)
 
-    def _connect(self, role: str) -> Any:
+    def _connect(self, role: str, *, is_printing: bool) -> Any:
         connection = self._dial(role)
         try:
             if not self._has_met_server:
                 refuse_transaction_pooler(connection, partial(self._dial, role))
-            process = self._prepare(connection)
+            process = self._prepare(connection, is_printing=is_printing)
         except BaseException as error:
             connection.close()
+            if isinstance(error, psycopg2.errors.InvalidParameterValue):
+                raise UsageError(f"the server refuses the setting: {error.diag.message_primary}") from None
             if isinstance(error, psycopg2.Error):
                 raise map_driver_error(error, doing=f"connecting to {place(self.dsn)}") from None
             raise
@@ -110,21 +117,27 @@ class Sessions:
     def _dial(self, role: str) -> Any:
         config = self.config
         try:
-            connection = psycopg2.connect(
-                self.dsn,
-                application_name=f"etl_toolkit {self.run_id} {role}".strip()[:63],
-                connect_timeout=max(2, round(config.connect_timeout_seconds)),
-                **_client_timeouts(config),
-            )
+            with libpq_variables_hidden():
+                connection = psycopg2.connect(
+                    self.dsn,
+                    client_encoding="UTF8",
+                    application_name=f"etl_toolkit {self.run_id} {role}".strip()[:63],
+                    connect_timeout=max(2, round(config.connect_timeout_seconds)),
+                    **_client_timeouts(config),
+                )
         except psycopg2.Error as error:
             raise map_connection_failure(error, doing=f"connecting to {place(self.dsn)}") from None
-        connection.set_session(isolation_level=ISOLATION_LEVEL_READ_COMMITTED, readonly=False)
+        # A standby takes no READ WRITE, whatever is done in it.
+        is_read_only = None if is_standby(connection) else False
+        connection.set_session(isolation_level=ISOLATION_LEVEL_READ_COMMITTED, readonly=is_read_only)
         return connection
 
-    def _prepare(self, connection: Any) -> int:
+    def _prepare(self, connection: Any, *, is_printing: bool) -> int:
         """Pin the settings of a session and end those that it replaces; return the process that serves it."""
         config = self.config
-        settings = PINNED | {
+        settings = PINNED | {name: "0" for name, since in NO_TIMEOUT.items() if connection.server_version >= since}
+        settings |= PRINTED if is_printing else self.conventions
+        settings |= {
             "work_mem": f"{config.server_work_memory_bytes // 1024}kB",
             "lock_timeout": f"{round(config.lock_timeout_seconds * 1000)}",
             "statement_timeout": f"{round(config.statement_timeout_seconds * 1000)}",
@@ -137,6 +150,8 @@ class Sessions:
             values = [text for pair in settings.items() for text in pair]
             cursor.execute(f"SELECT pg_catalog.pg_backend_pid(), {calls}", [*values, *beats])
             process = int(cursor.fetchone()[0])
+            if not self._has_met_server and not is_printing:
+                self.conventions = read_conventions(cursor)
             self._end_lost(cursor)
         connection.commit()
         return process
@@ -153,9 +168,9 @@ class Sessions:
             )
 
     @contextmanager
-    def session(self, role: str, *, waits: bool = True) -> Iterator[Any]:
+    def session(self, role: str, *, waits: bool = True, is_printing: bool = False) -> Iterator[Any]:
         """A connection that is rolled back and closed at the end, whatever happened."""
-        connection = self.connect(role, waits=waits)
+        connection = self.connect(role, waits=waits, is_printing=is_printing)
         try:
             yield connection
         finally:
@@ -198,6 +213,16 @@ def _client_timeouts(config: ParallelConfig) -> dict[str, Any]:
         "keepalives": 1, "keepalives_idle": idle, "keepalives_interval": interval, "keepalives_count": count,
         "tcp_user_timeout": unread,
     }  # fmt: skip
+
+
+def is_standby(connection: Any) -> bool:
+    """Whether the server is a standby, which takes no writes."""
+    return bool(connection.info.parameter_status("in_hot_standby") == "on")
+
+
+def is_read_only(connection: Any) -> bool:
+    """Whether transactions are read-only by default here: role or database say so."""
+    return bool(connection.info.parameter_status("default_transaction_read_only") == "on")
 
 
 def check_dsn(dsn: str) -> None:

@@ -59,7 +59,7 @@ def undo(sessions: Sessions, run_id: str, *, force: bool = False, dry_run: bool 
     since, where deleting would cascade into other tables, and where the run overwrote rows without keeping them.
     Sequences are not set back, triggers of the table fire.
     """
-    with sessions.session("undo") as connection, ledger.locks_given_back(connection):
+    with sessions.session("undo", is_printing=True) as connection, ledger.locks_given_back(connection):
         run = ledger.find_run(connection, run_id)
         target = _target(connection, run)
         try:

@@ -25,6 +25,7 @@ from etl_toolkit.sources.relation import (
     typed_relation,
 )
 from etl_toolkit.sources.resolving import check_unchanged, read_once, resolve
+from etl_toolkit.sources.zones import with_offsets
 
 __all__ = [
     "LINE_SEPARATOR",
@@ -49,4 +50,5 @@ __all__ = [
     "text_relation",
     "too_many_rejects",
     "typed_relation",
+    "with_offsets",
 ]

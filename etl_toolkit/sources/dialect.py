@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from etl_toolkit.errors import SourceError, UsageError
@@ -41,7 +41,7 @@ def check_options(options: ReadOptions) -> ReadOptions:
     for name in options.headers or ():
         if not name or options.headers is None or options.headers.count(name) > 1:
             raise UsageError(f"headers must be names, each of them once; {name!r} is not")
-    return ReadOptions(delimiter, quote, options.encoding, options.headers, options.extra_columns)
+    return replace(options, delimiter=delimiter, quote=quote)
 
 
 def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, max_bytes: int) -> Header | None:

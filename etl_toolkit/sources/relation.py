@@ -36,10 +36,10 @@ def text_relation(file: SourceFile, names: Sequence[str], workspace: Workspace) 
             texts = {name: f"c{position}" for name, position in index.items()}
         return relation, [(constants | texts).get(name, "NULL::VARCHAR") for name in names]
     relation = typed_relation(file)
-    kinds = {row[0]: row[1] for row in workspace.query(f"DESCRIBE SELECT * FROM {relation}")}
+    kinds = typed_kinds(file, workspace)
     targets = file.target_types or ("",) * len(file.columns)
     texts = {
-        name: typed_text(quoted(own), kinds[own], target)
+        name: typed_text(quoted(own), kinds[own], target, file.offsets)
         for name, own, target in zip(file.columns, file.own_columns, targets, strict=True)
     }
     return relation, [(constants | texts).get(name, "NULL::VARCHAR") for name in names]
@@ -59,6 +59,11 @@ def typed_relation(file: SourceFile) -> str:
     if file.format == "frame":
         return f"frame_{file.position}"
     return f"read_parquet({literal(str(file.readable))}, hive_partitioning = false)"
+
+
+def typed_kinds(file: SourceFile, workspace: Workspace) -> dict[str, str]:
+    """The DuckDB types of a Parquet file's or a frame's own columns."""
+    return {row[0]: row[1] for row in workspace.query(f"DESCRIBE SELECT * FROM {typed_relation(file)}")}
 
 
 def line_relation(files: Sequence[SourceFile]) -> str:

@@ -18,7 +18,9 @@ from etl_toolkit.model import SourceFile
 from etl_toolkit.sources.footer import check_unpacked_size
 from etl_toolkit.sources.inputs import shown, storable
 from etl_toolkit.sources.records import PLAIN_SHAPE
+from etl_toolkit.workspace import search_sql
 
+LOCAL_TYPES = ("timestamp", "date", "time")  # of the server: they know no zone
 INDEX_PREFIX = "__index_level_"  # what Arrow calls the levels of a pandas index that have no name
 
 
@@ -186,11 +188,22 @@ def _rewrite(source: Any, copy: Path, columns: Sequence[int]) -> None:
             writer.write_table(_converted(pa.Table.from_batches([batch]), columns))
 
 
-def typed_text(column: str, kind: str, target: str = "") -> str:
+def is_instant(kind: str) -> bool:
+    """Whether values of the DuckDB type are instants, which have no local time before a zone is named."""
+    return kind in ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS")
+
+
+def typed_text(column: str, kind: str, target: str = "", offsets: Sequence[tuple[int, int]] = ()) -> str:
     """The text by which PostgreSQL reads a value of the DuckDB type `kind` into a column of the type `target`.
 
-    `target` is the server's name of the type (`int4`, `_text` for an array of text), empty where it is not known.
+    `target` is the server's name of the type (`int4`, `_text` for an array of text), empty where it is not known. An
+    instant is spelled in UTC, with its offset; where `offsets` of the server's zone are given, its local time without one
+    goes into a column that has no zone.
     """
+    if offsets and is_instant(kind) and target in LOCAL_TYPES:
+        return _local_text(column, kind, offsets)
+    if kind == "INTERVAL":  # without its own sign, a field takes that of the first one under IntervalStyle sql_standard
+        return rf"regexp_replace({column}::VARCHAR, '(^| )(\d)', '\1+\2', 'g')"
     if kind == "BLOB":
         return rf"('\x' || lower(hex({column})))" if target in ("", "bytea", "domain") else f"decode({column})"
     if kind in ("DOUBLE", "FLOAT") and target not in ("float4", "float8"):
@@ -206,6 +219,15 @@ def typed_text(column: str, kind: str, target: str = "") -> str:
     if kind.startswith(("DATE", "TIMESTAMP")) and not kind.endswith("_NS"):
         return f"CASE WHEN {column} < DATE '0001-01-01' THEN replace({column}::VARCHAR, '(BC)', 'BC') ELSE {column}::VARCHAR END"
     return f"{column}::VARCHAR"
+
+
+def _local_text(column: str, kind: str, offsets: Sequence[tuple[int, int]]) -> str:
+    unit, a_second = ("ns", 10**9) if kind == "TIMESTAMPTZ_NS" else ("us", 10**6)
+    ticks = f"epoch_{unit}({column})"
+    shift = search_sql([(second * a_second, offset * a_second) for second, offset in offsets], ticks)
+    make, local = ("make_timestamp_ns", "TIMESTAMP_NS") if unit == "ns" else ("make_timestamp", "TIMESTAMP")
+    text = typed_text(f"{make}({ticks} + {shift})", local)
+    return f"CASE WHEN isfinite({column}::TIMESTAMPTZ) THEN {text} ELSE {column}::VARCHAR END"
 
 
 def _array_text(column: str, kind: str, target: str, depth: int) -> str:

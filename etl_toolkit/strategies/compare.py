@@ -93,7 +93,7 @@ def _printed(run: Run) -> list[Composed] | None:
         sample = source.execute(f"SELECT record, {keys} FROM found").fetchall()
     records = {row[0].encode() for row in sample}
     columns = [run.target.column(name) for name in run.layout.columns]
-    with run.sessions.session("compare") as connection, connection.cursor() as cursor:
+    with run.sessions.session("compare", is_printing=True) as connection, connection.cursor() as cursor:
         # Where a constraint is not validated, the server may refuse a row that the table has.
         cursor.execute(
             "SELECT FROM pg_catalog.pg_constraint WHERE conrelid = %s AND NOT convalidated", (run.target.oid,)
@@ -133,7 +133,7 @@ def _read_table(run: Run, printed: list[Composed]) -> bool:
 
     False where a value spans lines, for then a line is no record, and where the working directory has no room.
     """
-    with run.sessions.session("compare") as connection, connection.cursor() as cursor:
+    with run.sessions.session("compare", is_printing=True) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_catalog.pg_relation_size(%s::oid) / pg_catalog.current_setting('block_size')::int",
             (run.target.oid,),
@@ -149,7 +149,10 @@ def _read_table(run: Run, printed: list[Composed]) -> bool:
         rows = present_rows(run.target, system_columns=True)
         source = SQL("({}) AS present WHERE {}").format(rows, where)
         path = run.workspace.directory / f"present_{worker}"
-        with run.sessions.session(f"compare {worker + 1}") as connection, connection.cursor() as cursor:
+        with (
+            run.sessions.session(f"compare {worker + 1}", is_printing=True) as connection,
+            connection.cursor() as cursor,
+        ):
             try:
                 with path.open("wb", buffering=BLOCK_BYTES) as sink:
                     cursor.copy_expert(_copy_out(run, printed, source), sink)

@@ -23,14 +23,14 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import own_rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, KeyOverlap
-from etl_toolkit.overlap import collapse, measure, put_in_order, search_sql
+from etl_toolkit.overlap import collapse, measure, put_in_order
 from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.direct import Chosen, copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers
 from etl_toolkit.strategies.together import load_together
-from etl_toolkit.workspace import literal
+from etl_toolkit.workspace import literal, search_sql
 
 
 @dataclass(frozen=True)

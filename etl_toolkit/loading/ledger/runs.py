@@ -17,8 +17,9 @@ from etl_toolkit.model import Counts, LoadSpec, Plan, SourceFile, TargetTable
 
 
 def begin(
-    connection: Any, run_id: str, *, spec: LoadSpec, plan: Plan, target: TargetTable, files: Sequence[SourceFile]
-) -> None:
+    connection: Any, run_id: str, *, spec: LoadSpec, plan: Plan, target: TargetTable, files: Sequence[SourceFile],
+    conventions: Mapping[str, str],
+) -> None:  # fmt: skip
     """Record a run as running. Earlier runs on the table that still say so are dead (we hold the lock): fence them.
 
     May be called again where the reply was lost.
@@ -35,7 +36,11 @@ def begin(
                 target.oid,
                 plan.strategy,
                 json.dumps(asdict(spec)),
-                json.dumps(pinned(plan) | {"columns": [[column.name, column.type] for column in target.columns]}),
+                json.dumps(
+                    pinned(plan)
+                    | {"columns": [[column.name, column.type] for column in target.columns]}
+                    | {"conventions": dict(conventions)}
+                ),
             ),
         )
         execute_values(

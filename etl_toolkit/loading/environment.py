@@ -1,0 +1,48 @@
+"""What the environment of this process says to libpq, kept from it: where a load runs must not change what it stores."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# libpq sends what these say to the server, for any program of this user. What a DSN says is for this one.
+CLIENTS_OWN = ("PGOPTIONS", "PGDATESTYLE", "PGTZ", "PGCLIENTENCODING", "PGGEQO")
+
+
+class _SetAside:
+    """The variables that are hidden, while there is a user; users come from several threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._values: dict[str, str] = {}
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._values = {name: os.environ.pop(name) for name in CLIENTS_OWN if name in os.environ}
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    os.environ.update(self._values)
+
+
+_set_aside = _SetAside()
+
+
+@contextmanager
+def libpq_variables_hidden() -> Iterator[None]:
+    """Keep the variables of `CLIENTS_OWN` from connections that are made inside.
+
+    There is no other way for PGDATESTYLE and PGTZ: they rank above the settings of role and database, and what those
+    were cannot be asked afterwards.
+    """
+    with _set_aside.hidden():
+        yield
