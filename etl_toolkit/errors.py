@@ -96,6 +96,7 @@ _SILENCE = (
     "in which a server may wait for a lock"
 )
 ADVICE = {
+    "25006": "the server is a standby, or writes nothing by default: name its primary",
     "28P01": "check the password (PGPASSWORD, ~/.pgpass)",
     "28000": "check the user and pg_hba.conf",
     "3D000": "create the database, or name another one in the DSN",

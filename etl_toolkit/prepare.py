@@ -21,6 +21,7 @@ from etl_toolkit.loading.ledger import PastRun, staging_refusal
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
 from etl_toolkit.loading.run import Phases
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.writable import is_standby
 from etl_toolkit.model import (
     Batch,
     ConflictAction,
@@ -49,6 +50,10 @@ from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace
 
 FORECAST_ROWS = 2_000
+STANDBY = (
+    "the server is a standby: it has no temporary tables, so no rows were tried out on it, neither for what would change nor "
+    "for what it would refuse; load on its primary"
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Ready:
     workspace: Workspace
     refused: dict[int, tuple[Reject, ...]]
     created_sql: str | None = None
+    is_standby: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,10 +129,10 @@ def prepared(
                 scan = _scan(matched, target, spec, None if in_order else layout, workspace)
                 for file in matched:
                     check_unchanged(file)
-            if layout is not None and scan.has_records and not (created and is_trial):
+            if layout is not None and scan.has_records and not (created and is_trial) and not found.is_standby:
                 with phases.phase("rejects"):
                     doubtful = Inquiry(scan, target, layout, workspace, sessions).doubtful_keys(limit=spec.max_rejects)
-                    refused |= {file: (*refused.get(file, ()), *found) for file, found in doubtful.items()}
+                    refused |= {file: (*refused.get(file, ()), *rejects) for file, rejects in doubtful.items()}
             with phases.phase("collapse"):
                 overlaps.collapse(scan, workspace, action=spec.conflict_action)
                 overlap = overlaps.measure(scan, workspace)
@@ -148,10 +154,12 @@ def prepared(
         if created and is_trial:
             reason = "the table does not exist and would be created: " + " ".join(created.split())
             plan = replace(plan, reasons=(*plan.reasons, reason))
+        if found.is_standby:
+            plan = replace(plan, reasons=(*plan.reasons, STANDBY))
         if words := conventions_in_words(matched, target, sessions.conventions):
             plan = replace(plan, reasons=(*plan.reasons, words))
         reach("scanned")
-        yield Ready(sources, matched, target, layout, scan, plan, workspace, refused, created)
+        yield Ready(sources, matched, target, layout, scan, plan, workspace, refused, created, found.is_standby)
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,7 @@ class _Table:
     target: TargetTable
     sources: Sources
     refusal: str
+    is_standby: bool
 
 
 def _look_at_table(
@@ -176,7 +185,7 @@ def _look_at_table(
     refusal = staging_refusal(connection)
     if created and not is_trial:
         connection.commit()  # else the table is gone with the session, and was only needed to be read
-    return _Table(created, target, sources, refusal)
+    return _Table(created, target, sources, refusal, is_standby(connection))
 
 
 def localized(files: tuple[SourceFile, ...], connection: Any, workspace: Workspace) -> tuple[SourceFile, ...]:
@@ -208,6 +217,8 @@ def forecasted(ready: Ready, sessions: Sessions) -> Plan:
     """
     plan, overlap = ready.plan, ready.plan.overlap
     if overlap is None or ready.layout is None or ready.scan is None or not ready.scan.has_records:
+        return plan
+    if ready.is_standby:
         return plan
     if not overlap.distinct_keys:
         return plan

@@ -36,7 +36,7 @@ SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
         AND (p.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND p.refobjid <> a.attrelid
              OR p.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
              AND (SELECT f.provolatile = 'v' FROM pg_catalog.pg_proc f WHERE f.oid = p.refobjid)))
-       AND coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid) !~ '\\mnextval\\M', true),
+       AND coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid) !~ E'\\\\mnextval\\\\M', true),
        CASE WHEN a.attcollation <> t.typcollation
             THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END
 FROM pg_catalog.pg_attribute a

@@ -13,6 +13,7 @@ import psycopg2
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.writable import check_writable
 
 T = TypeVar("T")
 ROLE = "coordinator"
@@ -54,9 +55,11 @@ def coordinated(sessions: Sessions) -> Iterator[Coordinator]:
     """Open the coordinator's session; at the end it gives its locks back and is closed.
 
     A server may end a closed session only a moment later, and until then the next run on the table would have to wait.
+    Raises TargetError where nothing may be written.
     """
     coordinator = Coordinator(sessions, sessions.connect(ROLE))
     try:
+        check_writable(coordinator.connection)
         yield coordinator
     finally:
         with suppress(psycopg2.Error):  # the session is lost, and its locks with it

@@ -12,6 +12,7 @@ import duckdb
 import psycopg2
 
 from etl_toolkit.errors import EtlError, SourceError
+from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.model import SourceFile
 from etl_toolkit.sources import HeldLines, read_failure
 
@@ -53,7 +54,8 @@ def copy_stream(cursor: Any, statement: Any, stream: Any, *, on_bytes: OnBytes) 
     """
     watched = _Watched(stream, on_bytes)
     try:
-        cursor.copy_expert(statement, watched, size=BUFFER_BYTES)
+        with first_reason_kept():
+            cursor.copy_expert(statement, watched, size=BUFFER_BYTES)
     except psycopg2.Error:
         if watched.failure is not None:
             raise watched.failure from None

@@ -23,6 +23,7 @@ from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading.conditions import conditions, copied_columns, foreign_keys
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.merge import table
+from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.model import ForeignKey, Layout, TargetTable
 
 _PROBE = Identifier("pg_temp", "etl_probe")
@@ -109,7 +110,8 @@ def _copy(cursor: Any, statement: sql.Composed, rows: Sequence[bytes]) -> tuple[
     """COPY the rows; where one is refused, undo and return (its last line, reason, SQLSTATE)."""
     cursor.execute("SAVEPOINT etl_probe")
     try:
-        cursor.copy_expert(statement, io.BytesIO(_HEADER + b"".join(rows)))
+        with first_reason_kept():
+            cursor.copy_expert(statement, io.BytesIO(_HEADER + b"".join(rows)))
     except psycopg2.Error as error:
         match = _LINE.search(error.diag.context or "")
         if not is_row_error(error) or match is None:

@@ -19,6 +19,7 @@ from etl_toolkit.loading.conventions import PRINTED, read_conventions
 from etl_toolkit.loading.environment import libpq_variables_hidden
 from etl_toolkit.loading.pooler import refuse_transaction_pooler
 from etl_toolkit.loading.retry import run_with_retry, wait_for_server
+from etl_toolkit.loading.writable import is_standby
 
 T = TypeVar("T")
 
@@ -28,7 +29,6 @@ PINNED = {
     "client_min_messages": "warning",
     "extra_float_digits": "1",
     "bytea_output": "hex",
-    "standard_conforming_strings": "on",
 }
 # A coordinator is silent while its workers load, and a load takes what it takes: `ParallelConfig` has its time-outs.
 NO_TIMEOUT = {"idle_session_timeout": 140000, "transaction_timeout": 170000}  # and the version that brought it
@@ -213,16 +213,6 @@ def _client_timeouts(config: ParallelConfig) -> dict[str, Any]:
         "keepalives": 1, "keepalives_idle": idle, "keepalives_interval": interval, "keepalives_count": count,
         "tcp_user_timeout": unread,
     }  # fmt: skip
-
-
-def is_standby(connection: Any) -> bool:
-    """Whether the server is a standby, which takes no writes."""
-    return bool(connection.info.parameter_status("in_hot_standby") == "on")
-
-
-def is_read_only(connection: Any) -> bool:
-    """Whether transactions are read-only by default here: role or database say so."""
-    return bool(connection.info.parameter_status("default_transaction_read_only") == "on")
 
 
 def check_dsn(dsn: str) -> None:

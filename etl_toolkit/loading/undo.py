@@ -26,6 +26,7 @@ from etl_toolkit.loading.undo_sql import (
     restore_statement,
     restored_statement,
 )
+from etl_toolkit.loading.writable import check_writable
 from etl_toolkit.model import TargetTable
 from etl_toolkit.target import read_target
 
@@ -60,6 +61,7 @@ def undo(sessions: Sessions, run_id: str, *, force: bool = False, dry_run: bool 
     Sequences are not set back, triggers of the table fire.
     """
     with sessions.session("undo", is_printing=True) as connection, ledger.locks_given_back(connection):
+        check_writable(connection)
         run = ledger.find_run(connection, run_id)
         target = _target(connection, run)
         try:

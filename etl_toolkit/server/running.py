@@ -64,7 +64,7 @@ def _unpickled(place: tuple[Path, Path, str, int, Path], user: str, database: st
 
 @dataclass(frozen=True)
 class Postmaster:
-    """A live postmaster; `ready` is false while it starts, recovers or stops."""
+    """A live postmaster; `ready` is false while it starts, recovers or stops, and true of a standby that is open."""
 
     process_id: int
     port: int
@@ -98,7 +98,7 @@ def find_postmaster(home: Home) -> Postmaster | None:
         socket_dir=Path(lines[4].strip()),
         # The program comes unquoted, its arguments quoted: /path with spaces/postgres "-D" "…"
         bin_dir=Path(command.split(' "', maxsplit=1)[0].strip()).parent,
-        ready=lines[7].strip() == "ready",
+        ready=lines[7].strip() in ("ready", "standby"),
     )
 
 

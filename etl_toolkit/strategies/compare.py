@@ -19,6 +19,7 @@ from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import present_rows
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.loading.upsert import MOSTLY, probed_rows
 from etl_toolkit.model import Column, ConflictAction, KeyOverlap
 from etl_toolkit.overlap import PROVEN
@@ -154,7 +155,7 @@ def _read_table(run: Run, printed: list[Composed]) -> bool:
             connection.cursor() as cursor,
         ):
             try:
-                with path.open("wb", buffering=BLOCK_BYTES) as sink:
+                with path.open("wb", buffering=BLOCK_BYTES) as sink, first_reason_kept():
                     cursor.copy_expert(_copy_out(run, printed, source), sink)
             except OSError:
                 return False

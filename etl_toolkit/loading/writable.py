@@ -1,0 +1,26 @@
+"""Whether a server takes writes from this role, asked before the first one: a standby, a role that reads by default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from etl_toolkit.errors import TargetError
+
+
+def is_standby(connection: Any) -> bool:
+    """Whether the server is a standby, which takes no writes, not even into temporary tables."""
+    return bool(connection.info.parameter_status("in_hot_standby") == "on")
+
+
+def check_writable(connection: Any) -> None:
+    """Raise TargetError where nothing may be written, saying who says so. Sessions of ours are READ WRITE where they may be."""
+    if is_standby(connection):
+        raise TargetError(
+            "the server is a standby, and takes no writes; name its primary, or both of them and "
+            "target_session_attrs=read-write, in the DSN (`plan` works on a standby)"
+        )
+    if connection.info.parameter_status("default_transaction_read_only") == "on":
+        raise TargetError(
+            "default_transaction_read_only is on for this role, database or server, so nothing is written; to write all "
+            "the same, put options='-c default_transaction_read_only=off' into the DSN"
+        )
