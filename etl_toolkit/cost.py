@@ -35,11 +35,10 @@ def predict(
     staged = model.staged_copy_microseconds + model.merge_microseconds
     absent = model.sort_microseconds + model.direct_copy_microseconds  # straight into the table, in key order
     scan = total * (model.read_microseconds + model.collapse_microseconds)
-    alone = {group[0] for group in overlap.groups if len(group) == 1}
     direct = {
         file.position: file.rows * absent
         for file in overlap.files
-        if target_is_empty and file.position in alone and not file.duplicates
+        if target_is_empty and overlap.is_alone(file.position) and not file.duplicates
     }
     files = {file.position: file.rows * staged for file in overlap.files} | direct
     one_by_one = sum(cost for position, cost in files.items() if position not in direct)

@@ -17,7 +17,7 @@ from psycopg2.sql import SQL, Composed, Identifier
 
 from etl_toolkit.errors import SourceError, map_driver_error
 from etl_toolkit.model import LoadSpec, SourceFile
-from etl_toolkit.sources import csv_relation, read_failure, typed_relation
+from etl_toolkit.sources import csv_relation, read_failure
 from etl_toolkit.target import find_table
 from etl_toolkit.workspace import Workspace, literal
 
@@ -172,10 +172,9 @@ def _kinds(file: SourceFile, workspace: Workspace) -> dict[str, set[str]]:
         of_path = _path_kinds(file, workspace)
         if file.format == "csv":
             return _csv_kinds(file, workspace) | of_path
-        described = {row[0]: row[1] for row in workspace.query(f"DESCRIBE SELECT * FROM {typed_relation(file)}")}
     except duckdb.Error as error:
         raise read_failure([file], error) from None
-    found = {name: _typed_kind(described[own]) for name, own in zip(file.columns, file.own_columns, strict=True)}
+    found = {name: _typed_kind(kind) for name, kind in zip(file.columns, file.relation_types, strict=True)}
     return {name: {kind} if kind else set() for name, kind in found.items()} | of_path
 
 
@@ -193,7 +192,7 @@ def _csv_kinds(file: SourceFile, workspace: Workspace) -> dict[str, set[str]]:
     for start in range(0, len(file.columns), _COLUMNS_PER_QUERY):
         places = range(start, min(start + _COLUMNS_PER_QUERY, len(file.columns)))
         codes = ", ".join(f"coalesce(bit_or({_spelling_code(f'c{place}')}), 0)" for place in places)
-        masks += workspace.query(f"SELECT {codes} FROM {csv_relation(file)}")[0]
+        masks += workspace.query(f"SELECT {codes} FROM {csv_relation([file])}")[0]
     return {
         name: {kind for bit, kind in enumerate(kinds) if mask & 1 << bit}
         for name, mask in zip(file.columns, masks, strict=True)

@@ -63,9 +63,11 @@ def overlap_blocks(overlap: KeyOverlap) -> list[Block]:
         _files_table(overlap, names),
     ]
     if overlap.pairs:
-        blocks += [_pairs_table(overlap, name_of), _winners_table(overlap, name_of)]
+        blocks.append(_pairs_table(overlap, name_of))
+    if overlap.shared_keys:
+        blocks.append(_winners_table(overlap, name_of))
     groups = [
-        (number + 1, _numbers(group), len(group), _rows(overlap, group))
+        (number + 1, _numbers(group), len(group), overlap.rows_of(group))
         for number, group in enumerate(overlap.groups[:LISTED])
     ]
     more = f" (the first {LISTED} of {len(overlap.groups):,})" if len(overlap.groups) > LISTED else ""
@@ -77,7 +79,7 @@ def overlap_blocks(overlap: KeyOverlap) -> list[Block]:
 
 def _overlap_notes(overlap: KeyOverlap) -> list[str]:
     notes = []
-    if overlap.pairs:
+    if overlap.shared_keys:
         notes.append(
             "For a key in several files the last row of the last file wins, "
             "unless --order-by or --on-conflict says otherwise."
@@ -228,10 +230,6 @@ def _shown(counts: Counts) -> list[str]:
 def _word(name: str) -> str:
     words = {"superseded_same_file": "superseded (same file)", "superseded_later_file": "superseded (later file)"}
     return words.get(name, name)
-
-
-def _rows(overlap: KeyOverlap, group: Sequence[int]) -> int:
-    return sum(file.rows for file in overlap.files if file.position in group)
 
 
 def _numbers(positions: Iterable[int]) -> str:

@@ -170,7 +170,7 @@ def _rows_with_key(
     file: SourceFile, target: TargetTable, key: Mapping[str, str], workspace: Workspace
 ) -> list[tuple[int, dict[str, str | None]]]:
     names = [name for name in file.carried if any(column.name == name for column in target.columns)]
-    relation, texts = text_relation(file, names, workspace)
+    relation, texts = text_relation([file], names)
     conditions = []
     for name, value in key.items():
         kind = key_type(target.column(name))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,9 +64,11 @@ class CsvDialect:
 class SourceFile:
     """One file of a load, at its position in the order of files.
 
-    `columns` are its columns in its own order, named as in the table once it is matched; `source_columns` keep the names
-    by which its relation knows them. `is_plain` says that the file is UTF-8 CSV without a quote character, so that every
-    line is one record and both DuckDB and the server split it alike; only then may its bytes go to COPY as they are.
+    `columns` are its columns in its own order, named as in the table once it is matched; `source_columns` keep its own
+    names. DuckDB knows them as c0, c1, …: `relation_columns` are all columns of a Parquet file so named, `relation_types`
+    the DuckDB types of `columns` where these have any. `is_plain` says that the file is UTF-8 CSV without a quote
+    character, so that every line is one record and both DuckDB and the server split it alike; only then may its bytes go
+    to COPY as they are.
     `is_bare` says that it is plain and has no backslash either, so that its lines mean the same in COPY's text format.
     `frame` holds the Arrow table of an in-memory source until DuckDB has it; its `path` is None. `readable` is the path to
     read: the file itself, or the mended / transcoded copy in the working directory, which is UTF-8 with LF line ends
@@ -93,6 +96,8 @@ class SourceFile:
     malformed: tuple[Reject, ...] = ()
     records: int | None = None
     longest_record_bytes: int = 0
+    relation_columns: tuple[str, ...] = ()
+    relation_types: tuple[str, ...] = ()
     target_types: tuple[str, ...] = ()
     header: str = ""
     stamp: tuple[int, ...] = ()
@@ -292,10 +297,11 @@ class Intersection:
 class KeyOverlap:
     """Which files share primary keys.
 
-    `intersections` are exact (every key is counted in one of them), largest first, at most 1,000 of them;
-    `pairs` maps two positions to the keys they share. `groups` are the connected components: files of different groups
-    share no key. `existing_keys` is the number of keys in the target table already, None where it was not looked up;
-    `existing_is_estimate` says that it was scaled up from a sample.
+    `intersections` are exact (every key is counted in one of them), largest first, at most 1,000 of them. `pairs` maps two
+    positions to the keys they share, for the 5,000 pairs that share most (all of 100 files); it is empty where there are
+    too many to be counted, as where thousands of files share their keys. `groups` are the connected components: files of
+    different groups share no key. `existing_keys` is the number of keys in the target table already, None where it was
+    not looked up; `existing_is_estimate` says that it was scaled up from a sample.
     """
 
     files: tuple[FileKeys, ...]
@@ -311,6 +317,22 @@ class KeyOverlap:
     @property
     def rows(self) -> int:
         return sum(file.rows for file in self.files)
+
+    @cached_property
+    def file_at(self) -> Mapping[int, FileKeys]:
+        """The files by their position."""
+        return {file.position: file for file in self.files}
+
+    def rows_of(self, positions: Iterable[int]) -> int:
+        return sum(self.file_at[position].rows for position in positions)
+
+    def is_alone(self, position: int) -> bool:
+        """Whether a file shares no key with another one."""
+        return position in self._alone
+
+    @cached_property
+    def _alone(self) -> frozenset[int]:
+        return frozenset(group[0] for group in self.groups if len(group) == 1)
 
     @property
     def overlap_ratio(self) -> float:
@@ -398,6 +420,11 @@ class Plan:
     def batches(self) -> tuple[Batch, ...]:
         return tuple(batch for lane in self.lanes for batch in lane)
 
+    @cached_property
+    def lane_of(self) -> Mapping[int, tuple[Batch, ...]]:
+        """The lane of each batch, by its number."""
+        return {batch.number: lane for lane in self.lanes for batch in lane}
+
     def _repr_html_(self) -> str:
         from etl_toolkit.display import plan_html
 
@@ -422,7 +449,7 @@ class Counts:
 
     @property
     def accounted(self) -> int:
-        return int(sum(astuple(self))) - self.read
+        return int(sum(getattr(self, name) for name in _COUNTED)) - self.read
 
     @property
     def balances(self) -> bool:
@@ -433,7 +460,10 @@ class Counts:
         return self.inserted + self.updated
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in _COUNTED})
+
+
+_COUNTED = tuple(item.name for item in fields(Counts))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -123,9 +124,9 @@ def common_layout(files: Sequence[SourceFile], target: TargetTable) -> Layout | 
     layouts = [layout_of(file, target) for file in files]
     if len({frozenset(layout.columns) for layout in layouts}) != 1:
         return None
-    plain = [layout for layout, file in zip(layouts, files, strict=True) if file.is_plain]
-    layout = max(plain, key=plain.count) if plain else layouts[0]
-    return replace(layout, is_bare=layouts.count(layout) == len(layouts) and layout.is_bare)  # others' are spelled anew
+    plain = Counter(layout for layout, file in zip(layouts, files, strict=True) if file.is_plain)
+    layout = plain.most_common(1)[0][0] if plain else layouts[0]
+    return replace(layout, is_bare=set(layouts) == {layout} and layout.is_bare)  # others' are spelled anew
 
 
 def may_read_once(files: Sequence[SourceFile], target: TargetTable) -> bool:
@@ -246,11 +247,9 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
         obstacles |= dict.fromkeys(disjoint, f"files cannot be proven disjoint: {key_reason}")
         if question.staging_refusal:
             obstacles[Strategy.PARTITIONED] = f"{key_reason}, and {question.staging_refusal}"
-    elif question.overlap is not None and question.overlap.pairs:
-        (left, right), keys = max(question.overlap.pairs.items(), key=lambda item: item[1])
-        names = {file.position: file.name for file in question.overlap.files}
+    elif question.overlap is not None and question.overlap.shared_keys:
         obstacles[Strategy.FULL_PARALLEL] = (
-            f"files overlap: {names[left]} and {names[right]} share {keys:,} keys, and whichever commits last would win"
+            f"files overlap: {_sharing(question.overlap)}, and whichever commits last would win"
         )
     if common_layout(question.files, question.target) is None:
         obstacles.setdefault(
@@ -261,6 +260,14 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
         kind = question.target.column(order_by).type
         obstacles.setdefault(Strategy.PARTITIONED, f"only the server can order {kind} values")
     return obstacles
+
+
+def _sharing(overlap: KeyOverlap) -> str:
+    """Which files share the most keys; where pairs were too many to be counted, how many keys are shared."""
+    if not overlap.pairs:
+        return f"{overlap.shared_keys:,} keys appear in more than one file"
+    (left, right), keys = max(overlap.pairs.items(), key=lambda item: item[1])
+    return f"{overlap.file_at[left].name} and {overlap.file_at[right].name} share {keys:,} keys"
 
 
 def _choose(question: Question, obstacles: dict[Strategy, str], key_reason: str) -> tuple[Strategy, list[str]]:
@@ -331,14 +338,10 @@ def _lanes(strategy: Strategy, question: Question, key_path: str) -> tuple[tuple
     if strategy is Strategy.FULL_PARALLEL:
         groups = overlap.groups if spec.order_by and overlap else [(position,) for position in positions]
     elif strategy is Strategy.HYBRID and overlap is not None:
-        groups = sorted(overlap.groups, key=lambda group: -_rows(overlap, group))
+        groups = sorted(overlap.groups, key=lambda group: -overlap.rows_of(group))
     if spec.order_by and spec.conflict_action is ConflictAction.UPDATE:
         # The greatest value over all files wins, so files that share keys must meet before they meet the table.
         return tuple((Batch(number, tuple(group), collapsed=True),) for number, group in enumerate(groups))
     if spec.atomic:
         return ((Batch(0, positions),),)
     return tuple(tuple(Batch(position, (position,)) for position in group) for group in groups)
-
-
-def _rows(overlap: KeyOverlap | None, group: Sequence[int]) -> int:
-    return sum(file.rows for file in overlap.files if file.position in group) if overlap else 0

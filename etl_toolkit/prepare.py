@@ -12,7 +12,6 @@ from typing import Any
 import duckdb
 import psycopg2
 
-from etl_toolkit import overlap as overlaps
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
 from etl_toolkit.loading.conventions import conventions_in_words, offsets_at
@@ -34,7 +33,7 @@ from etl_toolkit.model import (
     Strategy,
     TargetTable,
 )
-from etl_toolkit.overlap import KeyScan
+from etl_toolkit.overlap import measure
 from etl_toolkit.plan import (
     Question,
     common_layout,
@@ -44,6 +43,8 @@ from etl_toolkit.plan import (
     may_read_once,
     order_type,
 )
+from etl_toolkit.ranking import collapse
+from etl_toolkit.scan import KeyScan, scan
 from etl_toolkit.sources import check_unchanged, read_once, resolve, resource_failure, with_offsets
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import read_target
@@ -121,21 +122,23 @@ def prepared(
         created, target, sources, refusal = found.created, found.target, found.sources, found.refusal
         matched = sources.files
         layout = common_layout(matched, target)
-        scan, overlap, refused = None, None, {file.position: file.malformed for file in matched if file.malformed}
+        scanned, overlap, refused = None, None, {file.position: file.malformed for file in matched if file.malformed}
         if config.conflict_detection and spec.strategy is not Strategy.STREAMING:
             with phases.phase("read"):
                 # Records are read along where DuckDB may come to collapse them, or has to show the server a doubtful key.
                 in_order = spec.strategy is Strategy.DETERMINISTIC or target.forced("server")
-                scan = _scan(matched, target, spec, None if in_order else layout, workspace)
+                scanned = _scan(matched, target, spec, None if in_order else layout, workspace)
                 for file in matched:
                     check_unchanged(file)
-            if layout is not None and scan.has_records and not (created and is_trial) and not found.is_standby:
+            if layout is not None and scanned.has_records and not (created and is_trial) and not found.is_standby:
                 with phases.phase("rejects"):
-                    doubtful = Inquiry(scan, target, layout, workspace, sessions).doubtful_keys(limit=spec.max_rejects)
+                    doubtful = Inquiry(scanned, target, layout, workspace, sessions).doubtful_keys(
+                        limit=spec.max_rejects
+                    )
                     refused |= {file: (*refused.get(file, ()), *rejects) for file, rejects in doubtful.items()}
             with phases.phase("collapse"):
-                overlaps.collapse(scan, workspace, action=spec.conflict_action)
-                overlap = overlaps.measure(scan, workspace)
+                collapse(scanned, workspace, action=spec.conflict_action)
+                overlap = measure(scanned, workspace)
         with phases.phase("plan"):
             plan = make_plan(
                 Question(
@@ -159,7 +162,7 @@ def prepared(
         if words := conventions_in_words(matched, target, sessions.conventions):
             plan = replace(plan, reasons=(*plan.reasons, words))
         reach("scanned")
-        yield Ready(sources, matched, target, layout, scan, plan, workspace, refused, created, found.is_standby)
+        yield Ready(sources, matched, target, layout, scanned, plan, workspace, refused, created, found.is_standby)
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def _scan(
     order = None
     if spec.order_by and (kind := order_type(target.column(spec.order_by))):
         order = (spec.order_by, kind)
-    return overlaps.scan(files, spec.key, workspace, key_types=key_types(target), layout=layout, order=order)
+    return scan(files, spec.key, workspace, key_types=key_types(target), layout=layout, order=order)
 
 
 def forecasted(ready: Ready, sessions: Sessions) -> Plan:

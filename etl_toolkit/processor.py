@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 
 import psycopg2
 
-from etl_toolkit import overlap as overlaps
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.errors import AccountingError, DatabaseError, driver_errors_mapped, map_driver_error, reason_of
 from etl_toolkit.keys import KEY_TYPES
@@ -27,8 +26,11 @@ from etl_toolkit.loading.session import Sessions, plain_text_host
 from etl_toolkit.loading.undo import Undone, undo
 from etl_toolkit.model import Batch, ConflictAction, Counts, KeyOverlap, LoadResult, LoadSpec, Plan, Strategy
 from etl_toolkit.observe import Watch, fan_out, told
+from etl_toolkit.overlap import measure
 from etl_toolkit.prepare import Resumed, forecasted, prepared, resolved
+from etl_toolkit.ranking import collapse
 from etl_toolkit.request import connection_string, load_spec
+from etl_toolkit.scan import scan
 from etl_toolkit.strategies import STRATEGIES
 from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.staged import check_reject_limit
@@ -85,9 +87,9 @@ class ConflictAwareProcessor:
         with open_workspace(self.config, threads=available_cores()) as workspace:
             sources = resolved(files, spec, self.config, workspace)
             types = [KEY_TYPES["text"]] * len(spec.key)
-            scan = overlaps.scan(sources.files, spec.key, workspace, key_types=types)
-            overlaps.collapse(scan, workspace, action=ConflictAction.UPDATE)
-            return overlaps.measure(scan, workspace)
+            scanned = scan(sources.files, spec.key, workspace, key_types=types)
+            collapse(scanned, workspace, action=ConflictAction.UPDATE)
+            return measure(scanned, workspace)
 
     def plan(self, files: Any, table: str, pk_columns: Sequence[str], **options: Any) -> Plan:
         """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing."""

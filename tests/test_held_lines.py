@@ -75,7 +75,7 @@ def sent_from_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sent: list[int] = []
     lines_at, with_records = HeldLines.lines_at, HeldLines.with_records
     monkeypatch.setattr(HeldLines, "lines_at", lambda self, places: sent.append(len(places)) or lines_at(self, places))
-    monkeypatch.setattr(HeldLines, "with_records", lambda self, rows: sent.append(0) or with_records(self, rows))
+    monkeypatch.setattr(HeldLines, "with_records", lambda self, *asked: sent.append(0) or with_records(self, *asked))
     return sent
 
 

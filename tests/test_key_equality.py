@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, overlap
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, scan
 from etl_toolkit.errors import UnsafeStrategyError
 from etl_toolkit.keys import KEY_TYPES, SHORT_RECORD_BYTES, key_type, record_grammar, value_grammar
 from etl_toolkit.loading.merge import copy_into
@@ -241,12 +241,12 @@ def test_a_key_is_read_alike_from_a_line_and_from_a_parsed_record(
         with open_workspace(ParallelConfig(), threads=1) as workspace:
             sources = resolve([path], ReadOptions(delimiter=delimiter), workspace)
             assert sources.files[0].is_plain is (number == 0)
-            overlap.scan(sources.files, ["id"], workspace, key_types=[KEY_TYPES["int8"]])
+            scan.scan(sources.files, ["id"], workspace, key_types=[KEY_TYPES["int8"]])
             read.append(workspace.query("SELECT k0, doubt FROM rows ORDER BY rowid"))
     assert read[0] == read[1]
-    judged = {key: row[0] for key, row in zip(keys, read[0], strict=True) if row[1] == overlap.PROVEN}
+    judged = {key: row[0] for key, row in zip(keys, read[0], strict=True) if row[1] == scan.PROVEN}
     assert judged == {"7": 7, "007": 7, "-3": -3, "9" * 18: 10**18 - 1, "9223372036854775807": 2**63 - 1, "-0": 0}
-    assert [key for key, row in zip(keys, read[0], strict=True) if row[1] == overlap.NULL_KEY] == [""]
+    assert [key for key, row in zip(keys, read[0], strict=True) if row[1] == scan.NULL_KEY] == [""]
 
 
 def test_every_key_type_is_held_against_the_server(bench: tuple[str, Connection]) -> None:

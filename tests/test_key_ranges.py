@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ConflictAwareProcessor, ParallelConfig, overlap, plan
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig, plan, ranking
 from etl_toolkit.loading import failpoints
 from etl_toolkit.loading.run import Event
 from etl_toolkit.sources import HeldLines
@@ -264,6 +264,6 @@ def test_records_that_do_not_fit_into_memory_are_sorted_a_part_at_a_time(
 
     monkeypatch.setattr(Workspace, "query", query)
     limit_bytes = memory_budget_bytes(ParallelConfig())
-    monkeypatch.setattr(overlap, "SORTED_PARTS", limit_bytes // 500)  # 500 bytes at once
+    monkeypatch.setattr(ranking, "SORTED_PARTS", limit_bytes // 500)  # 500 bytes at once
     load(range(200), range(100, 300), range(50, 350))
     assert sum(sql.startswith("INSERT INTO ordered") for sql in asked) > 5

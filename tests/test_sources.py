@@ -44,7 +44,7 @@ def opened(
 
 
 def texts(file: SourceFile, workspace: Workspace) -> list[tuple[str | None, ...]]:
-    relation, expressions = text_relation(file, file.columns, workspace)
+    relation, expressions = text_relation([file], file.columns)
     return workspace.query(f"SELECT {', '.join(expressions)} FROM {relation}")
 
 
@@ -461,7 +461,7 @@ def test_pandas_index_is_a_column_only_where_it_has_a_name() -> None:
     named = frame.rename_axis("id")
     ranged = pd.DataFrame({"v": ["a", "b"]}, index=pd.RangeIndex(7, 9, name="id"))
     with opened(frame, named, ranged) as (workspace, files):
-        assert [file.columns for file in files] == [("v",), ("v", "id")]
+        assert [file.columns for file in files] == [("v",), ("v", "id"), ("v", "id")]
         assert texts(files[1], workspace) == [("a", "7"), ("b", "8")]
 
 

@@ -54,7 +54,7 @@ def create_staging(target: TargetTable, layout: Layout, *, name: str = STAGING) 
     Its first column, `etl_file`, holds the position of the file a row comes from.
     """
     statement = SQL(
-        "CREATE TEMP TABLE {name} ON COMMIT DROP AS SELECT 0::smallint AS etl_file, {columns} FROM {table} WITH NO DATA"
+        "CREATE TEMP TABLE {name} ON COMMIT DROP AS SELECT 0 AS etl_file, {columns} FROM {table} WITH NO DATA"
     ).format(name=Identifier(name), columns=names(copied_columns(target, layout)), table=table(target))
     if actions := conditions(target, layout):
         statement += SQL("; ALTER TABLE {} {}").format(Identifier("pg_temp", name), SQL(", ").join(actions))
@@ -69,7 +69,7 @@ def shared_staging(run_id: str, position: int) -> Identifier:
 def create_shared_staging(target: TargetTable, layout: Layout, destination: Composable, *, file: int) -> Composed:
     """An unlogged staging table for one file. The ledger never counts on it: crash recovery empties it."""
     return SQL(
-        "DROP TABLE IF EXISTS {name}; CREATE UNLOGGED TABLE {name} AS SELECT {file}::smallint AS etl_file, {columns} "
+        "DROP TABLE IF EXISTS {name}; CREATE UNLOGGED TABLE {name} AS SELECT {file} AS etl_file, {columns} "
         "FROM {table} WITH NO DATA; ALTER TABLE {name} {actions}"
     ).format(
         name=destination, file=sql.Literal(file), columns=names(copied_columns(target, layout)), table=table(target),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Layout, LoadSpec, Plan, Reject, SourceFile, TargetTable
-from etl_toolkit.overlap import KeyScan
+from etl_toolkit.scan import KeyScan
 from etl_toolkit.workspace import Workspace
 
 
@@ -79,7 +80,11 @@ class Run:
         self.notify(Event(name, facts, self.run_id))
 
     def file(self, position: int) -> SourceFile:
-        return next(file for file in self.files if file.position == position)
+        return self._file_at[position]
+
+    @cached_property
+    def _file_at(self) -> Mapping[int, SourceFile]:
+        return {file.position: file for file in self.files}
 
     @property
     def is_stopped(self) -> bool:

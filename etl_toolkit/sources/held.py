@@ -6,8 +6,9 @@ A place is where the line begins, counted in bytes over all files, and its size:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any
 
@@ -21,6 +22,7 @@ LONGEST_LINE_BYTES = (1 << SIZE_BITS) - 1  # a batch of 2,048 of them is 64 MB
 LINES_AT_ONCE = 2 << 20  # bytes; what is found in them fits the second-level cache
 INLINE_BYTES = 12  # Arrow keeps a shorter text in the view itself
 BUFFER_BITS = 30  # Arrow counts in a buffer with 32 bits
+STREAMS = 16  # DuckDB reads so many side by side; more files than these share one
 
 
 def held_bytes(files: Sequence[SourceFile]) -> int:
@@ -37,12 +39,15 @@ def _room_for(file: SourceFile) -> int:
 
 
 class HeldLines:
-    """The bytes of plain files, in their order. `lines` reads a file in, `lines_at` and `with_records` find lines again."""
+    """The bytes of plain files, in their order. `lines` reads files in, `lines_at` and `with_records` find lines again.
+
+    Neighbouring files share a stream, and a batch of its lines, where there are many of them: cost grows with rows.
+    """
 
     def __init__(self, files: Sequence[SourceFile]) -> None:
-        self._files = {file.position: file for file in files}
-        ends = list(accumulate(_room_for(file) for file in files))
-        self._spans = {file.position: (start, end) for file, start, end in zip(files, [0, *ends], ends, strict=False)}
+        self.streams = _streams(files)
+        ends = list(accumulate(sum(map(_room_for, stream)) for stream in self.streams))
+        self._begins = [0, *ends]
         # Not numpy's own memory: it asks for huge pages, which a virtual machine may first have to get from its host.
         # Private: pages that could be shared take half as long again to get, and three times as long to give back.
         self._bytes = np.frombuffer(mmap(-1, ends[-1], flags=MAP_PRIVATE | MAP_ANONYMOUS), dtype=np.uint8)
@@ -52,53 +57,75 @@ class HeldLines:
             data.slice(at, min(step + LONGEST_LINE_BYTES, ends[-1] - at)) for at in range(0, ends[-1], step)
         ]
 
-    def lines(self, position: int) -> pa.RecordBatchReader:
-        """Read a file in, and return its lines: batches of (place, line), the line without its end.
+    def lines(self, number: int) -> pa.RecordBatchReader:
+        """Read the files of a stream in, and return their lines: batches of (file, place, line), the line without its end.
 
-        Raises OSError (as DuckDB's error, for it is DuckDB that reads) where the file cannot be read or has shrunk.
+        Raises OSError (as DuckDB's error, for it is DuckDB that reads) where a file cannot be read or has shrunk.
         """
-        schema = pa.schema([("place", pa.int64()), ("line", pa.string_view())])
-        return pa.RecordBatchReader.from_batches(schema, self._batches(position, schema))
+        schema = pa.schema([("file", pa.int32()), ("place", pa.int64()), ("line", pa.string_view())])
+        return pa.RecordBatchReader.from_batches(schema, self._batches(number, schema))
 
-    def _batches(self, position: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        file = self._files[position]
-        begin, _ = self._spans[position]
-        for filled in self._read(file):
+    def _batches(self, number: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        begin = self._begins[number]
+        for read, filled in self._read(number):
             ends = np.flatnonzero(self._bytes[begin:filled] == ord("\n"))
             sizes = np.diff(ends, prepend=-1)
             if not len(ends) or sizes.max() > LONGEST_LINE_BYTES:
-                raise OSError(f"{file.readable} has changed")
-            places = (begin + ends + 1 - sizes) << SIZE_BITS | sizes
-            yield pa.RecordBatch.from_arrays([_int64(places), self._view(places, sizes - 1)], schema=schema)
+                raise OSError(f"{read[-1][0].readable} has changed")
+            begins = begin + ends + 1 - sizes
+            files = np.full(len(ends), read[0][0].position, dtype=np.int32)
+            for file, first in read[1:]:
+                files[np.searchsorted(begins, first) :] = file.position
+            places = begins << SIZE_BITS | sizes
+            columns = [_array(files, pa.int32()), _array(places, pa.int64()), self._view(places, sizes - 1)]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
             begin += int(ends[-1]) + 1
 
-    def _read(self, file: SourceFile) -> Iterator[int]:
-        """Fill a file's span with its lines, a block at a time; return up to where it is filled."""
-        assert file.readable is not None
-        start, end = self._spans[file.position]
-        with file.readable.open("rb") as stream:
-            header = stream.readline() if file.dialect.has_header else b""
-            last = end - 1 - len(header)
-            while start < last:
-                count = stream.readinto(self._bytes[start : min(start + LINES_AT_ONCE, last)].data)
-                if not count:
-                    raise OSError(f"{file.readable} has shrunk")
-                start += count
-                if start == last and self._bytes[last - 1] != ord("\n"):
-                    self._bytes[last] = ord("\n")
-                    start += 1
-                yield start
+    def _read(self, number: int) -> Iterator[tuple[list[tuple[SourceFile, int]], int]]:
+        """Fill the span of a stream with the lines of its files, a block at a time.
 
-    def with_records(self, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
-        """The same rows, with a `record` where they have a `place`."""
+        Yields the files that the block has lines of, each with where those begin, and up to where the span is filled.
+        """
+        start = block = self._begins[number]
+        read: list[tuple[SourceFile, int]] = []
+        for file in self.streams[number]:
+            assert file.readable is not None
+            first, last = start, start + _room_for(file) - 1
+            read.append((file, start))
+            with file.readable.open("rb") as stream:
+                last -= len(stream.readline()) if file.dialect.has_header else 0
+                while start < last:
+                    count = stream.readinto(self._bytes[start : min(block + LINES_AT_ONCE, last)].data)
+                    if not count:
+                        raise OSError(f"{file.readable} has shrunk")
+                    start += count
+                    if start == last and self._bytes[last - 1] != ord("\n"):
+                        self._bytes[last] = ord("\n")
+                        start += 1
+                    if start >= block + LINES_AT_ONCE:
+                        yield read, start
+                        block, read = start, [(file, start)]
+            if start == first:
+                read.pop()  # it has no line
+        if start > block:
+            yield read, start
+
+    def with_records(
+        self, rows: pa.RecordBatchReader, files_of: Callable[[Any], Any] | None = None
+    ) -> pa.RecordBatchReader:
+        """The same rows, with a `record` where they have a `place`, and with the `file` that `files_of` finds of places."""
         at = rows.schema.get_field_index("place")
         schema = rows.schema.set(at, pa.field("record", pa.string_view()))
+        if files_of:
+            schema = schema.append(pa.field("file", pa.int64()))
 
         def batches() -> Iterator[pa.RecordBatch]:
             for batch in rows:
                 numbers = _numbers(batch.column(at))
-                records = self._view(numbers, (numbers & LONGEST_LINE_BYTES) - 1)
-                columns = [records if number == at else column for number, column in enumerate(batch.columns)]
+                columns = list(batch.columns)
+                columns[at] = self._view(numbers, (numbers & LONGEST_LINE_BYTES) - 1)
+                if files_of:
+                    columns.append(_array(files_of(numbers), pa.int64()))
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
         return pa.RecordBatchReader.from_batches(schema, batches())
@@ -130,5 +157,14 @@ def _numbers(places: pa.Array) -> Any:
     return np.frombuffer(places.buffers()[1], dtype=np.int64)[places.offset : places.offset + len(places)]
 
 
-def _int64(numbers: Any) -> pa.Array:
-    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
+def _array(numbers: Any, kind: pa.DataType) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def _streams(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
+    """The files in order, each in a stream of its own or, where there are many, in streams of about the same size."""
+    if len(files) <= STREAMS:
+        return [[file] for file in files]
+    ends = list(accumulate(map(_room_for, files)))
+    cuts = [bisect_right(ends, ends[-1] * number // STREAMS) for number in range(STREAMS)]
+    return [list(files[first:end]) for first, end in pairwise([*cuts, len(files)]) if first < end]

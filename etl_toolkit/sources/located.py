@@ -72,7 +72,7 @@ def _csv_places(file: SourceFile, wanted: Sequence[int], max_line_bytes: int) ->
 
 
 def _rows(file: SourceFile, wanted: Sequence[int], workspace: Workspace) -> dict[int, tuple[int | None, str]]:
-    relation, texts = text_relation(file, file.columns, workspace)
+    relation, texts = text_relation([file], file.columns)
     record = record_expression(file, texts, Layout(file.columns))
     numbered = f"SELECT row_number() OVER () - 1 AS number, {record} AS record FROM {relation}"
     query = f"SELECT number, record FROM ({numbered}) WHERE number IN (SELECT unnest(?::BIGINT[]))"

@@ -12,37 +12,35 @@ from etl_toolkit.model import Layout, SourceFile
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.inputs import shown
 from etl_toolkit.sources.typed import typed_text
-from etl_toolkit.workspace import Workspace, literal, quoted
+from etl_toolkit.workspace import literal
 
 NO_ROOM = ("No space left", "File too large", "quota exceeded", "max_temp_directory_size", "Could not write file")
 ONE_PASS_COLUMNS = 32  # RE2 gives its one-pass way up where a pattern is long
 
 
-def text_relation(file: SourceFile, names: Sequence[str], workspace: Workspace) -> tuple[str, list[str]]:
-    """Return a FROM item over `file`, and an expression of its text (VARCHAR, NULL for NULL) for each name.
+def text_relation(files: Sequence[SourceFile], names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return a FROM item over files that are `alike`, and an expression of its text (VARCHAR, NULL for NULL) for each name.
 
-    A column of its path comes out as that value, a name that it does not have as NULL. Rows come in file order.
+    A column of their path comes out as that value, a name that they do not have as NULL. Rows come in file order, with the
+    `file_index` of their file among these. The columns are c0, c1, … by their place, or the whole `line`: no name of the
+    files' reaches DuckDB.
     """
+    file = files[0]
+    if file.format == "csv" and file.is_plain:
+        delimiter = literal(file.dialect.delimiter)
+        spelled = [f"nullif(split_part(line, {delimiter}, {at + 1}), '')" for at in range(len(file.columns))]
+        # The same, three times as fast. Every record has a delimiter, for a plain file has several columns.
+        spelled[0] = f"nullif(substr(line, 1, strpos(line, {delimiter}) - 1), '')"
+        relation = line_relation(files)
+    elif file.format == "csv":
+        relation, spelled = csv_relation(files), names_of(file)
+    else:
+        targets = file.target_types or ("",) * len(file.columns)
+        relation, typed = typed_relation(files), zip(names_of(file), file.relation_types, targets, strict=True)
+        spelled = [typed_text(*each, file.offsets) for each in typed]
     constants = {name: f"{literal(text)}::VARCHAR" for name, text in file.path_values if text is not None}
-    if file.format == "csv":
-        relation = line_relation([file]) if file.is_plain else csv_relation(file)
-        index = {name: position for position, name in enumerate(file.columns)}
-        if file.is_plain:
-            delimiter = literal(file.dialect.delimiter)
-            texts = {name: f"nullif(split_part(line, {delimiter}, {at + 1}), '')" for name, at in index.items()}
-            # The same, three times as fast. Every record has a delimiter, for a plain file has several columns.
-            texts[file.columns[0]] = f"nullif(substr(line, 1, strpos(line, {delimiter}) - 1), '')"
-        else:
-            texts = {name: f"c{position}" for name, position in index.items()}
-        return relation, [(constants | texts).get(name, "NULL::VARCHAR") for name in names]
-    relation = typed_relation(file)
-    kinds = typed_kinds(file, workspace)
-    targets = file.target_types or ("",) * len(file.columns)
-    texts = {
-        name: typed_text(quoted(own), kinds[own], target, file.offsets)
-        for name, own, target in zip(file.columns, file.own_columns, targets, strict=True)
-    }
-    return relation, [(constants | texts).get(name, "NULL::VARCHAR") for name in names]
+    texts = constants | dict(zip(file.columns, spelled, strict=True))
+    return relation, [texts.get(name, "NULL::VARCHAR") for name in names]
 
 
 def extract_expression(file: SourceFile, name: str, grammar: str) -> str | None:
@@ -54,35 +52,45 @@ def extract_expression(file: SourceFile, name: str, grammar: str) -> str | None:
     return f"regexp_extract(line, {literal(f'^{before}({grammar})(?:{delimiter}|$)')}, 1)"
 
 
-def typed_relation(file: SourceFile) -> str:
-    """A FROM item over a Parquet file or a frame, with its own columns and types."""
-    if file.format == "frame":
-        return f"frame_{file.position}"
-    return f"read_parquet({literal(str(file.readable))}, hive_partitioning = false)"
+def names_of(file: SourceFile) -> list[str]:
+    """What DuckDB calls the columns of a file."""
+    return [f"c{at}" for at in range(len(file.columns))]
 
 
-def typed_kinds(file: SourceFile, workspace: Workspace) -> dict[str, str]:
-    """The DuckDB types of a Parquet file's or a frame's own columns."""
-    return {row[0]: row[1] for row in workspace.query(f"DESCRIBE SELECT * FROM {typed_relation(file)}")}
+def typed_relation(files: Sequence[SourceFile]) -> str:
+    """A relation (file_index, c0, c1, …), with their own types, over Parquet files that are alike, or over one frame."""
+    if files[0].format == "frame":
+        return f"(SELECT 0 AS file_index, * FROM frame_{files[0].position})"
+    names = ", ".join(files[0].relation_columns)
+    return f"(SELECT file_index, {', '.join(names_of(files[0]))} FROM {parquet_relation(files)} AS parquet ({names}))"
+
+
+def parquet_relation(files: Sequence[SourceFile]) -> str:
+    """A FROM item over Parquet files, with the columns as DuckDB names them."""
+    return f"read_parquet([{_paths(files)}], hive_partitioning = false)"
+
+
+def _paths(files: Sequence[SourceFile]) -> str:
+    return ", ".join(literal(str(file.readable)) for file in files)
 
 
 def line_relation(files: Sequence[SourceFile]) -> str:
     """A relation (file_index, line) over plain files that are alike: every line one record."""
-    names = ", ".join(literal(str(file.readable)) for file in files)
     options = f"delim = '{LINE_SEPARATOR}', quote = '', escape = '', {_options(files)}"
     return (
-        f"(SELECT file_index, line FROM read_csv([{names}], columns = {{'line': 'VARCHAR'}}, {options}) "
+        f"(SELECT file_index, line FROM read_csv([{_paths(files)}], columns = {{'line': 'VARCHAR'}}, {options}) "
         "WHERE line IS NOT NULL)"
     )
 
 
-def csv_relation(file: SourceFile) -> str:
-    """A relation (c0, c1, …) over any CSV file: unquoted empty is NULL, quoted empty the empty text."""
-    columns = ", ".join(f"'c{position}': 'VARCHAR'" for position in range(len(file.columns)))
-    dialect = file.dialect
+def csv_relation(files: Sequence[SourceFile]) -> str:
+    """A relation (file_index, c0, c1, …) over CSV files that are alike: unquoted empty is NULL, quoted empty the empty text."""
+    names, dialect = names_of(files[0]), files[0].dialect
+    columns = ", ".join(f"'{name}': 'VARCHAR'" for name in names)
     return (
-        f"read_csv({literal(str(file.readable))}, columns = {{{columns}}}, delim = {literal(dialect.delimiter)}, "
-        f"quote = {literal(dialect.quote)}, escape = {literal(dialect.quote)}, allow_quoted_nulls = false, {_options([file])})"
+        f"(SELECT file_index, {', '.join(names)} FROM read_csv([{_paths(files)}], columns = {{{columns}}}, "
+        f"delim = {literal(dialect.delimiter)}, quote = {literal(dialect.quote)}, escape = {literal(dialect.quote)}, "
+        f"allow_quoted_nulls = false, {_options(files)}))"
     )
 
 
@@ -152,15 +160,11 @@ def record_expression(file: SourceFile, texts: Sequence[str], layout: Layout) ->
     return f" || {literal(delimiter)} || ".join(spelled)
 
 
-def _shape(file: SourceFile) -> tuple[object, ...]:
-    return file.columns, file.dialect, file.path_values
-
-
 def alike(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
-    """Split the files into runs of neighbours that one `line_relation` can read, every other file on its own."""
+    """Split the files into runs of neighbours that one relation can read; every frame is on its own."""
     run: list[SourceFile] = []
     for file in files:
-        if run and file.is_plain and run[0].is_plain and _shape(file) == _shape(run[0]):
+        if run and file.format != "frame" and _form(file) == _form(run[0]):
             run.append(file)
             continue
         if run:
@@ -168,3 +172,8 @@ def alike(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
         run = [file]
     if run:
         yield run
+
+
+def _form(file: SourceFile) -> tuple[object, ...]:
+    shape = (file.format, file.is_plain, file.dialect, file.columns, file.path_values, file.target_types, file.offsets)
+    return *shape, file.relation_columns, file.relation_types

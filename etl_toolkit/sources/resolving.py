@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from etl_toolkit.sources.csv_file import Bounds, examine_csv
 from etl_toolkit.sources.dialect import check_options
 from etl_toolkit.sources.held import held_bytes
 from etl_toolkit.sources.inputs import expand, kind_of, path_values, shown
-from etl_toolkit.sources.relation import read_failure, typed_relation
+from etl_toolkit.sources.relation import parquet_relation, read_failure, typed_relation
 from etl_toolkit.sources.typed import INDEX_PREFIX, examine_frame, examine_parquet
 from etl_toolkit.workspace import Workspace
 
@@ -129,7 +130,11 @@ def _placed(file: SourceFile, position: int, workspace: Workspace) -> SourceFile
         except duckdb.Error as error:
             detail = str(error).strip().splitlines()[0]
             raise SourceError(f"{file.name}: cannot be taken over: {detail}; cast the column to text") from None
-        return replace(file, position=position, frame=None)  # DuckDB holds it now
+        placed = replace(file, position=position, frame=None)  # DuckDB holds it now
+        return replace(
+            placed,
+            relation_types=tuple(kind for _, kind in _described(placed, typed_relation([placed]), workspace)[1:]),
+        )
     if file.path is None:
         raise AssertionError(f"{file.name} is neither a frame nor a file")
     readable = workspace.directory / f"file_{position:05d}.{file.format}"
@@ -139,16 +144,28 @@ def _placed(file: SourceFile, position: int, workspace: Workspace) -> SourceFile
         readable.symlink_to(os.path.realpath(file.path))
     malformed = tuple(replace(reject, file=position) for reject in file.malformed)
     placed = replace(file, position=position, readable=readable, malformed=malformed)
-    return _as_duckdb_names(placed, workspace) if file.format == "parquet" else placed
+    return _with_relation(placed, workspace) if file.format == "parquet" else placed
 
 
-def _as_duckdb_names(file: SourceFile, workspace: Workspace) -> SourceFile:
-    """DuckDB does not tell `a` from `A` and renames the second, so columns are known by their place."""
+def _with_relation(file: SourceFile, workspace: Workspace) -> SourceFile:
+    """Name the columns of a Parquet file by their place, but for the levels of a pandas index that have no name."""
+    described = _described(file, parquet_relation([file]), workspace)
+    kinds = tuple(kind for name, kind in described if not name.startswith(INDEX_PREFIX))
+    if len(kinds) != len(file.columns):
+        raise SourceError(
+            f"{shown(file.name)}: DuckDB finds {len(kinds)} columns where Arrow finds {len(file.columns)}"
+        )
+    numbers = count()
+    names = tuple(
+        f"left_out_{place}" if name.startswith(INDEX_PREFIX) else f"c{next(numbers)}"
+        for place, (name, _) in enumerate(described)
+    )
+    return replace(file, relation_columns=names, relation_types=kinds)
+
+
+def _described(file: SourceFile, relation: str, workspace: Workspace) -> list[tuple[str, str]]:
+    """Names and types of a relation's columns, as DuckDB finds them."""
     try:
-        described = [row[0] for row in workspace.query(f"DESCRIBE SELECT * FROM {typed_relation(file)}")]
+        return [(row[0], row[1]) for row in workspace.query(f"DESCRIBE SELECT * FROM {relation}")]
     except duckdb.Error as error:
         raise read_failure([file], error) from None
-    own = tuple(name for name in described if not name.startswith(INDEX_PREFIX))
-    if len(own) != len(file.columns):
-        raise SourceError(f"{shown(file.name)}: DuckDB finds {len(own)} columns where Arrow finds {len(file.columns)}")
-    return replace(file, source_columns=own)

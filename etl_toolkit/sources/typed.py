@@ -85,10 +85,10 @@ def examine_frame(frame: Any, number: int) -> SourceFile:
     digest = blake3()
     with pa.ipc.new_stream(_HashSink(digest), table.schema) as writer:
         writer.write_table(table)
-    own = tuple(f"c{index}" for index in range(len(columns)))
+    own = [f"c{index}" for index in range(len(columns))]
     return SourceFile(
         0, f"{label} ({table.num_rows:,} rows)", "frame", columns, digest.hexdigest(), table.nbytes,
-        frame=table.rename_columns(own), source_columns=own, records=table.num_rows,
+        frame=table.rename_columns(own), records=table.num_rows,
         header=PLAIN_SHAPE.spell(columns),
     )  # fmt: skip
 

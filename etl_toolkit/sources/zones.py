@@ -11,9 +11,9 @@ from dataclasses import replace
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import SourceFile
 from etl_toolkit.sources.inputs import shown
-from etl_toolkit.sources.relation import typed_kinds, typed_relation
+from etl_toolkit.sources.relation import names_of, typed_relation
 from etl_toolkit.sources.typed import LOCAL_TYPES, is_instant
-from etl_toolkit.workspace import Workspace, quoted
+from etl_toolkit.workspace import Workspace
 
 DAY_SECONDS = 86_400
 
@@ -33,21 +33,22 @@ def with_offsets(files: Sequence[SourceFile], workspace: Workspace, ask: AskOffs
 
 
 def _offsets(file: SourceFile, workspace: Workspace, ask: AskOffsets) -> tuple[tuple[int, int], ...]:
-    kinds = typed_kinds(file, workspace)
     columns = []
-    for name, own, target in zip(file.columns, file.own_columns, file.target_types, strict=True):
-        if target.removeprefix("_") not in LOCAL_TYPES or not is_instant(kinds[own].removesuffix("[]")):
+    for name, own, kind, target in zip(
+        file.columns, names_of(file), file.relation_types, file.target_types, strict=True
+    ):
+        if target.removeprefix("_") not in LOCAL_TYPES or not is_instant(kind.removesuffix("[]")):
             continue
-        if kinds[own].endswith("]"):
+        if kind.endswith("]"):
             raise SourceError(
                 f"{shown(file.name)}: column {name!r} holds lists of instants, the table's has no time zone; "
                 "convert them to local times first"
             )
-        columns.append(quoted(own))
+        columns.append(own)
     if not columns:
         return ()
     days = " UNION ".join(
-        f"SELECT timezone('UTC', {column}::TIMESTAMPTZ)::DATE - DATE '1970-01-01' FROM {typed_relation(file)} "
+        f"SELECT timezone('UTC', {column}::TIMESTAMPTZ)::DATE - DATE '1970-01-01' FROM {typed_relation([file])} "
         f"WHERE isfinite({column}::TIMESTAMPTZ)"
         for column in columns
     )

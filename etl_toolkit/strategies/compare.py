@@ -22,7 +22,7 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.loading.upsert import MOSTLY, probed_rows
 from etl_toolkit.model import Column, ConflictAction, KeyOverlap
-from etl_toolkit.overlap import PROVEN
+from etl_toolkit.scan import PROVEN
 from etl_toolkit.strategies.lanes import on_retry, run_all
 
 SMALLEST_LOAD = 5_000  # rows; fewer are staged in less time than it takes to look

@@ -23,14 +23,15 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import own_rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, KeyOverlap
-from etl_toolkit.overlap import collapse, measure, put_in_order
+from etl_toolkit.overlap import measure
+from etl_toolkit.ranking import collapse, put_in_order
 from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.direct import Chosen, copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers
 from etl_toolkit.strategies.together import load_together
-from etl_toolkit.workspace import literal, search_sql
+from etl_toolkit.workspace import literal
 
 
 @dataclass(frozen=True)
@@ -85,24 +86,15 @@ def _divide(run: Run, *, compared: bool) -> list[Range]:
     put_in_order(run.scan, run.workspace)
     edges = _edges(run)
     sent = "row IN (SELECT row FROM unequal)" if compared else "true"
-    won_in = _per_file(run, edges, "true")
-    sent_in = _per_file(run, edges, sent) if compared else won_in
-    return [
-        Range(f"ordered WHERE rowid >= {first} AND rowid < {end} AND {sent}", won_in[number], sent_in[number])
-        for number, (first, end) in enumerate(pairwise(edges))
-    ]
+    return [_range(run, f"ordered WHERE rowid >= {first} AND rowid < {end}", sent) for first, end in pairwise(edges)]
 
 
-def _per_file(run: Run, edges: Sequence[int], where: str) -> list[dict[int, int]]:
-    """How many of the rows in `ordered` that meet a condition each file has in each range."""
+def _range(run: Run, stretch: str, sent: str) -> Range:
     assert run.scan is not None
-    part = search_sql([(first, number) for number, first in enumerate(edges[:-1])], "rowid")
-    counted: list[dict[int, int]] = [{} for _ in edges[1:]]
-    for number, file, rows in run.workspace.query(
-        f"SELECT {part}, {run.scan.file_sql('row')}, count(*) FROM ordered WHERE {where} GROUP BY 1, 2"
-    ):
-        counted[number][file] = rows
-    return counted
+    won = run.scan.count_by_file(run.workspace, f"SELECT row FROM {stretch}")
+    stretch = f"{stretch} AND {sent}"
+    is_all = sent == "true"
+    return Range(stretch, won, won if is_all else run.scan.count_by_file(run.workspace, f"SELECT row FROM {stretch}"))
 
 
 def _edges(run: Run) -> list[int]:
@@ -160,7 +152,7 @@ def _chosen(run: Run, own: Range) -> Chosen:
     assert scan is not None
     keys = f"rows WHERE {scan.row_sql} IN (SELECT row FROM {own.stretch})"
     if scan.held:
-        return Chosen(f"SELECT {scan.file_sql('row')} AS file, row AS place FROM {own.stretch}", keys)
+        return Chosen(f"SELECT row AS place FROM {own.stretch}", keys)
     return Chosen(f"SELECT file, record FROM {own.stretch}", keys)
 
 
@@ -170,7 +162,7 @@ def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: 
     layout = run.layout.with_file
     cursor.execute(create_staging(run.target, run.layout))
     query = f"SELECT file || {literal(layout.delimiter)} || record AS record FROM found"
-    with run.phases.phase("copy"), run.scan.with_records(run.workspace, chosen.query) as source:
+    with run.phases.phase("copy"), run.scan.with_records(run.workspace, chosen.query, with_file=True) as source:
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
     reach("copied")
     upsert = Upsert(

@@ -33,8 +33,8 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import Rivals, rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, Layout, Reject, SourceFile, Strategy
-from etl_toolkit.overlap import PROVEN
 from etl_toolkit.plan import layout_of
+from etl_toolkit.scan import PROVEN
 from etl_toolkit.sources import (
     check_unchanged,
     is_record,
@@ -102,8 +102,7 @@ def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
     """Who must not have written a key of ours, where there are other lanes."""
     if run.horizon is None:
         return None
-    lane = next(lane for lane in run.plan.lanes if batch in lane)
-    return rivals(cursor, run.run_id, batch, lane, run.horizon)
+    return rivals(cursor, run.run_id, batch, run.plan.lane_of[batch.number], run.horizon)
 
 
 def load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None:
@@ -111,8 +110,8 @@ def load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None
     if run.target.hazards or any(run.refused.get(position) for position in batch.files):
         return None
     overlap = run.plan.overlap
-    files = [file for file in overlap.files if file.position in batch.files] if overlap else []
-    if overlap and any(file.duplicates or (file.position,) not in overlap.groups for file in files):
+    files = [overlap.file_at[position] for position in batch.files] if overlap else []
+    if overlap and any(file.duplicates or not overlap.is_alone(file.position) for file in files):
         return None
     if overlap and run.scan and run.scan.has_records and run.plan.key_path == "client":
         own = f"rows WHERE doubt = {PROVEN} AND file IN ({', '.join(str(file.position) for file in files)})"
@@ -225,7 +224,7 @@ def stage(
             yield from _copy_chunks(run, cursor, statement, body, chunk_records)
         return
     with run.workspace.cursor() as source:
-        query = records_query(run, file, layout)
+        query = records_query(file, layout)
         if rejected:
             name = f"rejected_{file.position}"
             source.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT unnest(?::BIGINT[]) AS record", [rejected])
@@ -255,9 +254,9 @@ def _copy_chunks(run: Run, cursor: Any, statement: Composable, body: Any, chunk_
             return
 
 
-def records_query(run: Run, file: SourceFile, layout: Layout) -> str:
+def records_query(file: SourceFile, layout: Layout) -> str:
     """A DuckDB query of the file's records as COPY reads them, in file order."""
-    relation, texts = text_relation(file, layout.columns, run.workspace)
+    relation, texts = text_relation([file], layout.columns)
     return f"SELECT {record_expression(file, texts, layout)} AS record FROM {relation}"
 
 
@@ -269,7 +268,7 @@ def find_rejects(run: Run, file: SourceFile) -> tuple[Reject, ...]:
         run.sessions.session("rejects") as connection,
         run.workspace.cursor() as source,
     ):
-        source.execute(f"SELECT row_number() OVER () - 1, record FROM ({records_query(run, file, layout)})")
+        source.execute(f"SELECT row_number() OVER () - 1, record FROM ({records_query(file, layout)})")
         chunks = _chunks(run, file, source)
         found = tuple(
             Reject(file.position, number_in_file(file, item.row), None, item.reason, item.sqlstate, item.record)
@@ -313,7 +312,7 @@ def _has_unique_keys(run: Run, position: int) -> bool:
     overlap = run.plan.overlap
     if overlap is None or run.plan.key_path == "server":
         return False
-    return all(not file.duplicates for file in overlap.files if file.position == position)
+    return not overlap.file_at[position].duplicates
 
 
 def _names(run: Run, batch: Batch) -> str:

@@ -14,7 +14,7 @@ from etl_toolkit.loading.rejects import refused_records
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Layout, Reject, TargetTable
-from etl_toolkit.overlap import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan
+from etl_toolkit.scan import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan
 from etl_toolkit.sources import located, number_in_file
 from etl_toolkit.strategies.staged import bounded, check_reject_limit
 from etl_toolkit.workspace import Workspace, literal
@@ -97,11 +97,11 @@ class Inquiry:
         found: dict[int, tuple[Reject, ...]] = {}
         for item in refusals:
             file = files[item.row]
-            record = number_in_file(self.scan.file(file), item.row - self.scan.first_row[file])
+            record = number_in_file(self.scan.file_at[file], item.row - self.scan.first_row[file])
             found[file] = (*found.get(file, ()), Reject(file, record, None, item.reason, item.sqlstate, item.record))
         longest = self.sessions.config.max_line_bytes
         found = {
-            file: located(self.scan.file(file), items, self.workspace, max_line_bytes=longest)
+            file: located(self.scan.file_at[file], items, self.workspace, max_line_bytes=longest)
             for file, items in found.items()
         }
         # Last, since another worker's failure may stop us anywhere: a row that is out of the load must be on the list.

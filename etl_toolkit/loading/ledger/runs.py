@@ -15,6 +15,8 @@ from etl_toolkit.loading.ledger.definition import SCHEMA
 from etl_toolkit.loading.ledger.history import PastRun
 from etl_toolkit.model import Counts, LoadSpec, Plan, SourceFile, TargetTable
 
+FILES_AT_ONCE = 1_000  # in one statement
+
 
 def begin(
     connection: Any, run_id: str, *, spec: LoadSpec, plan: Plan, target: TargetTable, files: Sequence[SourceFile],
@@ -48,6 +50,7 @@ def begin(
             "INSERT INTO etl_toolkit.files (run_id, position, name, content_hash, size_bytes, header) VALUES %s "
             "ON CONFLICT DO NOTHING",
             [(run_id, file.position, file.name, file.content_hash, file.size_bytes, file.header) for file in files],
+            page_size=FILES_AT_ONCE,
         )
     connection.commit()
 
@@ -112,7 +115,7 @@ def resume(connection: Any, run: PastRun, target: TargetTable, files: Sequence[S
         raise LedgerError(f"run {run.run_id} is {run.status}; to load its files again, start a new run")
     if run.target_oid != target.oid:
         raise LedgerError(f"{run.target} was dropped and created again since run {run.run_id}; start a new run")
-    now = [(file.position, file.content_hash) for file in files]
+    now = {(file.position, file.content_hash) for file in files}
     if changed := [name for position, name, content in run.files if (position, content) not in now]:
         raise LedgerError(
             f"{changed[0]} has changed since run {run.run_id} began; start a new run with the file as it is now"
@@ -170,9 +173,11 @@ def finish(
             "finished_at = clock_timestamp() WHERE run_id = %s AND status = 'running'",
             (status, json.dumps(asdict(counts)) if counts else None, error, json.dumps(observed or {}), run_id),
         )
-        for position, value in files.items():
-            cursor.execute(
-                "UPDATE etl_toolkit.files SET counts = %s WHERE run_id = %s AND position = %s",
-                (json.dumps(asdict(value)), run_id, position),
-            )
+        execute_values(
+            cursor,
+            "UPDATE etl_toolkit.files AS f SET counts = v.counts::jsonb FROM (VALUES %s) AS v (run_id, position, counts) "
+            "WHERE f.run_id = v.run_id AND f.position = v.position",
+            [(run_id, position, json.dumps(asdict(value))) for position, value in files.items()],
+            page_size=FILES_AT_ONCE,
+        )
     connection.commit()

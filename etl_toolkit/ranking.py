@@ -1,0 +1,138 @@
+"""Which row of each key wins, and the winners in key order: the tables `keys` and `ordered` of the workspace."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from etl_toolkit.model import ConflictAction
+from etl_toolkit.scan import PROVEN, KeyScan
+from etl_toolkit.workspace import Workspace
+
+MASK_BITS = 62  # bits of a BIGINT that are safe to shift into
+SORTED_PARTS = (
+    4  # of the memory limit: what is sorted at once takes a quarter of it, and DuckDB's sort about as much again
+)
+SAMPLED = 64  # one key of so many, before all of them are looked at
+KEYS_TO_A_TEXT = 10  # on average, for its rank to be worth finding
+
+
+def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) -> None:
+    """Create `keys`: (k0…, files, winner), one row per distinct key.
+
+    `files` tells the set of files that have the key from every other set: see `file_set`. The winner, as `scan_.row_sql`
+    knows it, is the last row, the first one for `ignore`, or the greatest order column with ties to the last. Where no key
+    stands in two rows, `keys` is a view of `rows`.
+    """
+    workspace.query(f"DROP {'TABLE' if _is_table('keys', workspace) else 'VIEW'} IF EXISTS keys")
+    workspace.query("DROP TABLE IF EXISTS ordered")
+    if _is_unique(scan_, workspace):
+        workspace.query(
+            f"CREATE VIEW keys AS SELECT {scan_.key_sql}, {file_set(scan_)} AS files, {scan_.row_sql} AS winner "
+            f"FROM rows WHERE doubt = {PROVEN}"
+        )
+        return
+    best = f"{'min' if action is ConflictAction.IGNORE else 'max'}({{}})"
+    row = scan_.row_sql
+    if scan_.has_order:
+        # arg_max skips NULLs, so NULL order values rank below every other by way of a pair.
+        row = f"{{'present': o IS NOT NULL, 'o': o, 'row': {row}}}"
+    several, rows = f"bit_or({file_set(scan_)})", f"rows WHERE doubt = {PROVEN}"
+    if not has_masks(scan_):
+        several = f"bit_xor({file_set(scan_)})"
+        rows = f"(SELECT {scan_.key_sql}, file, {best.format(row)} AS best FROM {rows} GROUP BY {scan_.key_sql}, file)"
+        row = "best"
+    winner = best.format(row) + (".row" if scan_.has_order else "")
+    workspace.query(
+        f"CREATE TABLE keys AS SELECT {scan_.key_sql}, {several} AS files, {winner} AS winner "
+        f"FROM {rows} GROUP BY {scan_.key_sql}"
+    )
+
+
+def has_masks(scan_: KeyScan) -> bool:
+    """Whether `keys.files` is a mask with a bit for each file."""
+    return max(file.position for file in scan_.files) < MASK_BITS
+
+
+def file_set(scan_: KeyScan) -> str:
+    """What a set of the one `file` is known by: a bit, or 128 bits of a hash, which sets of several combine with XOR.
+
+    So it takes 16 bytes a key at most, however many files there are, and nothing that DuckDB could not spill.
+    """
+    return "(1::BIGINT << file)" if has_masks(scan_) else "((hash(file)::UHUGEINT << 64) | hash(file, 1)::UHUGEINT)"
+
+
+def put_in_order(scan_: KeyScan, workspace: Workspace) -> None:
+    """Create `ordered`: (row, [file, record]), the winners in key order, unless `collapse` has made it on its way.
+
+    Records that are not held are brought into that order as well, so many at a time that they fit into memory.
+    """
+    if _is_table("ordered", workspace):
+        return
+    keys, by = _sortable("keys", scan_, workspace)
+    in_order = f"SELECT winner AS row FROM {keys} ORDER BY {', '.join(by)}"
+    if scan_.held:
+        workspace.query(f"CREATE TABLE ordered AS {in_order}")
+        return
+    workspace.query(f"CREATE OR REPLACE TABLE turns AS {in_order}")
+    rows = workspace.query("SELECT count(*) FROM turns")[0][0]
+    size = workspace.query("SELECT coalesce(sum(strlen(record)), 0) FROM rows")[0][0]
+    parts = SORTED_PARTS * size // workspace.limit_bytes + 1
+    workspace.query("CREATE TABLE ordered (row BIGINT, file INTEGER, record VARCHAR)")
+    for first, end in pairwise(rows * number // parts for number in range(parts + 1)):
+        turns = f"(SELECT row, rowid AS turn FROM turns WHERE rowid >= {first} AND rowid < {end})"
+        workspace.query(
+            f"INSERT INTO ordered SELECT row, file, record FROM rows JOIN {turns} ON rows.rowid = row ORDER BY turn"
+        )
+    workspace.query("DROP TABLE turns")
+
+
+def _is_table(name: str, workspace: Workspace) -> bool:
+    return bool(workspace.query("SELECT count(*) FROM duckdb_tables() WHERE table_name = ?", [name])[0][0])
+
+
+def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:
+    """Whether no key stands in two rows; if so, and lines are held, `ordered` is made.
+
+    A sample of the keys tells of most loads with duplicates. Else the rows are sorted and neighbours compared: that costs
+    no more than to count the keys, and rows that are sorted can be loaded.
+    """
+    usable = f"SELECT {scan_.key_sql}, {scan_.row_sql} AS winner FROM rows WHERE doubt = {PROVEN}"
+    sampled = f"hash({scan_.key_sql}) % {SAMPLED} = 0"
+    for share in [sampled] if scan_.held else [sampled, "true"]:
+        rows, keys = workspace.query(
+            f"WITH part AS (SELECT {scan_.key_sql} FROM ({usable}) WHERE {share}) "
+            "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT * FROM part)) FROM part"
+        )[0]
+        if rows != keys:
+            return False
+    if not scan_.held:
+        return True
+    found, by = _sortable(f"({usable})", scan_, workspace)
+    workspace.query(
+        f"CREATE TABLE ordered AS SELECT winner AS row, {', '.join(by)} FROM {found} ORDER BY {', '.join(by)}"
+    )
+    same = " AND ".join(f"{name} = lag({name}) OVER ()" for name in by)
+    if workspace.query(f"SELECT count(*) FROM (SELECT {same} AS same FROM ordered) WHERE same")[0][0]:
+        workspace.query("DROP TABLE ordered")
+        return False
+    return True
+
+
+def _sortable(keys: str, scan_: KeyScan, workspace: Workspace) -> tuple[str, list[str]]:
+    """A relation of `keys` and what to sort it by to have it in key order.
+
+    A text that begins a key of several columns is sorted by its rank, where there are many keys to each: DuckDB sorts
+    numbers several times as fast as rows with a text in them.
+    """
+    first, *others = scan_.key_columns
+    if others:
+        kind, texts, count = workspace.query(
+            f"SELECT any_value(typeof({first})), approx_count_distinct({first}), count(*) FROM {keys}"
+        )[0]
+        if kind == "VARCHAR" and texts * KEYS_TO_A_TEXT < count:
+            workspace.query(
+                f"CREATE OR REPLACE TABLE ranks AS SELECT {first}, row_number() OVER (ORDER BY {first}) AS rank "
+                f"FROM (SELECT DISTINCT {first} FROM {keys})"
+            )
+            return f"{keys} JOIN ranks USING ({first})", ["rank", *others]
+    return keys, scan_.key_columns

@@ -1,0 +1,202 @@
+"""The keys of all files, read once into DuckDB: the table `rows`, whose rowid counts the rows of the whole input in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from etl_toolkit.errors import SourceError
+from etl_toolkit.keys import KeyType
+from etl_toolkit.model import Layout, SourceFile
+from etl_toolkit.sources import (
+    HeldLines,
+    alike,
+    extract_expression,
+    is_record,
+    read_failure,
+    record_expression,
+    text_relation,
+)
+from etl_toolkit.workspace import Workspace, literal
+
+FOUND_AT_ONCE = 65_536  # rows
+RELATIONS_AT_ONCE = 64  # in one statement: DuckDB makes a pipeline of each, and opens all of them
+
+PROVEN, NULL_KEY, UNPROVEN, REJECTED = 0, 1, 2, 3  # values of rows.doubt
+
+
+@dataclass(frozen=True)
+class KeyScan:
+    """The table `rows` in the workspace: (file, k0…, [o], [record or place], doubt), its rowid counting rows in order.
+
+    `first_row` maps a file's position to the rowid of its first record, so that a record's number in its file is
+    `rowid - first_row[file]`; `first_place` to what that record is known by (`row_sql`). `key_columns` are the names
+    k0, k1, … for the key's parts. Where `held` has the lines of the files, a row has the line's place instead of a record.
+    """
+
+    files: tuple[SourceFile, ...]
+    key: tuple[str, ...]
+    first_row: Mapping[int, int]
+    first_place: Mapping[int, int]
+    has_records: bool
+    has_order: bool
+    held: HeldLines | None = None
+
+    @cached_property
+    def file_at(self) -> Mapping[int, SourceFile]:
+        """The files by their position."""
+        return {file.position: file for file in self.files}
+
+    @property
+    def row_sql(self) -> str:
+        """What a row is known by: a number that grows in the order of rows."""
+        return "place" if self.held else "rowid"
+
+    @property
+    def record_sql(self) -> str:
+        """The column by which a row has its record: see `with_records`."""
+        return "place" if self.held else "record"
+
+    @contextmanager
+    def with_records(
+        self, workspace: Workspace, query: str, *, with_file: bool = False
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor with a relation `found`: the rows of a query, which has `record_sql`, with their `record`.
+
+        Where lines are held, and the query does not have it, their `file` can be had as well.
+        """
+        with workspace.cursor() as source, workspace.cursor() as places:
+            if self.held:
+                rows = places.sql(query).to_arrow_reader(FOUND_AT_ONCE)
+                source.register("found", self.held.with_records(rows, self.files_of if with_file else None))
+            else:
+                source.execute(f"CREATE TEMP VIEW found AS {query}")
+            yield source
+
+    def files_of(self, rows: Any) -> Any:
+        """The positions of the files in which rows lie, as numpy arrays: rows are in file order."""
+        return self._firsts[1][np.searchsorted(self._firsts[0], rows, side="right") - 1]
+
+    @cached_property
+    def _firsts(self) -> tuple[Any, Any]:
+        in_order = sorted((first, position) for position, first in self.first_place.items())
+        firsts = np.array(in_order, dtype=np.int64).reshape(-1, 2)
+        return np.ascontiguousarray(firsts[:, 0]), np.ascontiguousarray(firsts[:, 1])
+
+    def count_by_file(self, workspace: Workspace, query: str) -> dict[int, int]:
+        """How many of the rows that a query returns, known by `row_sql`, each file has."""
+        counts = np.zeros(1 + max((file.position for file in self.files), default=0), dtype=np.int64)
+        with workspace.cursor() as source:
+            for batch in source.sql(query).to_arrow_reader(FOUND_AT_ONCE):
+                rows = np.frombuffer(batch.column(0).buffers()[1], dtype=np.int64)[batch.column(0).offset :]
+                counts += np.bincount(self.files_of(rows[: batch.num_rows]), minlength=len(counts))
+        return {int(position): int(counts[position]) for position in np.flatnonzero(counts)}
+
+    @property
+    def key_columns(self) -> list[str]:
+        return [f"k{number}" for number in range(len(self.key))]
+
+    @property
+    def key_sql(self) -> str:
+        return ", ".join(self.key_columns)
+
+
+def scan(
+    files: Sequence[SourceFile],
+    key: Sequence[str],
+    workspace: Workspace,
+    *,
+    key_types: Sequence[KeyType],
+    layout: Layout | None = None,
+    order: tuple[str, KeyType] | None = None,
+) -> KeyScan:
+    """Read the keys of all files (and with `layout` their records) into the workspace's table `rows`.
+
+    Raises SourceError where a file cannot be read or lacks a key column: a scan that fails is never "no conflict".
+    """
+    for file in files:
+        if missing := [name for name in key if name not in file.carried]:
+            raise SourceError(
+                f"{file.name}: has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.carried)}"
+            )
+    held = _held(files, layout, workspace)
+    wanted = _Wanted(tuple(key), tuple(key_types), layout, order)
+    try:
+        with workspace.cursor() as source:
+            if held:
+                selects = []
+                for number, stream in enumerate(held.streams):
+                    source.register(f"lines_{number}", held.lines(number))
+                    selects.append(_select(stream, wanted, relation=f"lines_{number}"))
+            else:
+                selects = [_select(run, wanted) for run in alike(files)]
+            for first in range(0, len(selects), RELATIONS_AT_ONCE):
+                some = " UNION ALL ".join(selects[first : first + RELATIONS_AT_ONCE])
+                source.execute(("INSERT INTO rows " if first else "CREATE TABLE rows AS ") + some)
+    except duckdb.Error as error:
+        raise read_failure(files, error) from None
+    scan_ = KeyScan(tuple(files), tuple(key), {}, {}, layout is not None, order is not None, held)
+    firsts = workspace.query(f"SELECT file, min(rowid), min({scan_.row_sql}) FROM rows GROUP BY file")
+    return replace(scan_, first_row={row[0]: row[1] for row in firsts}, first_place={row[0]: row[2] for row in firsts})
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is read of each row: its key, its order value, and its record in a layout."""
+
+    key: tuple[str, ...]
+    key_types: tuple[KeyType, ...]
+    layout: Layout | None
+    order: tuple[str, KeyType] | None
+
+
+def _held(files: Sequence[SourceFile], layout: Layout | None, workspace: Workspace) -> HeldLines | None:
+    """The files' lines in memory, where there is room for them and each is the record to send."""
+    if layout is None or not workspace.held_bytes or not all(is_record(file, layout) for file in files):
+        return None
+    return HeldLines(files)
+
+
+def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None = None) -> str:
+    """The rows of neighbouring files that are read alike; `relation` has their lines where those are held."""
+    file, layout, order = run[0], wanted.layout, wanted.order
+    names = [*wanted.key, *([order[0]] if order else []), *(layout.columns if layout else ())]
+    source, texts = text_relation(run, names)
+    position = "file" if relation else f"file_index + {file.position}"
+    items = [f"({position})::INTEGER AS file"]
+    key_texts = list(zip(wanted.key, texts, wanted.key_types, strict=False))
+    items += [f"{_typed(file, *item)} AS k{number}" for number, item in enumerate(key_texts)]
+    proven = [f"k{number} IS NOT NULL" for number in range(len(wanted.key))]
+    if order:
+        order_text = texts[len(wanted.key)]
+        items.append(f"{_typed(file, order[0], order_text, order[1])} AS o")
+        # An order value the client cannot read would rank as NULL, and the wrong row would win.
+        proven.append(f"(o IS NOT NULL OR {order_text} IS NULL)")
+    nulls = " OR ".join(f"{text} IS NULL" for _, text, _ in key_texts)
+    items.append(
+        f"(CASE WHEN {' AND '.join(proven)} THEN {PROVEN} WHEN {nulls} THEN {NULL_KEY} ELSE {UNPROVEN} END)::UTINYINT AS doubt"
+    )
+    if relation:
+        items.append("place")
+    elif layout:
+        record = record_expression(file, texts[len(names) - len(layout.columns) :], layout)
+        items.append(f"{record} AS record")
+    return f"SELECT {', '.join(items)} FROM {relation or source}"
+
+
+def _typed(file: SourceFile, name: str, text: str, kind: KeyType) -> str:
+    """An expression of a key or order value: NULL where it is NULL, or spelled so that only the server can read it."""
+    if kind.grammar is None:
+        return text
+    cast, proven = f"TRY_CAST({text} AS {kind.duckdb_type})", f"regexp_full_match({text}, {literal(kind.grammar)})"
+    if kind.is_integer and name == file.columns[0]:
+        proven = f"({cast}::VARCHAR = {text} OR {proven})"  # the usual spelling is told faster than by RE2
+    elif kind.is_one_pass and (found := extract_expression(file, name, kind.grammar)):
+        return f"TRY_CAST({found} AS {kind.duckdb_type})"
+    return f"CASE WHEN {proven} THEN {cast} END"
