@@ -80,11 +80,11 @@ class Sessions:
             return wait_for_server(again, self.config, on_retry=partial(self.note_retry, role))
         return self._connect(role, is_printing=is_printing)
 
-    def ask(self, role: str, question: Callable[[Any], T]) -> T:
+    def ask(self, role: str, question: Callable[[Any], T], *, is_printing: bool = False) -> T:
         """Call `question` with a session of its own, again after a transient error: it may be called more than once."""
 
         def attempt() -> T:
-            with self.session(role) as connection:
+            with self.session(role, is_printing=is_printing) as connection:
                 return question(connection)
 
         return run_with_retry(attempt, self.config, on_retry=partial(self.note_retry, role))

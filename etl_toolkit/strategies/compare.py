@@ -7,7 +7,7 @@ the load; a sample tells. Every other row goes the ordinary way, also one that o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -83,8 +83,6 @@ def _may_compare(run: Run) -> bool:
 def _printed(run: Run) -> list[Composed] | None:
     """How the server has to print the columns for most of a sample of the winners to equal it; None where nothing helps."""
     assert run.scan is not None
-    assert run.layout is not None
-    assert run.plan.overlap is not None
     keys = ", ".join(f"{name}::VARCHAR" for name in run.scan.key_columns)
     query = (
         f"SELECT {run.scan.record_sql}, {run.scan.key_sql} FROM rows WHERE {run.scan.row_sql} IN "
@@ -92,9 +90,16 @@ def _printed(run: Run) -> list[Composed] | None:
     )
     with run.scan.with_records(run.workspace, query) as source:
         sample = source.execute(f"SELECT record, {keys} FROM found").fetchall()
+    return run.sessions.ask("compare", partial(_spelling, run, sample), is_printing=True)
+
+
+def _spelling(run: Run, sample: Sequence[tuple[str, ...]], connection: Any) -> list[Composed] | None:
+    """How the server has to print the columns for most of a sample of (record, key …) to equal what it prints."""
+    assert run.layout is not None
+    assert run.plan.overlap is not None
     records = {row[0].encode() for row in sample}
     columns = [run.target.column(name) for name in run.layout.columns]
-    with run.sessions.session("compare", is_printing=True) as connection, connection.cursor() as cursor:
+    with connection.cursor() as cursor:
         # Where a constraint is not validated, the server may refuse a row that the table has.
         cursor.execute(
             "SELECT FROM pg_catalog.pg_constraint WHERE conrelid = %s AND NOT convalidated", (run.target.oid,)
@@ -134,12 +139,7 @@ def _read_table(run: Run, printed: list[Composed]) -> bool:
 
     False where a value spans lines, for then a line is no record, and where the working directory has no room.
     """
-    with run.sessions.session("compare", is_printing=True) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_catalog.pg_relation_size(%s::oid) / pg_catalog.current_setting('block_size')::int",
-            (run.target.oid,),
-        )
-        pages = int(cursor.fetchone()[0])
+    pages = run.sessions.ask("compare", partial(_pages, run.target.oid))
     edges = [pages * number // run.plan.workers for number in range(run.plan.workers)]
 
     def read(worker: int) -> bool:
@@ -170,6 +170,14 @@ def _read_table(run: Run, printed: list[Composed]) -> bool:
 
     readers = [partial(read_with_retry, worker) for worker in range(len(edges))]
     return all(run_all(run, readers, workers=run.plan.workers))
+
+
+def _pages(oid: int, connection: Any) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_catalog.pg_relation_size(%s::oid) / pg_catalog.current_setting('block_size')::int", (oid,)
+        )
+        return int(cursor.fetchone()[0])
 
 
 def _take_in(run: Run, path: Path) -> int:

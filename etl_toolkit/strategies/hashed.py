@@ -6,6 +6,7 @@ hashes into its partition, by the hash operators of the key's own types, so equa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import psycopg2
 from psycopg2.sql import SQL, Composable
 
-from etl_toolkit.errors import AccountingError, DatabaseError, map_driver_error
+from etl_toolkit.errors import DatabaseError, map_driver_error
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import (
@@ -31,30 +32,45 @@ from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import check_unchanged
 from etl_toolkit.strategies.lanes import FileCounts, on_retry, run_all
 from etl_toolkit.strategies.staged import check_reject_limit, counts_of, find_rejects, stage
-from etl_toolkit.strategies.together import load_together
+from etl_toolkit.strategies.together import RowsLostError, load_together
 
 
 def load_hashed(run: Run) -> dict[int, Counts]:
-    """Stage every file, merge every partition, commit them together; return the counts per file."""
+    """Stage every file, merge every partition, commit them together; return the counts per file.
+
+    A server that goes down empties unlogged tables: then all are staged anew, and partitions that are committed stay so.
+    """
     tables = [shared_staging(run.run_id, file.position) for file in run.files]
     try:
-        staged = run_all(run, [partial(_stage_with_retry, run, file) for file in run.files], workers=run.plan.workers)
-        rejected = {file.position: len(run.refused.get(file.position, ())) for file in run.files}
-        lost = {position: Counts(read=count, rejected=count) for position, count in rejected.items()}
-
-        def check(counts: FileCounts) -> None:
-            for file, rows in zip(run.files, staged, strict=True):
-                if counts[file.position].read != rows + rejected[file.position]:
-                    merged = counts[file.position].read - rejected[file.position]
-                    raise AccountingError(
-                        f"{file.name}: {rows:,} rows were staged but {merged:,} merged; was the server restarted?"
-                    )
-
-        return load_together(run, lambda cursor, batch: _merge(run, cursor, batch, tables), lost=lost, check=check)
+        for attempt in itertools.count(1):
+            try:
+                return _stage_and_merge(run, tables)
+            except (RowsLostError, psycopg2.errors.UndefinedTable) as error:
+                if attempt >= run.config.retry_attempts:
+                    raise
+                on_retry(run, "staging")(attempt, error)
+                run.failed.clear()
+        raise AssertionError
     except psycopg2.Error as error:
         raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
     finally:
         drop_staging(run, tables)
+
+
+def _stage_and_merge(run: Run, tables: Sequence[Composable]) -> dict[int, Counts]:
+    staged = run_all(run, [partial(_stage_with_retry, run, file) for file in run.files], workers=run.plan.workers)
+    rejected = {file.position: len(run.refused.get(file.position, ())) for file in run.files}
+    lost = {position: Counts(read=count, rejected=count) for position, count in rejected.items()}
+
+    def check(counts: FileCounts) -> None:
+        for file, rows in zip(run.files, staged, strict=True):
+            if counts[file.position].read != rows + rejected[file.position]:
+                merged = counts[file.position].read - rejected[file.position]
+                raise RowsLostError(
+                    f"{file.name}: {rows:,} rows were staged but {merged:,} merged; was the server restarted?"
+                )
+
+    return load_together(run, lambda cursor, batch: _merge(run, cursor, batch, tables), lost=lost, check=check)
 
 
 def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) -> dict[int, Counts]:

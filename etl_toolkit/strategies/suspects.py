@@ -7,10 +7,12 @@ rolled back. What it refuses is taken out of the load, so the set of rejects is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from etl_toolkit.keys import SHORT_RECORD_BYTES, record_grammar
 from etl_toolkit.loading.rejects import refused_records
+from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Layout, Reject, TargetTable
@@ -79,6 +81,11 @@ class Inquiry:
 
         More than `limit` + 1 are not looked for: one too many is enough to fail the load.
         """
+        again = partial(self.sessions.note_retry, "rejects")
+        asked = partial(self._refused, where, doubtful, limit=limit)
+        return run_with_retry(asked, self.sessions.config, on_retry=again)
+
+    def _refused(self, where: str, doubtful: str, *, limit: int) -> dict[int, tuple[Reject, ...]]:
         few = f"SELECT rowid AS row, {self.scan.record_sql} FROM rows WHERE {where}"
         with self.scan.with_records(self.workspace, f"WITH few AS MATERIALIZED ({few}) SELECT * FROM few") as source:
             source.execute(f"SELECT row, record FROM found WHERE {doubtful}")

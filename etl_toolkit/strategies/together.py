@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2
 
-from etl_toolkit.errors import DatabaseError, is_transient
+from etl_toolkit.errors import AccountingError, DatabaseError, is_transient
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.retry import run_with_retry
@@ -25,6 +25,10 @@ from etl_toolkit.model import Batch, Counts
 from etl_toolkit.strategies.lanes import FileCounts, add_up, narrated, on_retry, run_all
 
 Write = Callable[[Any, Batch], FileCounts]  # (cursor, batch) -> counts of the rows it wrote
+
+
+class RowsLostError(AccountingError):
+    """Fewer rows, or more, than before: what was staged is gone. Nothing of it is committed."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +171,15 @@ def _commit(run: Run, loaded: Loaded, write: Write, lost: FileCounts) -> FileCou
         again = _load(run, loaded.worker, loaded.batches, write, lost)
         assert again is not None
         try:
+            if _read(again) != _read(loaded):
+                raise RowsLostError(f"{loaded.worker}: other rows than before; was the server restarted?")
             again.connection.commit()
         finally:
             run.sessions.close(again.connection)
         return again.counts
 
     return run_with_retry(load_and_commit, run.config, on_retry=on_retry(run, loaded.worker))
+
+
+def _read(loaded: Loaded) -> dict[int, int]:
+    return {file: counts.read for file, counts in loaded.counts.items() if counts.read}
