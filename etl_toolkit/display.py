@@ -139,7 +139,7 @@ def plan_blocks(plan: Plan) -> list[Block]:
     blocks: list[Block] = [
         Lines(
             f"Plan: {plan.strategy} with {workers}; keys are compared by the {plan.key_path}",
-            [*plan.reasons, *_left_out(plan.duplicates)],
+            [*plan.reasons, *_left_out(plan.duplicates), *(f"warning: {item}" for item in plan.loaded_before)],
         ),
         _outcome_table(plan),
     ]
@@ -190,6 +190,7 @@ def result_blocks(result: LoadResult) -> list[Block]:
     if predicted := result.plan.predicted_seconds.get(result.strategy):
         notes.append(f"predicted {predicted:,.2f} s, took {result.wall_seconds:,.2f} s")
     notes += _left_out(result.duplicates)
+    notes += [f"warning: {item}" for item in result.loaded_before if item.turned_back]
     if result.retries:
         notes.append(f"{result.retries:,} batches were repeated after a transient error")
     if result.counts.rejected:

@@ -400,6 +400,32 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class LoadedBefore:
+    """A file whose content the table took at `loaded_at`, before something newer, which loading it again turns back.
+
+    `newer_runs` have written `newer_rows` rows of other content since: at most that many are turned back. `turned_back`
+    is known after the load, None before: the rows of the file that changed a row of the table, at most `newer_rows`.
+    """
+
+    file: str
+    run_id: str
+    loaded_at: str
+    newer_runs: tuple[str, ...]
+    newer_rows: int
+    turned_back: int | None = None
+
+    def __str__(self) -> str:
+        since = f"since it was loaded on {self.loaded_at[:16]} (run {self.run_id})"
+        runs = f"run{'s' if len(self.newer_runs) > 1 else ''} {', '.join(self.newer_runs[-3:])}"
+        if self.turned_back is not None:
+            return f"{self.file}: turned back at most {self.turned_back:,} rows that {runs} wrote {since}"
+        return (
+            f"{self.file}: {runs} wrote {self.newer_rows:,} rows {since}; loading it again may turn back at most that many. "
+            "To keep them, give --on-conflict newer with --order-by; to turn them back without this warning, --force"
+        )
+
+
+@dataclass(frozen=True)
 class Plan:
     """What will be done, and why. `lanes` run side by side; the batches of one lane run in order."""
 
@@ -414,6 +440,7 @@ class Plan:
     predicted_updates: int | None = None
     predicted_unchanged: int | None = None
     target_is_empty: bool = False
+    loaded_before: tuple[LoadedBefore, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()  # those of `Sources`
 
     @property
@@ -501,6 +528,7 @@ class LoadResult:
     retries: int = 0
     created_sql: str | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
+    loaded_before: tuple[LoadedBefore, ...] = ()
 
     def __bool__(self) -> bool:
         return self.completed and self.counts.balances and all(counts.balances for counts in self.files.values())
@@ -528,6 +556,7 @@ class LoadResult:
             "retries": self.retries,
             "created_sql": self.created_sql,
             "resources": dict(self.resources),
+            "loaded_before": [asdict(item) for item in self.loaded_before],
         }
 
     def __str__(self) -> str:

@@ -16,7 +16,7 @@ from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
 from etl_toolkit.loading.conventions import conventions_in_words, offsets_at
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.ledger import PastRun, staging_refusal
+from etl_toolkit.loading.ledger import PastRun, loaded_before, staging_refusal
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
 from etl_toolkit.loading.run import Phases
 from etl_toolkit.loading.session import Sessions
@@ -25,6 +25,7 @@ from etl_toolkit.model import (
     Batch,
     ConflictAction,
     Layout,
+    LoadedBefore,
     LoadSpec,
     Plan,
     Reject,
@@ -120,6 +121,7 @@ def prepared(
             look = partial(_look_at_table, sources, spec, workspace, is_resumed=lanes is not None, is_trial=is_trial)
             found = sessions.ask("catalog", look)
         created, target, sources, refusal = found.created, found.target, found.sources, found.refusal
+        before = found.loaded_before
         matched = sources.files
         layout = common_layout(matched, target)
         scanned, overlap, refused = None, None, {file.position: file.malformed for file in matched if file.malformed}
@@ -153,7 +155,7 @@ def prepared(
                     refusal,
                 )
             )
-        plan = replace(plan, duplicates=sources.duplicates)
+        plan = replace(plan, duplicates=sources.duplicates, loaded_before=before)
         if created and is_trial:
             reason = "the table does not exist and would be created: " + " ".join(created.split())
             plan = replace(plan, reasons=(*plan.reasons, reason))
@@ -174,6 +176,7 @@ class _Table:
     sources: Sources
     refusal: str
     is_standby: bool
+    loaded_before: tuple[LoadedBefore, ...]
 
 
 def _look_at_table(
@@ -188,7 +191,9 @@ def _look_at_table(
     refusal = staging_refusal(connection)
     if created and not is_trial:
         connection.commit()  # else the table is gone with the session, and was only needed to be read
-    return _Table(created, target, sources, refusal, is_standby(connection))
+    may_turn_back = not created and not spec.force and spec.conflict_action is ConflictAction.UPDATE
+    before = loaded_before(connection, target.oid, sources.files) if may_turn_back else ()
+    return _Table(created, target, sources, refusal, is_standby(connection), before)
 
 
 def localized(files: tuple[SourceFile, ...], connection: Any, workspace: Workspace) -> tuple[SourceFile, ...]:

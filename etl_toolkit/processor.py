@@ -24,7 +24,17 @@ from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Event, Phases, Run
 from etl_toolkit.loading.session import Sessions, plain_text_host
 from etl_toolkit.loading.undo import Undone, undo
-from etl_toolkit.model import Batch, ConflictAction, Counts, KeyOverlap, LoadResult, LoadSpec, Plan, Strategy
+from etl_toolkit.model import (
+    Batch,
+    ConflictAction,
+    Counts,
+    KeyOverlap,
+    LoadedBefore,
+    LoadResult,
+    LoadSpec,
+    Plan,
+    Strategy,
+)
 from etl_toolkit.observe import Watch, fan_out, told
 from etl_toolkit.overlap import measure
 from etl_toolkit.prepare import Resumed, forecasted, prepared, resolved
@@ -156,7 +166,7 @@ class ConflictAwareProcessor:
                 counts=sum(counts.values(), Counts()), files=_by_name(run, counts),
                 wall_seconds=time.perf_counter() - started, phases=phases.as_dict(), plan=ready.plan, completed=True,
                 duplicates=ready.sources.duplicates, retries=run.retries, created_sql=ready.created_sql,
-                resources=watch.resources(),
+                resources=watch.resources(), loaded_before=_turned_back(run, counts),
             )  # fmt: skip
 
     def undo(self, run_id: str, *, force: bool = False, dry_run: bool = False) -> Undone:
@@ -196,6 +206,8 @@ def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
             "waiting", on="another run", blocked_by=holder, seconds=round(seconds, 1)
         ),
     )  # fmt: skip
+    for item in run.plan.loaded_before:
+        run.tell("loaded_before", **asdict(item), message=str(item))
     run.tell("planned", plan=run.plan, bytes=sum(file.size_bytes for file in run.files))
     if resumed:
         ledger.resume(connection, resumed.past, run.target, run.files, force=resumed.force)
@@ -231,6 +243,14 @@ def _by_name(run: Run, counts: Mapping[int, Counts]) -> dict[str, Counts]:
         name = run.file(position).name
         named[name] = named.get(name, Counts()) + found
     return named
+
+
+def _turned_back(run: Run, counts: Mapping[int, Counts]) -> tuple[LoadedBefore, ...]:
+    """The files that were loaded before something newer, with how many rows they changed again."""
+    changed = {name: count.updated for name, count in _by_name(run, counts).items()}
+    return tuple(
+        replace(item, turned_back=min(changed.get(item.file, 0), item.newer_rows)) for item in run.plan.loaded_before
+    )
 
 
 def _observed(watch: Watch) -> dict[str, float]:

@@ -1,8 +1,10 @@
-"""A TCP proxy in front of PostgreSQL that cuts a worker's connection around its COMMIT."""
+"""A TCP proxy in front of PostgreSQL that cuts a worker's connection around its COMMIT, or goes black."""
 
 from __future__ import annotations
 
+import ctypes
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +29,7 @@ class Proxy:
         self.lingers = lingers
         self.over = threading.Event()
         self.cut = 0
+        self.passing: list[socket.socket] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         self.lock = threading.Lock()
@@ -36,9 +39,24 @@ class Proxy:
             while True:
                 client, _ = self.listener.accept()
                 server = socket.create_connection(self.server)
+                self.passing += [client, server]
                 is_cut = threading.Event()
                 for task in (self._forth, self._back):
                     threading.Thread(target=task, args=(client, server, is_cut), daemon=True).start()
+
+    def go_black(self) -> None:
+        """Let whatever is sent on the connections there are vanish: no answer, no acknowledgement, no reset."""
+        for item in self.passing:
+            with suppress(OSError):  # closed before
+                _drop_all(item)
+
+    def reset(self) -> None:
+        """Let both ends know of the connections there are: they are closed with a reset."""
+        for item in self.passing:
+            with suppress(OSError):
+                item.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                item.shutdown(socket.SHUT_RD)
+                item.close()
 
     def _forth(self, client: socket.socket, server: socket.socket, is_cut: threading.Event) -> None:
         seen = b""
@@ -70,6 +88,14 @@ class Proxy:
                 return False
             self.cut += 1
             return True
+
+
+def _drop_all(item: socket.socket) -> None:
+    """A packet filter that takes no packet, so that the kernel does not even acknowledge one (Linux)."""
+    take_nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    so_attach_filter = 26
+    program = struct.pack("HL", 1, ctypes.addressof(take_nothing))
+    item.setsockopt(socket.SOL_SOCKET, so_attach_filter, program)
 
 
 def _close(*sockets: socket.socket) -> None:

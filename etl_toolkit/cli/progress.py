@@ -27,6 +27,8 @@ def in_words(event: Event) -> str | None:
             f"{used:.1f} of {limit:.1f} GB of memory are in use ({facts['ratio']:.0%}, limit of {facts['of']}); if it runs "
             "out, the system ends this load: free memory now, or lower memory_limit_bytes or --jobs for the next one"
         )
+    if event.name == "loaded_before":
+        return str(facts["message"])
     if event.name == "leftovers":
         return (
             f"up to {facts['tables']} staging tables could not be dropped and were left in schema etl_toolkit; the next load "

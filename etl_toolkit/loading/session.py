@@ -98,12 +98,15 @@ class Sessions:
 
     def _connect(self, role: str, *, is_printing: bool) -> Any:
         connection = self._dial(role)
+        process = connection.info.backend_pid
         try:
             if not self._has_met_server:
                 refuse_transaction_pooler(connection, partial(self._dial, role))
             process = self._prepare(connection, is_printing=is_printing)
         except BaseException as error:
             connection.close()
+            with self._lock:
+                self._lost.append(process)
             if isinstance(error, psycopg2.errors.InvalidParameterValue):
                 raise UsageError(f"the server refuses the setting: {error.diag.message_primary}") from None
             if isinstance(error, psycopg2.Error):

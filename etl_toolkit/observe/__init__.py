@@ -11,6 +11,7 @@ Everything is fed from the events of a load (`Event` in `loading.run`). Telemetr
 | `fallback`, `commit_lost`, `leftovers` | batch; number of staging tables left |
 | `bytes` | bytes and rows that went to COPY; many of them |
 | `waiting`, `wait_over` | session, seconds, what it waits for, who blocks it |
+| `loaded_before` | file, run, when; newer runs and how many rows they wrote; message |
 | `plain_text` | the remote host that is talked to without TLS |
 | `memory_alert` | bytes in use, limit, share, whose limit |
 | `finished` | status, counts, seconds, retries, phases, resources; error, SQLSTATE |

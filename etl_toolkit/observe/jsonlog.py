@@ -12,7 +12,9 @@ from typing import Any, TextIO
 from etl_toolkit.loading.run import Event
 from etl_toolkit.model import Counts, Plan
 
-WARNINGS = frozenset({"retry", "fallback", "commit_lost", "leftovers", "waiting", "memory_alert", "plain_text"})
+WARNINGS = frozenset(
+    {"retry", "fallback", "commit_lost", "leftovers", "waiting", "memory_alert", "plain_text", "loaded_before"}
+)
 _VALUE = re.compile(r'"[^"]*"')
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2
 
-from etl_toolkit.errors import AccountingError, DatabaseError, is_transient
+from etl_toolkit.errors import AccountingError, DatabaseError, is_transient, reason_of
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.retry import run_with_retry
@@ -163,9 +163,9 @@ def _commit(run: Run, loaded: Loaded, write: Write, lost: FileCounts) -> FileCou
     except psycopg2.Error as error:
         if not is_transient(error):
             raise
-    with run.lock:
-        run.retries += 1
-    run.tell("commit_lost", batch=", ".join(batch.label for batch in loaded.batches))
+        with run.lock:
+            run.retries += 1
+        run.tell("commit_lost", batch=", ".join(batch.label for batch in loaded.batches), **reason_of(error))
 
     def load_and_commit() -> FileCounts:
         again = _load(run, loaded.worker, loaded.batches, write, lost)

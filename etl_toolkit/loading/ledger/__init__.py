@@ -9,6 +9,7 @@ that lost its table lock to a later one can commit nothing more.
 from etl_toolkit.loading.ledger.batches import Claim, check_committed, claim, complete, note_version, record_rejects
 from etl_toolkit.loading.ledger.definition import DEFINITION, SCHEMA, VERSION, check_version, prepare, staging_refusal
 from etl_toolkit.loading.ledger.history import PastRun, find_run, past_runs
+from etl_toolkit.loading.ledger.loaded_before import loaded_before
 from etl_toolkit.loading.ledger.runs import begin, finish, pin_bounds, pinned, resume
 from etl_toolkit.loading.ledger.table_lock import give_locks_back, lock_table, locks_given_back
 
@@ -26,6 +27,7 @@ __all__ = [
     "find_run",
     "finish",
     "give_locks_back",
+    "loaded_before",
     "lock_table",
     "locks_given_back",
     "note_version",
