@@ -12,6 +12,7 @@
     ├── ConflictTripwireError   two workers met on a key that was proven disjoint: a wrong verdict
     ├── AccountingError         the counts do not add up: the run is failed
     ├── LedgerError             the ledger refuses: another run holds the table, a newer run, a changed file
+    ├── StoppedError            somebody stopped the load; says what was committed before
     └── DatabaseError           PostgreSQL said no; carries the SQLSTATE
         └── TransientDatabaseError  worth another attempt (deadlock, serialization, lost connection, …)
 
@@ -74,6 +75,19 @@ class AccountingError(EtlError):
 
 class LedgerError(EtlError):
     """The ledger refuses to start or continue a run."""
+
+
+class StoppedError(EtlError):
+    """The load was stopped from outside, for `reason`. `committed_rows` are in the table: no others, and none will follow.
+
+    `run_id` is the run to resume; empty where the load was stopped before its run was recorded.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", run_id: str = "", committed_rows: int = 0) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.run_id = run_id
+        self.committed_rows = committed_rows
 
 
 class DatabaseError(EtlError):

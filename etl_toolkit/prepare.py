@@ -113,12 +113,16 @@ def prepared(
     config, cores = sessions.config, available_cores()
     with (
         resource_failures_told(),
-        open_workspace(config, threads=1 if spec.strategy is Strategy.STREAMING else cores) as workspace,
+        open_workspace(
+            config, threads=1 if spec.strategy is Strategy.STREAMING else cores, stop=sessions.stop
+        ) as workspace,
     ):
         with phases.phase("sources"):
             sources = resolved(files, spec, config, workspace)
         with phases.phase("target"):
-            look = partial(_look_at_table, sources, spec, workspace, is_resumed=lanes is not None, is_trial=is_trial)
+            look = partial(
+                _look_at_table, sources, spec, workspace, sessions, is_resumed=lanes is not None, is_trial=is_trial
+            )
             found = sessions.ask("catalog", look)
         created, target, sources, refusal = found.created, found.target, found.sources, found.refusal
         before = found.loaded_before
@@ -180,8 +184,9 @@ class _Table:
 
 
 def _look_at_table(
-    sources: Sources, spec: LoadSpec, workspace: Workspace, connection: Any, *, is_resumed: bool, is_trial: bool
-) -> _Table:
+    sources: Sources, spec: LoadSpec, workspace: Workspace, sessions: Sessions, connection: Any, *,
+    is_resumed: bool, is_trial: bool,
+) -> _Table:  # fmt: skip
     created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
     target = read_target(connection, spec.table, spec.key)
     sources = replace(sources, files=localized(match_columns(sources.files, target, spec), connection, workspace))
@@ -190,7 +195,8 @@ def _look_at_table(
         sources = read_once(sources, workspace, is_first_kept=is_first_kept)
     refusal = staging_refusal(connection)
     if created and not is_trial:
-        connection.commit()  # else the table is gone with the session, and was only needed to be read
+        # Else the table is gone with the session, and was only needed to be read.
+        sessions.commit(connection, note=f"the table {target.qualified_name} was created")
     may_turn_back = not created and not spec.force and spec.conflict_action is ConflictAction.UPDATE
     before = loaded_before(connection, target.oid, sources.files) if may_turn_back else ()
     return _Table(created, target, sources, refusal, is_standby(connection), before)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import psycopg2
 
 from etl_toolkit.config import ParallelConfig, available_cores
-from etl_toolkit.errors import AccountingError, DatabaseError, driver_errors_mapped, map_driver_error, reason_of
+from etl_toolkit.errors import (
+    AccountingError,
+    DatabaseError,
+    StoppedError,
+    driver_errors_mapped,
+    map_driver_error,
+    reason_of,
+)
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.conventions import PRINTED, named_conventions
@@ -41,10 +47,13 @@ from etl_toolkit.prepare import Resumed, forecasted, prepared, resolved
 from etl_toolkit.ranking import collapse
 from etl_toolkit.request import connection_string, load_spec
 from etl_toolkit.scan import scan
+from etl_toolkit.stopping import STEP_SECONDS, Stop, run_stoppable
 from etl_toolkit.strategies import STRATEGIES
 from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.staged import check_reject_limit
 from etl_toolkit.workspace import open_workspace
+
+T = TypeVar("T")
 
 
 def _silent(event: Event) -> None:
@@ -81,66 +90,105 @@ class ConflictAwareProcessor:
 
         `headers` names the columns of headerless CSV files. `options` are those of `ingest`. Raises EtlError.
         """
-        spec = load_spec(table, pk_columns, headers=headers, **options)
-        stop = threading.Event()
+        spec, stop = load_spec(table, pk_columns, headers=headers, **options), Stop()
         work = asyncio.ensure_future(asyncio.to_thread(self.load, files, spec, stop))
         try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            stop.set()
-            await asyncio.wait([work])
+            await _in_steps(work)
+        except asyncio.CancelledError as cancelled:
+            stop.set("the task was cancelled")
+            await _in_steps(work)  # cancelled once more, it leaves at once: nothing is committed any more
+            cancelled.add_note(str(work.exception() or "the load was complete by then"))
             raise
+        return work.result()
 
     def analyze(self, files: Any, pk_columns: Sequence[str], **options: Any) -> KeyOverlap:
         """Return the key overlap of `files` alone, keys compared as text; needs no database and writes nothing."""
-        spec = load_spec("", pk_columns, **options)
-        with open_workspace(self.config, threads=available_cores()) as workspace:
-            sources = resolved(files, spec, self.config, workspace)
-            types = [KEY_TYPES["text"]] * len(spec.key)
-            scanned = scan(sources.files, spec.key, workspace, key_types=types)
-            collapse(scanned, workspace, action=ConflictAction.UPDATE)
-            return measure(scanned, workspace)
+        spec, stop = load_spec("", pk_columns, **options), Stop()
+
+        def look() -> KeyOverlap:
+            with open_workspace(self.config, threads=available_cores(), stop=stop) as workspace:
+                sources = resolved(files, spec, self.config, workspace)
+                types = [KEY_TYPES["text"]] * len(spec.key)
+                scanned = scan(sources.files, spec.key, workspace, key_types=types)
+                collapse(scanned, workspace, action=ConflictAction.UPDATE)
+                return measure(scanned, workspace)
+
+        return run_stoppable(look, stop)
 
     def plan(self, files: Any, table: str, pk_columns: Sequence[str], **options: Any) -> Plan:
         """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing."""
         spec = load_spec(table, pk_columns, **options)
-        sessions = Sessions(self._connection_string(), self.config, "plan", named_conventions(spec.read))
-        doing = driver_errors_mapped(doing=f"planning a load into {table}")
-        with doing, prepared(files, spec, sessions, Phases(), is_trial=True) as ready:
-            return forecasted(ready, sessions)
 
-    def load(self, files: Any, spec: LoadSpec, stop: threading.Event | None = None) -> LoadResult:
-        """Load `files` as `spec` says. Setting `stop` from another thread rolls back and raises InterruptedError."""
+        def make(sessions: Sessions) -> Plan:
+            doing = driver_errors_mapped(doing=f"planning a load into {table}")
+            with doing, prepared(files, spec, sessions, Phases(), is_trial=True) as ready:
+                return forecasted(ready, sessions)
+
+        return self._stoppable(make, "plan", Stop(), conventions=named_conventions(spec.read))
+
+    def load(self, files: Any, spec: LoadSpec, stop: Stop | None = None) -> LoadResult:
+        """Load `files` as `spec` says.
+
+        Setting `stop` from another thread ends the load within seconds: StoppedError says what was committed before, if
+        anything was, and nothing is committed afterwards. Ctrl-C does the same, and KeyboardInterrupt arrives.
+        """
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        return told(self._on_event, run_id, spec, lambda: self._load(files, spec, stop or threading.Event(), run_id))
 
-    def resume(self, run_id: str, *, force: bool = False, stop: threading.Event | None = None) -> LoadResult:
+        def work(sessions: Sessions) -> LoadResult:
+            return told(self._on_event, run_id, spec, lambda: self._load(files, spec, sessions))
+
+        return self._stoppable(
+            work, run_id, stop or Stop(),
+            conventions=named_conventions(spec.read), limit_seconds=self.config.time_limit_seconds,
+        )  # fmt: skip
+
+    def resume(self, run_id: str, *, force: bool = False, stop: Stop | None = None) -> LoadResult:
         """Go on with an unfinished run: batches it committed are kept, the others loaded. Raises LedgerError if unsafe.
 
-        Files must be as they were, and are looked for where they were; workers may differ.
+        Files must be as they were, and are looked for where they were; workers may differ. `stop` is as in `load`.
         """
-        with Sessions(self._connection_string(), self.config, run_id).session("catalog") as connection:
-            past = ledger.find_run(connection, run_id)
-        spec = LoadSpec.from_mapping(past.spec)
-        lanes = tuple(tuple(Batch(**{**b, "files": tuple(b["files"])}) for b in lane) for lane in past.plan["lanes"])
-        resumed = Resumed(past, lanes, past.plan.get("bounds"), past.plan.get("conventions", PRINTED), force)
-        spec = replace(spec, strategy=Strategy(past.strategy), force=True)
-        files = [name for _, name, _ in past.files]
-        load = lambda: self._load(files, spec, stop or threading.Event(), run_id, resumed)  # noqa: E731
-        return told(self._on_event, run_id, spec, load)
 
-    def _load(
-        self, files: Any, spec: LoadSpec, stop: threading.Event, run_id: str, resumed: Resumed | None = None
-    ) -> LoadResult:
-        phases, started, failed = Phases(), time.perf_counter(), threading.Event()
+        def work(sessions: Sessions) -> LoadResult:
+            with sessions.session("catalog") as connection:
+                past = ledger.find_run(connection, run_id)
+            spec = LoadSpec.from_mapping(past.spec)
+            lanes = tuple(
+                tuple(Batch(**{**b, "files": tuple(b["files"])}) for b in lane) for lane in past.plan["lanes"]
+            )
+            resumed = Resumed(past, lanes, past.plan.get("bounds"), past.plan.get("conventions", PRINTED), force)
+            sessions.conventions = resumed.conventions  # not those that the first session has brought
+            spec = replace(spec, strategy=Strategy(past.strategy), force=True)
+            files = [name for _, name, _ in past.files]
+            return told(self._on_event, run_id, spec, lambda: self._load(files, spec, sessions, resumed))
+
+        return self._stoppable(work, run_id, stop or Stop(), limit_seconds=self.config.time_limit_seconds)
+
+    def _stoppable(
+        self, work: Callable[[Sessions], T], run_id: str, stop: Stop, *,
+        conventions: Mapping[str, str] | None = None, limit_seconds: float = 0,
+    ) -> T:  # fmt: skip
         sessions = Sessions(
-            self._connection_string(),
-            self.config,
-            run_id,
-            resumed.conventions if resumed else named_conventions(spec.read),
-            stops=(stop, failed),
+            self._connection_string(), self.config, run_id, conventions or {}, stop=stop,
             on_retry=partial(self._note_retry, run_id),
-        )
+        )  # fmt: skip
+        with stop.calling(sessions.cancel_all):
+            return run_stoppable(lambda: work(sessions), stop, limit_seconds=limit_seconds)
+
+    def _load(self, files: Any, spec: LoadSpec, sessions: Sessions, resumed: Resumed | None = None) -> LoadResult:
+        try:
+            return self._load_in_steps(files, spec, sessions, resumed)
+        except Exception as error:
+            # A query or statement that is cancelled fails in many ways: what it failed with is not the reason.
+            if not sessions.stop.is_set() or (isinstance(error, StoppedError) and error.run_id):
+                raise
+            done = "; ".join(sessions.notes) or "nothing was written"
+            words = f"the load into {spec.table} was stopped ({sessions.stop.reason}) before its first batch; {done}"
+            raise StoppedError(words, reason=sessions.stop.reason) from None
+
+    def _load_in_steps(
+        self, files: Any, spec: LoadSpec, sessions: Sessions, resumed: Resumed | None = None
+    ) -> LoadResult:
+        phases, started, run_id, stop = Phases(), time.perf_counter(), sessions.run_id, sessions.stop
         with (
             driver_errors_mapped(doing=f"loading into {spec.table}"),
             coordinated(sessions) as coordinator,
@@ -154,10 +202,11 @@ class ConflictAwareProcessor:
             run = Run(
                 run_id=run_id, spec=spec, config=self.config, target=ready.target, files=ready.files, plan=ready.plan,
                 layout=ready.layout, scan=ready.scan, workspace=ready.workspace, sessions=sessions, phases=phases,
-                notify=self._on_event, stop=stop, failed=failed, refused=ready.refused,
+                notify=self._on_event, stop=stop, failed=sessions.failed, refused=ready.refused,
                 bounds=resumed.bounds if resumed else None,
             )  # fmt: skip
             run.tell("planned", plan=ready.plan, bytes=ready.sources.size_bytes)
+            stop.check()
             coordinator.do(partial(_begin, run, resumed))
             reach("begun")
             counts = _execute(run, coordinator, watch)
@@ -171,7 +220,8 @@ class ConflictAwareProcessor:
 
     def undo(self, run_id: str, *, force: bool = False, dry_run: bool = False) -> Undone:
         """Take back everything a run wrote, or raise LedgerError and change nothing; `loading.undo` says when."""
-        return undo(Sessions(self._connection_string(), self.config, run_id), run_id, force=force, dry_run=dry_run)
+        take_back = partial(undo, run_id=run_id, force=force, dry_run=dry_run)
+        return self._stoppable(take_back, run_id, Stop())
 
     def _note_retry(self, run_id: str, role: str, attempt: int, error: BaseException) -> None:
         if attempt & (attempt - 1) == 0:  # 1, 2, 4, 8: a server that is away is asked for a minute
@@ -194,6 +244,12 @@ def ingest(files: Any, table: str, key: str | Sequence[str], dsn: Any = None, **
     return ConflictAwareProcessor(dsn, **own).load(files, load_spec(table, key, **options))
 
 
+async def _in_steps(work: asyncio.Future[LoadResult]) -> None:
+    """Wait in short steps: a kernel that is interrupted cancels the task, but does not wake its loop to tell it so."""
+    while not (await asyncio.wait([work], timeout=STEP_SECONDS))[0]:
+        pass
+
+
 # --- the load itself ---------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +258,7 @@ def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
     ledger.prepare(connection)
     ledger.lock_table(
         connection, run.target.oid, run.target.qualified_name, wait_seconds=run.config.lock_wait_seconds,
+        sleep=run.sleep,
         on_wait=lambda holder, seconds: run.tell(
             "waiting", on="another run", blocked_by=holder, seconds=round(seconds, 1)
         ),
@@ -209,6 +266,7 @@ def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
     for item in run.plan.loaded_before:
         run.tell("loaded_before", **asdict(item), message=str(item))
     run.tell("planned", plan=run.plan, bytes=sum(file.size_bytes for file in run.files))
+    run.check()
     if resumed:
         ledger.resume(connection, resumed.past, run.target, run.files, force=resumed.force)
     else:
@@ -228,12 +286,36 @@ def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> dict[int, Coun
         _close(coordinator, run, "complete", counts, observed=_observed(watch))
         return counts
     except BaseException as error:
-        interrupted = isinstance(error, InterruptedError) or not isinstance(error, Exception)  # Ctrl-C, SIGTERM
-        status, words = "interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}"
+        stopped = _stopped(coordinator, run) if run.stop.is_set() else None
+        status = "interrupted" if stopped or not isinstance(error, Exception) else "failed"
+        words = str(stopped) if stopped else f"{type(error).__name__}: {error}"
         _close(coordinator, run, status, {}, error=words, observed=_observed(watch))
+        if stopped:
+            raise stopped from None
         if isinstance(error, psycopg2.Error):
             raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
         raise
+
+
+def _stopped(coordinator: Coordinator, run: Run) -> StoppedError:
+    """What to tell of a load that was stopped: what of it was committed before."""
+    try:
+        with run.sessions.sparing(coordinator.connection):
+            read = partial(ledger.committed, run_id=run.run_id)
+            batches, counts = coordinator.do(read, is_last_word=True)
+        done = "nothing was committed"
+        if batches:
+            done = (
+                f"{batches} of {len(run.plan.batches)} batches were committed before ({counts.written:,} rows written)"
+            )
+    except (psycopg2.Error, DatabaseError):
+        counts, done = Counts(), "the server does not answer, so what it committed before is in its ledger only"
+    done = "; ".join([*run.sessions.notes, done])
+    return StoppedError(
+        f"the load into {run.target.qualified_name} was stopped ({run.stop.reason}): {done}; see `etl-toolkit runs`, and go "
+        f"on with `etl-toolkit resume {run.run_id}`",
+        reason=run.stop.reason, run_id=run.run_id, committed_rows=counts.written,
+    )  # fmt: skip
 
 
 def _by_name(run: Run, counts: Mapping[int, Counts]) -> dict[str, Counts]:
@@ -292,7 +374,8 @@ def _close(
         ledger.finish(connection, run.run_id, status=status, counts=total, files=counts, error=error, observed=observed)
 
     try:
-        coordinator.do(record, is_last_word=status != "complete")
+        with run.sessions.sparing(coordinator.connection):
+            coordinator.do(record, is_last_word=status != "complete")
     except (psycopg2.Error, DatabaseError) as failure:
         if status != "complete":
             return

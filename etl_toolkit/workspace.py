@@ -18,6 +18,7 @@ from duckdb import ConnectionException, DuckDBPyConnection, connect
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.memory import memory_limit_bytes
 from etl_toolkit.server.lock import try_lock
+from etl_toolkit.stopping import Stop
 
 PREFIX = "etl_toolkit_"
 OWNER = "owner"
@@ -35,6 +36,7 @@ class Workspace:
     limit_bytes: int
     threads: int
     held_bytes: int = 0
+    stop: Stop = field(default_factory=Stop, repr=False)
     _duckdb: DuckDBPyConnection | None = field(default=None, repr=False)
     _readable: tuple[Path, ...] | None = None  # None: not locked down yet
     _cursors: WeakSet[DuckDBPyConnection] = field(default_factory=WeakSet, repr=False)
@@ -73,7 +75,8 @@ class Workspace:
             return cursor.execute(sql, parameters or []).fetchall()
 
     def cursor(self) -> DuckDBPyConnection:
-        """Another connection to the same tables, for another thread."""
+        """Another connection to the same tables, for another thread. Raises StoppedError once the load is stopped."""
+        self.stop.check()
         cursor = self.duckdb.cursor()
         with self._lock:
             self._cursors.add(cursor)
@@ -141,12 +144,13 @@ def memory_budget_bytes(config: ParallelConfig) -> int:
 
 
 @contextmanager
-def open_workspace(config: ParallelConfig, *, threads: int) -> Iterator[Workspace]:
-    """Open a workspace; `Workspace.lock_down` names the files that its DuckDB may read."""
+def open_workspace(config: ParallelConfig, *, threads: int, stop: Stop | None = None) -> Iterator[Workspace]:
+    """Open a workspace; `Workspace.lock_down` names the files that its DuckDB may read. Its queries end with `stop`."""
     with working_directory(Path(config.temp_directory or tempfile.gettempdir())) as directory:
-        workspace = Workspace(directory, memory_budget_bytes(config), threads)
+        workspace = Workspace(directory, memory_budget_bytes(config), threads, stop=stop or Stop())
         try:
-            yield workspace
+            with workspace.stop.calling(workspace.interrupt):
+                yield workspace
         finally:
             workspace.close()
 

@@ -21,6 +21,7 @@ from etl_toolkit.model import FileKeys, KeyOverlap
 from etl_toolkit.reporting import frames, notebooks, run_data
 from etl_toolkit.reporting.explore import explore
 from tests.report_records import write_run
+from tests.test_stopping import SLOW_LOOK, SLOW_QUERY, SOON_SECONDS
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = [
@@ -287,6 +288,32 @@ def test_interrupting_a_cell_rolls_the_load_back(kernel: Any, connection: Connec
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'etl_toolkit%' AND state <> 'idle'"
         )
+        assert cursor.fetchone() == (0,)
+
+
+AWAITED = "await ConflictAwareProcessor(dsn).process_with_strategy('big.csv', 't', ['id'])"
+BLOCKING = "ingest('big.csv', 't', 'id', dsn)"
+
+
+@pytest.mark.parametrize(
+    ("call", "error"), [(AWAITED, "CancelledError"), (BLOCKING, "KeyboardInterrupt")], ids=["awaited", "blocking"]
+)
+@pytest.mark.parametrize("patch", [SLOW_LOOK, SLOW_QUERY], ids=["look", "read"])
+def test_the_stop_button_ends_a_load_before_anything_is_written(
+    kernel: Any, connection: Connection, call: str, error: str, patch: str
+) -> None:
+    manager, client = kernel
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id bigint PRIMARY KEY, value text)")
+        wait_for_reply(client, client.execute(LOAD + patch))
+        message = client.execute(call)
+        time.sleep(2)
+        began = time.monotonic()
+        manager.interrupt_kernel()
+        reply = wait_for_reply(client, message)
+        assert time.monotonic() - began < SOON_SECONDS
+        assert (reply["status"], reply.get("ename")) == ("error", error)
+        cursor.execute("SELECT count(*) FROM t")
         assert cursor.fetchone() == (0,)
 
 

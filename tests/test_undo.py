@@ -11,9 +11,10 @@ import psycopg2
 import pytest
 
 from etl_toolkit import ConflictAwareProcessor, LoadResult, ParallelConfig
-from etl_toolkit.errors import DatabaseError, LedgerError
+from etl_toolkit.errors import DatabaseError, LedgerError, StoppedError
 from etl_toolkit.loading.run import Event
 from etl_toolkit.processor import load_spec
+from etl_toolkit.stopping import Stop
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, v text, w numeric)"
 FILLED = "INSERT INTO t SELECT g, 'old ' || g, g FROM generate_series(1, 60) g"
@@ -130,7 +131,7 @@ class TestGivesTheTableBack:
         execute(TABLE)
         execute(FILLED)
         before = rows()
-        stop = threading.Event()
+        stop = Stop()
 
         def stop_after_the_first(event: Event) -> None:
             if event.name == "batch_done":
@@ -141,7 +142,7 @@ class TestGivesTheTableBack:
             files.append(tmp_path / f"{number}.csv")
             files[-1].write_text("id,v,w\n" + "".join(f"{id_},new {number},1\n" for id_ in ids))
         processor = ConflictAwareProcessor(database, on_event=stop_after_the_first)
-        with pytest.raises(InterruptedError):
+        with pytest.raises(StoppedError):
             processor.load(files, load_spec("t", "id", strategy="deterministic", undoable=True), stop)
         half_way = rows()
         execute("SELECT 1")

@@ -13,7 +13,8 @@ import typer
 
 from etl_toolkit import __version__
 from etl_toolkit.cli import analysis, history, load, production, servers
-from etl_toolkit.errors import EtlError, UsageError
+from etl_toolkit.cli.signals import Terminated, exit_code, terminate
+from etl_toolkit.errors import EtlError, StoppedError, UsageError
 
 app = typer.Typer(
     name="etl-toolkit",
@@ -30,10 +31,6 @@ analysis.register(app)
 servers.register(app)
 
 
-class Terminated(BaseException):
-    """SIGTERM: stop like on Ctrl-C, with another exit code."""
-
-
 def _show_version(value: bool) -> None:
     if value:
         typer.echo(f"etl-toolkit {__version__}")
@@ -47,13 +44,9 @@ def _root(
     """Load many CSV and Parquet files into one PostgreSQL table in parallel, upserting, with the sequential result."""
 
 
-def _terminate(_signum: int, _frame: object) -> NoReturn:
-    raise Terminated
-
-
 def main() -> NoReturn:
     """Run the command line and exit as documented; a user's mistake never shows a traceback."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         outcome = app(standalone_mode=False)  # what `typer.Exit` carries, else what the command returned
         code = outcome if isinstance(outcome, int) else 0
@@ -65,6 +58,9 @@ def main() -> NoReturn:
     except Terminated:
         _complain("terminated; what was not committed is rolled back; see `etl-toolkit runs`")
         code = 143
+    except StoppedError as error:
+        _complain(str(error))
+        code = exit_code(error)
     except UsageError as error:
         _complain(str(error))
         code = 2

@@ -13,6 +13,7 @@ import typer
 from etl_toolkit.cli import options
 from etl_toolkit.cli.load import load_config, report
 from etl_toolkit.cli.options import Config, Dsn, Jobs, Json, Table
+from etl_toolkit.cli.signals import stopped_by_signals
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, as `runs` lists them.")]
 
@@ -71,11 +72,11 @@ def resume(
     from etl_toolkit.cli.progress import Progress
     from etl_toolkit.processor import ConflictAwareProcessor
 
-    with Progress() as progress:
+    with Progress() as progress, stopped_by_signals() as stop:
         processor = ConflictAwareProcessor(
             options.resolve_dsn(dsn), config=load_config(config, jobs=jobs), on_event=progress
         )
-        result = processor.resume(run, force=force)
+        result = processor.resume(run, force=force, stop=stop)
     report(result, as_json=as_json)
 
 

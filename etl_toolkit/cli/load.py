@@ -32,6 +32,7 @@ from etl_toolkit.cli.options import (
     TimeZone,
     Wait,
 )
+from etl_toolkit.cli.signals import stopped_by_signals
 from etl_toolkit.errors import UsageError
 
 REJECTED_EXIT_CODE = 3
@@ -90,9 +91,13 @@ def ingest(
     server = options.resolve_dsn(dsn)
     if dry_run:
         return show_plan(ConflictAwareProcessor(server, config=settings), files, table, key, chosen, as_json=as_json)
-    with Progress(quiet=quiet) as progress, _sinks(progress, log_json, metrics, spans=spans) as on_event:
+    with (
+        Progress(quiet=quiet) as progress,
+        _sinks(progress, log_json, metrics, spans=spans) as on_event,
+        stopped_by_signals() as stop,
+    ):
         processor = ConflictAwareProcessor(server, config=settings, on_event=on_event)
-        result = processor.load(files, load_spec(table, options.split(key), **chosen))
+        result = processor.load(files, load_spec(table, options.split(key), **chosen), stop)
     report(result, as_json=as_json)
 
 

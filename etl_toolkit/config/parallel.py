@@ -42,6 +42,7 @@ class ParallelConfig:
     memory_limit_bytes: what DuckDB and the files held beside it may take; beyond, it spills to `temp_directory`; 0: a quarter of
         the memory limit.
     temp_directory: where DuckDB spills and compressed input is unpacked; not set means the system's.
+    time_limit_seconds: after how long a load is stopped, as if you had interrupted it (0: no limit).
     sla_seconds: what a load may take; `doctor` holds the last run against it. 0: no promise.
     retry_attempts: how often a batch is tried when a transient database error stops it; 1 means no second try.
     retry_budget_seconds: how long after the first failure no further try begins, and how long to wait for a server that went away.
@@ -66,6 +67,7 @@ class ParallelConfig:
     memory_alert_ratio: float = 0.8
     memory_limit_bytes: int = 0
     temp_directory: str | None = None
+    time_limit_seconds: float = 0.0
     sla_seconds: float = 0.0
     retry_attempts: int = 5
     retry_budget_seconds: float = 60.0

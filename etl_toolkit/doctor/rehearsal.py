@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import psycopg2
 from psycopg2.sql import SQL, Identifier, Literal
 
 from etl_toolkit.doctor.report import Finding, verdict
-from etl_toolkit.errors import EtlError
+from etl_toolkit.errors import EtlError, StoppedError
 from etl_toolkit.loading.grants import quoted
 from etl_toolkit.loading.merge import table
 from etl_toolkit.loading.run import Event
@@ -19,6 +18,7 @@ from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import TargetTable
 from etl_toolkit.processor import ConflictAwareProcessor
 from etl_toolkit.request import load_spec
+from etl_toolkit.stopping import Stop
 
 REHEARSAL_ROWS = 1_000
 ADVICE = "until this passes, nobody knows whether the table could be brought back; test your own backup"
@@ -82,7 +82,7 @@ def _take_out(cursor: Any, target: TargetTable, files: Sequence[Path]) -> int:
 
 def _stopped_load(target: TargetTable, scratch: Sessions, files: Sequence[Path], before: Fingerprint) -> Finding:
     """Both files go into one transaction; it is stopped while the second one is read, so the first is written by then."""
-    stop = threading.Event()
+    stop = Stop()
     blocks = []
 
     def stop_at_second_file(event: Event) -> None:
@@ -96,7 +96,7 @@ def _stopped_load(target: TargetTable, scratch: Sessions, files: Sequence[Path],
     try:
         processor.load(files, load_spec(name, target.key, strategy="deterministic", atomic=True), stop)
         stopped = "was NOT stopped"
-    except InterruptedError:
+    except StoppedError:
         stopped = "stopped midway"
     same = _now(target, scratch) == before
     words = f"a load {stopped} in the scratch database left the table {'as it was' if same else 'CHANGED'}"

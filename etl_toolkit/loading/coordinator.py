@@ -40,14 +40,15 @@ class Coordinator:
         def attempt() -> T:
             if self.connection.closed:
                 self.sessions.close(self.connection)
-                self.connection = self.sessions.connect(ROLE, waits=not is_last_word)
+                self.connection = self.sessions.connect(ROLE, is_spared=is_last_word)
             else:
                 self.connection.rollback()
             return task(self.connection)
 
         if is_last_word:  # a session that is found to be lost is worth one more attempt
             return run_with_retry(attempt, replace(config, retry_attempts=2), on_retry=lambda _attempt, _error: None)
-        return run_with_retry(attempt, config, on_retry=partial(self.sessions.note_retry, ROLE))
+        note = partial(self.sessions.note_retry, ROLE)
+        return run_with_retry(attempt, config, on_retry=note, sleep=self.sessions.stop.sleep)
 
 
 @contextmanager

@@ -137,8 +137,6 @@ def open_body(file: SourceFile) -> Iterator[BinaryIO]:
             if file.dialect.has_header:
                 stream.readline()
             yield stream
-    except InterruptedError:  # the load was stopped
-        raise
     except OSError as error:
         raise SourceError(
             f"{file.name}: cannot be read any more: {error.strerror}; was it removed meanwhile?"

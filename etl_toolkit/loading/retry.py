@@ -5,6 +5,7 @@ The budget counts from the first failure: what failed may have worked for an hou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,7 +20,13 @@ Result = TypeVar("Result")
 OnRetry = Callable[[int, BaseException], None]  # the attempt that failed, from 1, and its error
 
 
-def run_with_retry(attempt: Callable[[], Result], config: ParallelConfig, *, on_retry: OnRetry) -> Result:
+def run_with_retry(
+    attempt: Callable[[], Result],
+    config: ParallelConfig,
+    *,
+    on_retry: OnRetry,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Result:
     """Call `attempt` until it succeeds, fails for good, or attempts or budget are spent; then its last error is raised.
 
     `attempt` opens its own connection and begins by claiming its batch, so an attempt whose COMMIT was executed but not
@@ -30,11 +37,14 @@ def run_with_retry(attempt: Callable[[], Result], config: ParallelConfig, *, on_
         stop=stop_after_attempt(config.retry_attempts) | _Budget(config.retry_budget_seconds),
         wait=wait_random_exponential(multiplier=0.1, max=5),
         before_sleep=_told(on_retry),
+        sleep=sleep,
         reraise=True,
     )(attempt)
 
 
-def wait_for_server(connect: Callable[[], Result], config: ParallelConfig, *, on_retry: OnRetry) -> Result:
+def wait_for_server(
+    connect: Callable[[], Result], config: ParallelConfig, *, on_retry: OnRetry, sleep: Callable[[float], None]
+) -> Result:
     """Call `connect` until it succeeds, fails for another reason than that the server is away, or the budget is spent.
 
     Attempts are not counted, but where there is to be but one. Raises DatabaseError that is not transient any more.
@@ -47,6 +57,7 @@ def wait_for_server(connect: Callable[[], Result], config: ParallelConfig, *, on
             stop=_Budget(config.retry_budget_seconds),
             wait=wait_random_exponential(multiplier=0.1, max=1),
             before_sleep=_told(on_retry),
+            sleep=sleep,
             reraise=True,
         )(connect)
     except TransientDatabaseError as error:

@@ -11,10 +11,12 @@ from functools import cached_property
 from typing import Any
 
 from etl_toolkit.config import ParallelConfig
+from etl_toolkit.errors import StoppedError
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Layout, LoadSpec, Plan, Reject, SourceFile, TargetTable
 from etl_toolkit.scan import KeyScan
+from etl_toolkit.stopping import Stop
 from etl_toolkit.workspace import Workspace
 
 
@@ -67,7 +69,7 @@ class Run:
     sessions: Sessions
     phases: Phases
     notify: Callable[[Event], None]
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: Stop = field(default_factory=Stop)
     failed: threading.Event = field(default_factory=threading.Event)
     refused: dict[int, tuple[Reject, ...]] = field(default_factory=dict)
     bounds: list[str] | None = None
@@ -90,10 +92,22 @@ class Run:
     def is_stopped(self) -> bool:
         return self.stop.is_set() or self.failed.is_set()
 
+    def check(self) -> None:
+        """Raise StoppedError where the load is being stopped, by its caller or because another worker has failed."""
+        self.stop.check()
+        if self.failed.is_set():
+            raise StoppedError("another worker has failed")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait before another attempt. Raises StoppedError as soon as the load is being stopped."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.stop.sleep(min(left, 0.1))
+            self.check()
+
     def on_bytes(self, size: int, rows: int) -> None:
-        """Called for every block that goes to COPY; the place where a stopped load is noticed."""
-        if self.is_stopped:
-            raise InterruptedError("the load was stopped")
+        """Called for every block that goes to COPY; one of the places where a stopped load is noticed."""
+        self.check()
         reach("copying")
         self.notify(Event("bytes", {"bytes": size, "rows": rows}, self.run_id))
 

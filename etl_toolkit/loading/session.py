@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 import psycopg2
-from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED, parse_dsn
+from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED, TRANSACTION_STATUS_ACTIVE, parse_dsn
 
 from etl_toolkit.config import ParallelConfig
-from etl_toolkit.errors import UsageError, map_connection_failure, map_driver_error
+from etl_toolkit.errors import StoppedError, UsageError, map_connection_failure, map_driver_error
 from etl_toolkit.loading.conventions import PRINTED, read_conventions
 from etl_toolkit.loading.environment import libpq_variables_hidden
 from etl_toolkit.loading.pooler import refuse_transaction_pooler
 from etl_toolkit.loading.retry import run_with_retry, wait_for_server
 from etl_toolkit.loading.writable import is_standby
+from etl_toolkit.stopping import Stop, call_unless_stopped
 
 T = TypeVar("T")
 
@@ -48,11 +52,25 @@ _KEEPALIVES = 3  # of them unanswered, and the peer is gone
 _ENCODE = "percent-encode special characters of user and password (@ is %40, / is %2F), or use PGPASSFILE"
 
 
+PATIENCE_SECONDS = 1.0  # for a server to obey a cancel request; then the connection is cut
+
+
+@dataclass
+class _Cancel:
+    """A request to cancel what a session is doing: since when it has to end, and the thread that asks for it."""
+
+    since: float
+    thread: threading.Thread | None = None
+
+    def is_running(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+
 @dataclass
 class Sessions:
-    """Opens connections for one run, and can cancel them all from another thread.
+    """Opens connections for one run, commits them unless `stop` is set, and can cancel them all from another thread.
 
-    Once it has met the server, it waits for one that is away: `retry_budget_seconds`, or until one of `stops` is set.
+    Once it has met the server, it waits for one that is away: `retry_budget_seconds`, or until `stop` or `failed` is set.
     `conventions` are those that values are read under. What is not named of them is taken from the first session, so that
     all of them read alike even if the role's settings change meanwhile.
     """
@@ -61,24 +79,30 @@ class Sessions:
     config: ParallelConfig
     run_id: str = ""
     conventions: Mapping[str, str] = field(default_factory=dict)
-    stops: tuple[threading.Event, ...] = ()
+    stop: Stop = field(default_factory=Stop, repr=False)
+    failed: threading.Event = field(default_factory=threading.Event, repr=False)
     on_retry: Callable[[str, int, BaseException], None] | None = None
+    notes: list[str] = field(default_factory=list, repr=False)  # what was committed, beside what the ledger has
     _open: dict[Any, int] = field(default_factory=dict, repr=False)  # connections, and the processes that serve them
     _lost: list[int] = field(default_factory=list, repr=False)  # processes whose connection broke; they may not know
+    _spared: set[Any] = field(default_factory=set, repr=False)
+    _committing: set[Any] = field(default_factory=set, repr=False)
+    _cancels: dict[Any, _Cancel] = field(default_factory=dict, repr=False)
     _has_met_server: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def connect(self, role: str, *, waits: bool = True, is_printing: bool = False) -> Any:
+    def connect(self, role: str, *, waits: bool = True, is_printing: bool = False, is_spared: bool = False) -> Any:
         """Open a READ COMMITTED connection named `etl_toolkit <run> <role>`.
 
-        One that `is_printing` writes text that can be read under any conventions. Raises DatabaseError; UsageError for a
+        One that `is_printing` writes text that can be read under any conventions. One that `is_spared` may be opened, and is
+        not cancelled, after the load was stopped: to record that, and to clean up. Raises DatabaseError; UsageError for a
         DSN that cannot be read and for conventions that the server does not know, PoolerError behind a transaction pooler.
         """
         check_dsn(self.dsn)
-        if waits and self._has_met_server:
+        if waits and not is_spared and self._has_met_server:
             again = partial(self._connect, role, is_printing=is_printing)
-            return wait_for_server(again, self.config, on_retry=partial(self.note_retry, role))
-        return self._connect(role, is_printing=is_printing)
+            return wait_for_server(again, self.config, on_retry=partial(self.note_retry, role), sleep=self.stop.sleep)
+        return self._connect(role, is_printing=is_printing, is_spared=is_spared)
 
     def ask(self, role: str, question: Callable[[Any], T], *, is_printing: bool = False) -> T:
         """Call `question` with a session of its own, again after a transient error: it may be called more than once."""
@@ -87,21 +111,22 @@ class Sessions:
             with self.session(role, is_printing=is_printing) as connection:
                 return question(connection)
 
-        return run_with_retry(attempt, self.config, on_retry=partial(self.note_retry, role))
+        return run_with_retry(attempt, self.config, on_retry=partial(self.note_retry, role), sleep=self.stop.sleep)
 
     def note_retry(self, role: str, attempt: int, error: BaseException) -> None:
-        """Tell of another attempt before it is made; raises InterruptedError where the load is being stopped."""
-        if any(stop.is_set() for stop in self.stops):
-            raise InterruptedError("the load was stopped")
+        """Tell of another attempt before it is made; raises StoppedError where the load is being stopped."""
+        self.stop.check()
+        if self.failed.is_set():
+            raise StoppedError("another worker has failed")
         if self.on_retry:
             self.on_retry(role, attempt, error)
 
-    def _connect(self, role: str, *, is_printing: bool) -> Any:
-        connection = self._dial(role)
+    def _connect(self, role: str, *, is_printing: bool, is_spared: bool = False) -> Any:
+        connection = self._dial(role, Stop() if is_spared else self.stop)
         process = connection.info.backend_pid
         try:
             if not self._has_met_server:
-                refuse_transaction_pooler(connection, partial(self._dial, role))
+                refuse_transaction_pooler(connection, partial(self._dial, role, self.stop))
             process = self._prepare(connection, is_printing=is_printing)
         except BaseException as error:
             connection.close()
@@ -115,19 +140,24 @@ class Sessions:
         with self._lock:
             self._has_met_server = True
             self._open[connection] = process
+            if is_spared:
+                self._spared.add(connection)
         return connection
 
-    def _dial(self, role: str) -> Any:
+    def _dial(self, role: str, stop: Stop) -> Any:
         config = self.config
+        patience = 2 if self.stop.is_set() else max(2, round(config.connect_timeout_seconds))
         try:
             with libpq_variables_hidden():
-                connection = psycopg2.connect(
+                dial = partial(
+                    psycopg2.connect,
                     self.dsn,
                     client_encoding="UTF8",
                     application_name=f"etl_toolkit {self.run_id} {role}".strip()[:63],
-                    connect_timeout=max(2, round(config.connect_timeout_seconds)),
+                    connect_timeout=patience,
                     **_client_timeouts(config),
                 )
+                connection = call_unless_stopped(dial, stop, discard=lambda late: late.close())
         except psycopg2.Error as error:
             raise map_connection_failure(error, doing=f"connecting to {place(self.dsn)}") from None
         # A standby takes no READ WRITE, whatever is done in it.
@@ -171,9 +201,11 @@ class Sessions:
             )
 
     @contextmanager
-    def session(self, role: str, *, waits: bool = True, is_printing: bool = False) -> Iterator[Any]:
-        """A connection that is rolled back and closed at the end, whatever happened."""
-        connection = self.connect(role, waits=waits, is_printing=is_printing)
+    def session(
+        self, role: str, *, waits: bool = True, is_printing: bool = False, is_spared: bool = False
+    ) -> Iterator[Any]:
+        """A connection that is rolled back and closed at the end, whatever happened; see `connect`."""
+        connection = self.connect(role, waits=waits, is_printing=is_printing, is_spared=is_spared)
         try:
             yield connection
         finally:
@@ -184,15 +216,97 @@ class Sessions:
             process = self._open.pop(connection, None)
             if connection.closed and process is not None:  # by the driver, which lost it
                 self._lost.append(process)
-        connection.close()
+            self._spared.discard(connection)
+            self._committing.discard(connection)
+        if self._await_cancel(connection):
+            connection.close()
+        else:
+            _cut(connection)  # the driver would close it under the request that is under way
+
+    def commit(self, connection: Any, *, note: str = "") -> None:
+        """COMMIT, unless the load was stopped: then raise StoppedError. `note` says what it was, if no ledger does."""
+        with self.committing([connection]):
+            connection.commit()
+        self.notes += [note] if note else []
+
+    @contextmanager
+    def committing(self, connections: Collection[Any]) -> Iterator[None]:
+        """Enter the COMMIT of one or several connections, or raise StoppedError; once within, all of them may be committed.
+
+        A statement of theirs may be cancelled still, but the answer to a COMMIT is waited for.
+        """
+        with self._lock:
+            self.stop.check()
+            self._committing.update(connections)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._committing.difference_update(connections)
+
+    @contextmanager
+    def sparing(self, connection: Any) -> Iterator[None]:
+        """For the length of the block, a connection is not cancelled: what it does belongs to the end of the load."""
+        with self._lock:
+            was_spared = connection in self._spared
+            self._spared.add(connection)
+        self._await_cancel(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                if not was_spared:
+                    self._spared.discard(connection)
 
     def cancel_all(self) -> None:
-        """Cancel whatever every open connection is doing; it then fails with 57014 and is rolled back."""
+        """Cancel what every open connection is doing; it then fails with 57014 and is rolled back. Does not block.
+
+        Call it again and again: a connection whose server has not answered for a second, or two for one that is spared, is
+        cut, unless it is committing.
+        """
+        now = time.monotonic()
         with self._lock:
-            connections = list(self._open)
-        for connection in connections:
-            with suppress(psycopg2.Error):  # it is gone already
-                connection.cancel()
+            busy = {connection for connection in self._open if _is_busy(connection)}
+            for connection in set(self._cancels) - busy:
+                if not self._cancels[connection].is_running():
+                    del self._cancels[connection]
+            for connection in busy:
+                request = self._cancels.setdefault(connection, _Cancel(now))
+                is_spared = connection in self._spared
+                if now - request.since > PATIENCE_SECONDS * (1 + is_spared):
+                    if connection not in self._committing:
+                        _cut(connection)
+                elif not is_spared and not request.is_running():
+                    request.thread = threading.Thread(
+                        target=_cancel, args=(connection,), name="etl-cancel", daemon=True
+                    )
+                    request.thread.start()
+
+    def _await_cancel(self, connection: Any) -> bool:
+        """Wait for a cancel request that is under way, so that it does not meet what the session does next.
+
+        False where it still is: the network may be down.
+        """
+        with self._lock:
+            request = self._cancels.pop(connection, None)
+        if request is not None and request.thread is not None:
+            request.thread.join(PATIENCE_SECONDS)
+        return request is None or not request.is_running()
+
+
+def _is_busy(connection: Any) -> bool:
+    return not connection.closed and connection.info.transaction_status == TRANSACTION_STATUS_ACTIVE
+
+
+def _cancel(connection: Any) -> None:
+    with suppress(psycopg2.Error):  # it is gone already
+        connection.cancel()
+
+
+def _cut(connection: Any) -> None:
+    """End a connection under whoever waits for its server, which rolls back when it notices."""
+    with suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
 
 
 def _keepalives(seconds: float) -> tuple[int, int, int]:

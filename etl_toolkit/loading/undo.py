@@ -66,8 +66,9 @@ def undo(sessions: Sessions, run_id: str, *, force: bool = False, dry_run: bool 
         target = _target(connection, run)
         try:
             ledger.lock_table(
-                connection, target.oid, target.qualified_name, wait_seconds=sessions.config.lock_wait_seconds
-            )
+                connection, target.oid, target.qualified_name,
+                wait_seconds=sessions.config.lock_wait_seconds, sleep=sessions.stop.sleep,
+            )  # fmt: skip
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 written = _written(cursor, run, force=force)
@@ -79,7 +80,7 @@ def undo(sessions: Sessions, run_id: str, *, force: bool = False, dry_run: bool 
                     "WHERE run_id = %s",
                     (run_id,),
                 )
-            connection.commit()
+            sessions.commit(connection)
         except psycopg2.errors.SerializationFailure:
             raise LedgerError(
                 f"rows of {target.qualified_name} are being changed right now; nothing was undone"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from etl_toolkit.errors import StoppedError
 from etl_toolkit.loading.run import Event
 from etl_toolkit.model import LoadResult, LoadSpec
 
@@ -62,7 +63,7 @@ def told(tell: Sink, run_id: str, spec: LoadSpec, load: Callable[[], LoadResult]
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
-    interrupted = not isinstance(error, Exception) or isinstance(error, InterruptedError)
+    interrupted = not isinstance(error, Exception) or isinstance(error, StoppedError)
     return {
         "status": "interrupted" if interrupted else "failed",
         "error": type(error).__name__,

@@ -20,16 +20,18 @@ from etl_toolkit.sources.inputs import shown, storable
 from etl_toolkit.sources.octets import Utf8Stream, open_utf8
 from etl_toolkit.sources.records import Shape
 from etl_toolkit.sources.structure import BLOCK_BYTES, Piece, pieces
+from etl_toolkit.stopping import Stop
 
 LINE_SEPARATOR = "\x1f"  # stands for "no delimiter": a plain file has none of it
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is too much: malformed records in a file, bytes in a record."""
+    """What ends the look at a file: too many malformed records, too many bytes in a record, a load that is stopped."""
 
     max_rejects: int
     max_line_bytes: int
+    stop: Stop = field(default_factory=Stop)
 
 
 def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) -> SourceFile:
@@ -43,6 +45,7 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         mending = _Mending(path, copy, header, shape, is_copied=not (stream.is_direct and header.is_tidy))
         with mending:
             for piece in pieces(stream, shape, held=rest, first_line=1 + header.lines):
+                bounds.stop.check()
                 mending.take(piece, bounds)
         content_hash = raw.finish()
     dialect = CsvDialect(header.delimiter, options.quote, stream.encoding, header.has_header)

@@ -17,6 +17,7 @@ from etl_toolkit.sources.csv_file import reopen, shape_of
 from etl_toolkit.sources.inputs import shown
 from etl_toolkit.sources.records import Scanner
 from etl_toolkit.sources.relation import record_expression, text_relation
+from etl_toolkit.stopping import Stop
 from etl_toolkit.workspace import Workspace
 
 
@@ -46,7 +47,11 @@ def located(
     wanted = sorted({reject.record for reject in rejects})
     if not wanted:
         return ()
-    places = _csv_places(file, wanted, max_line_bytes) if file.format == "csv" else _rows(file, wanted, workspace)
+    places = (
+        _csv_places(file, wanted, max_line_bytes, workspace.stop)
+        if file.format == "csv"
+        else _rows(file, wanted, workspace)
+    )
     if len(places) < len(wanted):
         raise SourceError(
             f"{shown(file.name)}: record {wanted[-1] + 1:,} is gone; did the file change during the load?"
@@ -54,12 +59,15 @@ def located(
     return tuple(replace(item, line=places[item.record][0], raw=places[item.record][1]) for item in rejects)
 
 
-def _csv_places(file: SourceFile, wanted: Sequence[int], max_line_bytes: int) -> dict[int, tuple[int | None, str]]:
+def _csv_places(
+    file: SourceFile, wanted: Sequence[int], max_line_bytes: int, stop: Stop
+) -> dict[int, tuple[int | None, str]]:
     dialect = file.dialect
     scanner = Scanner(shape_of(dialect.delimiter, dialect.quote, file.own_columns, max_line_bytes))
     places: dict[int, tuple[int | None, str]] = {}
     with closing(reopen(file, max_line_bytes)) as all_pieces:
         for piece in all_pieces:
+            stop.check()
             here = wanted[len(places) : bisect_left(wanted, piece.first_record + piece.count)]
             if here:
                 records = piece.records or scanner.scan(piece.source, at_end=True).records

@@ -37,7 +37,7 @@ def resolve(
     and a remedy, RejectLimitError where a file has more than `max_rejects` malformed records.
     """
     options = check_options(options)
-    bounds = Bounds(max_rejects, max_line_bytes)
+    bounds = Bounds(max_rejects, max_line_bytes, workspace.stop)
     tasks = [_task(item, number, options, bounds, workspace) for number, item in enumerate(expand(inputs), start=1)]
     with ThreadPoolExecutor(max_workers=EXAMINERS, thread_name_prefix="etl-examine") as pool:
         examined = list(pool.map(lambda task: task(), tasks))
@@ -81,16 +81,17 @@ def _task(
     item: Any, number: int, options: ReadOptions, bounds: Bounds, workspace: Workspace
 ) -> Callable[[], SourceFile]:
     if not isinstance(item, Path):
-        return partial(examine_frame, item, number)
+        return partial(examine_frame, item, number, workspace.stop)
     return partial(_examine, item, workspace.directory / f"copy_{number:05d}", options, bounds)
 
 
 def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds) -> SourceFile:
+    bounds.stop.check()
     try:
         kind = kind_of(path)
         stamp = _stamp(path)  # before the first byte is read
         if kind == "parquet":
-            examined = examine_parquet(path, copy.with_suffix(".parquet"))
+            examined = examine_parquet(path, copy.with_suffix(".parquet"), bounds.stop)
         else:
             examined = examine_csv(path, options, copy.with_suffix(".csv"), bounds)
         own = {name.casefold() for name in examined.columns}  # a file that has the column itself says it row by row

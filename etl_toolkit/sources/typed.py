@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,24 @@ from etl_toolkit.model import SourceFile
 from etl_toolkit.sources.footer import check_unpacked_size
 from etl_toolkit.sources.inputs import shown, storable
 from etl_toolkit.sources.records import PLAIN_SHAPE
+from etl_toolkit.stopping import Stop
 from etl_toolkit.workspace import search_sql
 
+HASHED_AT_ONCE = 64 << 20
 LOCAL_TYPES = ("timestamp", "date", "time")  # of the server: they know no zone
 INDEX_PREFIX = "__index_level_"  # what Arrow calls the levels of a pandas index that have no name
 
 
-def examine_parquet(path: Path, copy: Path) -> SourceFile:
+def examine_parquet(path: Path, copy: Path, stop: Stop | None = None) -> SourceFile:
     """Return a Parquet file as a SourceFile; with a copy where a type in it needs one. Raises SourceError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    stop = stop or Stop()
     size = path.stat().st_size
     if not size:
         raise SourceError(f"{shown(path)}: is empty; a Parquet file has a footer even without rows")
-    digest = blake3(max_threads=1).update_mmap(storable(path)).hexdigest()
+    digest = _hashed(path, stop)
     try:
         with pq.ParquetFile(path) as source:
             check_unpacked_size(path, source.metadata)
@@ -40,7 +44,7 @@ def examine_parquet(path: Path, copy: Path) -> SourceFile:
             columns = _column_names(schema.names, shown(path))
             unreadable = _exotic(schema, shown(path), in_parquet=True)
             if unreadable:
-                _rewrite(source, copy, unreadable)
+                _rewrite(source, copy, unreadable, stop)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, PermissionError):
             raise
@@ -62,7 +66,20 @@ def examine_parquet(path: Path, copy: Path) -> SourceFile:
     )
 
 
-def examine_frame(frame: Any, number: int) -> SourceFile:
+def _hashed(path: Path, stop: Stop) -> str:
+    digest = blake3(max_threads=1)
+    with (
+        path.open("rb") as stream,
+        mmap(stream.fileno(), 0, access=ACCESS_READ) as content,
+        memoryview(content) as data,
+    ):
+        for start in range(0, len(data), HASHED_AT_ONCE):
+            stop.check()
+            digest.update(data[start : start + HASHED_AT_ONCE])
+    return digest.hexdigest()
+
+
+def examine_frame(frame: Any, number: int, stop: Stop) -> SourceFile:
     """Return an in-memory frame as a SourceFile that holds its Arrow table.
 
     Takes pandas, Arrow and whatever exports an Arrow stream (polars). NaN, NaT and NA of pandas become NULL. A pandas
@@ -83,7 +100,7 @@ def examine_frame(frame: Any, number: int) -> SourceFile:
     table = table.select(kept).replace_schema_metadata(None)
     table = _converted(table, _exotic(table.schema, label, in_parquet=False))
     digest = blake3()
-    with pa.ipc.new_stream(_HashSink(digest), table.schema) as writer:
+    with pa.ipc.new_stream(_HashSink(digest, stop), table.schema) as writer:
         writer.write_table(table)
     own = [f"c{index}" for index in range(len(columns))]
     return SourceFile(
@@ -121,14 +138,16 @@ def _column_names(names: Sequence[str], label: str) -> tuple[str, ...]:
 class _HashSink(io.RawIOBase):
     """A file that hashes what is written to it."""
 
-    def __init__(self, digest: Any) -> None:
+    def __init__(self, digest: Any, stop: Stop) -> None:
         super().__init__()
         self._digest = digest
+        self._stop = stop
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any, /) -> int:
+        self._stop.check()
         self._digest.update(memoryview(data).cast("B") if len(data) else b"")
         return len(data)
 
@@ -178,13 +197,14 @@ def _converted(table: Any, columns: Sequence[int]) -> Any:
     return table
 
 
-def _rewrite(source: Any, copy: Path, columns: Sequence[int]) -> None:
+def _rewrite(source: Any, copy: Path, columns: Sequence[int], stop: Stop) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = _converted(source.schema_arrow.empty_table(), columns).schema
     with pq.ParquetWriter(copy, schema, compression="lz4") as writer:
         for batch in source.iter_batches():
+            stop.check()
             writer.write_table(_converted(pa.Table.from_batches([batch]), columns))
 
 

@@ -35,7 +35,8 @@ def load_in_order(run: Run) -> dict[int, Counts]:
     loaded: list[FileCounts] = []
 
     def work() -> None:
-        while waiting and not run.is_stopped:
+        while waiting:
+            run.check()
             try:
                 batch, turn, next_turn = waiting.popleft()
             except IndexError:  # another worker was quicker
@@ -76,15 +77,14 @@ def _load_ahead(run: Run, batch: Batch, turn: threading.Event) -> FileCounts | N
     except psycopg2.errors.LockNotAvailable:  # another file has written one of the keys
         run.keys_met.set()
     except (psycopg2.Error, EtlError):
-        pass
+        run.check()
     return None
 
 
 def _wait(run: Run, turn: threading.Event, *, is_in_the_way: Callable[[], bool] = lambda: False) -> bool:
     """Wait for a batch's turn; false where it is in the way of another before that."""
     while not turn.wait(LOOK_SECONDS):
-        if run.is_stopped:
-            raise InterruptedError("the load was stopped")
+        run.check()
         if is_in_the_way():
             return False
     return True

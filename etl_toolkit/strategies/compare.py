@@ -166,7 +166,8 @@ def _read_table(run: Run, printed: list[Composed]) -> bool:
         return bool(lines == total)
 
     def read_with_retry(worker: int) -> bool:
-        return run_with_retry(lambda: read(worker), run.config, on_retry=on_retry(run, f"compare {worker + 1}"))
+        note = on_retry(run, f"compare {worker + 1}")
+        return run_with_retry(lambda: read(worker), run.config, on_retry=note, sleep=run.sleep)
 
     readers = [partial(read_with_retry, worker) for worker in range(len(edges))]
     return all(run_all(run, readers, workers=run.plan.workers))

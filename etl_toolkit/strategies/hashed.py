@@ -106,7 +106,7 @@ def _stage_with_retry(run: Run, file: SourceFile) -> int:
             refuse_orphans(cursor, run.target, layout, destination)
             check_unchanged(file)
             reach("copied")
-            connection.commit()
+            run.sessions.commit(connection)
         reach("staged")
         return rows
 
@@ -119,14 +119,14 @@ def _stage_with_retry(run: Run, file: SourceFile) -> int:
         check_reject_limit(run)
         return attempt()
 
-    return run_with_retry(attempt_without_rejects, run.config, on_retry=on_retry(run, file.name))
+    return run_with_retry(attempt_without_rejects, run.config, on_retry=on_retry(run, file.name), sleep=run.sleep)
 
 
 def drop_staging(run: Run, tables: Sequence[Composable]) -> None:
     """Drop the staging tables; where the connection is gone they are left to the next run on this database."""
     reach("dropping")
     try:
-        with run.sessions.session("cleanup", waits=False) as connection, connection.cursor() as cursor:
+        with run.sessions.session("cleanup", is_spared=True) as connection, connection.cursor() as cursor:
             for name in tables:
                 cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(name))
             connection.commit()

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TypeVar
 
-from etl_toolkit.errors import reason_of
+from etl_toolkit.errors import StoppedError, reason_of
 from etl_toolkit.loading.retry import OnRetry, run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import horizon
@@ -23,7 +23,7 @@ def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, C
     """Load every batch and return the counts per file position. The error of the earliest failed lane is raised."""
 
     def run_lane(batches: tuple[Batch, ...]) -> list[FileCounts]:
-        return [load_with_retry(run, batch, load) for batch in batches if not run.is_stopped]
+        return [load_with_retry(run, batch, load) for batch in batches]
 
     if len(run.plan.lanes) > 1:
         run.horizon = run.sessions.ask("tripwire", horizon)
@@ -38,11 +38,12 @@ def load_with_retry(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCou
 
 def retried(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) -> FileCounts:
     """Load one batch, again after a transient error."""
-    return run_with_retry(lambda: load(run, batch), run.config, on_retry=on_retry(run, batch.label))
+    return run_with_retry(lambda: load(run, batch), run.config, on_retry=on_retry(run, batch.label), sleep=run.sleep)
 
 
 def narrated(run: Run, batch: Batch, load: Callable[[], FileCounts]) -> FileCounts:
     """Load one batch, and tell when it begins and when it is done."""
+    run.check()
     run.tell("batch_started", batch=batch.label, files=[run.file(position).name for position in batch.files])
     started = time.perf_counter()
     counts = load()
@@ -58,8 +59,7 @@ def on_retry(run: Run, label: str) -> OnRetry:
         with run.lock:
             run.retries += 1
         run.tell("retry", batch=label, attempt=attempt, **reason_of(error))
-        if run.is_stopped:
-            raise InterruptedError("the load was stopped")
+        run.check()
 
     return note
 
@@ -76,8 +76,7 @@ def run_all(
 
     def begin(task: Callable[[], T]) -> T:
         started.wait()
-        if run.is_stopped:
-            raise InterruptedError("the load was stopped")
+        run.check()
         return task()
 
     with ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="etl-worker") as pool:
@@ -102,11 +101,9 @@ def _await(run: Run, futures: Sequence[Future[T]], watch: Callable[[], None] | N
         if pending and watch:
             watch()
     failures = [error for future in futures if future.done() and (error := future.exception()) is not None]
-    was_stopped = run.stop.is_set()  # from outside: what the workers then failed with is not the reason
-    if failures and not was_stopped:
-        raise failures[0]
-    if was_stopped:
-        raise InterruptedError("the load was stopped")
+    if failures or pending:
+        run.stop.check()  # what the workers then failed with is not the reason
+        raise min([*failures, StoppedError("another worker has failed")], key=lambda e: isinstance(e, StoppedError))
     return [future.result() for future in futures]
 
 

@@ -73,7 +73,7 @@ def _attempt(run: Run, batch: Batch) -> FileCounts:
     with run.sessions.session(batch.label) as connection, connection.cursor() as cursor:
         claimed = ledger.claim(cursor, run.run_id, batch, undoable=run.spec.undoable)
         if not claimed.is_ours:
-            connection.commit()
+            run.sessions.commit(connection)
             return claimed.counts
         reach("claimed")
         files = [run.file(position) for position in batch.files]
@@ -93,7 +93,7 @@ def finish(run: Run, connection: Any, cursor: Any, batch: Batch, counts: FileCou
     ledger.complete(cursor, run.run_id, batch, counts)
     reach("completed")
     with run.phases.phase("commit"):
-        connection.commit()
+        run.sessions.commit(connection)
     reach("committed")
     return counts
 

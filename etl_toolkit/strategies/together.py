@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -64,7 +65,7 @@ def load_together(
         def attempt() -> Loaded | None:
             return _load(run, worker, _ours(taken, waiting), write, lost)
 
-        if done := run_with_retry(attempt, run.config, on_retry=on_retry(run, worker)):
+        if done := run_with_retry(attempt, run.config, on_retry=on_retry(run, worker), sleep=run.sleep):
             with run.lock:
                 loaded.append(done)
 
@@ -77,7 +78,10 @@ def load_together(
         run_all(run, tasks, workers=len(tasks), watch=watchman.look if len(workers) > 1 else None)
         if check:
             check(add_up([each.counts for each in loaded]))
-        with run.phases.phase("commit"):
+        ready = [each.connection for each in loaded]
+        with run.phases.phase("commit"), run.sessions.committing(ready), ExitStack() as stack:
+            for connection in ready:  # all or none: where a stop comes in between, the load is complete
+                stack.enter_context(run.sessions.sparing(connection))
             in_order = sorted(loaded, key=lambda each: each.batches[0].number)
             return add_up([_commit(run, each, write, lost) for each in in_order])
     finally:
@@ -178,7 +182,7 @@ def _commit(run: Run, loaded: Loaded, write: Write, lost: FileCounts) -> FileCou
             run.sessions.close(again.connection)
         return again.counts
 
-    return run_with_retry(load_and_commit, run.config, on_retry=on_retry(run, loaded.worker))
+    return run_with_retry(load_and_commit, run.config, on_retry=on_retry(run, loaded.worker), sleep=run.sleep)
 
 
 def _read(loaded: Loaded) -> dict[int, int]:

@@ -6,7 +6,15 @@ the batch done. A run is fenced by its own row: claiming takes a share lock on i
 that lost its table lock to a later one can commit nothing more.
 """
 
-from etl_toolkit.loading.ledger.batches import Claim, check_committed, claim, complete, note_version, record_rejects
+from etl_toolkit.loading.ledger.batches import (
+    Claim,
+    check_committed,
+    claim,
+    committed,
+    complete,
+    note_version,
+    record_rejects,
+)
 from etl_toolkit.loading.ledger.definition import DEFINITION, SCHEMA, VERSION, check_version, prepare, staging_refusal
 from etl_toolkit.loading.ledger.history import PastRun, find_run, past_runs
 from etl_toolkit.loading.ledger.loaded_before import loaded_before
@@ -23,6 +31,7 @@ __all__ = [
     "check_committed",
     "check_version",
     "claim",
+    "committed",
     "complete",
     "find_run",
     "finish",

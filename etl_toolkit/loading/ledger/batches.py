@@ -80,6 +80,15 @@ def record_rejects(cursor: Any, run_id: str, rejects: Sequence[Reject]) -> None:
         )
 
 
+def committed(connection: Any, run_id: str) -> tuple[int, Counts]:
+    """Return how many batches of a run are committed, and what became of their rows."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT counts FROM etl_toolkit.batches WHERE run_id = %s AND counts IS NOT NULL", (run_id,))
+        found = [counts for (counts,) in cursor.fetchall()]
+    connection.rollback()
+    return len(found), sum((Counts(**each) for counts in found for each in counts.values()), Counts())
+
+
 def check_committed(connection: Any, run_id: str, batches: Sequence[Batch]) -> None:
     """Raise AccountingError where a batch whose COMMIT was answered is not in the ledger, and so not in the table.
 

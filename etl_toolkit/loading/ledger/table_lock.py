@@ -20,6 +20,7 @@ def lock_table(
     *,
     wait_seconds: float,
     on_wait: Callable[[str, float], None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Take the session's advisory lock on the target table; raises LedgerError that names the holder.
 
@@ -51,7 +52,7 @@ def lock_table(
                 next_word = now + 10
             if now >= started + wait_seconds:
                 raise LedgerError(f"another run is loading {label}: {who}; wait for it, or give --wait SECONDS")
-            time.sleep(0.2)
+            sleep(0.2)
 
 
 def give_locks_back(connection: Any) -> None:

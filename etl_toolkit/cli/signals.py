@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM: the first one stops the load in good order, a second one leaves at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from etl_toolkit.errors import StoppedError
+from etl_toolkit.stopping import CTRL_C, Stop
+
+INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE = 130, 143
+
+
+class Terminated(BaseException):
+    """SIGTERM: stop like on Ctrl-C, with another exit code."""
+
+
+def terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[Stop]:
+    """A token that a signal sets. A load that is complete by then ends as if there had been none."""
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            (signal.default_int_handler if number == signal.SIGINT else terminate)(number, frame)
+        stop.set(CTRL_C if number == signal.SIGINT else "SIGTERM")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def exit_code(error: StoppedError) -> int:
+    """What a stopped load exits with: as Ctrl-C does, or, for SIGTERM and a time limit, as SIGTERM does."""
+    return INTERRUPTED_EXIT_CODE if error.reason == CTRL_C else TERMINATED_EXIT_CODE
