@@ -53,10 +53,10 @@ class Scene:
             return cursor.fetchall() if cursor.description else []
 
     def is_asleep(self) -> bool:
-        return bool(self.execute("SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+        return bool(self.execute("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
 
     def is_locked_out(self) -> bool:
-        return bool(self.execute("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+        return bool(self.execute("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
 
 
 @pytest.fixture
