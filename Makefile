@@ -24,7 +24,7 @@ TEST_WORKERS ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-faults test-all lint lint-style lint-types lint-imports lint-notebooks format lab \
+.PHONY: help venv demo test test-faults test-all fuzz lint lint-style lint-types lint-imports lint-notebooks format lab \
 	notebooks bench bench-peers report lock audit clean
 
 help: ## show this list
@@ -53,6 +53,11 @@ test-faults: $(STAMP) ## the tests that kill servers, workers and connections
 	$(BIN)/python -m pytest -m faults --numprocesses $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 test-all: test test-faults ## both
+
+# Fresh seeds each time, so it is no part of the gate; the gate replays tests/fuzz/seeds.txt.
+MINUTES ?= 10
+fuzz: $(STAMP) ## random loads against the oracle for MINUTES=10; SEED=… replays one of them
+	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED),--minutes $(MINUTES)) $(ARGS)
 
 lint: lint-style lint-types lint-imports lint-notebooks ## ruff, mypy, import-linter, notebooks without outputs
 

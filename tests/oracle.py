@@ -6,15 +6,15 @@ its duplicates wins (the first one for `ignore`) and a later file meets what an 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from psycopg2 import sql
 from psycopg2.sql import SQL, Composable, Identifier
 
 Format = Literal["csv", "quoted", "parquet", "frame", "arrow"]
@@ -101,6 +101,7 @@ class Oracle:
     key: tuple[str, ...] = ()
     predicate: str | None = None
     overriding: bool = False
+    settings: Mapping[str, str] = field(default_factory=lambda: PINNED)  # under which texts are read
 
     def load(self, connection: Any, files: Sequence[Rows]) -> None:
         """Load the files in order.
@@ -109,14 +110,14 @@ class Oracle:
         there is loaded as one file, whatever the table holds.
         """
         with connection.cursor() as cursor:
-            for name, value in PINNED.items():
+            for name, value in self.settings.items():
                 cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
             if self.order_by and self.action == "update" and files:
                 self._load_winners(connection, cursor, files)
                 return
             for content in files:
                 cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-                cursor.execute(self._statement(cursor, content))
+                self._load_file(cursor, content)
                 cursor.execute("COMMIT")
 
     def _load_winners(self, connection: Any, cursor: Any, files: Sequence[Rows]) -> None:
@@ -124,33 +125,37 @@ class Oracle:
         replace(self, table="arena", action="newer").load(connection, files)
         columns = files[0].columns
         texts = SQL(", ").join(SQL("{}::text").format(Identifier(name)) for name in columns)
-        cursor.execute(SQL("SELECT {} FROM arena").format(texts))
+        cursor.execute(SQL("SET extra_float_digits = 1; SELECT {} FROM arena").format(texts))
         winners = Rows(columns, tuple(cursor.fetchall()))
         cursor.execute("DROP TABLE arena")
         replace(self, order_by=None).load(connection, [winners])
 
-    def _statement(self, cursor: Any, content: Rows) -> Composable:
+    def _load_file(self, cursor: Any, content: Rows) -> None:
+        """Stage the texts as COPY reads them, and merge them. COPY appends to a new table, so `ctid` is the order of rows."""
         cursor.execute(
-            "SELECT attname, format_type(atttypid, atttypmod), attgenerated::text FROM pg_attribute "
+            "SELECT attname, attgenerated::text, attidentity::text FROM pg_attribute "
             "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
             (self.table,),
         )
         described = cursor.fetchall()
-        types = {name: kind for name, kind, generated in described if not generated}
-        own = [name for name in content.columns if name in types]
-        texts = [[row[number] for row in content.rows] for number, name in enumerate(content.columns) if name in types]
+        writable = {name for name, generated, _ in described if not generated}
+        always = {name for name, _, identity in described if identity == "a"}
+        places = [number for number, name in enumerate(content.columns) if name in writable]
+        own = [content.columns[number] for number in places]
+        cursor.execute(
+            f"CREATE TEMP TABLE etl_oracle (LIKE {self.table} INCLUDING DEFAULTS INCLUDING GENERATED) ON COMMIT DROP"
+        )
+        for name, _, identity in described:
+            if identity:
+                cursor.execute(SQL("ALTER TABLE etl_oracle ALTER {} DROP NOT NULL").format(Identifier(name)))
         names = SQL(", ").join(map(Identifier, own))
-        source = SQL("unnest({}) WITH ORDINALITY AS texts({}, etl_place)").format(
-            SQL(", ").join(SQL("{}::text[]").format(sql.Literal(column)) for column in texts), names
-        )
-        typed = SQL("SELECT etl_place, {} FROM {}").format(
-            SQL(", ").join(SQL("{0}::{1} AS {0}").format(Identifier(name), SQL(types[name])) for name in own), source
-        )
+        data = copy_text([[row[number] for number in places] for row in content.rows])
+        cursor.copy_expert(SQL("COPY etl_oracle ({}) FROM STDIN").format(names).as_string(cursor), io.StringIO(data))
         key = SQL(", ").join(map(SQL, self.key)) if self.key else SQL(", ").join(map(Identifier, self.key_columns))
-        place = SQL("etl_place") if self.action == "ignore" else SQL("etl_place DESC")
+        place = SQL("ctid") if self.action == "ignore" else SQL("ctid DESC")
         if self.order_by and self.action != "ignore":
             place = SQL("{} DESC NULLS LAST, {}").format(Identifier(self.order_by), place)
-        changed = [name for name in own if name not in self.key_columns]
+        changed = [name for name in own if name not in self.key_columns and name not in always]
         resolution: Composable = SQL("DO NOTHING")
         if changed and self.action != "ignore":
             resolution = SQL("DO UPDATE SET {}").format(
@@ -163,14 +168,22 @@ class Oracle:
                 " WHERE coalesce(excluded.{0} >= present.{0}, present.{0} IS NULL)"  # NULL is lowest, a tie is ours
             ).format(column)
         arbiter = SQL("({})").format(key) + SQL(f" WHERE {self.predicate}" if self.predicate else "")
-        return SQL(
-            "INSERT INTO {table} AS present ({names}){overriding} "
-            "SELECT {names} FROM (SELECT DISTINCT ON ({key}) * FROM ({typed}) AS typed ORDER BY {key}, {place}) AS last "
-            "ON CONFLICT {arbiter} {resolution}"
-        ).format(
-            table=SQL(self.table), names=names, typed=typed, key=key, place=place, arbiter=arbiter, resolution=resolution,
-            overriding=SQL(" OVERRIDING SYSTEM VALUE" if self.overriding else ""),
+        cursor.execute(
+            SQL(
+                "INSERT INTO {table} AS present ({names}){overriding} "
+                "SELECT {names} FROM (SELECT DISTINCT ON ({key}) * FROM etl_oracle ORDER BY {key}, {place}) AS last "
+                "ON CONFLICT {arbiter} {resolution}"
+            ).format(
+                table=SQL(self.table), names=names, key=key, place=place, arbiter=arbiter, resolution=resolution,
+                overriding=SQL(" OVERRIDING SYSTEM VALUE" if self.overriding or always & set(own) else ""),
+            )
         )  # fmt: skip
+
+
+def copy_text(rows: Sequence[Sequence[str | None]]) -> str:
+    """The rows in COPY's text format."""
+    escapes = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+    return "".join("\t".join("\\N" if text is None else text.translate(escapes) for text in row) + "\n" for row in rows)
 
 
 # --- comparing ---------------------------------------------------------------------------------------------------------

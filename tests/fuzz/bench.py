@@ -1,0 +1,137 @@
+"""The database of a case: the table, the oracle's, one to try rows in, and one that stays as the table was."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import make_dsn
+from psycopg2.sql import SQL, Identifier, Literal
+
+from tests.fuzz.case import Case, Content, Table
+from tests.oracle import Oracle, Rows, copy_text, differing_rows
+from tests.spellings import CREATED
+
+
+@dataclass
+class Bench:
+    """A database of its own for a case, with the table, the oracle's, and one to try rows in."""
+
+    case: Case
+    dsn: str
+    connection: Any  # reads texts as the database says
+    directory: Path
+    tables: dict[str, Table]
+
+    def execute(self, statement: Any) -> list[Any]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def differences(self, left: str, right: str) -> list[tuple[str, str]]:
+        """Rows that one table has and the other has not; of what sequences make nothing is promised."""
+        carried = {name for content in self.case.contents for name in content.columns} if right != "initial" else set()
+        columns = [
+            column.name for column in self.case.table.columns if "IDENTITY" not in column.more or column.name in carried
+        ]
+        with closing(psycopg2.connect(self.dsn, client_encoding="UTF8")) as reader:
+            reader.autocommit = True
+            return differing_rows(reader, self.tables[left].sql, self.tables[right].sql, columns)
+
+    def oracle(self, table: str) -> Oracle:
+        target = self.tables[table]
+        options = self.case.options
+        return Oracle(
+            target.sql,
+            target.key,
+            options["on_conflict"],
+            options["order_by"],
+            key=target.arbiter,
+            predicate=target.predicate,
+            settings={},
+        )
+
+    def expected(self, content: Content) -> Rows:
+        """What the content says, as texts. An instant becomes the local time of the server's zone where there is no other."""
+        rows, declared = content.expected, {column.name: column.type for column in self.case.table.columns}
+        for place, (name, kind) in enumerate(zip(content.columns, content.kinds, strict=True)):
+            if kind.startswith("timestamp[") and "," in kind and declared[name] in ("timestamp", "date"):
+                read = SQL("SELECT {}::timestamptz::{}::text")
+                local = {
+                    row[place]: self.execute(read.format(Literal(row[place]), SQL(declared[name])))[0][0] for row in rows.rows
+                }  # fmt: skip
+                rows = Rows(
+                    rows.columns, tuple((*row[:place], local[row[place]], *row[place + 1 :]) for row in rows.rows)
+                )
+        return rows
+
+    def refusal(self, content: Rows, place: int) -> str | None:
+        """Why the table would not take this row, whatever else is in it."""
+        row, target = content.rows[place], self.tables["probe"]
+        if len(row) != len(content.columns):
+            return "fields"
+        generated = {
+            column.name for column in target.columns if "GENERATED" in column.more and "IDENTITY" not in column.more
+        }
+        places = [at for at, name in enumerate(content.columns) if name not in generated]
+        names = SQL(", ").join(Identifier(content.columns[at]) for at in places)
+        conditions = [
+            f"({part}) IS NOT DISTINCT FROM NULL"
+            for part in target.arbiter
+            if "NULLS NOT DISTINCT" not in " ".join(target.more)
+        ]
+        conditions += [f"({target.predicate}) IS NOT TRUE"] if target.predicate else []
+        with self.connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+            try:
+                statement = SQL("COPY {} ({}) FROM STDIN").format(SQL(target.sql), names).as_string(cursor)
+                cursor.copy_expert(statement, io.StringIO(copy_text([[row[at] for at in places]])))
+                if conditions:
+                    cursor.execute(f"SELECT 1 FROM {target.sql} WHERE {' OR '.join(conditions)}")
+                    return "key" if cursor.fetchone() else None
+            except psycopg2.Error as error:
+                return str(error.pgcode)
+            finally:
+                cursor.execute("ROLLBACK")
+        return None
+
+
+@contextmanager
+def made(case: Case, server: str, admin: Any) -> Iterator[Bench]:
+    """Make the database of a case, and drop it afterwards."""
+    name = "etl_fuzz"
+    with admin.cursor() as cursor:
+        cursor.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
+        cursor.execute(
+            SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LOCALE {} STRATEGY file_copy").format(
+                Identifier(name), Literal(case.encoding), Literal("C.UTF-8" if case.encoding == "UTF8" else "C")
+            )
+        )
+        for setting, value in case.settings:
+            who = "DATABASE {0}" if case.seed % 2 else "ROLE CURRENT_USER IN DATABASE {0}"
+            # search_path is a list of names, and nothing else here is one.
+            text = SQL(value) if setting == "search_path" else Literal(value)
+            cursor.execute(SQL(f"ALTER {who} SET {{1}} = {{2}}").format(Identifier(name), Identifier(setting), text))
+    dsn = make_dsn(server, dbname=name)
+    connection = psycopg2.connect(dsn, client_encoding="UTF8")
+    connection.autocommit = True
+    schemas = {"loaded": case.table.schema, "expected": "expected", "probe": "probe", "initial": "initial"}
+    tables = {role: replace(case.table, schema=schema) for role, schema in schemas.items()}
+    try:
+        with tempfile.TemporaryDirectory(prefix="etl_fuzz_") as directory, connection.cursor() as cursor:
+            cursor.execute(
+                "SET search_path = public; SET statement_timeout = 0; SET idle_session_timeout = 0; SET lock_timeout = 0"
+            )
+            cursor.execute("CREATE EXTENSION citext; " + CREATED)
+            for table in tables.values():
+                cursor.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(Identifier(table.schema)))
+                cursor.execute(table.ddl)
+            yield Bench(case, dsn, connection, Path(directory), tables)
+    finally:
+        connection.close()
