@@ -90,7 +90,8 @@ class ConflictAwareProcessor:
 
         `headers` names the columns of headerless CSV files. `options` are those of `ingest`. Raises EtlError.
         """
-        spec, stop = load_spec(table, pk_columns, headers=headers, **options), Stop()
+        spec = load_spec(table, pk_columns, headers=headers, **{"strategy": self.config.strategy, **options})
+        stop = Stop()
         work = asyncio.ensure_future(asyncio.to_thread(self.load, files, spec, stop))
         try:
             await _in_steps(work)
@@ -117,7 +118,7 @@ class ConflictAwareProcessor:
 
     def plan(self, files: Any, table: str, pk_columns: Sequence[str], **options: Any) -> Plan:
         """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing."""
-        spec = load_spec(table, pk_columns, **options)
+        spec = load_spec(table, pk_columns, **{"strategy": self.config.strategy, **options})
 
         def make(sessions: Sessions) -> Plan:
             doing = driver_errors_mapped(doing=f"planning a load into {table}")
@@ -241,7 +242,8 @@ def ingest(files: Any, table: str, key: str | Sequence[str], dsn: Any = None, **
     result is true when every row is accounted for.
     """
     own = {name: options.pop(name) for name in ("concurrency", "config", "on_event") if name in options}
-    return ConflictAwareProcessor(dsn, **own).load(files, load_spec(table, key, **options))
+    processor = ConflictAwareProcessor(dsn, **own)
+    return processor.load(files, load_spec(table, key, **{"strategy": processor.config.strategy, **options}))
 
 
 async def _in_steps(work: asyncio.Future[LoadResult]) -> None:

@@ -33,8 +33,9 @@ def test_an_interval_holds_the_median_and_is_the_same_every_time() -> None:
     assert found == interval([1.0, 2.0, 3.0, 4.0, 50.0])
 
 
-def test_one_value_is_its_own_interval() -> None:
-    assert interval([2.0]) == Interval(2.0, 2.0, 2.0)
+@pytest.mark.parametrize("values", [[2.0], [1.0, 3.0]])
+def test_fewer_than_three_values_have_no_interval(values: list[float]) -> None:
+    assert interval(values) == Interval(2.0, 2.0, 2.0)
 
 
 def test_equal_values_have_no_width() -> None:
@@ -57,7 +58,11 @@ def test_a_ratio_is_paired_over_the_rounds_that_both_have() -> None:
         (Interval(2.0, 1.8, 2.2), 5, "slower"),
         (Interval(0.9, 0.7, 1.1), 5, "no difference shown"),
         (Interval(0.98, 0.97, 0.99), 5, "no difference shown"),
-        (Interval(0.5, 0.4, 0.6), 3, "no difference shown"),
+        (Interval(0.5, 0.4, 0.6), 3, "faster"),
+        (Interval(2.0, 1.3, 2.2), 3, "slower"),
+        (Interval(0.7, 0.6, 0.9), 3, "no difference shown"),
+        (Interval(1.3, 1.2, 1.4), 4, "no difference shown"),
+        (Interval(0.5, 0.4, 0.6), 2, "no difference shown"),
         (None, 0, "no difference shown"),
     ],
 )
@@ -196,7 +201,34 @@ def test_the_recommended_file_is_one_that_a_load_takes(tmp_path: Path) -> None:
     manifest = made.manifest(list(found))
     recommend.write_config(tmp_path / "r.toml", manifest, analysis.report(manifest, made.samples(found)))
     assert ParallelConfig.from_toml(tmp_path / "r.toml").concurrency == 2
-    assert "--strategy partitioned" in (tmp_path / "r.toml").read_text()
+    assert ParallelConfig.from_toml(tmp_path / "r.toml").strategy == "partitioned"
+
+
+def test_nothing_is_recommended_against_its_own_evidence() -> None:
+    """Neither where the plain way was faster, nor where it looked so in too few runs to tell."""
+    for runs in (5, 2):
+        found = {made.case("auto"): times(2.0)[:runs], made.case("staged_merge", kind="baseline"): times(1.0)[:runs]}
+        report = analysis.report(made.manifest(list(found)), made.samples(found))
+        assert report["recommendations"] == []
+        assert [rule["then"]["strategy"] for rule in report["undecided"]] == ["auto"]
+
+
+# --- the headline -------------------------------------------------------------------------------------------
+
+
+def test_the_headline_is_the_speed_up_over_the_best_plain_way_that_was_right() -> None:
+    right, wrong = made.case("staged_merge", kind="baseline"), made.case("naive_parallel", kind="baseline")
+    found = {made.case("auto"): times(1.0), right: times(2.5), wrong: times(0.5)}
+    report = analysis.report(made.manifest(list(found)), made.samples(found, wrong=[wrong]))
+    (shape,) = report["shapes"]
+    assert (shape["plain_way"], shape["wrong"], shape["verdict"]) == ("staged_merge", ["naive_parallel"], "faster")
+    assert report["finding"].startswith("`auto` is 2.5 × as fast as the best plain way that is right: a parallel COPY")
+
+
+def test_a_headline_that_the_runs_do_not_show_says_so() -> None:
+    found = {made.case("auto"): [1.0, 2.0, 1.0], made.case("staged_merge", kind="baseline"): [1.1, 1.0, 1.1]}
+    report = analysis.report(made.manifest(list(found)), made.samples(found))
+    assert report["finding"].endswith("It is shown to be faster in 0 of 1 shapes.")
 
 
 def test_the_recommended_file_of_nothing_changes_nothing(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from etl_toolkit.bench import cases, contenders, peers, records, run_directory, 
 from etl_toolkit.bench.contenders import Contender
 from etl_toolkit.bench.databases import ScratchDatabases
 from etl_toolkit.bench.records import RunRecord
+from etl_toolkit.bench.statistics import FEWEST_RUNS_FOR_AN_INTERVAL
 from etl_toolkit.bench.sweep import Progress
 from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.bench.workload import Workload, generate, table_sql
@@ -193,8 +194,18 @@ def test_a_sweep_begun_on_another_machine_is_not_continued(tmp_path: Path) -> No
 def test_the_time_limit_ends_a_sweep_early_and_says_so(tmp_path: Path, dsn: str) -> None:
     config = replace(TINY, strategies=("staged_merge",), twin=None, rounds=9, time_limit_seconds=0.0)
     record = sweep.run(config, directory=tmp_path / "run", dsn=dsn)
-    assert (record.manifest.status, len(record.samples)) == ("finished", 2)
-    assert record.manifest.reason == "time limit of 0 s reached in round 2 of 9"
+    assert (record.manifest.status, len(record.samples)) == ("finished", 4)
+    assert record.manifest.reason == "time limit of 0 s reached in round 4 of 9"
+
+
+def test_a_sweep_by_settings_leaves_settings_out_where_time_is_short_and_never_runs(tmp_path: Path, dsn: str) -> None:
+    config = replace(
+        TINY, strategies=("staged_merge",), twin=None, rounds=3, warm_up=False, order="settings", overlaps=(0.5, 0.0),
+        time_limit_seconds=0.0,
+    )  # fmt: skip
+    record = sweep.run(config, directory=tmp_path / "run", dsn=dsn)
+    assert [(sample.overlap, sample.round) for sample in record.samples] == [(0.5, 1), (0.5, 2), (0.5, 3)]
+    assert record.manifest.reason == "out of time after 1 of 2 settings (limit 0 s)"
 
 
 def test_a_foreign_directory_is_not_written_to(tmp_path: Path, dsn: str) -> None:
@@ -219,20 +230,38 @@ def test_a_role_that_may_not_create_databases_is_told_so(database: str, connecti
 # --- cases and states ---------------------------------------------------------------------------------------
 
 
-def test_the_presets_cover_every_strategy_of_ours_and_measure_the_noise() -> None:
+def test_the_full_sweep_covers_every_strategy_of_ours_and_measures_the_noise() -> None:
     ours = {name for name, contender in contenders.CONTENDERS.items() if contender.kind == "ours"}
-    for config in (SweepConfig(), SweepConfig.quick()):
-        planned, _ = cases.planned_cases(config)
-        assert ours <= {case.strategy for case in planned}
-        assert sum(case.is_twin for case in planned) == 1
-        assert len({case.name for case in planned}) == len(planned)
-        twin = next(case for case in planned if case.is_twin)
-        assert replace(twin, is_twin=False) in planned
+    planned, _ = cases.planned_cases(SweepConfig())
+    assert ours <= {case.strategy for case in planned}
+    assert sum(case.is_twin for case in planned) == 1
+    assert len({case.name for case in planned}) == len(planned)
+    twin = next(case for case in planned if case.is_twin)
+    assert replace(twin, is_twin=False) in planned
+
+
+def test_the_quick_sweep_measures_the_product_and_not_its_fixed_cost() -> None:
+    """A million rows a load, three runs of each case, and a plain way beside `auto` in every setting."""
+    planned, _ = cases.planned_cases(SweepConfig.quick())
+    settings = {
+        case.setting: {other.strategy for other in planned if other.setting == case.setting} for case in planned
+    }
+    assert {case.rows for case in planned} == {1_000_000}
+    assert len(settings) >= 3
+    assert [setting for setting, names in settings.items() if not {"auto", "staged_merge"} <= names] == []
+    assert SweepConfig.quick().rounds >= FEWEST_RUNS_FOR_AN_INTERVAL
+
+
+def test_a_setting_is_finished_before_the_next_where_time_is_short() -> None:
+    planned, _ = cases.planned_cases(SweepConfig.quick())
+    order = [case.setting for _, _, case in cases.schedule(planned, SweepConfig.quick())]
+    assert order == sorted(order, key=list(dict.fromkeys(order)).index)
+    assert len(order) == 3 * len(planned)
 
 
 def test_rounds_hold_every_case_once_in_an_order_that_the_seed_gives() -> None:
     planned, _ = cases.planned_cases(SweepConfig.quick())
-    config = replace(SweepConfig.quick(), rounds=2)
+    config = replace(SweepConfig.quick(), rounds=2, order="rounds", warm_up=True)
     order = [(number, case.name) for _, number, case in cases.schedule(planned, config)]
     names = [case.name for case in planned]
     for number in range(3):

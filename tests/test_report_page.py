@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from etl_toolkit.bench import analysis
 from etl_toolkit.errors import UsageError
 from etl_toolkit.reporting import findings, notebooks, ratio_map, report, run_data, scaling, sections, throughput
 from etl_toolkit.reporting.content import Figure
@@ -168,9 +170,31 @@ def test_speed_up_is_time_with_the_fewest_workers_over_time_with_more(data: RunD
     }  # fmt: skip
 
 
+def test_the_first_screen_is_a_badge_a_sentence_and_a_picture(data: RunData) -> None:
+    badge, sentence, picture = findings.finding(data).parts[:3]
+    assert (badge.kind, sentence.kind, picture.kind) == ("badge", "lead", "hero")  # type: ignore[union-attr]
+    assert badge.text.startswith("✓ Answers checked: all 12 loads by `auto`")  # type: ignore[union-attr]
+    (panel,) = picture.panels  # type: ignore[union-attr]
+    assert "50% of the keys shared, empty table: auto" in panel.alt
+    assert "naive_parallel" in picture.note, "the way that left wrong rows is named"  # type: ignore[union-attr]
+
+
+def test_a_line_breaks_off_where_a_setting_was_wrong(data: RunData) -> None:
+    own = [case for case in data.at(table_state="empty") if case["strategy"] == "auto"]
+    without_middle = [case for case in own if case["overlap"] != 0.5]
+    median, _, _ = throughput._with_gaps(without_middle, [0.0, 0.5, 1.0])
+    assert [math.isnan(value) for value in median] == [False, True, False]
+
+
+def test_no_column_of_the_cases_is_empty_throughout(data: RunData) -> None:
+    table = sections._what_they_took(data)
+    assert "deadlocks" not in table.head
+    assert "WAL MB" in table.head
+
+
 def test_the_finding_recommends_only_what_was_right_in_every_run(data: RunData) -> None:
     sentences = findings.answer(data)
-    assert sentences[0].startswith("`auto` loaded right in every run. Over 3 settings it took 1.00 ×")
+    assert sentences[0].startswith("`auto` is 1.4 × as fast as the best plain way that is right: a parallel COPY")
     assert any(text.startswith("`naive_parallel` left wrong rows") for text in sentences)
 
 
@@ -192,9 +216,10 @@ def test_a_run_with_one_overlap_is_drawn_as_dots(data: RunData, tmp_path: Path) 
 def test_a_run_without_results_is_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
     directory = write_run(tmp_path / "run")
     content = json.loads((directory / "report.json").read_text())
-    (directory / "report.json").write_text(json.dumps(content | {"cases": [], "strategies": [], "recommendations": []}))
+    nothing = analysis.report(run_data.read(directory).record.manifest, [])
+    (directory / "report.json").write_text(json.dumps(content | nothing))
     html = report.render(directory, tmp_path / "page.html").read_text()
-    assert "No strategy of ours loaded right in every run" in html
+    assert "No run ended with the right answer" in html
     assert html.count("Not measured in this run") == 7
     assert "did not run to its end" not in html
 

@@ -50,12 +50,23 @@ def workload_of(case: Case, seed: int) -> Workload:
 
 
 def schedule(cases: list[Case], config: SweepConfig) -> Iterator[tuple[int, int, Case]]:
-    """Yield (run index, round, case): round 0 warms up; every round is all cases in an order of its own."""
-    for number in range(config.rounds + 1):
-        order = list(cases)
-        random.Random(f"{config.seed}/{number}").shuffle(order)  # noqa: S311 - reproducible on purpose
-        for position, case in enumerate(order):
-            yield number * len(cases) + position, number, case
+    """Yield (run index, round, case): round 0 warms up; every round has an order of its own."""
+    blocks = [cases]
+    if config.order == "settings":
+        blocks = [[case for case in cases if case.setting == name] for name in dict.fromkeys(c.setting for c in cases)]
+    run_index = 0
+    for block in blocks:
+        for number in rounds(config):
+            order = list(block)
+            random.Random(f"{config.seed}/{number}").shuffle(order)  # noqa: S311 - reproducible on purpose
+            for case in order:
+                yield run_index, number, case
+                run_index += 1
+
+
+def rounds(config: SweepConfig) -> range:
+    """Return the numbers of the rounds; 0 is the warm-up."""
+    return range(0 if config.warm_up else 1, config.rounds + 1)
 
 
 def _corners(config: SweepConfig) -> Iterator[Case]:

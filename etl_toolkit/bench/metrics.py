@@ -16,7 +16,6 @@ from etl_toolkit.bench.statistics import (
     verdict,
 )
 
-BASELINE = "staged_merge"
 DESCRIPTION = ("case", "setting", "strategy", "kind", "is_twin", "format", "files", "rows", "overlap", "table_state",
                "workers", "key", "batch_rows")  # fmt: skip
 MEDIANS = ("client_cpu_seconds", "server_cpu_seconds", "peak_client_pss_bytes", "peak_server_pss_bytes", "wal_bytes",
@@ -42,7 +41,6 @@ def case_metrics(samples: Sequence[Sample]) -> dict[str, Any]:
         "mb_per_second": _interval([sample.mb_per_second for sample in right]),
         "ratio_to_best": None,
         "is_among_fastest": False,
-        "against_baseline": None,
     }
     metrics |= {name: _median(_value(sample, name) for sample in right) for name in MEDIANS}
     phases = {name: _median(getattr(sample, f"phase_{name}_seconds") for sample in right) for name in PHASES}
@@ -84,17 +82,13 @@ def compare_within_settings(cases: list[dict[str, Any]], by_case: Mapping[str, l
     for setting in dict.fromkeys(case["setting"] for case in cases):
         rivals = [case for case in cases if case["setting"] == setting and case["wall_seconds"]]
         fair = [case for case in rivals if case["kind"] != "floor" and not case["is_twin"] and not case["failures"]]
-        best = min(fair, key=lambda case: float(case["wall_seconds"]["median"]), default=None)
-        baseline = next((case for case in rivals if case["strategy"] == BASELINE), None)
+        if not fair:
+            continue
+        best = min(fair, key=lambda case: float(case["wall_seconds"]["median"]))
         for case in rivals:
-            if best is not None:
-                case["ratio_to_best"] = case["wall_seconds"]["median"] / best["wall_seconds"]["median"]
-                slower = compared(by_case[case["case"]], by_case[best["case"]])["verdict"] == "slower"
-                case["is_among_fastest"] = case in fair and not slower
-            if baseline is not None and case is not baseline:
-                case["against_baseline"] = {"baseline": BASELINE} | compared(
-                    by_case[case["case"]], by_case[baseline["case"]]
-                )
+            case["ratio_to_best"] = case["wall_seconds"]["median"] / best["wall_seconds"]["median"]
+            slower = compared(by_case[case["case"]], by_case[best["case"]])["verdict"] == "slower"
+            case["is_among_fastest"] = case in fair and not slower
 
 
 def compared(samples: Sequence[Sample], others: Sequence[Sample]) -> dict[str, Any]:

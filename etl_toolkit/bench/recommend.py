@@ -1,7 +1,8 @@
 """The rule that a sweep gives evidence for: (overlap × rows × table state) → strategy, workers, rows per batch.
 
 The fastest of our strategies wins a setting. Where no difference to `auto` is shown, `auto` wins: it decides anew when
-the files change. Neighbouring overlaps with the same outcome become one rule. Nothing is said beyond what was measured.
+the files change. Neighbouring overlaps with the same outcome become one rule. Nothing is said beyond what was measured,
+and nothing is recommended where another right way was faster, or looked faster in too few runs to tell.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from etl_toolkit.config import ParallelConfig
 Metrics = Mapping[str, Any]
 
 
-def recommendations(cases: Sequence[Metrics], by_case: Mapping[str, list[Sample]]) -> list[dict[str, Any]]:
-    """Return the rules, ordered by table state, rows and overlap."""
+def recommendations(
+    cases: Sequence[Metrics], by_case: Mapping[str, list[Sample]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rules, ordered by table state, rows and overlap; those that the evidence speaks against apart."""
     ours = [case for case in cases if case["kind"] == "ours" and not case["is_twin"] and usable(case)]
     rules: list[dict[str, Any]] = []
     for state, rows, overlap in sorted({(case["table_state"], case["rows"], case["overlap"]) for case in ours}):
@@ -33,7 +36,13 @@ def recommendations(cases: Sequence[Metrics], by_case: Mapping[str, list[Sample]
             rules.append(rule)
     for rule in rules:
         rule["because"] = _because(rule)
-    return rules
+    supported = [rule for rule in rules if _is_supported(rule)]
+    return supported, [rule for rule in rules if rule not in supported]
+
+
+def _is_supported(rule: Mapping[str, Any]) -> bool:
+    ratios = [item["ratio"]["median"] for item in rule["evidence"] if item["ratio"]]
+    return all(ratio <= 1 + SMALLEST_DIFFERENCE for ratio in ratios)
 
 
 def usable(case: Metrics) -> bool:
@@ -42,29 +51,24 @@ def usable(case: Metrics) -> bool:
 
 
 def write_config(path: Path, manifest: Manifest, report: Mapping[str, Any]) -> None:
-    """Write the recommendation as a file that `etl-toolkit ingest --config` takes.
+    """Write the recommendation as a file that `etl-toolkit ingest --config` takes: strategy, workers, sizes.
 
-    A file holds one set of values; the workers are those of the rule with the most rows. The strategy is a word of the
-    command line and stands in a comment, as do the coefficients of the cost model: a load does not read them.
+    A file holds one set of values: `auto` where the rules name several strategies, and the workers of the rule with the
+    most rows. The coefficients of the cost model are comments: a load does not read them.
     """
     lines = [f"# Recommended by the sweep {manifest.run_id} on {manifest.machine.get('processor', 'this machine')}."]
     lines += [f"# {report.get('finding', '')}"]
     rules = report.get("recommendations", [])
     if not rules:
-        lines += ["# No strategy was right in every run, so there is nothing to recommend.", "", "[load]"]
+        lines += ["# The runs do not support a recommendation.", "", "[load]"]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return
     workers = max(rules, key=lambda rule: rule["when"]["rows"][1])["then"]["workers"]
     batch_rows = next((rule["then"]["batch_rows"] for rule in rules if rule["then"]["batch_rows"]), None)
     strategies = {rule["then"]["strategy"] for rule in rules}
     strategy = strategies.pop() if len(strategies) == 1 else "auto"
-    lines += [
-        "#",
-        *(f"# {rule['because']}" for rule in rules),
-        "#",
-        f"#     etl-toolkit ingest --strategy {strategy} …",
-    ]
-    lines += ["", "[load]", f"concurrency = {workers}"]
+    lines += ["#", *(f"# {rule['because']}" for rule in rules)]
+    lines += ["", "[load]", f'strategy = "{strategy}"', f"concurrency = {workers}"]
     if batch_rows:
         lines.append(f"chunk_size = {batch_rows}")
     cost = report.get("cost")

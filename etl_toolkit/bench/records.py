@@ -14,19 +14,20 @@
 `report.json` is one object:
     version, run_id, status
     finding            one sentence
+    shapes             per overlap and table state: ours, the best plain way that was right, the paired ratio
     noise              the same strategy twice: {case, ratio: I, verdict, runs}; null when there was no such case
     cases[]            {case, setting, strategy, kind, is_twin, format, files, rows, overlap, table_state, workers, key,
                         batch_rows, runs, failures, errors[], spread, is_unstable, chosen_strategy,
                         wall_seconds: I, rows_per_second: I, mb_per_second: I, client_cpu_seconds, server_cpu_seconds,
                         peak_client_pss_bytes, peak_server_pss_bytes, wal_bytes, dead_tuples, lock_waits, deadlocks,
                         retries, phases: {name: seconds}, predicted_seconds,
-                        ratio_to_best, is_among_fastest,
-                        against_baseline: {baseline, ratio: I, verdict, runs} or null}
+                        ratio_to_best, is_among_fastest}
     strategies[]       {strategy, kind, cases, wins (among the fastest), failures, mean_ratio_to_best,
                         worst_ratio_to_best, best_rows_per_second, peak_client_pss_bytes, peak_server_pss_bytes}
     recommendations[]  {when: {overlap: [low, high], rows: [low, high], table_state}, then: {strategy, workers,
                         batch_rows (of streaming)}, because,
                         evidence: [{case, seconds: I, against, ratio: I, verdict, runs}]}
+    undecided[]        the same, for rules that the evidence speaks against
     cost               {coefficients: {name: value}, error_before, error_after, runs}: the planner's cost model, fitted;
                        errors as median of |predicted / measured - 1|; null when there were too few runs
 I is {median, low, high}: a median and its 95 % bootstrap interval. A ratio is time / time of the other, paired by

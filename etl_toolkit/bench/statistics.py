@@ -1,7 +1,7 @@
 """Medians with 95 % bootstrap intervals, paired ratios, and the verdict that may be drawn from them.
 
-With five runs an interval is hardly narrower than the range of the runs; that is as it should be. "No difference shown"
-is a verdict, and the usual one when a strategy is compared with itself.
+With five runs an interval is hardly narrower than the range of the runs; that is as it should be. Fewer than three runs
+have no interval. "No difference shown" is a verdict, and the usual one when a strategy is compared with itself.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ Verdict = Literal["faster", "slower", "no difference shown"]
 
 LARGEST_STEADY_SPREAD = 0.10
 SMALLEST_DIFFERENCE = 0.05  # less than this is what a machine in use does not hold steady from run to run
+LARGE_DIFFERENCE = 0.25  # more than this in every one of three rounds is no accident
 FEWEST_RUNS = 5
+FEWEST_RUNS_FOR_AN_INTERVAL = 3
 RESAMPLES = 5_000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A median and its 95 % bootstrap interval; both ends are the median where there is one value only."""
+    """A median and its 95 % bootstrap interval; both ends are the median where there are too few values for one."""
 
     median: float
     low: float
@@ -42,7 +44,7 @@ def interval(values: Sequence[float]) -> Interval:
     if not values:
         raise ValueError("no values")
     middle = statistics.median(values)
-    if len(values) == 1 or min(values) == max(values):
+    if len(values) < FEWEST_RUNS_FOR_AN_INTERVAL or min(values) == max(values):
         return Interval(middle, middle, middle)
     found = _scipy_stats().bootstrap(
         (np.asarray(values, dtype=float),), np.median, n_resamples=RESAMPLES, method="percentile", rng=_generator()
@@ -62,7 +64,7 @@ def paired_ratio(times: Mapping[int, float], others: Mapping[int, float]) -> Int
 def ratio_of_medians(times: Sequence[float], others: Sequence[float]) -> Interval:
     """Return the ratio of two medians that were not measured in the same rounds, with its bootstrap interval."""
     middle = statistics.median(times) / statistics.median(others)
-    if len(times) < 2 or len(others) < 2:
+    if min(len(times), len(others)) < FEWEST_RUNS_FOR_AN_INTERVAL:
         return Interval(middle, middle, middle)
 
     def statistic(first: Any, second: Any, axis: int = -1) -> Any:
@@ -85,12 +87,14 @@ def verdict(ratio: Interval | None, *, runs: int) -> Verdict:
 
     A difference is shown when the whole interval lies on one side of 1, its median by more than `SMALLEST_DIFFERENCE`,
     and there were at least `FEWEST_RUNS`: fewer lie all on one side by chance too often (three do one time in four).
+    From three runs on a difference is shown where every run differs by more than `LARGE_DIFFERENCE`.
     """
-    if ratio is None or runs < FEWEST_RUNS or abs(ratio.median - 1) <= SMALLEST_DIFFERENCE:
+    if ratio is None or runs < FEWEST_RUNS_FOR_AN_INTERVAL or abs(ratio.median - 1) <= SMALLEST_DIFFERENCE:
         return "no difference shown"
-    if ratio.high < 1:
+    margin = 1.0 if runs >= FEWEST_RUNS else 1 + LARGE_DIFFERENCE
+    if ratio.high < 1 / margin:
         return "faster"
-    return "slower" if ratio.low > 1 else "no difference shown"
+    return "slower" if ratio.low > margin else "no difference shown"
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from etl_toolkit import server
 from etl_toolkit.bench import journal, records, run_directory, workloads
-from etl_toolkit.bench.cases import schedule
+from etl_toolkit.bench.cases import rounds, schedule
 from etl_toolkit.bench.databases import ScratchDatabases, StartingPoint
 from etl_toolkit.bench.measure import RunOutcome, measure
 from etl_toolkit.bench.monitor import Monitor
 from etl_toolkit.bench.records import Case, RunRecord, Sample
+from etl_toolkit.bench.statistics import FEWEST_RUNS_FOR_AN_INTERVAL
 from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.bench.writing import write_manifest, write_table
 from etl_toolkit.errors import UsageError
@@ -128,14 +129,12 @@ class _Sweep:
     def all_rounds(self) -> str | None:
         """Make every run that is not in the journal; return why it ended early, None when it did not."""
         cases = self._prepared.cases
-        total = len(cases) * (self._config.rounds + 1)
+        total = len(cases) * len(rounds(self._config))
         for run_index, number, case in schedule(cases, self._config):
             if run_index in self._done or case.name in self._refused:
                 continue
-            elapsed = time.monotonic() - self._began
-            if elapsed > self._config.time_limit_seconds and number > 1:
-                limit, rounds = self._config.time_limit_seconds, self._config.rounds
-                return f"time limit of {limit:.0f} s reached in round {number} of {rounds}"
+            if reason := self._out_of_time(number, case):
+                return reason
             outcome = self._one_run(case, run_index, number)
             self._monitor_seconds += outcome.monitor_cpu_seconds
             self._watched_seconds += outcome.watched_seconds
@@ -148,6 +147,18 @@ class _Sweep:
             if self._on_progress is not None:
                 self._on_progress(Progress(len(self._done), total, time.monotonic() - self._began, outcome.sample))
         return None
+
+    def _out_of_time(self, number: int, case: Case) -> str | None:
+        """Say why no further run begins: a case has three runs or none, and a setting begins where it will end in time."""
+        elapsed, limit = time.monotonic() - self._began, self._config.time_limit_seconds
+        if self._config.order == "rounds":
+            late = elapsed > limit and number > FEWEST_RUNS_FOR_AN_INTERVAL
+            return f"time limit of {limit:.0f} s reached in round {number} of {self._config.rounds}" if late else None
+        measured = {sample.setting for sample in self._done.values()}
+        if not measured or case.setting in measured or elapsed * (len(measured) + 1) / len(measured) <= limit:
+            return None
+        wanted = {case.setting for case in self._prepared.cases}
+        return f"out of time after {len(measured)} of {len(wanted)} settings (limit {limit:.0f} s)"
 
     def _one_run(self, case: Case, run_index: int, number: int) -> RunOutcome:
         files = self._prepared.files[case.workload]

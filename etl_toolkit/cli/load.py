@@ -48,7 +48,7 @@ def ingest(
     files: Files,
     table: Table,
     key: Key,
-    strategy: Strategy = "auto",
+    strategy: Strategy = None,
     jobs: Jobs = None,
     order_by: OrderBy = None,
     on_conflict: OnConflict = "update",
@@ -83,11 +83,11 @@ def ingest(
     from etl_toolkit.request import load_spec
 
     reading = options.read_options(headers, delimiter, quote, encoding, extra_columns, date_style, timezone)
+    settings = load_config(config, preset=preset, jobs=jobs, wait=wait, strategy=strategy)
     chosen = {
-        "strategy": strategy, "order_by": order_by, "on_conflict": on_conflict, "create_table": create_table,
+        "strategy": settings.strategy, "order_by": order_by, "on_conflict": on_conflict, "create_table": create_table,
         "max_rejects": max_rejects, "atomic": atomic, "force": force, "undoable": undoable, **reading,
     }  # fmt: skip
-    settings = load_config(config, preset=preset, jobs=jobs, wait=wait)
     server = options.resolve_dsn(dsn)
     if dry_run:
         return show_plan(ConflictAwareProcessor(server, config=settings), files, table, key, chosen, as_json=as_json)
@@ -117,7 +117,7 @@ def plan(
     files: Files,
     table: Table,
     key: Key,
-    strategy: Strategy = "auto",
+    strategy: Strategy = None,
     jobs: Jobs = None,
     order_by: OrderBy = None,
     on_conflict: OnConflict = "update",
@@ -139,10 +139,9 @@ def plan(
     from etl_toolkit.processor import ConflictAwareProcessor
 
     reading = options.read_options(headers, delimiter, quote, encoding, extra_columns, date_style, timezone)
-    chosen = {
-        "strategy": strategy, "order_by": order_by, "on_conflict": on_conflict, "create_table": create_table, **reading
-    }  # fmt: skip
-    processor = ConflictAwareProcessor(options.resolve_dsn(dsn), config=load_config(config, jobs=jobs))
+    settings = load_config(config, jobs=jobs, strategy=strategy)
+    chosen = {"order_by": order_by, "on_conflict": on_conflict, "create_table": create_table, **reading}
+    processor = ConflictAwareProcessor(options.resolve_dsn(dsn), config=settings)
     show_plan(processor, files, table, key, chosen, as_json=as_json)
 
 
@@ -197,11 +196,14 @@ def _sinks(progress: Any, log_json: Path | None, metrics: Path | None, *, spans:
         yield fan_out(*sinks)
 
 
-def load_config(path: Any, *, preset: str | None = None, jobs: int | None = None, wait: float | None = None) -> Any:
+def load_config(
+    path: Any, *, preset: str | None = None, jobs: int | None = None, wait: float | None = None,
+    strategy: str | None = None,
+) -> Any:  # fmt: skip
     """The configuration: flags before the environment before the file before the preset before the defaults."""
     from etl_toolkit.config import resolve_config
 
-    flags = {"preset": preset, "concurrency": jobs, "lock_wait_seconds": wait}
+    flags = {"preset": preset, "concurrency": jobs, "lock_wait_seconds": wait, "strategy": strategy}
     return resolve_config(path, os.environ, flags)[0]
 
 

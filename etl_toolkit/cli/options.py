@@ -18,7 +18,7 @@ Dsn = Annotated[
 ]
 Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Workers. Default: the cores of this machine.")]
 Strategy = Annotated[
-    str,
+    str | None,
     typer.Option("--strategy", "-s", help="auto, full_parallel, hybrid, deterministic, streaming or partitioned."),
 ]
 OrderBy = Annotated[str | None, typer.Option("--order-by", help="The row with the greatest value of this column wins.")]

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from etl_toolkit.errors import ConfigError
+from etl_toolkit.model import Strategy
 
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
     "bool": ((bool,), "true or false"),
+    "str": ((str,), "a text"),
     "str | None": ((str, type(None)), "a text"),
 }
 _AT_LEAST_ONE = ("chunk_size", "sub_batch_size", "retry_attempts", "max_line_bytes")
@@ -30,6 +32,7 @@ def available_cores() -> int:
 class ParallelConfig:
     """Settings of a load.
 
+    strategy: the strategy of a load that does not name one.
     concurrency: workers, each with one database connection; 0 means the cores of this machine, at most 8.
     chunk_size: rows that `streaming` stages before it merges them into the table.
     sub_batch_size: rows handed to COPY at a time, and the step in which a faulty file is searched for its bad rows.
@@ -58,6 +61,7 @@ class ParallelConfig:
     max_line_bytes: the longest record of a CSV file; a longer one is taken to be a fault in the quoting.
     """
 
+    strategy: str = "auto"
     concurrency: int = 0
     chunk_size: int = 100_000
     sub_batch_size: int = 10_000
@@ -89,6 +93,8 @@ class ParallelConfig:
             # `not >=` refuses NaN as well; infinity cannot be told to the server.
             if isinstance(value, int | float) and not 0 <= value < float("inf"):
                 raise ConfigError(f"{item.name} must be 0 or more, not {value}")
+        if self.strategy not in tuple(Strategy):
+            raise ConfigError(f"unknown strategy {self.strategy!r}; choose {', '.join(Strategy)}")
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -50,12 +50,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart: `finding` says what it shows, `note` how it was drawn. Small panels stand several in a row."""
+    """A chart: `finding` says what it shows, `note` how it was drawn. `kind` `small` puts several panels in a row."""
 
     finding: str
     panels: Sequence[Panel]
     note: str = ""
-    is_small: bool = False
+    kind: str = ""
 
     def _repr_html_(self) -> str:
         from etl_toolkit.reporting.rendering import FOR_JUPYTER, part_html

@@ -12,7 +12,7 @@ from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.errors import EtlError
 from etl_toolkit.reporting.content import Figure
 from etl_toolkit.reporting.rendering import part_html
-from etl_toolkit.reporting.run_data import Case, RunData, fate, is_clean, read, seconds_words, setting_words
+from etl_toolkit.reporting.run_data import Case, RunData, fate, interval_words, is_clean, read, setting_words
 from etl_toolkit.reporting.throughput import dot_plot
 from etl_toolkit.tables import Cell, Table, table_html
 
@@ -129,6 +129,6 @@ def measured(data: RunData, strategy: str, overlap: float, workers: int, dsn: st
 def _words(case: Case | None, strategy: str) -> str:
     if case is None:
         return part_html(Table(f"{strategy} was not measured here", ("setting",), []))
-    row: list[Cell] = [setting_words(case), fate(case), case["runs"], seconds_words(case["wall_seconds"])]
+    row: list[Cell] = [setting_words(case), fate(case), case["runs"], interval_words(case["wall_seconds"])]
     row.append(f"{case['rows_per_second']['median']:,.0f}" if case["rows_per_second"] else None)
     return table_html(Table(strategy, ("setting", "outcome", "runs", "seconds (95 % interval)", "rows/s"), [row]))

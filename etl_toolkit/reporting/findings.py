@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from etl_toolkit.bench.statistics import LARGEST_STEADY_SPREAD
 from etl_toolkit.reporting.content import Bullets, Part, Section, Text
+from etl_toolkit.reporting.headline import headline
 from etl_toolkit.reporting.run_data import RunData, fate
 
 # It is what shows this: how it went the time before is not worth telling, and how it goes now the page says itself.
@@ -15,31 +16,27 @@ PAGE_NOTEBOOK = "04_parallel_upsert_analysis"
 
 def finding(data: RunData) -> Section:
     """What to do and how sure that is; how the run went, where it did not go to its end."""
-    return Section("Finding", [*_status(data), *(Text(text, "lead") for text in answer(data)[:1]), *_rest(data)])
+    return Section("Finding", [*_status(data), *headline(data), *_early_end(data), *_bullets(answer(data)[1:])])
 
 
 def answer(data: RunData) -> list[str]:
     """Say in a few sentences what the sweep found, the most important first."""
-    ours = [line for line in data.record.report.get("strategies", []) if line["kind"] == "ours"]
-    right = [line for line in ours if not line["failures"] and line["mean_ratio_to_best"]]
-    if not right:
-        return ["No strategy of ours loaded right in every run, so nothing is recommended."]
-    advised = Counter(rule["then"]["strategy"] for rule in data.record.report.get("recommendations", []))
-    best = min(
-        right, key=lambda line: (-advised[line["strategy"]], line["strategy"] != "auto", line["mean_ratio_to_best"])
-    )
-    settings = f"{best['cases']} setting{'s' if best['cases'] != 1 else ''}"
-    sentences = [
-        f"`{best['strategy']}` loaded right in every run. Over {settings} it took {best['mean_ratio_to_best']:.2f} × "
-        f"the time of the fastest right way on the mean, {best['worst_ratio_to_best']:.2f} × at worst."
-    ]
-    sentences += _against_baseline(data, best["strategy"])
+    report = data.record.report
+    sentences = [str(report.get("finding", "Nothing was measured."))]
+    advised = Counter(rule["then"]["strategy"] for rule in report.get("recommendations", []))
+    if advised:
+        named = ", ".join(f"`{name}` for {times}" for name, times in advised.most_common())
+        sentences.append(f"Recommended: {named} of {advised.total()} kinds of load.")
+    if undecided := report.get("undecided", []):
+        sentences.append(
+            f"For {len(undecided)} kind{'s' if len(undecided) != 1 else ''} of load nothing is recommended."
+        )
     wrong = [case for case in data.cases if fate(case) in ("wrong rows", "failed")]
     for strategy in dict.fromkeys(case["strategy"] for case in wrong):
-        own = [case for case in data.cases if case["strategy"] == strategy]
-        runs = sum(case["failures"] for case in own if fate(case) in ("wrong rows", "failed"))
+        own = [case for case in wrong if case["strategy"] == strategy]
+        runs = sum(case["failures"] for case in own)
         sentences.append(f"`{strategy}` left wrong rows, or failed, in {runs} run{'s' if runs != 1 else ''}.")
-    noise = data.record.report.get("noise")
+    noise = report.get("noise")
     if noise and noise["ratio"]:
         low, high = noise["ratio"]["low"], noise["ratio"]["high"]
         sentences.append(
@@ -49,23 +46,8 @@ def answer(data: RunData) -> list[str]:
     return sentences
 
 
-def _against_baseline(data: RunData, strategy: str) -> list[str]:
-    found = [case["against_baseline"] for case in data.cases if case["strategy"] == strategy]
-    found = [item for item in found if item and item["ratio"]]
-    if not found:
-        return []
-    count = Counter(item["verdict"] for item in found)
-    speeds = sorted(1 / item["ratio"]["median"] for item in found)
-    span = f"{speeds[0]:.2f}" if len(speeds) == 1 else f"{speeds[0]:.2f} to {speeds[-1]:.2f}"
-    return [
-        f"Against `{found[0]['baseline']}`, the parallel staging with one merge that a careful person writes by "
-        f"hand, it was faster in {count['faster']} and slower in {count['slower']} of {len(found)} settings, with no "
-        f"difference shown in {count['no difference shown']}: {span} × as fast."
-    ]
-
-
-def _rest(data: RunData) -> list[Part]:
-    return [Bullets(sentences)] if (sentences := answer(data)[1:]) else []
+def _bullets(sentences: Sequence[str]) -> list[Part]:
+    return [Bullets(sentences)] if sentences else []
 
 
 def _status(data: RunData) -> list[Part]:
@@ -76,12 +58,16 @@ def _status(data: RunData) -> list[Part]:
         parts.append(
             Text(f"This sweep is **{manifest.status}**{reason}. What follows is what had been measured.", "alert")
         )
-    elif manifest.reason:
-        parts.append(Text(f"The sweep ended early: {manifest.reason}.", "alert"))
     for name, run in manifest.notebooks.items():
         if run.get("status") == "failed" and name != PAGE_NOTEBOOK:
             parts.append(Text(f"The notebook `{name}` failed: {run.get('error')}.", "alert"))
     return parts
+
+
+def _early_end(data: RunData) -> list[Part]:
+    manifest = data.record.manifest
+    ended = manifest.status == "finished" and manifest.reason
+    return [Text(f"The sweep ended early: {manifest.reason}.", "alert")] if ended else []
 
 
 def limits(data: RunData) -> Section:

@@ -8,7 +8,7 @@ from typing import Any
 
 from etl_toolkit.model import KeyOverlap
 from etl_toolkit.reporting.content import Figure, Panel
-from etl_toolkit.reporting.palette import stand_in, style, to_svg
+from etl_toolkit.reporting.palette import draw_cell, draw_cells, stand_in, style, to_svg
 from etl_toolkit.reporting.run_data import RunData
 
 LARGEST = 24
@@ -88,34 +88,22 @@ def _matrix(summary: Mapping[str, Any]) -> Matrix | None:
 
 
 def _panel(matrix: Matrix, names: Sequence[str], title: str, name: str) -> Panel:
-    from matplotlib import colormaps
     from matplotlib.figure import Figure as Drawing
-    from matplotlib.patches import Rectangle
 
     count = len(names)
     highest = max(max(row) for row in matrix) or 1
-    paint = colormaps["cividis_r"]
     side = min(3.1, max(1.4, 0.62 * count))
     with style():
         drawing = Drawing(figsize=(4.3, side + 0.55))
         axes = drawing.add_axes((0.28, 0.02, 0.7, side / (side + 0.55)))
-        axes.grid(visible=False)
+        labels = [f"{label[-16:]} {number + 1}" for number, label in enumerate(names)]
+        draw_cells(axes, labels, [str(number + 1) for number in range(count)])
         for y, row in enumerate(matrix):
             for x, keys in enumerate(row):
-                red, green, blue, _ = paint(0.9 * keys / highest)
-                face: Any = (red, green, blue) if keys else "none"
-                axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=face, edgecolor=stand_in("grid")))
-                dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
-                ink = stand_in("soft") if not keys else "#ffffff" if dark else "#101010"
-                size = 8.0 if count <= 8 else 5.0
-                axes.text(x, y, _short(keys), ha="center", va="center", color=ink, fontsize=size)
-        axes.set_xlim(-0.5, count - 0.5)
-        axes.set_ylim(count - 0.5, -0.5)
-        axes.set_xticks(range(count), [str(number + 1) for number in range(count)])
-        axes.set_yticks(range(count), [f"{label[-16:]} {number + 1}" for number, label in enumerate(names)])
-        axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+                if keys:
+                    draw_cell(axes, x, y, 0.9 * keys / highest, _short(keys), size=8.0 if count <= 8 else 5.0)
+                else:
+                    axes.text(x, y, "·", ha="center", va="center", color=stand_in("soft"))
         axes.set_title(title, pad=6)
         shares = [
             f"files {i + 1} and {j + 1} share {matrix[i][j]:,} keys"

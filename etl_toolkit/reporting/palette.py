@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -69,6 +69,36 @@ LOOKS = {
 def look(strategy: str) -> Look:
     """Return how `strategy` is drawn in every chart."""
     return LOOKS.get(strategy, Look("gray", "*", "-."))
+
+
+def draw_line(axes: Any, seen: Look, x: Sequence[float], lines: Sequence[Sequence[float]]) -> None:
+    """Draw a series, given as medians, lower and upper ends: a line with its band; it breaks off at NaN."""
+    middle, low, high = lines
+    axes.fill_between(x, low, high, color=seen.stand_in, alpha=0.15, linewidth=0)
+    axes.plot(x, middle, color=seen.stand_in, marker=seen.marker, linestyle=seen.dash)
+
+
+def draw_cells(axes: Any, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Make `axes` those of a matrix: names above and at the left, the first row on top, no lines."""
+    axes.grid(visible=False)
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def draw_cell(axes: Any, x: int, y: int, depth: float, text: str, *, size: float = 8.5) -> None:
+    """Fill one cell of a matrix: 0 is light, 1 dark; the text takes the ink that can be read on it."""
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
+    red, green, blue, _ = colormaps["cividis_r"](depth)
+    ink = "#ffffff" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else "#101010"
+    axes.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=(red, green, blue), edgecolor="none"))
+    axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=size)
 
 
 @contextmanager

@@ -83,10 +83,9 @@ def _figure_html(figure: Figure) -> str:
         f'<div class="panel" role="img" aria-label="{escape(panel.alt)}" data-name="{panel.name}">{panel.svg}</div>'
         for panel in figure.panels
     )
-    note = f'<br><span class="note">{_inline(figure.note)}</span>' if figure.note else ""
-    kind = "panels small" if figure.is_small else "panels"
-    caption = f"<figcaption><strong>{_inline(figure.finding)}</strong>{note}</figcaption>"
-    return f'<figure>{caption}<div class="{kind}">{panels}</div></figure>'
+    note = f'<p class="note">{_inline(figure.note)}</p>' if figure.note else ""
+    caption = f"<figcaption><strong>{_inline(figure.finding)}</strong></figcaption>"
+    return f'<figure>{caption}<div class="{f"panels {figure.kind}".strip()}">{panels}</div>{note}</figure>'
 
 
 def _download_html(item: Download) -> str:

@@ -15,7 +15,7 @@ from etl_toolkit.reporting.findings import PAGE_NOTEBOOK
 from etl_toolkit.reporting.palette import standalone
 
 NOTEBOOK = PAGE_NOTEBOOK
-TITLE = "Parallel upserts into PostgreSQL: which strategy, how sure, and why it is safe"
+TITLE = "Parallel upserts into PostgreSQL"
 PANEL = re.compile(
     r'<div class="panel" role="img" aria-label="([^"]*)" data-name="([^"]*)">(<svg.*?</svg>)</div>', re.DOTALL
 )

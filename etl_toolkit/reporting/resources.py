@@ -48,7 +48,7 @@ def memory(data: RunData) -> Figure | None:
         "proportional set size: shared pages count once over all processes, shared buffers with the server. Dotted: "
         "the idle client before the load, libraries loaded."
     )
-    return Figure(finding, _panels(traces, "memory", "MB", _idle_line), note, is_small=True)
+    return Figure(finding, _panels(traces, "memory", "MB", _idle_line), note, kind="small")
 
 
 def cpu(data: RunData) -> Figure | None:
@@ -72,7 +72,7 @@ def cpu(data: RunData) -> Figure | None:
         if busy
         else "CPU time was not available on this system."
     )
-    return Figure(finding, _panels(traces, "cpu", "cores", _no_line), "The same runs as above.", is_small=True)
+    return Figure(finding, _panels(traces, "cpu", "cores", _no_line), "The same runs as above.", kind="small")
 
 
 def _traces(data: RunData, name: str, divisor: float) -> list[Trace]:

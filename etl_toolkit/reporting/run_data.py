@@ -133,10 +133,12 @@ def setting_words(case: Case, *, overlap: bool = True) -> str:
     return ", ".join(words)
 
 
-def seconds_words(interval: Mapping[str, float] | None) -> str:
-    """Say a median with its interval."""
+def interval_words(interval: Mapping[str, float] | None) -> str:
+    """Say a median, with its interval where it has one."""
     if interval is None:
         return "–"
+    if interval["low"] == interval["high"]:
+        return f"{interval['median']:.2f}"
     return f"{interval['median']:.2f} ({interval['low']:.2f}–{interval['high']:.2f})"
 
 

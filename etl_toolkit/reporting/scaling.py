@@ -9,7 +9,7 @@ from etl_toolkit.bench.records import PHASES
 from etl_toolkit.bench.statistics import Interval, paired_ratio
 from etl_toolkit.reporting.content import Figure, Panel
 from etl_toolkit.reporting.labels import label_ends
-from etl_toolkit.reporting.palette import look, stand_in, style, to_svg
+from etl_toolkit.reporting.palette import draw_line, look, stand_in, style, to_svg
 from etl_toolkit.reporting.run_data import Case, RunData, is_clean, setting_words
 
 PANEL_INCHES = (4.3, 3.0)
@@ -86,8 +86,7 @@ def _scaling_panel(found: SpeedUps, counts: Sequence[int], *, name: str, is_effi
                 [getattr(ratio, part) * (fewest / n if is_efficiency else 1.0) for n, ratio in ratios.items()]
                 for part in ("median", "low", "high")
             )
-            axes.fill_between(x, low, high, color=seen.stand_in, alpha=0.15, linewidth=0)
-            axes.plot(x, middle, color=seen.stand_in, marker=seen.marker, linestyle=seen.dash)
+            draw_line(axes, seen, x, (middle, low, high))
             ends.append((x[-1], middle[-1], strategy, seen.stand_in))
             words.append(f"{strategy} {middle[-1]:.2f} with {x[-1]} workers")
         axes.set_ylim(0, max(axes.get_ylim()[1], 1.1))

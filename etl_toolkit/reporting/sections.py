@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from etl_toolkit.reporting import overlap_map, ratio_map, resources, scaling, throughput
 from etl_toolkit.reporting.content import Code, Details, Figure, Part, Section, Text
-from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, seconds_words, setting_words
+from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, interval_words, setting_words
 from etl_toolkit.tables import Table
 
 DRAWN_RUNS = 3
@@ -15,22 +15,30 @@ DRAWN_RUNS = 3
 
 def recommendation(data: RunData) -> Section:
     """The rule with its evidence, and the file of settings that follows from it."""
-    rules = data.record.report.get("recommendations", [])
-    rows = []
-    for rule in rules:
-        when, then = rule["when"], rule["then"]
-        low, high = when["overlap"]
-        overlap = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
-        load = f"{overlap} overlap, {when['rows'][0]:,} rows, {STATES.get(when['table_state'], when['table_state'])}"
-        batches = f", batches of {then['batch_rows']:,} rows" if then["batch_rows"] else ""
-        evidence = _evidence(rule["evidence"]) or "no other right way was measured"
-        rows.append([load, then["strategy"] + batches, then["workers"], evidence])
+    rows = [
+        [
+            _load(rule["when"]),
+            rule["then"]["strategy"]
+            + (f", batches of {rule['then']['batch_rows']:,} rows" if rule["then"]["batch_rows"] else ""),
+            rule["then"]["workers"],
+            _evidence(rule["evidence"]) or "no other right way was measured",
+        ]
+        for rule in data.record.report.get("recommendations", [])
+    ]
     head = ("load", "strategy", "workers", "evidence: time / time of the next best")
     parts: list[Part] = [
         Table("Which strategy for which load", head, rows)
         if rows
-        else Text("No strategy was right in every run, so there is nothing to recommend.", "alert")
+        else Text("The runs do not support a recommendation.", "alert")
     ]
+    undecided = [[_load(rule["when"]), _evidence(rule["evidence"])] for rule in data.record.report.get("undecided", [])]
+    if undecided:
+        columns = ("load", f"our best, {data.record.report['undecided'][0]['then']['strategy']}: time / time of others")
+        parts.append(
+            Table(
+                "Loads for which nothing is recommended: another right way was, or looked, faster", columns, undecided
+            )
+        )
     settings = data.record.directory / "recommended.toml"
     if settings.exists():
         text = settings.read_text(encoding="utf-8").strip()
@@ -38,13 +46,20 @@ def recommendation(data: RunData) -> Section:
     return Section("Recommendation", parts)
 
 
+def _load(when: Case) -> str:
+    low, high = when["overlap"]
+    overlap = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
+    return f"{overlap} overlap, {when['rows'][0]:,} rows, {STATES.get(when['table_state'], when['table_state'])}"
+
+
 def _evidence(evidence: Sequence[Case]) -> str:
     words = []
     for item in evidence[:3]:
         name = item["against"].rsplit("/", 1)[1]
         ratio = item["ratio"]
-        told = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio else "–"
-        words.append(f"{name} {told}, {item['verdict']}, {item['runs']} pair{'s' if item['runs'] != 1 else ''}")
+        words.append(
+            f"{name} {interval_words(ratio)}, {item['verdict']}, {item['runs']} run{'s' if item['runs'] != 1 else ''}"
+        )
     return "; ".join(words)
 
 
@@ -111,7 +126,7 @@ def results(data: RunData) -> Section:
         parts.append(
             Table("Runs that were refused or failed", ("strategy", "setting", "outcome", "runs", "reason"), rows)
         )
-    parts.append(Details(f"All {len(data.cases)} cases", [_all_cases(data)]))
+    parts.append(Details(f"All {len(data.cases)} cases", [_all_cases(data), _what_they_took(data)]))
     return Section("All results", parts)
 
 
@@ -136,23 +151,35 @@ def _strategies(data: RunData) -> Table:
 def _all_cases(data: RunData) -> Table:
     rows = [
         [
-            setting_words(case), case["strategy"] + (" ~" if case["is_unstable"] else ""),
-            case["runs"], case["failures"],
-            seconds_words(case["wall_seconds"]), _whole(case["rows_per_second"] and case["rows_per_second"]["median"]),
-            _number(case["mb_per_second"] and case["mb_per_second"]["median"]),
-            _number(case["ratio_to_best"]), _number(case["client_cpu_seconds"]), _number(case["server_cpu_seconds"]),
-            _megabytes(case["peak_client_pss_bytes"]), _megabytes(case["peak_server_pss_bytes"]),
-            _megabytes(case["wal_bytes"]), _whole(case["dead_tuples"]), _whole(case["lock_waits"]),
-            _whole(case["deadlocks"]), _whole(case["retries"]),
+            setting_words(case), case["strategy"] + (" ~" if case["is_unstable"] else ""), case["runs"], case["failures"],
+            interval_words(case["wall_seconds"]), _whole(case["rows_per_second"] and case["rows_per_second"]["median"]),
+            _number(case["ratio_to_best"]),
         ]
-        for case in sorted(data.cases, key=lambda case: (case["setting"], case["ratio_to_best"] or 99))
+        for case in _in_order(data)
     ]  # fmt: skip
-    numbers = (
-        "seconds (95 % interval)", "rows/s", "MB/s", "time / best", "client CPU s", "server CPU s", "client MB",
-        "server MB", "WAL MB", "dead rows", "lock waits", "deadlocks", "retries",
-    )  # fmt: skip
+    numbers = ("seconds (95 % interval)", "rows/s", "time / best")
     head = ("setting", "strategy (~ unstable)", "runs", "failed", *numbers)
     return Table("Medians over the measured runs with the right answer", head, rows, right=numbers)
+
+
+def _what_they_took(data: RunData) -> Table:
+    """CPU, memory and what the server counted; columns that are 0 or not available throughout are left out."""
+    columns: dict[str, tuple[str, Callable[[float | None], str | None]]] = {
+        "client CPU s": ("client_cpu_seconds", _number), "server CPU s": ("server_cpu_seconds", _number),
+        "client MB": ("peak_client_pss_bytes", _megabytes), "server MB": ("peak_server_pss_bytes", _megabytes),
+        "WAL MB": ("wal_bytes", _megabytes), "dead rows": ("dead_tuples", _whole), "lock waits": ("lock_waits", _whole),
+        "deadlocks": ("deadlocks", _whole), "retries": ("retries", _whole),
+    }  # fmt: skip
+    kept = {title: column for title, column in columns.items() if any(case[column[0]] for case in data.cases)}
+    rows = [
+        [setting_words(case), case["strategy"], *(words(case[name]) for name, words in kept.values())]
+        for case in _in_order(data)
+    ]
+    return Table("What they took: medians, peaks of memory", ("setting", "strategy", *kept), rows, right=tuple(kept))
+
+
+def _in_order(data: RunData) -> list[Case]:
+    return sorted(data.cases, key=lambda case: (case["setting"], case["ratio_to_best"] or 99))
 
 
 def _without_scratch(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from etl_toolkit.reporting.content import Figure, Panel
 from etl_toolkit.reporting.labels import label_ends
-from etl_toolkit.reporting.palette import look, stand_in, style, to_svg
+from etl_toolkit.reporting.palette import draw_line, look, stand_in, style, to_svg
 from etl_toolkit.reporting.run_data import (
     Case,
     RunData,
@@ -91,10 +91,9 @@ def _lines(data: RunData, title: str, cases: Sequence[Case], top: float, *, name
             )
             seen = look(strategy)
             x = [100 * case["overlap"] for case in own]
-            speeds = [case["rows_per_second"] for case in own]
-            middle, low, high = ([speed[part] / 1000 for speed in speeds] for part in ("median", "low", "high"))
-            axes.fill_between(x, low, high, color=seen.stand_in, alpha=0.15, linewidth=0)
-            axes.plot(x, middle, color=seen.stand_in, marker=seen.marker, linestyle=seen.dash)
+            middle, low, high = _with_gaps(own, overlaps)
+            draw_line(axes, seen, [100 * overlap for overlap in overlaps], (middle, low, high))
+            middle = [case["rows_per_second"]["median"] / 1000 for case in own]
             for case, place in zip(own, x, strict=True):
                 _raw(axes, data, case, place, seen.stand_in)
             beyond = f" {middle[-1]:,.0f}" if middle[-1] > top else ""
@@ -107,6 +106,13 @@ def _lines(data: RunData, title: str, cases: Sequence[Case], top: float, *, name
         label_ends(axes, ends)
         alt = f"Thousand rows per second from {overlaps[0]:.0%} to {overlaps[-1]:.0%} overlap: {', '.join(words)}."
         return Panel(name, to_svg(drawing, name), alt)
+
+
+def _with_gaps(own: Sequence[Case], overlaps: Sequence[float]) -> list[list[float]]:
+    """Return median, low and high at every overlap; NaN, where a line breaks off, at those that were not right."""
+    found = {case["overlap"]: case["rows_per_second"] for case in own}
+    nothing = dict.fromkeys(("median", "low", "high"), float("nan"))
+    return [[found.get(o, nothing)[part] / 1000 for o in overlaps] for part in ("median", "low", "high")]
 
 
 def _raw(axes: Any, data: RunData, case: Case, x: float, color: str) -> None:
