@@ -32,8 +32,8 @@ def available_cores() -> int:
 class ParallelConfig:
     """Settings of a load.
 
-    strategy: the strategy of a load that does not name one.
     concurrency: workers, each with one database connection; 0 means the cores of this machine, at most 8.
+    strategy: the strategy of a load that does not name one.
     chunk_size: rows that `streaming` stages before it merges them into the table.
     sub_batch_size: rows handed to COPY at a time, and the step in which a faulty file is searched for its bad rows.
     conflict_detection: look for shared keys before loading. Off saves the key scan; `auto` then cannot prove files
@@ -61,8 +61,8 @@ class ParallelConfig:
     max_line_bytes: the longest record of a CSV file; a longer one is taken to be a fault in the quoting.
     """
 
-    strategy: str = "auto"
     concurrency: int = 0
+    strategy: str = "auto"
     chunk_size: int = 100_000
     sub_batch_size: int = 10_000
     conflict_detection: bool = True
