@@ -192,6 +192,7 @@ class HazardKind(StrEnum):
     RULE = "rewrite rule"
     DEFERRABLE_KEY = "deferrable key"
     SERVER_KEY = "key equality only the server can tell"
+    KEPT_IDENTITY = "identity column beside the key"
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,16 @@ class RowCheck:
 
 
 @dataclass(frozen=True)
+class WideIndex:
+    """A B-tree index whose entries may be too large: its parts as SQL, those of any length, and the columns they read."""
+
+    name: str
+    parts: tuple[str, ...]
+    long_parts: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TargetTable:
     """The target table as the catalog describes it."""
 
@@ -247,6 +258,7 @@ class TargetTable:
     is_partitioned: bool = False
     is_empty: bool = False
     checks: tuple[RowCheck, ...] = ()
+    wide_indexes: tuple[WideIndex, ...] = ()
     created: bool = False
     server_version: int = 0
 
@@ -256,6 +268,11 @@ class TargetTable:
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
+
+    @property
+    def kept_identities(self) -> tuple[str, ...]:
+        """The GENERATED ALWAYS identity columns beside the key: no UPDATE can set them, so a row keeps its values."""
+        return tuple(column.name for column in self.columns if column.identity == "a" and column.name not in self.key)
 
     def forced(self, consequence: str) -> tuple[Hazard, ...]:
         return tuple(hazard for hazard in self.hazards if hazard.forces == consequence)

@@ -23,6 +23,7 @@ from etl_toolkit.model import (
     Strategy,
     TargetTable,
 )
+from etl_toolkit.row_checks import half_read_checks
 
 # More ranges than workers keep all of them busy to the end, and let one range be sorted while another is sent. Small ones
 # would not pay for the scan of all rows that each of them takes.
@@ -254,6 +255,14 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
     if common_layout(question.files, question.target) is None:
         obstacles.setdefault(
             Strategy.PARTITIONED, "the files carry different columns, so rows cannot be collapsed across files"
+        )
+    layout = common_layout(question.files, question.target)
+    if layout and not question.target.is_empty and (half_read := half_read_checks(question.target, layout)):
+        reads = ", ".join(name for name in half_read[0].columns if name not in layout.columns)
+        obstacles.setdefault(
+            Strategy.PARTITIONED,
+            f"{half_read[0].name or 'an expression of the table'} reads columns that the files do not carry ({reads}), so "
+            "a row that loses to a later file may be refused for the row in the table",
         )
     order_by = question.spec.order_by
     if order_by and key_path == "client" and order_type(question.target.column(order_by)) is None:

@@ -50,7 +50,7 @@ from etl_toolkit.scan import scan
 from etl_toolkit.stopping import STEP_SECONDS, Stop, run_stoppable
 from etl_toolkit.strategies import STRATEGIES
 from etl_toolkit.strategies.lanes import add_up
-from etl_toolkit.strategies.staged import check_reject_limit
+from etl_toolkit.strategies.refused_rows import check_reject_limit
 from etl_toolkit.workspace import open_workspace
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from etl_toolkit.model import RowCheck
+from etl_toolkit.model import Layout, RowCheck, TargetTable, WideIndex
 
 _CHECKS = """
 SELECT c.conname::text, pg_catalog.pg_get_constraintdef(c.oid),
@@ -33,6 +33,24 @@ FROM pg_catalog.pg_index i
 WHERE i.indrelid = %(oid)s AND i.indisready AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
 """
 
+# The B-tree indexes with a part of no bounded length. Its type is that of the index's own column, expressions included.
+_WIDE_INDEXES = """
+SELECT ic.relname::text, array_agg(p.part ORDER BY a.attnum), array_agg(p.part ORDER BY a.attnum) FILTER (WHERE p.is_long),
+       (SELECT array_agg(DISTINCT r.attname::text) FROM pg_catalog.pg_attribute r
+        WHERE r.attrelid = i.indrelid AND (r.attnum = ANY (i.indkey::int2[]) OR EXISTS (
+            SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+            AND d.objid = i.indexrelid AND d.refobjid = i.indrelid AND d.refobjsubid = r.attnum)) AND r.attnum > 0)
+FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+JOIN pg_catalog.pg_am m ON m.oid = ic.relam AND m.amname = 'btree'
+JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indexrelid
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_indexdef(i.indexrelid, a.attnum::int, false) AS part,
+                           t.typname IN ('text', 'varchar', 'bpchar', 'citext')
+                           AND a.atttypmod NOT BETWEEN 0 AND 500 AS is_long) AS p
+WHERE i.indrelid = %s AND i.indisready
+GROUP BY i.indexrelid, i.indrelid, i.indkey, ic.relname HAVING bool_or(p.is_long)
+"""
+
 _PARTITIONS = """
 SELECT coalesce(pg_catalog.pg_get_partition_constraintdef(relid), 'true')
 FROM pg_catalog.pg_partition_tree(%s) WHERE isleaf AND relid <> %s
@@ -54,6 +72,27 @@ def read_checks(cursor: Any, oid: int, key: Sequence[str], *, is_partitioned: bo
         # The columns of the partition key are part of every unique index, so of the key.
         checks.append(RowCheck("partitions", f"CHECK (({' OR '.join(leaves)}) IS TRUE)", tuple(key), len(leaves)))
     return tuple(checks)
+
+
+def read_wide_indexes(cursor: Any, oid: int) -> tuple[WideIndex, ...]:
+    """Read from the catalog which indexes may refuse a row because its values are too long for an entry."""
+    cursor.execute(_WIDE_INDEXES, (oid,))
+    return tuple(
+        WideIndex(name, tuple(parts), tuple(long_parts), tuple(reads))
+        for name, parts, long_parts, reads in cursor.fetchall()
+    )
+
+
+def half_read_checks(target: TargetTable, layout: Layout) -> list[RowCheck]:
+    """Return the checks that read columns of the files and others: what they say depends on the row in the table."""
+    plain = {column.name: column.reads or (column.name,) for column in target.columns}
+    carried = set(layout.columns) - set(target.key)
+    found = []
+    for check in target.checks:
+        reads = {source for name in check.columns for source in plain.get(name, (name,))} - set(target.key)
+        if reads & carried and reads - carried:
+            found.append(check)
+    return found
 
 
 def _evaluated(condition: str | None, expressions: Sequence[str]) -> str:

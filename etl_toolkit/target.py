@@ -13,7 +13,7 @@ from psycopg2 import sql
 from etl_toolkit.errors import TargetError
 from etl_toolkit.keys import key_type
 from etl_toolkit.model import Arbiter, Column, ForeignKey, Hazard, HazardKind, TargetTable
-from etl_toolkit.row_checks import read_checks
+from etl_toolkit.row_checks import read_checks, read_wide_indexes
 
 _FIND = """
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, c.relforcerowsecurity,
@@ -111,6 +111,7 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
         arbiter, hazards = _arbiter(cursor, found, columns, tuple(key))
         foreign_keys = _foreign_keys(cursor, found.oid)
         hazards += [*_hazards_of(found, foreign_keys), *_trigger_hazards(cursor, found.oid)]
+        hazards += _identity_hazards(columns, key)
         if any(hazard.forces == "server" for hazard in hazards) and (reason := _not_hashable(cursor, arbiter, found)):
             hazards.append(Hazard(HazardKind.SERVER_KEY, reason, "sequential"))
         cursor.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(sql.Identifier(found.schema, found.name)))
@@ -127,6 +128,7 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
             is_partitioned=found.kind == "p",
             is_empty=is_empty,
             checks=read_checks(cursor, found.oid, key, is_partitioned=found.kind == "p"),
+            wide_indexes=read_wide_indexes(cursor, found.oid),
             server_version=connection.server_version,
         )
 
@@ -194,6 +196,19 @@ def _hazards_of(found: _Found, foreign_keys: Sequence[ForeignKey]) -> list[Hazar
         detail = f"{found.label} has rewrite rules, which ON CONFLICT does not allow"
         hazards.append(Hazard(HazardKind.RULE, detail, "refuse"))
     return hazards
+
+
+def _identity_hazards(columns: Sequence[Column], key: Sequence[str]) -> list[Hazard]:
+    return [
+        Hazard(
+            HazardKind.KEPT_IDENTITY,
+            f"{column.name} is GENERATED ALWAYS, so the first row with a key decides its value",
+            "sequential",
+            (column.name,),
+        )
+        for column in columns
+        if column.identity == "a" and column.name not in key
+    ]
 
 
 def _trigger_hazards(cursor: Any, oid: int) -> list[Hazard]:

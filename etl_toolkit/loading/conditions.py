@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from psycopg2.sql import SQL, Composable, Identifier
+from psycopg2.sql import SQL, Composable, Identifier, Literal
 
-from etl_toolkit.model import Column, ForeignKey, Layout, RowCheck, TargetTable
+from etl_toolkit.model import Column, ForeignKey, Layout, RowCheck, TargetTable, WideIndex
 
 # A row is held against each partition in turn, so beyond this many that costs more than it is worth while staging.
 MOST_PARTITIONS = 64
+LONG_ENTRY_BYTES = 2_000  # the server takes 2,704 bytes
 
 
 def copied_columns(target: TargetTable, layout: Layout) -> list[str]:
@@ -50,6 +51,25 @@ def conditions(
     return [*actions, *(SQL("ADD {}").format(SQL(check)) for check in unnamed)]
 
 
+def index_long_entries(target: TargetTable, layout: Layout, name: Composable) -> list[Composable]:
+    """Return statements that let a table refuse entries too large for the target's indexes; short ones cost next to nothing."""
+    return [
+        SQL("CREATE INDEX ON {} USING btree ({}) WHERE {} > {}").format(
+            name,
+            SQL(", ").join(SQL("({})").format(SQL(part)) for part in index.parts),
+            SQL(" + ").join(
+                SQL("coalesce(pg_catalog.octet_length(({})::text), 0)").format(SQL(part)) for part in index.long_parts
+            ),
+            Literal(LONG_ENTRY_BYTES),
+        )
+        for index in _long_indexes(target, layout)
+    ]
+
+
+def _long_indexes(target: TargetTable, layout: Layout) -> list[WideIndex]:
+    return [index for index in target.wide_indexes if _is_known(target, layout, index.columns)]
+
+
 def foreign_keys(target: TargetTable, layout: Layout) -> list[ForeignKey]:
     """Return the foreign keys to look up; which rows of the table itself there will be is not known before."""
     carried = {*layout.columns, *(column.name for column in target.columns if column.is_generated)}
@@ -71,6 +91,7 @@ def _added(target: TargetTable, layout: Layout) -> list[Column]:
         wanted |= set(target.arbiter.reads)
     wanted |= {name for key in foreign_keys(target, layout) for name in key.columns}
     wanted |= {column.name for column in target.columns if column.is_generated and column.not_null}
+    wanted |= {name for index in _long_indexes(target, layout) for name in index.columns}
     wanted = {name for name in wanted if _is_known(target, layout, [name])}
     wanted |= {name for column in target.columns if column.name in wanted for name in column.reads}
     return [column for column in target.columns if column.name in wanted and column.name not in layout.columns]

@@ -19,6 +19,11 @@ from etl_toolkit.sources import HeldLines, read_failure
 BUFFER_BYTES = 1 << 18
 RECORDS_AT_ONCE = 2_048  # as many as DuckDB itself handles at once
 
+# Classes of SQLSTATE that concern the statement, the session or the server, or several rows at once (21).
+_NOT_OF_A_ROW = frozenset((
+    "03", "08", "0A", "0B", "21", "24", "25", "26", "28", "34", "3B", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "72",
+    "F0", "HV", "XX",
+))  # fmt: skip
 _IN_A_VALUE = re.compile(r"^COPY [^\n]*, line \d+, column ", re.MULTILINE)
 
 OnBytes = Callable[[int, int], None]  # bytes, rows
@@ -146,8 +151,10 @@ def open_body(file: SourceFile) -> Iterator[BinaryIO]:
 def is_row_error(error: psycopg2.Error) -> bool:
     """Whether the server refused a row (its values or a constraint on it), rather than the statement or the session."""
     code = error.pgcode or ""
-    if code.startswith("22") or code in ("23502", "23514", "23503"):
-        return True
+    if code and code[:2] not in _NOT_OF_A_ROW:
+        return True  # triggers and functions may raise any code of their own
+    if code in ("54000", "428C9"):
+        return True  # a row or an index entry that is too large; a value for a column that takes none
     # What the input function of a type says concerns one value, whatever class of error it calls that: jsonpath has syntax
     # errors (42601), regclass unknown tables (42P01), tsvector positions beyond its limit (54000).
     return code[:2] in ("0A", "3D", "3F", "42", "54") and _IN_A_VALUE.search(error.diag.context or "") is not None

@@ -149,7 +149,20 @@ class Upsert:
     @property
     def values(self) -> list[str]:
         """The columns an update sets: never those of the key, whose spelling stays the first writer's."""
-        return [column for column in self.layout.columns if column not in self.target.key]
+        kept = {*self.target.key, *self.target.kept_identities}
+        return [column for column in self.layout.columns if column not in kept]
+
+    @property
+    def kept_identities(self) -> list[str]:
+        """The columns that an update cannot set, and whose values have to be those of the row that is there."""
+        if self.action is ConflictAction.IGNORE:
+            return []
+        return [column for column in self.layout.columns if column in self.target.kept_identities]
+
+    @property
+    def is_in_file_order(self) -> bool:
+        """Whether rows are written as the file has them, since one may be refused for another; else in key order."""
+        return bool(self.target.forced("sequential"))
 
     @property
     def keeps_present(self) -> bool:
@@ -176,12 +189,20 @@ def judged(upsert: Upsert, source: Composable) -> Composed:
     return SQL(
         "latest AS ({latest}), judged AS MATERIALIZED (SELECT latest.*, etl_present IS NULL AS etl_new, "
         "etl_present IS NOT NULL AND {stale} AS etl_stale, "
-        "etl_present IS NOT NULL AND NOT {stale} AND {differs} AS etl_differs{place} "
+        "etl_present IS NOT NULL AND NOT {stale} AND {differs} AS etl_differs{identity}{place} "
         "FROM latest LEFT JOIN ({present}) AS present ON {on})"
     ).format(
         latest=latest, stale=stale, differs=differs, present=present, on=on,
+        identity=SQL("").join(_changes(upsert.kept_identities)),
         place=SQL(", etl_present, etl_place") if upsert.undoable else SQL(""),
     )  # fmt: skip
+
+
+def _changes(identities: Sequence[str]) -> list[Composable]:
+    if not identities:
+        return []
+    pairs = [SQL("present.{0} IS DISTINCT FROM latest.{0}").format(Identifier(name)) for name in identities]
+    return [SQL(", ({}) AS etl_changes_identity").format(SQL(" OR ").join(pairs))]
 
 
 def present_rows(target: TargetTable, *, system_columns: bool = False) -> Composed:
@@ -241,12 +262,14 @@ def file_winners(upsert: Upsert, source: Composable) -> Composed:
         best = SQL("{} DESC NULLS LAST, etl_file DESC, etl_row DESC").format(Identifier(upsert.order_by))
         wins = SQL("(row_number() OVER (PARTITION BY {} ORDER BY {}) = 1)").format(keys, best)
     return SQL(
-        "SELECT etl_file, {values}{spelled}{keys}, {in_file} AS etl_in_file, {wins} AS etl_wins FROM ({staged}) AS staged "
+        "SELECT etl_file, {values}{spelled}{keys}, etl_row, {in_file} AS etl_in_file, {wins} AS etl_wins FROM ({staged}) AS staged "
         "WINDOW by_file AS (PARTITION BY {keys} ORDER BY etl_file, {best_first} "
         "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
     ).format(
         in_file=in_file,
-        values=SQL("").join(SQL("{}, ").format(Identifier(name)) for name in upsert.values),
+        values=SQL("").join(
+            SQL("{}, ").format(Identifier(name)) for name in upsert.layout.columns if name not in upsert.target.key
+        ),
         spelled=SQL("").join(
             SQL("first_value({0}) OVER by_file AS {0}, ").format(Identifier(name))
             for name in upsert.layout.columns
@@ -277,7 +300,7 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
         resolution = SQL("DO UPDATE SET {} WHERE {}").format(assignments, guarded(upsert.rivals, wanted))
     return SQL(
         "WITH {judged}{kept}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} SELECT {columns} FROM judged "
-        "WHERE etl_new OR etl_differs ORDER BY {keys} "
+        "WHERE etl_new OR etl_differs ORDER BY {order} "
         "ON CONFLICT {arbiter} {resolution} RETURNING {is_inserted} AS etl_inserted) "
         "SELECT etl_file, count(*), count(*) FILTER (WHERE etl_new), "
         "count(*) FILTER (WHERE NOT etl_new AND NOT etl_stale AND NOT etl_differs), count(*) FILTER (WHERE etl_stale), "
@@ -286,9 +309,15 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
         is_inserted=SQL("NULL::bool" if target.is_partitioned else "(etl_target.xmax = 0)"),
         inserted=SQL(_NEW_AND_WRITTEN if target.is_partitioned else _INSERTED),
         judged=judged(upsert, source), kept=_kept(upsert), table=table(target), columns=names(layout.columns),
-        overriding=overriding(upsert), keys=SQL(", ").join(key_aliases(target)),
+        overriding=overriding(upsert), order=writing_order(upsert),
         arbiter=arbiter_of(target), resolution=resolution,
     )  # fmt: skip
+
+
+def writing_order(upsert: Upsert, qualifier: str | None = None) -> Composable:
+    """In which order the staged rows are written."""
+    items = [Identifier("etl_row")] if upsert.is_in_file_order else key_aliases(upsert.target)
+    return SQL(", ").join(Identifier(qualifier, *item.strings) if qualifier else item for item in items)
 
 
 def arbiter_of(target: TargetTable) -> Composed:

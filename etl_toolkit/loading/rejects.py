@@ -2,7 +2,7 @@
 
 Records go into a throw-away copy of the table (same types, NOT NULL and CHECK constraints) under a savepoint. Where COPY
 refuses one, its message names the line; that record is noted, and COPY goes on behind it, with few records at first.
-Foreign keys are looked up afterwards.
+Foreign keys are looked up afterwards. What only writing a row shows is found by `strategies.refused_writes`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from psycopg2 import sql
 from psycopg2.sql import SQL, Composable, Identifier
 
 from etl_toolkit.errors import driver_failure
-from etl_toolkit.loading.conditions import conditions, copied_columns, foreign_keys
+from etl_toolkit.loading.conditions import conditions, copied_columns, foreign_keys, index_long_entries
 from etl_toolkit.loading.copy import is_row_error
-from etl_toolkit.loading.merge import table
+from etl_toolkit.loading.merge import Upsert, judged, table
 from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.model import ForeignKey, Layout, TargetTable
 
@@ -30,6 +30,7 @@ _PROBE = Identifier("pg_temp", "etl_probe")
 # COPY learns from the first line how lines end. Line breaks inside the first record would be miscounted without this one.
 _HEADER = b"etl_probe\n"
 _AFTER_A_REFUSAL = 16  # rows to try next: bad rows come in crowds, and all that is sent behind one is sent again
+IDENTITY_SQLSTATE = "428C9"  # what an UPDATE of such a column is refused with
 _LINE = re.compile(r"^COPY etl_probe, line (\d+)", re.MULTILINE)
 
 
@@ -50,6 +51,8 @@ def refused_records(
     try:
         with connection.cursor() as cursor:
             cursor.execute(_create_probe(target, layout))
+            for statement in index_long_entries(target, layout, _PROBE):
+                cursor.execute(statement)
             for chunk in chunks:
                 yield from _probe(cursor, target, layout, chunk)
                 cursor.execute(SQL("TRUNCATE {}").format(_PROBE))
@@ -130,18 +133,46 @@ def _column_in(context: str) -> str | None:
     return match.group(1) if match else None
 
 
-class OrphanedRows(psycopg2.errors.ForeignKeyViolation):
-    """Staged rows without a parent row, which the table would not notice if they lose to others."""
+class RefusedRow(psycopg2.Error):
+    """Staged rows that the table would refuse, and would not notice if they lose to others."""
 
-    pgcode = "23503"  # the driver's own is not for us to set
+    pgcode: str | None = None  # else the driver's own, which is not for us to set
+
+    def __init__(self, message: str, sqlstate: str) -> None:
+        super().__init__(message)
+        self.pgcode = sqlstate
 
 
-def refuse_orphans(cursor: Any, target: TargetTable, layout: Layout, staging: Composable) -> None:
-    """Raise OrphanedRows where a staged row lacks a row that a foreign key of the table points to."""
+def refuse_staged(cursor: Any, target: TargetTable, layout: Layout, staging: Composable, *, may_be_long: bool) -> None:
+    """Raise where a staged row lacks a row that a foreign key points to, or is too long for an index of the table."""
     for key in foreign_keys(target, layout):
         cursor.execute(_orphans(key, staging, SQL("q.ctid")) + SQL(" LIMIT 1"))
         if cursor.fetchone():
-            raise OrphanedRows(f"rows violate foreign key constraint {key.name}")
+            raise RefusedRow(f"rows violate foreign key constraint {key.name}", "23503")
+    if may_be_long:
+        for statement in index_long_entries(target, layout, staging):
+            cursor.execute(statement)
+
+
+def refuse_identities(cursor: Any, upsert: Upsert, source: Composable) -> None:
+    """Raise where a row that is there would get another value of an identity column that no UPDATE can set."""
+    if upsert.kept_identities:
+        cursor.execute(changed_identities(upsert, source) + SQL(" LIMIT 1"))
+        if cursor.fetchone():
+            raise RefusedRow(identity_reason(upsert), IDENTITY_SQLSTATE)
+
+
+def changed_identities(upsert: Upsert, source: Composable) -> sql.Composed:
+    """Select `etl_row` of the rows to be written that would change such a column; a stale row changes nothing."""
+    return SQL(
+        "WITH {} SELECT etl_row FROM judged WHERE NOT etl_new AND NOT etl_stale AND etl_changes_identity"
+    ).format(judged(upsert, source))
+
+
+def identity_reason(upsert: Upsert) -> str:
+    """Why such a row is refused."""
+    name = ", ".join(upsert.kept_identities)
+    return f"column {name} is GENERATED ALWAYS AS IDENTITY and has another value in the row that is there"
 
 
 def _orphans(key: ForeignKey, rows: Composable, wanted: Composable) -> sql.Composed:

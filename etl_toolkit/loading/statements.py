@@ -15,6 +15,7 @@ from etl_toolkit.loading.merge import (
     overriding,
     present_rows,
     table,
+    writing_order,
 )
 from etl_toolkit.loading.tripwire import guarded
 
@@ -83,11 +84,9 @@ def _rows_per_file(upsert: Upsert) -> Composable:
 
 def _in_key_order(upsert: Upsert) -> Composable:
     """Rows go in in the index's own order; those that were picked out by key come in it anyway."""
-    if upsert.sorted or not upsert.unique:
+    if not upsert.is_in_file_order and (upsert.sorted or not upsert.unique):
         return SQL("")
-    return SQL(" ORDER BY {}").format(
-        SQL(", ").join(SQL("latest.{}").format(key) for key in key_aliases(upsert.target))
-    )
+    return SQL(" ORDER BY {}").format(writing_order(upsert, "latest"))
 
 
 def differs(upsert: Upsert, left: str, right: str) -> Composed:

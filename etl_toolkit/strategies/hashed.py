@@ -23,7 +23,7 @@ from etl_toolkit.loading.merge import (
     shared_staging,
     staged_partition,
 )
-from etl_toolkit.loading.rejects import refuse_orphans
+from etl_toolkit.loading.rejects import refuse_staged
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import merge
@@ -31,7 +31,9 @@ from etl_toolkit.model import Batch, Counts, SourceFile
 from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import check_unchanged
 from etl_toolkit.strategies.lanes import FileCounts, on_retry, run_all
-from etl_toolkit.strategies.staged import check_reject_limit, counts_of, find_rejects, stage
+from etl_toolkit.strategies.refused_rows import check_reject_limit, find_rejects
+from etl_toolkit.strategies.staged import counts_of
+from etl_toolkit.strategies.staging import may_be_long, stage
 from etl_toolkit.strategies.together import RowsLostError, load_together
 
 
@@ -103,7 +105,7 @@ def _stage_with_retry(run: Run, file: SourceFile) -> int:
         with run.sessions.session(f"stage {file.position + 1}") as connection, connection.cursor() as cursor:
             cursor.execute(create_shared_staging(run.target, layout, destination, file=file.position))
             rows = sum(stage(run, cursor, file, layout, destination=destination))
-            refuse_orphans(cursor, run.target, layout, destination)
+            refuse_staged(cursor, run.target, layout, destination, may_be_long=may_be_long(file))
             check_unchanged(file)
             reach("copied")
             run.sessions.commit(connection)

@@ -5,68 +5,62 @@ The work of every strategy but `partitioned`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-import duckdb
 import psycopg2
-from psycopg2.sql import Composable
 
-from etl_toolkit.errors import EtlError, map_driver_error
+from etl_toolkit.errors import driver_errors_mapped
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.copy import RecordReader, copy_stream, is_row_error, open_body
+from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import (
     Merged,
     Upsert,
-    copy_into,
     create_staging,
     drop_staging,
     empty_staging,
     set_file,
     staging_table,
 )
-from etl_toolkit.loading.records import RecordStream
-from etl_toolkit.loading.rejects import refuse_orphans, refused_records
+from etl_toolkit.loading.rejects import refuse_identities, refuse_staged
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import Rivals, rivals
 from etl_toolkit.loading.upsert import merge
-from etl_toolkit.model import Batch, ConflictAction, Counts, Layout, Reject, SourceFile, Strategy
+from etl_toolkit.model import Batch, ConflictAction, Counts, SourceFile, Strategy
 from etl_toolkit.plan import layout_of
+from etl_toolkit.row_checks import half_read_checks
 from etl_toolkit.scan import PROVEN
-from etl_toolkit.sources import (
-    check_unchanged,
-    is_record,
-    located,
-    number_in_file,
-    ordinals,
-    read_failure,
-    record_expression,
-    text_relation,
-    too_many_rejects,
-)
+from etl_toolkit.sources import check_unchanged, is_record
 from etl_toolkit.strategies.direct import Chosen, copy_absent, copy_unseen
 from etl_toolkit.strategies.lanes import FileCounts
-
-T = TypeVar("T")
+from etl_toolkit.strategies.refused_rows import check_reject_limit, find_rejects
+from etl_toolkit.strategies.refused_writes import find_refused_writes
+from etl_toolkit.strategies.staging import may_be_long, stage
 
 
 def load_files(run: Run, batch: Batch) -> FileCounts:
     """Load the files of one batch in one transaction; where the server refuses rows, find them all and go without."""
-    try:
+    with driver_errors_mapped(doing=f"loading {_names(run, batch)}"):
+        try:
+            return _attempt(run, batch)
+        except psycopg2.Error as error:
+            found = is_row_error(error) and not run.is_stopped and _find_refused(run, batch)
+            if not found:
+                raise
+        try:
+            return _attempt(run, batch)
+        except psycopg2.Error as error:
+            if not is_row_error(error) or run.is_stopped or not find_refused_writes(run, batch):
+                raise
         return _attempt(run, batch)
-    except psycopg2.Error as error:
-        if run.is_stopped or not is_row_error(error):
-            raise map_driver_error(error, doing=f"loading {_names(run, batch)}") from None
-        found = sum(len(find_rejects(run, run.file(position))) for position in batch.files)
-        check_reject_limit(run)
-        if not found:
-            raise map_driver_error(error, doing=f"loading {_names(run, batch)}") from None
-    try:
-        return _attempt(run, batch)
-    except psycopg2.Error as error:
-        raise map_driver_error(error, doing=f"loading {_names(run, batch)}") from None
+
+
+def _find_refused(run: Run, batch: Batch) -> int:
+    """Find the rows that the server refuses by themselves or, where there are none, for others; return how many."""
+    found = sum(len(find_rejects(run, run.file(position))) for position in batch.files)
+    check_reject_limit(run)
+    return found or find_refused_writes(run, batch)
 
 
 def _attempt(run: Run, batch: Batch) -> FileCounts:
@@ -145,29 +139,34 @@ def _load_file(run: Run, cursor: Any, file: SourceFile, others: Rivals | None) -
         undoable=run.spec.undoable, rivals=others,
     )  # fmt: skip
     total, staged = Merged(), 0
-    for rows in stage(run, cursor, file, layout, chunk_records=run.config.chunk_size if _may_chunk(run) else None):
+    for rows in stage(
+        run, cursor, file, layout, chunk_records=run.config.chunk_size if _may_chunk(run, file) else None
+    ):
         if not upsert.unique:
-            refuse_orphans(cursor, run.target, layout, staging_table())
+            refuse_staged(cursor, run.target, layout, staging_table(), may_be_long=may_be_long(file))
+        refuse_identities(cursor, upsert, staging_table())
         reach("copied")
         with run.phases.phase("merge"):
             total = total + merge(cursor, upsert, staged={file.position: rows}).get(file.position, Merged())
         reach("merged")
-        if _may_chunk(run):
+        if _may_chunk(run, file):
             cursor.execute(empty_staging())
         staged += rows
     return staged, total
 
 
-def _may_chunk(run: Run) -> bool:
+def _may_chunk(run: Run, file: SourceFile) -> bool:
     """Whether a file may be merged in several statements without a trace.
 
     Not where the spelling of a key is kept from the first writer (each chunk would be one), nor where rows of one file
-    depend on each other (a child that stands before its parent) or a trigger sees the statement, nor where a file's own
-    rows compete by `order_by` (the table does not tell them from older rows).
+    depend on each other (a child that stands before its parent), a trigger sees the statement, or a check looks at the row
+    in the table (it would see rows that lose to later ones of the file), nor where a file's own rows compete by `order_by`
+    (the table does not tell them from older rows).
     """
     competes = run.spec.order_by is not None and run.spec.conflict_action is not ConflictAction.NEWER
     coupled = run.target.forced("server") or run.target.forced("sequential")
-    return run.plan.strategy is Strategy.STREAMING and not coupled and not competes
+    is_streaming = run.plan.strategy is Strategy.STREAMING and not coupled and not competes
+    return is_streaming and not half_read_checks(run.target, layout_of(file, run.target))
 
 
 def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile], others: Rivals | None) -> dict[int, Counts]:
@@ -178,12 +177,13 @@ def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile], others: 
     for file in files:
         cursor.execute(set_file(file.position))
         staged[file.position] = sum(stage(run, cursor, file, layout_of(file, run.target)))
-    refuse_orphans(cursor, run.target, layout, staging_table())
+    refuse_staged(cursor, run.target, layout, staging_table(), may_be_long=any(map(may_be_long, files)))
     reach("copied")
     upsert = Upsert(
         run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=True,
         undoable=run.spec.undoable, rivals=others,
     )  # fmt: skip
+    refuse_identities(cursor, upsert, staging_table())
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert)
     reach("merged")
@@ -210,101 +210,6 @@ def counts_of(merged: Merged, *, staged: int, distinct: int | None, rejected: in
         rejected=rejected,
         stale=merged.stale,
     )
-
-
-def stage(
-    run: Run, cursor: Any, file: SourceFile, layout: Layout, *, chunk_records: int | None = None,
-    destination: Composable | None = None,
-) -> Iterator[int]:  # fmt: skip
-    """COPY one file into the staging table, its rejected records left out; yield the rows staged, after each chunk."""
-    statement = copy_into(destination or staging_table(), layout)
-    rejected = ordinals(file, run.refused.get(file.position, ()))
-    if is_record(file, layout) and not rejected:
-        with open_body(file) as body:
-            yield from _copy_chunks(run, cursor, statement, body, chunk_records)
-        return
-    with run.workspace.cursor() as source:
-        query = records_query(file, layout)
-        if rejected:
-            name = f"rejected_{file.position}"
-            source.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT unnest(?::BIGINT[]) AS record", [rejected])
-            query = (
-                f"SELECT record FROM (SELECT record, row_number() OVER () - 1 AS number FROM ({query})) "
-                f"WHERE number NOT IN (SELECT record FROM {name})"
-            )
-        total = 0
-        with RecordReader(source, query, [file]) as records:
-            for rows in _copy_chunks(run, cursor, statement, records, chunk_records):
-                total += rows
-                yield rows
-        if records.sent != total:
-            raise EtlError(
-                f"{file.name}: {records.sent} rows were sent to COPY but it took {total}; nothing is written"
-            )
-
-
-def _copy_chunks(run: Run, cursor: Any, statement: Composable, body: Any, chunk_records: int | None) -> Iterator[int]:
-    records = RecordStream(body) if chunk_records else None
-    while True:
-        stream = records.chunk(chunk_records) if records and chunk_records else body
-        with run.phases.phase("copy"):
-            rows = copy_stream(cursor, statement, stream, on_bytes=run.on_bytes)
-        yield rows
-        if records is None or records.at_end():
-            return
-
-
-def records_query(file: SourceFile, layout: Layout) -> str:
-    """A DuckDB query of the file's records as COPY reads them, in file order."""
-    relation, texts = text_relation([file], layout.columns)
-    return f"SELECT {record_expression(file, texts, layout)} AS record FROM {relation}"
-
-
-def find_rejects(run: Run, file: SourceFile) -> tuple[Reject, ...]:
-    """Ask the server about every record of a file; note those it refuses, and return them."""
-    layout = layout_of(file, run.target)
-    with (
-        run.phases.phase("rejects"),
-        run.sessions.session("rejects") as connection,
-        run.workspace.cursor() as source,
-    ):
-        source.execute(f"SELECT row_number() OVER () - 1, record FROM ({records_query(file, layout)})")
-        chunks = _chunks(run, file, source)
-        found = tuple(
-            Reject(file.position, number_in_file(file, item.row), None, item.reason, item.sqlstate, item.record)
-            for item in bounded(refused_records(connection, run.target, layout, chunks), run.spec.max_rejects)
-        )
-    found = located(file, found, run.workspace, max_line_bytes=run.config.max_line_bytes)
-    run.note_rejects(found)
-    return found
-
-
-def bounded(refusals: Generator[T], limit: int) -> Iterator[T]:
-    """Stop looking once there are more rejects than allowed: one more is enough to say so."""
-    with closing(refusals):  # its transaction ends here, not when the garbage is collected
-        for number, refusal in enumerate(refusals):
-            yield refusal
-            if number >= limit:
-                return
-
-
-def _chunks(run: Run, file: SourceFile, source: duckdb.DuckDBPyConnection) -> Iterator[list[tuple[int, str]]]:
-    while True:
-        try:
-            chunk = source.fetchmany(run.config.sub_batch_size)
-        except duckdb.Error as error:
-            raise read_failure([file], error) from None
-        if not chunk:
-            return
-        yield chunk
-
-
-def check_reject_limit(run: Run) -> None:
-    """Raise RejectLimitError, with the first rejects, where there are more of them than `max_rejects`."""
-    rejects = [reject for found in run.refused.values() for reject in found]
-    if len(rejects) > run.spec.max_rejects:
-        first = min(rejects, key=lambda reject: (reject.file, reject.record))
-        raise too_many_rejects(run.file(first.file).name, first, run.spec.max_rejects)
 
 
 def _has_unique_keys(run: Run, position: int) -> bool:

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import chain
 
 from etl_toolkit.keys import SHORT_RECORD_BYTES, record_grammar
+from etl_toolkit.loading.conditions import LONG_ENTRY_BYTES
 from etl_toolkit.loading.rejects import refused_records
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
@@ -18,7 +19,7 @@ from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Layout, Reject, TargetTable
 from etl_toolkit.scan import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan
 from etl_toolkit.sources import located, number_in_file
-from etl_toolkit.strategies.staged import bounded, check_reject_limit
+from etl_toolkit.strategies.refused_rows import bounded, check_reject_limit
 from etl_toolkit.workspace import Workspace, literal
 
 
@@ -51,6 +52,8 @@ def _check(run: Run, where: str) -> int:
     is_short = all(file.is_plain and file.longest_record_bytes <= SHORT_RECORD_BYTES for file in run.files)
     grammar = record_grammar(run.target, run.layout, is_short=is_short, proven=run.target.key)
     doubtful = f"NOT regexp_full_match(record, {literal(grammar)})" if grammar else "true"
+    if run.target.wide_indexes and not is_short:
+        doubtful += f" OR strlen(record) > {LONG_ENTRY_BYTES}"
     with run.phases.phase("rejects"):
         found = Inquiry(run.scan, run.target, run.layout, run.workspace, run.sessions).refused(
             where, doubtful, limit=run.spec.max_rejects

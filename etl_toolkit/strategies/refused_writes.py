@@ -1,0 +1,224 @@
+"""Rows that the table refuses when they are written: by a trigger, another unique index, an exclusion constraint.
+
+The files of a batch are loaded once more, in order, in a transaction that is rolled back. Of each, the rows that would be
+written go in as the file has them, all at once; where the server refuses, in halves, under a savepoint each, until the row
+is found. It is left out, and the rest goes on. Another row of the file may then be the last one of its key, so the file is
+judged again until nothing is refused.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg2
+from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
+
+from etl_toolkit.errors import driver_failure
+from etl_toolkit.loading.copy import is_row_error
+from etl_toolkit.loading.merge import (
+    Upsert,
+    create_staging,
+    drop_staging,
+    latest_rows,
+    merge_statement,
+    names,
+    set_file,
+    staging_table,
+    table,
+)
+from etl_toolkit.loading.rejects import IDENTITY_SQLSTATE, changed_identities, identity_reason
+from etl_toolkit.loading.run import Run
+from etl_toolkit.model import Batch, ForeignKey, Reject, SourceFile
+from etl_toolkit.plan import layout_of
+from etl_toolkit.sources import located, number_in_file, ordinals
+from etl_toolkit.strategies.refused_rows import bounded, check_reject_limit
+from etl_toolkit.strategies.staging import stage
+
+_JUDGED, _WINNERS = Identifier("pg_temp", "etl_judged"), Identifier("pg_temp", "etl_winners")
+_AFTER_A_REFUSAL = 16  # rows to try next: bad rows come in crowds
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A staged row that was refused: its number among all that are staged together, from 1, and why."""
+
+    row: int
+    reason: str
+    sqlstate: str
+
+
+def find_refused_writes(run: Run, batch: Batch) -> int:
+    """Find and note the rows of a batch that the table refuses; return how many. Raises RejectLimitError where too many."""
+    files = [run.file(position) for position in batch.files]
+    found = 0
+    with (
+        run.phases.phase("rejects"),
+        run.sessions.session("rejects") as connection,
+        connection.cursor() as cursor,
+    ):
+        try:
+            for together in [files] if batch.collapsed else [[file] for file in files]:
+                found += _judge(run, cursor, together)
+        finally:
+            if not connection.closed:
+                connection.rollback()
+    return found
+
+
+def _judge(run: Run, cursor: Any, files: Sequence[SourceFile]) -> int:
+    """Load files that meet the table together; note the rows that it refuses, and return how many."""
+    layout = layout_of(files[0], run.target)
+    upsert = Upsert(
+        run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=len(files) > 1
+    )  # fmt: skip
+    cursor.execute(create_staging(run.target, layout))
+    ends: list[int] = []
+    for file in files:
+        cursor.execute(set_file(file.position))
+        ends.append((ends[-1] if ends else 0) + sum(stage(run, cursor, file, layout_of(file, run.target))))
+    cursor.execute(
+        SQL(
+            "CREATE TEMP TABLE etl_judged ON COMMIT DROP AS SELECT row_number() OVER (ORDER BY ctid) AS etl_n, * FROM {}"
+        ).format(staging_table())
+    )
+    refused: list[_Refused] = []
+    limit = run.spec.max_rejects - run.reject_count()
+    while again := list(bounded(_refused_once(run, cursor, upsert), limit - len(refused))):
+        refused += again
+        if len(refused) > limit:
+            break
+        cursor.execute("ROLLBACK TO SAVEPOINT etl_judged")
+        gone = Literal([item.row for item in again])
+        cursor.execute(SQL("DELETE FROM {} WHERE etl_n = ANY ({}::bigint[])").format(_JUDGED, gone))
+    rejects = _rejects(run, files, ends, refused)
+    for file in files:
+        own = [reject for reject in rejects if reject.file == file.position]
+        run.note_rejects(located(file, own, run.workspace, max_line_bytes=run.config.max_line_bytes))
+    check_reject_limit(run)
+    cursor.execute(SQL("DROP TABLE {}").format(_JUDGED))
+    cursor.execute(drop_staging())
+    return len(refused)
+
+
+def _rejects(run: Run, files: Sequence[SourceFile], ends: Sequence[int], refused: Sequence[_Refused]) -> list[Reject]:
+    """The refused rows by the numbers that they have in their files."""
+    rejects = []
+    for item in refused:
+        place = bisect_right(ends, item.row - 1)
+        file, ordinal = files[place], item.row - 1 - (ends[place - 1] if place else 0)
+        for left_out in sorted(ordinals(file, run.refused.get(file.position, ()))):
+            ordinal += left_out <= ordinal
+        number = number_in_file(file, ordinal)
+        rejects.append(Reject(file.position, number, None, item.reason, item.sqlstate, ""))
+    return rejects
+
+
+def _refused_once(run: Run, cursor: Any, upsert: Upsert) -> Generator[_Refused]:
+    """Write the rows that are left; yield those that the table refuses. It stays written: see the savepoint."""
+    cursor.execute("SAVEPOINT etl_judged")
+    cursor.execute(
+        SQL(
+            "CREATE TEMP TABLE etl_winners ON COMMIT DROP AS SELECT row_number() OVER (ORDER BY etl_row) AS etl_n, latest.* "
+            "FROM ({}) AS latest"
+        ).format(latest_rows(upsert, _rows(upsert, _JUDGED, SQL("etl_n"), SQL("true"))))
+    )
+    count = cursor.rowcount
+    cursor.execute(SQL("CREATE UNIQUE INDEX ON {} (etl_n)").format(_WINNERS))
+    one_each = replace(upsert, unique=True, several_files=False)
+    if upsert.kept_identities:
+        cursor.execute(changed_identities(one_each, _slice(upsert, 1, count)))
+        yield from (_Refused(row, identity_reason(upsert), IDENTITY_SQLSTATE) for row in _taken_out(cursor))
+    for key in run.target.foreign_keys:
+        if key.is_self and {*key.columns, *key.referenced_columns} <= set(upsert.layout.columns):
+            yield from _childless(run, cursor, key)
+    postponed: list[int] = []
+    yield from _written_in_slices(run, cursor, one_each, count, postponed)
+    while postponed:  # rows that refer to others of the table itself, which may have come after them
+        waiting = [place for place in postponed if _write(cursor, one_each, place, place)]
+        if len(waiting) == len(postponed):
+            break
+        postponed = waiting
+    for place in postponed:
+        if error := _write(cursor, one_each, place, place):
+            yield _refusal(cursor, place, error)
+    cursor.execute(SQL("DROP TABLE {}").format(_WINNERS))
+
+
+def _written_in_slices(
+    run: Run, cursor: Any, upsert: Upsert, count: int, postponed: list[int]
+) -> Generator[_Refused]:  # fmt: skip
+    first, rows = 1, count
+    while first <= count:
+        run.check()
+        last = min(first + rows - 1, count)
+        error = _write(cursor, upsert, first, last)
+        if error is None:
+            first, rows = last + 1, rows * 2
+        elif first < last:
+            rows = (last - first + 1) // 2
+        else:
+            if error.pgcode == "23503" and any(key.is_self for key in upsert.target.foreign_keys):
+                postponed.append(first)
+            else:
+                yield _refusal(cursor, first, error)
+            first, rows = first + 1, _AFTER_A_REFUSAL
+
+
+def _write(cursor: Any, upsert: Upsert, first: int, last: int) -> psycopg2.Error | None:
+    """Write some of the winners; where the table refuses, undo it and return the error."""
+    cursor.execute("SAVEPOINT etl_slice")
+    try:
+        cursor.execute(merge_statement(upsert, _slice(upsert, first, last)))
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    except psycopg2.Error as error:
+        if not is_row_error(error):
+            raise
+        cursor.execute("ROLLBACK TO SAVEPOINT etl_slice")
+        return error
+    cursor.execute("RELEASE SAVEPOINT etl_slice")
+    return None
+
+
+def _refusal(cursor: Any, place: int, error: psycopg2.Error) -> _Refused:
+    failure = driver_failure(error)
+    cursor.execute(SQL("SELECT etl_row FROM {} WHERE etl_n = {}").format(_WINNERS, Literal(place)))
+    return _Refused(cursor.fetchone()[0], failure.message, failure.sqlstate or "")
+
+
+def _taken_out(cursor: Any) -> list[int]:
+    """Take the rows that the last query has found out of the winners, and return them."""
+    rows = [row for (row,) in cursor.fetchall()]
+    cursor.execute(SQL("DELETE FROM {} WHERE etl_row = ANY ({}::bigint[])").format(_WINNERS, Literal(rows)))
+    return rows
+
+
+def _childless(run: Run, cursor: Any, key: ForeignKey) -> Generator[_Refused]:
+    """The winners whose parent is neither in the table nor among them; one that goes may be the parent of others."""
+    pairs = list(zip(key.columns, key.referenced_columns, strict=True))
+    equal = SQL(" AND ").join(SQL("r.{} = w.{}").format(Identifier(theirs), Identifier(ours)) for ours, theirs in pairs)
+    given = SQL(" AND ").join(SQL("w.{} IS NOT NULL").format(Identifier(ours)) for ours, _ in pairs)
+    orphans = SQL(
+        "SELECT etl_row FROM {winners} w WHERE {given} AND NOT EXISTS (SELECT FROM {table} r WHERE {equal}) "
+        "AND NOT EXISTS (SELECT FROM {winners} r WHERE {equal})"
+    ).format(winners=_WINNERS, given=given, table=table(run.target), equal=equal)
+    while True:
+        cursor.execute(orphans)
+        if not (rows := _taken_out(cursor)):
+            return
+        reason = f"violates foreign key constraint {key.name}: no such row in {key.references}"
+        yield from (_Refused(row, reason, "23503") for row in rows)
+
+
+def _slice(upsert: Upsert, first: int, last: int) -> Composed:
+    between = SQL("etl_n BETWEEN {} AND {}").format(Literal(first), Literal(last))
+    return _rows(upsert, _WINNERS, SQL("etl_row"), between)
+
+
+def _rows(upsert: Upsert, source: Composable, order: Composable, where: Composable) -> Composed:
+    """Rows as a staging table has them, with a number of theirs in the place of `ctid`."""
+    return SQL("(SELECT etl_file, {}, {} AS ctid FROM {} WHERE {}) AS staged").format(
+        names(upsert.layout.columns), order, source, where
+    )
