@@ -47,7 +47,8 @@ _DATED = ("date", "timestamp", "timestamptz")
 _TYPED = {
     **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"), "integer"),
     **dict.fromkeys(("UBIGINT", "HUGEINT", "UHUGEINT"), "decimal"),
-    **dict.fromkeys(("FLOAT", "DOUBLE"), "float"),
+    "FLOAT": "real",
+    "DOUBLE": "float",
     **dict.fromkeys(("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "timestamp"),
     **dict.fromkeys(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ", "TIMESTAMPTZ_NS"), "timestamptz"),
     **dict.fromkeys(("TIME", "TIME_NS"), "time"),
@@ -55,6 +56,7 @@ _TYPED = {
     "DATE": "date",
     "UUID": "uuid",
     "BLOB": "bytea",
+    "VARIANT": "jsonb",
     "INTERVAL": "interval",
     "JSON": "jsonb",
     '"NULL"': "",
@@ -64,6 +66,7 @@ _TYPED = {
 _TYPES = {
     "integer": "bigint",
     "decimal": "numeric",
+    "real": "real",
     "float": "double precision",
     **{
         kind: kind
@@ -218,6 +221,8 @@ def _typed_kind(kind: str) -> str:
         return f"{item}[]" if item and not inner.endswith("]") else "jsonb"
     if kind.startswith(("STRUCT", "MAP", "UNION")):
         return "jsonb"
+    if kind.startswith("GEOMETRY"):
+        return "bytea"
     return "decimal" if kind.startswith("DECIMAL") else _TYPED.get(kind, "text")
 
 
@@ -229,6 +234,8 @@ def _column_type(name: str, kinds: set[str], files: Sequence[SourceFile]) -> str
     if len(kinds) == 1:
         (kind,) = kinds
         return kind if kind.endswith("[]") else _TYPES.get(kind, "text")
-    if kinds and kinds <= {"integer", "decimal", "exponent", "float"} and kinds & {"decimal", "float"}:
+    if kinds == {"real", "float"}:
+        return "double precision"
+    if kinds and kinds <= {"integer", "decimal", "exponent", "real", "float"} and kinds & {"decimal", "real", "float"}:
         return "numeric"
     return "timestamp" if kinds == {"date", "timestamp"} else "text"

@@ -67,6 +67,7 @@ class Workspace:
         connection.execute("SET GLOBAL python_enable_replacements = false")
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         connection.execute("SET GLOBAL arrow_large_buffer_size = true")
+        connection.execute("SET GLOBAL enable_geoparquet_conversion = false")  # the bytes of a geometry are its value
         return connection
 
     def query(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:

@@ -86,7 +86,7 @@ TYPED: dict[str, tuple[Any, str]] = {
     "int8": (pa.array([1], pa.int8()), "bigint"),
     "uint64": (pa.array([2**64 - 1], pa.uint64()), "numeric"),
     "decimal": (pa.array([Decimal("1.5")]), "numeric"),
-    "float": (pa.array([1.5], pa.float32()), "double precision"),
+    "float": (pa.array([1.5], pa.float32()), "real"),
     "double": (pa.array([1.5]), "double precision"),
     "boolean": (pa.array([True]), "boolean"),
     "text": (pa.array(["1"]), "text"),

@@ -462,6 +462,7 @@ def test_pandas_index_is_a_column_only_where_it_has_a_name() -> None:
     ranged = pd.DataFrame({"v": ["a", "b"]}, index=pd.RangeIndex(7, 9, name="id"))
     with opened(frame, named, ranged) as (workspace, files):
         assert [file.columns for file in files] == [("v",), ("v", "id"), ("v", "id")]
+        assert files[1].content_hash == files[2].content_hash
         assert texts(files[1], workspace) == [("a", "7"), ("b", "8")]
 
 

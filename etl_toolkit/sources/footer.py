@@ -22,6 +22,15 @@ def check_unpacked_size(path: Path, metadata: Any) -> None:
         )
 
 
+def has_unknown_encoding(metadata: Any) -> bool:
+    """Whether a column is encoded as Arrow can read and DuckDB cannot: split into byte streams, and no number."""
+    return any(
+        "BYTE_STREAM_SPLIT" in chunk.encodings and chunk.physical_type == "FIXED_LEN_BYTE_ARRAY"
+        for group in range(metadata.num_row_groups)
+        for chunk in map(metadata.row_group(group).column, range(metadata.num_columns))
+    )
+
+
 def unpacked_bytes(metadata: Any) -> int:
     """Return the least number of bytes that all columns take, by pyarrow's FileMetaData.
 

@@ -11,7 +11,7 @@ from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Layout, SourceFile
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.inputs import shown
-from etl_toolkit.sources.typed import typed_text
+from etl_toolkit.sources.typed import hides_bytes, typed_text
 from etl_toolkit.workspace import literal
 
 NO_ROOM = ("No space left", "File too large", "quota exceeded", "max_temp_directory_size", "Could not write file")
@@ -36,11 +36,21 @@ def text_relation(files: Sequence[SourceFile], names: Sequence[str]) -> tuple[st
         relation, spelled = csv_relation(files), names_of(file)
     else:
         targets = file.target_types or ("",) * len(file.columns)
+        _refuse_hidden_bytes(file, names, targets)
         relation, typed = typed_relation(files), zip(names_of(file), file.relation_types, targets, strict=True)
         spelled = [typed_text(*each, file.offsets) for each in typed]
     constants = {name: f"{literal(text)}::VARCHAR" for name, text in file.path_values if text is not None}
     texts = constants | dict(zip(file.columns, spelled, strict=True))
     return relation, [texts.get(name, "NULL::VARCHAR") for name in names]
+
+
+def _refuse_hidden_bytes(file: SourceFile, names: Sequence[str], targets: Sequence[str]) -> None:
+    for name, kind, target in zip(file.columns, file.relation_types, targets, strict=True):
+        if name in names and hides_bytes(kind, target):
+            raise SourceError(
+                f"{shown(file.name)}: column {name!r} has bytes inside of another type, and JSON has no form for them; "
+                "cast them to text, or leave the column out"
+            )
 
 
 def extract_expression(file: SourceFile, name: str, grammar: str) -> str | None:

@@ -17,10 +17,11 @@ from etl_toolkit.errors import SourceError
 from etl_toolkit.model import ReadOptions, SourceFile, Sources
 from etl_toolkit.sources.csv_file import Bounds, examine_csv
 from etl_toolkit.sources.dialect import check_options
+from etl_toolkit.sources.frames import examine_frame
 from etl_toolkit.sources.held import held_bytes
 from etl_toolkit.sources.inputs import expand, kind_of, path_values, shown
 from etl_toolkit.sources.relation import parquet_relation, read_failure, typed_relation
-from etl_toolkit.sources.typed import INDEX_PREFIX, examine_frame, examine_parquet
+from etl_toolkit.sources.typed import INDEX_PREFIX, examine_parquet
 from etl_toolkit.workspace import Workspace
 
 MAX_LINE_BYTES = 64 << 20
