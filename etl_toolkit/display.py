@@ -202,6 +202,14 @@ def result_blocks(result: LoadResult) -> list[Block]:
     return [Lines(title, notes), _counts_table(result), phases]
 
 
+def result_warnings(result: LoadResult) -> list[str]:
+    """What somebody has to see to, even if they have asked for nothing else."""
+    found = [] if result else [f"{result.table}: {_failure(result)}"]
+    if result.counts.rejected:
+        found.append(f"rejected rows: {result.counts.rejected:,}; see them with: etl-toolkit rejects {result.run_id}")
+    return found + [str(item) for item in result.loaded_before if item.turned_back]
+
+
 def _failure(result: LoadResult) -> str:
     return "NOT COMPLETED" if not result.completed else "THE COUNTS DO NOT ADD UP"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +32,7 @@ def ingest(request: Any, database: str, connection: Any, tmp_path: Path) -> Inge
         environment = {**os.environ, "ETL_DSN": dsn, "ETL_MEMORY_ALERT_RATIO": "1", **environ}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+        assert (done.stdout == "") is request.param
         lines = done.stderr.splitlines()
         assert any(line.startswith("run ") for line in lines) is not request.param
         return [line for line in lines if line.startswith("warning: ")]
@@ -78,3 +80,20 @@ def test_staging_tables_that_could_not_be_dropped(ingest: Ingest, connection: An
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_class WHERE starts_with(relname, 'stage_') AND relkind = 'r'")
         assert cursor.fetchone() == (0,)
+
+
+def test_quiet_prints_a_line_about_rejected_rows_and_nothing_else(
+    database: str, connection: Any, tmp_path: Path
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    (tmp_path / "a.csv").write_text("id\n1\nx\n")
+    command = ["ingest", str(tmp_path / "a.csv"), "--table", "t", "--key", "id", "--max-rejects", "1", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "etl_toolkit", *command, "--dsn", database], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert re.fullmatch(
+        r"warning: rejected rows: 1; see them with: etl-toolkit rejects \d{8}T\d{6}-\w{6}\n", done.stderr
+    )

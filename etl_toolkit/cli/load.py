@@ -75,7 +75,7 @@ def ingest(
     date_style: DateStyle = None,
     timezone: TimeZone = None,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings only: no progress, no report.")] = False,
 ) -> None:
     """Load files into a table in parallel, upserting; the table ends as if they had been loaded one by one."""
     from etl_toolkit.cli.progress import Progress
@@ -98,15 +98,20 @@ def ingest(
     ):
         processor = ConflictAwareProcessor(server, config=settings, on_event=on_event)
         result = processor.load(files, load_spec(table, options.split(key), **chosen), stop)
-    report(result, as_json=as_json)
+    report(result, as_json=as_json, quiet=quiet)
 
 
-def report(result: Any, *, as_json: bool) -> None:
-    """Print a LoadResult, and exit as it deserves."""
+def report(result: Any, *, as_json: bool, quiet: bool = False) -> None:
+    """Print a LoadResult, of one that is `quiet` the warnings alone, and exit as it deserves."""
+    from etl_toolkit.display import result_warnings
+
     if as_json:
         options.print_json(result.as_dict())
-    else:
+    elif not quiet:
         typer.echo(str(result))
+    if quiet:
+        for warning in result_warnings(result):
+            typer.echo(f"warning: {warning}", err=True)
     if not result:
         raise typer.Exit(1)
     if result.counts.rejected:

@@ -77,6 +77,7 @@ class Run:
     horizon: str | None = None  # set where lanes load side by side: see `tripwire`
     retries: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    _sent: dict[int, int] = field(default_factory=dict)  # rows that went to COPY and were not taken back, by thread
 
     def tell(self, name: str, **facts: Any) -> None:
         self.notify(Event(name, facts, self.run_id))
@@ -109,7 +110,25 @@ class Run:
         """Called for every block that goes to COPY; one of the places where a stopped load is noticed."""
         self.check()
         reach("copying")
+        thread = threading.get_ident()
+        self._sent[thread] = self._sent.get(thread, 0) + rows
         self.notify(Event("bytes", {"bytes": size, "rows": rows}, self.run_id))
+
+    def rows_sent(self, thread: int | None = None) -> int:
+        """The rows that a thread, this one unless named, has sent to COPY, but for those that were taken back."""
+        return self._sent.get(thread or threading.get_ident(), 0)
+
+    def take_back(self, since: int, *, thread: int | None = None) -> None:
+        """Count the rows that a thread has sent `since` as not sent: what they were for is undone, and done again."""
+        if undone := self.rows_sent(thread) - since:
+            self._sent[thread or threading.get_ident()] = since
+            self.notify(Event("bytes", {"bytes": 0, "rows": -undone}, self.run_id))
+
+    def take_all_back(self) -> None:
+        """Count the rows that all threads have sent as not sent: the load begins anew."""
+        if undone := sum(self._sent.values()):
+            self._sent.clear()
+            self.notify(Event("bytes", {"bytes": 0, "rows": -undone}, self.run_id))
 
     def note_rejects(self, found: tuple[Reject, ...]) -> None:
         """Remember the rejects of a file; the same record is only ever counted once."""

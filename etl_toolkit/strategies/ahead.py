@@ -49,8 +49,10 @@ def load_in_order(run: Run) -> dict[int, Counts]:
 
 
 def _load(run: Run, batch: Batch, turn: threading.Event) -> FileCounts:
+    sent_before = run.rows_sent()
     if not turn.is_set() and not run.keys_met.is_set() and (counts := _load_ahead(run, batch, turn)) is not None:
         return counts
+    run.take_back(sent_before)
     _wait(run, turn)
     return retried(run, batch, load_files)
 

@@ -91,6 +91,7 @@ def copy_unseen(run: Run, cursor: Any, batch: Batch, file: SourceFile) -> dict[i
 
 def _attempt(run: Run, cursor: Any, batch: Batch, copy: Callable[[], int]) -> int | None:
     """Let a COPY into the table return its rows, or None: one of their keys is there, and the COPY is undone."""
+    sent_before = run.rows_sent()
     cursor.execute("SAVEPOINT etl_direct")
     try:
         with run.phases.phase("copy"):
@@ -98,6 +99,7 @@ def _attempt(run: Run, cursor: Any, batch: Batch, copy: Callable[[], int]) -> in
     except psycopg2.errors.UniqueViolation:
         cursor.execute("ROLLBACK TO SAVEPOINT etl_direct; RELEASE SAVEPOINT etl_direct")
         run.keys_met.set()
+        run.take_back(sent_before)
         run.tell("fallback", batch=batch.label)
         return None
     reach("copied")

@@ -52,6 +52,7 @@ def load_hashed(run: Run) -> dict[int, Counts]:
                     raise
                 on_retry(run, "staging")(attempt, error)
                 run.failed.clear()
+                run.take_all_back()
         raise AssertionError
     except psycopg2.Error as error:
         raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
@@ -113,12 +114,14 @@ def _stage_with_retry(run: Run, file: SourceFile) -> int:
         return rows
 
     def attempt_without_rejects() -> int:
+        sent_before = run.rows_sent()
         try:
             return attempt()
         except psycopg2.Error as error:
             if run.is_stopped or not is_row_error(error) or not find_rejects(run, file):
                 raise
         check_reject_limit(run)
+        run.take_back(sent_before)
         return attempt()
 
     return run_with_retry(attempt_without_rejects, run.config, on_retry=on_retry(run, file.name), sleep=run.sleep)

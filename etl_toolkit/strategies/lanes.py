@@ -53,11 +53,16 @@ def narrated(run: Run, batch: Batch, load: Callable[[], FileCounts]) -> FileCoun
 
 
 def on_retry(run: Run, label: str) -> OnRetry:
-    """What happens before another attempt: it is counted and told, unless the load is being stopped."""
+    """What happens before another attempt: it is counted and told, unless the load is being stopped.
+
+    To be made by the thread that makes the attempts: rows that it sends from now on are sent again by the next one.
+    """
+    sent_before = run.rows_sent()
 
     def note(attempt: int, error: BaseException) -> None:
         with run.lock:
             run.retries += 1
+        run.take_back(sent_before)
         run.tell("retry", batch=label, attempt=attempt, **reason_of(error))
         run.check()
 

@@ -63,6 +63,7 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
         if not is_row_error(error) or not check_all(run):
             raise map_driver_error(error, doing=doing) from None
     run.failed.clear()
+    run.take_all_back()
     with run.phases.phase("collapse"):
         collapse(run.scan, run.workspace, action=run.spec.conflict_action)
         overlap = measure(run.scan, run.workspace)

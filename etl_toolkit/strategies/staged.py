@@ -41,6 +41,7 @@ from etl_toolkit.strategies.staging import may_be_long, stage
 
 def load_files(run: Run, batch: Batch) -> FileCounts:
     """Load the files of one batch in one transaction; where the server refuses rows, find them all and go without."""
+    sent_before = run.rows_sent()
     with driver_errors_mapped(doing=f"loading {_names(run, batch)}"):
         try:
             return _attempt(run, batch)
@@ -48,11 +49,13 @@ def load_files(run: Run, batch: Batch) -> FileCounts:
             found = is_row_error(error) and not run.is_stopped and _find_refused(run, batch)
             if not found:
                 raise
+        run.take_back(sent_before)
         try:
             return _attempt(run, batch)
         except psycopg2.Error as error:
             if not is_row_error(error) or run.is_stopped or not find_refused_writes(run, batch):
                 raise
+        run.take_back(sent_before)
         return _attempt(run, batch)
 
 

@@ -6,6 +6,7 @@ last COMMIT only a lost connection can interfere, and then the ledger tells the 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -40,6 +41,8 @@ class Loaded:
     batches: tuple[Batch, ...]
     connection: Any
     counts: FileCounts
+    sent: int  # rows, by the thread that loaded them
+    thread: int
 
 
 def load_together(
@@ -130,7 +133,7 @@ def _load(run: Run, worker: str, batches: Iterable[Batch], write: Write, lost: F
     batches = iter(batches)
     if (first := next(batches, None)) is None:
         return None
-    connection = run.sessions.connect(worker)
+    connection, sent_before = run.sessions.connect(worker), run.rows_sent()
     try:
         counts, done = [], []
         with connection.cursor() as cursor:
@@ -139,7 +142,8 @@ def _load(run: Run, worker: str, batches: Iterable[Batch], write: Write, lost: F
                 done.append(batch)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what could still fail at COMMIT fails now
         reach("completed")
-        return Loaded(worker, tuple(done), connection, add_up(counts))
+        sent = run.rows_sent() - sent_before
+        return Loaded(worker, tuple(done), connection, add_up(counts), sent, threading.get_ident())
     except BaseException:
         run.sessions.close(connection)
         raise
@@ -169,6 +173,7 @@ def _commit(run: Run, loaded: Loaded, write: Write, lost: FileCounts) -> FileCou
             raise
         with run.lock:
             run.retries += 1
+        run.take_back(run.rows_sent(loaded.thread) - loaded.sent, thread=loaded.thread)
         run.tell("commit_lost", batch=", ".join(batch.label for batch in loaded.batches), **reason_of(error))
 
     def load_and_commit() -> FileCounts:
