@@ -661,6 +661,39 @@ def test_the_server_notices_as_well_and_the_next_run_waits_for_it(
         proxy.reset()
 
 
+@only_on_linux
+@pytest.mark.parametrize("guard", ["ended", "left alone"])
+def test_a_new_session_ends_the_one_that_it_replaces(
+    database: str, connection: Connection, work: Path, monkeypatch: pytest.MonkeyPatch, guard: str
+) -> None:
+    """This server would not notice for a quarter of an hour, and the lost session holds what it has locked."""
+    if guard != "ended":
+        monkeypatch.setattr(Sessions, "_end_lost", lambda *_: None)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY)")
+
+    with through_a_proxy(database) as (proxy, dsn):
+        ours = Sessions(dsn, config_for(work, network_timeout_seconds=2, lock_timeout_seconds=1), "run")
+        lost = ours.connect("file 1")
+        with lost.cursor() as cursor:
+            cursor.execute(
+                "SET tcp_user_timeout = 0; SET tcp_keepalives_idle = 7200; SET client_connection_check_interval = 0"
+            )
+            lost.commit()
+            cursor.execute("LOCK TABLE loaded")
+            proxy.go_black()
+            with pytest.raises(psycopg2.OperationalError):
+                cursor.execute("SELECT 1")
+        ours.close(lost)
+        with ours.session("file 1") as again, again.cursor() as cursor:
+            if guard == "ended":
+                cursor.execute("LOCK TABLE loaded")
+            else:
+                with pytest.raises(psycopg2.errors.LockNotAvailable):
+                    cursor.execute("LOCK TABLE loaded")
+        proxy.reset()
+
+
 # --- the server goes down ------------------------------------------------------------------------------------------------
 
 
