@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg2.sql import SQL, Composable, Identifier
@@ -119,6 +120,59 @@ class Oracle:
                 cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 self._load_file(cursor, content)
                 cursor.execute("COMMIT")
+
+    def load_rejecting(self, connection: Any, files: Sequence[Rows]) -> set[tuple[int, int]]:
+        """Load the files in order, row by row, without those that are refused; return these as (file, record).
+
+        A row that an empty table of this kind would refuse is bad by itself. Of the others, the one that counts for each key
+        of a file is written in the order of the file; where any is refused, the file begins anew without it.
+        """
+        refused: set[tuple[int, int]] = set()
+        with connection.cursor() as cursor:
+            for name, value in self.settings.items():
+                cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+            for number, content in enumerate(files):
+                cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+                cursor.execute(f"CREATE TEMP TABLE arena (LIKE {self.table} INCLUDING ALL) ON COMMIT DROP")
+                alone = replace(self, table="arena", action="update", order_by=None)
+                left = [
+                    place for place, row in enumerate(content.rows)
+                    if alone._is_taken(cursor, Rows(content.columns, (row,)), keep=False)
+                ]  # fmt: skip
+                while True:
+                    cursor.execute("SAVEPOINT file")
+                    bad = {
+                        place for place in self._counting(content, left)
+                        if not self._is_taken(cursor, Rows(content.columns, (content.rows[place],)), keep=True)
+                    }  # fmt: skip
+                    if not bad:
+                        break
+                    cursor.execute("ROLLBACK TO SAVEPOINT file")
+                    left = [place for place in left if place not in bad]
+                refused |= {(number, place) for place in set(range(len(content.rows))) - set(left)}
+                cursor.execute("COMMIT")
+        return refused
+
+    def _counting(self, content: Rows, places: Sequence[int]) -> list[int]:
+        """The places of the rows that count, one for each key."""
+        at = [content.columns.index(name) for name in self.key_columns]
+        keys = [tuple(content.rows[place][number] for number in at) for place in places]
+        of_key = dict(zip(keys, places, strict=True))
+        if self.action == "ignore":
+            of_key = dict(zip(reversed(keys), reversed(places), strict=True))
+        return sorted(of_key.values())
+
+    def _is_taken(self, cursor: Any, content: Rows, *, keep: bool) -> bool:
+        cursor.execute("SAVEPOINT row")
+        try:
+            self._load_file(cursor, content)
+            cursor.execute("DROP TABLE etl_oracle")
+        except psycopg2.Error:
+            cursor.execute("ROLLBACK TO SAVEPOINT row")
+            return False
+        if not keep:
+            cursor.execute("ROLLBACK TO SAVEPOINT row")
+        return True
 
     def _load_winners(self, connection: Any, cursor: Any, files: Sequence[Rows]) -> None:
         cursor.execute(f"CREATE TEMP TABLE arena (LIKE {self.table} INCLUDING ALL)")

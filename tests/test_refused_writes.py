@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ParallelConfig, ingest
@@ -13,6 +16,7 @@ from etl_toolkit.errors import RejectLimitError
 from tests.oracle import Oracle, Row, Rows, differing_rows, write
 from tests.test_coupling import create
 from tests.test_rejects import recorded, without
+from tests.test_sequential_result import examples, rows_of
 
 COLUMNS = ("k", "v")
 TRIGGER = (
@@ -217,3 +221,75 @@ def test_the_same_files_load_again_with_their_identities(
     with connection.cursor() as cursor:
         cursor.execute("SELECT * FROM loaded ORDER BY id")
         assert cursor.fetchall() == [(7, "a", "3"), (8, "b", "2"), (9, "c", "4")]
+
+
+# --- properties --------------------------------------------------------------------------------------------------------
+
+REFUSING = (
+    "CREATE FUNCTION refuse_@() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.v = 2 OR TG_OP = 'UPDATE' AND "
+    "NEW.v < NEW.w THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$; "
+    "CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON @ FOR EACH ROW EXECUTE FUNCTION refuse_@()"
+)
+PLAIN = "(k int PRIMARY KEY, v int, w int)"
+# Name → (DDL, what to write about the arbiter for the oracle, whether rows are coupled).
+ANY: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "unique": (f"CREATE TABLE @ {PLAIN}; CREATE UNIQUE INDEX ON @ (v)", {}, True),
+    "unique, two columns": (f"CREATE TABLE @ {PLAIN}; CREATE UNIQUE INDEX ON @ (v, w)", {}, True),
+    "unique expression": (f"CREATE TABLE @ {PLAIN}; CREATE UNIQUE INDEX ON @ (abs(v))", {}, True),
+    "unique with a predicate": (f"CREATE TABLE @ {PLAIN}; CREATE UNIQUE INDEX ON @ (v) WHERE w > 0", {}, True),
+    "exclusion": (f"CREATE TABLE @ {PLAIN}; ALTER TABLE @ ADD EXCLUDE (v WITH =, w WITH =)", {}, True),
+    "trigger": (f"CREATE TABLE @ {PLAIN}; {REFUSING}", {}, True),
+    "trigger and unique": (f"CREATE TABLE @ {PLAIN}; CREATE UNIQUE INDEX ON @ (v); {REFUSING}", {}, True),
+    "soft delete and unique": (
+        "CREATE TABLE @ (k int, v int UNIQUE, w int, gone bool); CREATE UNIQUE INDEX ON @ (k) WHERE gone IS NULL",
+        {"predicate": "gone IS NULL"}, True,
+    ),
+    "expression of the key and unique": (
+        "CREATE TABLE @ (k int, v int UNIQUE, w int); CREATE UNIQUE INDEX ON @ ((k + 1))", {"key": ("(k + 1)",)}, True,
+    ),
+    "demands": (
+        "CREATE TABLE @ (k int PRIMARY KEY, v int, w int, least int DEFAULT 0, CHECK (v > least), "
+        "q int GENERATED ALWAYS AS (10 / w) STORED); CREATE INDEX ON @ ((10 / (v - 3)))", {}, False,
+    ),
+    "demands behind a partial key": (
+        "CREATE TABLE @ (k int, v int, w int, gone bool DEFAULT false, CHECK (v > 0 OR gone)); "
+        "CREATE UNIQUE INDEX ON @ (k) WHERE NOT gone; CREATE INDEX ON @ ((10 / w)) WHERE v > 1", {"predicate": "NOT gone"}, False,
+    ),
+}  # fmt: skip
+few = st.integers(1, 4).map(str)
+cells = st.one_of(st.none(), st.integers(-1, 4).map(str))
+
+
+@examples(60)
+@given(
+    contents=st.lists(rows_of(("k", "v", "w"), few, cells, cells), min_size=1, max_size=3, unique=True),
+    kind=st.sampled_from(sorted(ANY)), workers=st.sampled_from((1, 3)), action=st.sampled_from(("update", "update", "ignore")),
+    strategy=st.sampled_from(("auto", "deterministic", "streaming", "partitioned")),
+    forms=st.lists(st.sampled_from(("csv", "quoted", "parquet")), min_size=3, max_size=3),
+)  # fmt: skip
+def test_rejects_and_table_are_those_of_loading_row_by_row(
+    shared: tuple[str, Connection], contents: list[Rows], kind: str, workers: int, action: Any, strategy: str,
+    forms: list[Any], tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
+    dsn, connection = shared
+    ddl, arbiter, is_coupled = ANY[kind]
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS loaded, expected")
+        for name in ("loaded", "expected"):
+            cursor.execute(ddl.replace("@", name).replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
+    directory = tmp_path_factory.mktemp("any")
+    files = [
+        write(content, directory, f"part{number}", form)
+        for number, (content, form) in enumerate(zip(contents, forms, strict=False))
+    ]
+    refused = Oracle("expected", ("k",), action, **arbiter).load_rejecting(connection, contents)
+
+    result = ingest(
+        files, "loaded", "k", dsn, strategy="auto" if is_coupled and strategy == "partitioned" else strategy,
+        on_conflict=action, concurrency=workers, max_rejects=100, config=ParallelConfig(chunk_size=2, sub_batch_size=2),
+    )  # fmt: skip
+
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert result.counts.rejected == len(refused)
+    if result.counts.read:
+        assert {(file, record) for file, record, _ in recorded(connection)} == refused
