@@ -16,7 +16,7 @@ from etl_toolkit.errors import RejectLimitError
 from tests.oracle import Oracle, Row, Rows, differing_rows, write
 from tests.test_coupling import create
 from tests.test_rejects import recorded, without
-from tests.test_sequential_result import examples, rows_of
+from tests.test_sequential_result import examples
 
 COLUMNS = ("k", "v")
 TRIGGER = (
@@ -256,13 +256,14 @@ ANY: dict[str, tuple[str, dict[str, Any], bool]] = {
         "CREATE UNIQUE INDEX ON @ (k) WHERE NOT gone; CREATE INDEX ON @ ((10 / w)) WHERE v > 1", {"predicate": "NOT gone"}, False,
     ),
 }  # fmt: skip
-few = st.integers(1, 4).map(str)
-cells = st.one_of(st.none(), st.integers(-1, 4).map(str))
+few = st.sampled_from(("1", "2", "3", "4", "5"))
+cells = st.sampled_from(("1", "2", "3", "0", "-1", "4", None))
+crowded = st.lists(st.tuples(few, cells, cells), min_size=3, max_size=9)
 
 
 @examples(60)
 @given(
-    contents=st.lists(rows_of(("k", "v", "w"), few, cells, cells), min_size=1, max_size=3, unique=True),
+    contents=st.lists(crowded.map(lambda rows: Rows(("k", "v", "w"), tuple(rows))), min_size=2, max_size=3, unique=True),
     kind=st.sampled_from(sorted(ANY)), workers=st.sampled_from((1, 3)), action=st.sampled_from(("update", "update", "ignore")),
     strategy=st.sampled_from(("auto", "deterministic", "streaming", "partitioned")),
     forms=st.lists(st.sampled_from(("csv", "quoted", "parquet")), min_size=3, max_size=3),
