@@ -25,7 +25,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-faults test-all fuzz lint lint-style lint-types lint-imports lint-notebooks format lab \
-	notebooks bench bench-peers report lock audit clean
+	notebooks bench bench-peers report picture lock audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,7 @@ format: $(STAMP) ## let ruff put right what it can
 	$(BIN)/python -m nbstripout notebooks/*.ipynb
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
+	@git config filter.nbstripout.clean '$(BIN)/python -m nbstripout --extra-keys "metadata.language_info.version metadata.language_info.mimetype metadata.language_info.codemirror_mode metadata.language_info.file_extension metadata.language_info.nbconvert_exporter metadata.language_info.pygments_lexer"' 2>/dev/null || true
 	$(BIN)/python -m jupyter lab --notebook-dir=notebooks $(ARGS)
 
 notebooks: $(STAMP) ## run every notebook with its smallest parameters
@@ -88,8 +89,11 @@ notebooks: $(STAMP) ## run every notebook with its smallest parameters
 bench: $(STAMP) ## the full sweep and its report
 	$(BIN)/python -m etl_toolkit bench $(ARGS)
 
-report: $(STAMP) ## render the newest run directory again
+report: $(STAMP) ## render the newest run directory, of make demo or make bench, again
 	$(BIN)/python -m etl_toolkit report $(ARGS)
+
+picture: $(STAMP) ## draw the README's picture from what the demo prints
+	$(BIN)/python -m etl_toolkit demo --skip-bench $(ARGS) | $(BIN)/python docs/picture.py >build/demo.svg && mv build/demo.svg docs/demo.svg
 
 bench-peers: $(PEERS) ## the same workload through other loaders
 	$(BIN)/python -m etl_toolkit.bench.peers $(ARGS)

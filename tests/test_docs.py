@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psycopg2
 import psycopg2.errorcodes
 import psycopg2.extensions
@@ -441,3 +444,51 @@ def test_the_readme_quotes_commands_that_exist() -> None:
     ):
         assert f"`{name}" in text
         assert f"  {name} " in done.stdout
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the files that the README names, and an empty database: no schema, no table."""
+    (tmp_path / "drops").mkdir()
+    (tmp_path / "drops" / "1.csv").write_text("order_id,amount\n1,1.5\n2,2.5\n")
+    (tmp_path / "a.csv").write_text("order_id,amount\n1,1.5\n2,2.5\n")
+    pd.DataFrame({"order_id": [2, 3], "amount": [9.5, 3.5]}).to_parquet(tmp_path / "b.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ETL_DSN", database)
+    return tmp_path
+
+
+def test_the_commands_of_the_readme_for_ones_own_files_need_nothing_in_the_database(newcomer: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    \.venv/bin/etl-toolkit ((?:plan|ingest) .*)$", text, re.MULTILINE)
+    assert [words.split()[0] for words in commands] == ["plan", "ingest"]
+    for words in commands:
+        command = [sys.executable, "-m", "etl_toolkit", *shlex.split(words)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_python_of_the_readme_runs(newcomer: Path, database: str) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    lines = textwrap.indent(block.replace('"postgresql://…"', "dsn"), "    ")
+    code = f"async def main(dsn, frame):\n{lines}\n    return result, overlap, plan, success\n"
+    scope: dict[str, Any] = {}
+    exec(code, scope)  # noqa: S102
+    frame = pd.DataFrame({"order_id": [4], "amount": [4.5]})
+    result, overlap, plan, success = asyncio.run(scope["main"](database, frame))
+    assert (result.counts.read, overlap.shared_keys, plan.overlap.shared_keys, bool(success)) == (5, 1, 1, True)
+
+
+def test_the_picture_of_the_readme_comes_from_what_the_demo_prints(database: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "etl_toolkit", "demo", "--skip-bench", "--rows", "50", "--dsn", database]
+    printed = subprocess.run(
+        [*command, "--directory", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    drawing = [sys.executable, str(DOCS / "picture.py")]
+    svg = subprocess.run(drawing, input=printed.stdout, capture_output=True, text=True, check=True).stdout
+    kept = (DOCS / "demo.svg").read_text(encoding="utf-8")
+    assert [part in svg and part in kept for part in ("part6.parquet", "every row is accounted for", "superseded")] == [
+        True
+    ] * 3
+    assert len(kept) < 20_000

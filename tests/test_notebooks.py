@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -159,6 +160,45 @@ def test_03_sweeps_and_04_and_explore_read_what_it_left(place: Path) -> None:
     explored = run("explore", place)
     assert "2 cases of run" in shown(explored)
     assert "widget-view+json" in str(explored.cells[2].outputs)
+
+
+def test_01_shows_the_matrix_of_shared_keys_once(place: Path) -> None:
+    html = shown(run("01_key_overlap", place, rows_per_file=100))
+    assert (html.count("Keys shared by two files:"), html.count("Keys that two files share")) == (1, 1)
+
+
+def test_05_as_it_is_compares_the_two_latest_runs_or_the_only_one_with_itself(place: Path) -> None:
+    write_run(place / "runs" / "first")
+    assert "0 faster, 0 slower" in shown(run("05_compare_runs", place))
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_running_notebooks_leaves_the_repository_clean(tmp_path: Path) -> None:
+    """`make lab` sets up the filter that `.gitattributes` names; the control is the same repository without it."""
+    shutil.copytree(NOTEBOOKS, tmp_path / "notebooks", ignore=shutil.ignore_patterns("runs", "build", ".*"))
+    shutil.copy(NOTEBOOKS.parent / ".gitattributes", tmp_path)
+
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "as shipped")
+    for path in (tmp_path / "notebooks").glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.execution_count = 1
+                cell.outputs = [nbformat.v4.new_output("stream", text="out")]
+        notebook.metadata.language_info = {"name": "python", "version": "3.99", "mimetype": "text/x-python"}
+        nbformat.write(notebook, path)
+    without = git("status", "--porcelain")
+    setting = re.search(r"git config (filter\S+) '\$\(BIN\)/python (.*)'", (NOTEBOOKS.parent / "Makefile").read_text())
+    assert setting is not None
+    git("config", setting[1], f"'{sys.executable}' {setting[2]}")
+    git("add", "--renormalize", ".")
+    assert (len(without.splitlines()), git("status", "--porcelain")) == (len(NAMES), "")
 
 
 def test_05_says_which_cases_changed(place: Path) -> None:
@@ -349,6 +389,8 @@ def test_the_button_of_explore_measures_the_chosen_point(tmp_path: Path, databas
     explorer.strategy.value = "deterministic"
     stored = explorer.words.value
     explorer.again.click()
+    assert explorer.again.disabled, "the kernel is free while it measures"
+    explorer.measuring.join(120)
     assert explorer.words.value != stored
     assert ">right<" in explorer.words.value
     assert not explorer.again.disabled

@@ -35,7 +35,7 @@ class SweepConfig:
     state_strategies: tuple[str, ...] = ()
     formats: tuple[str, ...] = ("csv", "parquet", "mixed")
     files: tuple[int, ...] = (4,)
-    rows: tuple[int, ...] = (50_000, 10_000, 200_000)
+    rows: tuple[int, ...] = (250_000, 50_000)
     overlaps: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     table_states: tuple[TableState, ...] = ("empty", "half", "rewritten", "unchanged")
     workers: tuple[int, ...] = (2, 1, 4)

@@ -14,7 +14,7 @@ from etl_toolkit.cli.options import Config, Dsn
 from etl_toolkit.errors import UsageError
 
 RUNS = Path("runs")
-REPORT = Path("reports") / "parallel_upsert_analysis.html"
+PAGE = "parallel_upsert_analysis.html"
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +52,7 @@ def generate(
 
 def bench(
     out: Annotated[Path | None, typer.Argument(help="Run directory; an interrupted sweep in it is continued.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A small sweep, within 2 minutes on 2 cores.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="`auto` against plain ways, 2 minutes on 2 cores.")] = False,
     files: Annotated[list[str] | None, typer.Option("--file", help="Your own files instead of generated ones.")] = None,
     key: Annotated[str | None, typer.Option("--key", "-k", help="Key of your own files.")] = None,
     table: Annotated[
@@ -117,24 +117,22 @@ def _compare(left: Path, right: Path, *, any_machine: bool) -> None:
 
 
 def report(
-    run_directory: Annotated[Path | None, typer.Argument(help="Default: the latest below runs/.")] = None,
-    out: Annotated[Path, typer.Option(help="The page to write.")] = REPORT,
+    run_directory: Annotated[Path | None, typer.Argument(help="Default: the latest below runs/ and demo/.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page to write. Default: in the run directory; after `demo` in its directory."),
+    ] = None,
 ) -> None:
     """Render the analysis page of a run directory. Opens no database."""
     from etl_toolkit.reporting.report import failure, render
+    from etl_toolkit.reporting.run_data import find_runs
 
-    directory = run_directory or _latest_run()
-    typer.echo(f"report: {render(directory, out)}")
+    directory = run_directory or find_runs(("runs", "demo"))[0]
+    page = out or (directory.parent if (directory.parent / PAGE).exists() else directory) / PAGE
+    typer.echo(f"report: {render(directory, page)}")
     if reason := failure(directory):
         print(f"the page is incomplete: {reason}", file=sys.stderr)
         raise typer.Exit(1)
-
-
-def _latest_run() -> Path:
-    found = sorted(path.parent for path in RUNS.glob("*/manifest.json"))
-    if not found:
-        raise UsageError("there is no run directory below runs/; run `etl-toolkit bench --quick` first, or name one")
-    return found[-1]
 
 
 def demo(
@@ -173,11 +171,11 @@ def demo(
             raise typer.Exit(1)
     if skip_bench:
         return
-    _title("5. A quick sweep over the strategies, every answer checked: etl-toolkit bench --quick")
+    _title("5. How fast, against what people write by hand; every answer checked: etl-toolkit bench --quick")
     run_directory = directory / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     bench(run_directory, quick=True, dsn=dsn)
     _title("6. The page: etl-toolkit report …")
-    report(run_directory, out=directory / REPORT.name)
+    report(run_directory, out=directory / PAGE)
 
 
 DEMO_TABLE = "etl_demo"

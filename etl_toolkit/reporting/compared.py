@@ -5,17 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 
 from etl_toolkit.bench.compare import ComparedCase, Comparison, compare
+from etl_toolkit.bench.records import load_manifest
 from etl_toolkit.reporting.content import Bullets, Figure, Panel, Part, Section, Text
 from etl_toolkit.reporting.palette import stand_in, style, to_svg
+from etl_toolkit.reporting.run_data import find_runs
 from etl_toolkit.tables import Cell, Table
 
 DRAWN = 30
 COLORS = {"faster": "green", "slower": "vermilion", "no difference shown": "gray"}
 
 
-def compare_runs(before: str, after: str, *, any_machine: bool = False) -> Comparison:
-    """Compare two run directories. Raises UsageError for runs of different machines, unless that is allowed."""
-    return compare(Path(before), Path(after), any_machine=any_machine)
+def compare_runs(before: str = "", after: str = "", *, any_machine: bool = False) -> Comparison:
+    """Compare two run directories; without names the latest with the one before it on the same machine, else with itself.
+
+    Raises UsageError for runs of different machines, unless that is allowed.
+    """
+    new = Path(after) if after else find_runs()[0]
+    old = Path(before) if before else _run_before(new)
+    return compare(old, new, any_machine=any_machine)
+
+
+def _run_before(run: Path) -> Path:
+    this = load_manifest(run)
+    for other in find_runs():
+        manifest = load_manifest(other)
+        same_machine = manifest.machine.get("fingerprint") == this.machine.get("fingerprint")
+        if same_machine and manifest.started_at < this.started_at:
+            return other
+    return run
 
 
 def comparison_section(found: Comparison) -> Section:

@@ -1,9 +1,11 @@
-"""Sliders over stored results: overlap, workers, strategy. Nothing is measured but on the button."""
+"""Choices over stored results: overlap, workers, strategy. Nothing is measured but on the button."""
 
 from __future__ import annotations
 
 import tempfile
+import threading
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ class Explorer:
     chart: Any
     words: Any
     box: Any
+    measuring: threading.Thread | None = None
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -54,38 +57,40 @@ class Explorer:
         self.chart.value = Figure(panel.alt, [panel], setting_words(clean[0]))._repr_html_()
 
     def measure(self, *_: Any) -> None:
-        """Measure the chosen point once more, three runs in processes of their own, and say how long they took."""
+        """Begin to measure the chosen point once more; the kernel stays free, and the words follow when it is done."""
         self.again.disabled = True
-        self.words.value = "<p>Measuring …</p>"
+        self.words.value = "<p>Measuring: three runs in processes of their own …</p>"
+        point = (self.strategy.value, self.overlap.value, self.workers.value)
+        self.measuring = threading.Thread(target=self._measure, args=point, daemon=True)
+        self.measuring.start()
+
+    def _measure(self, strategy: str, overlap: float, workers: int) -> None:
         try:
-            self.words.value = measured(
-                self.data, self.strategy.value, self.overlap.value, self.workers.value, self.dsn
-            )
+            self.words.value = measured(self.data, strategy, overlap, workers, self.dsn)
         except EtlError as error:
-            self.words.value = f"<p>{type(error).__name__}: {error}</p>"
+            self.words.value = f"<p>{type(error).__name__}: {escape(str(error))}</p>"
         finally:
             self.again.disabled = False
 
 
 def explore(directory: str = "", *, dsn: str | None = None) -> Explorer:
-    """Return sliders over the results of a run directory; `dsn` is where the button measures."""
+    """Return buttons over the results of a run directory, one per value; `dsn` is where "measure" measures."""
     import ipywidgets as widgets
 
     data = read(directory)
-    wide = widgets.Layout(width="26rem")
-    style = {"description_width": "6rem"}
 
-    def slider(name: str, values: list[Any], value: Any, words: list[str]) -> Any:
+    def choice(name: str, values: list[Any], value: Any, words: list[str]) -> Any:
         options = list(zip(words, values, strict=True))
-        return widgets.SelectionSlider(options=options, value=value, description=name, layout=wide, style=style)
+        style = {"description_width": "6rem", "button_width": "auto"}
+        return widgets.ToggleButtons(options=options, value=value, description=name, style=style)
 
     overlaps, counts, names = data.values("overlap"), data.values("workers"), data.strategies
     explorer = Explorer(
         data,
         dsn,
-        slider("overlap", overlaps, overlaps[0], [f"{value:.0%}" for value in overlaps]),
-        slider("workers", counts, data.middle["workers"], [str(value) for value in counts]),
-        slider("strategy", names, names[0], names),
+        choice("overlap", overlaps, overlaps[0], [f"{value:.0%}" for value in overlaps]),
+        choice("workers", counts, data.middle["workers"], [str(value) for value in counts]),
+        choice("strategy", names, names[0], names),
         widgets.Button(description="Measure this point again", layout=widgets.Layout(width="15rem")),
         widgets.HTML(),
         widgets.HTML(),
@@ -118,8 +123,6 @@ def measured(data: RunData, strategy: str, overlap: float, workers: int, dsn: st
         files=(middle["files"],),
         rows=(middle["rows"] // middle["files"],),
         keys=(middle["key"],),
-        twin=None,
-        rounds=3,
     )
     with tempfile.TemporaryDirectory() as place:
         record = sweep.run(config, directory=Path(place) / "run", dsn=dsn, command="explore notebook")

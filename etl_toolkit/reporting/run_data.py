@@ -89,13 +89,20 @@ def read(directory: Path | str = "") -> RunData:
 
     Raises UsageError where there is none.
     """
-    if directory:
-        return RunData(load(directory))
-    places = [Path(up) / name for up in (".", "..") for name in ("runs", "demo", "reports")]
+    return RunData(load(directory or find_runs()[0]))
+
+
+def find_runs(names: Sequence[str] = ("runs", "demo", "reports")) -> list[Path]:
+    """Return the run directories below those `names`, here or one level up, the latest first.
+
+    Raises UsageError where there is none.
+    """
+    places = [Path(up) / name for up in (".", "..") for name in names]
     found = [path.parent for place in places for path in place.glob("*/manifest.json")]
     if not found:
-        raise UsageError("there is no run directory below runs/; run `etl-toolkit bench --quick` first, or name one")
-    return RunData(load(max(found, key=lambda path: load_manifest(path).started_at)))
+        below = " or ".join(f"{name}/" for name in names[:2])
+        raise UsageError(f"there is no run directory below {below}; run `etl-toolkit bench --quick` first, or name one")
+    return sorted(found, key=lambda path: load_manifest(path).started_at, reverse=True)
 
 
 def strategy_place(strategy: str) -> tuple[int, str]:
