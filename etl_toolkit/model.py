@@ -36,9 +36,11 @@ class ConflictAction(StrEnum):
 class ReadOptions:
     """How files are read; None means: find out.
 
-    `headers` names the columns of headerless CSV files. `extra_columns` says what happens to a file column the table
-    does not have: `error` (default) or `ignore`. `date_style` (`DMY`, `ISO, DMY`, …) and `timezone` are PostgreSQL's
-    settings under which texts become dates and times; None means as the server, the database or the role says.
+    `headers` names the columns of headerless CSV files; `skip` is the number of lines before the header, or before the data
+    where `headers` are given. `format` overrides what the name of a file says. `extra_columns` says what happens to a file
+    column that the table does not have: `error` (default) or `ignore`. `date_style` (`DMY`, `ISO, DMY`, …) and `timezone`
+    are PostgreSQL's settings under which texts become dates and times; None means as the server, the database or the role
+    says.
     """
 
     delimiter: str | None = None
@@ -48,16 +50,20 @@ class ReadOptions:
     extra_columns: Literal["error", "ignore"] = "error"
     date_style: str | None = None
     timezone: str | None = None
+    format: Literal["csv", "pgtext", "parquet"] | None = None
+    skip: int = 0
 
 
 @dataclass(frozen=True)
 class CsvDialect:
-    """The agreed shape of one CSV file. `line_ending` is the bytes that end its records when it is plain."""
+    """The agreed shape of one CSV file. `copy_text` is the delimiter of the COPY text that it was made of, if it was."""
 
     delimiter: str = ","
     quote: str = '"'
     encoding: str = "utf-8"
     has_header: bool = True
+    skip: int = 0
+    copy_text: str = ""
 
 
 @dataclass(frozen=True)

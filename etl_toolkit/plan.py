@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,10 @@ from etl_toolkit.row_checks import half_read_checks
 RANGES_PER_WORKER = 4
 SMALLEST_RANGE = 50_000  # keys
 
+_DELETE_MARK = re.compile(
+    r"_*(?:cdc_|dms_|dml_|row_)?(?:op|op_?type|operation|operation_type|action|change_?type|is_?deleted?|deleted?|deleted?_flag"
+    r"|tombstone|row_?kind|row_?status)_*", re.IGNORECASE,
+)  # fmt: skip
 ORDERED_TYPES = ("int2", "int4", "int8", "date", "timestamp", "timestamptz")
 
 
@@ -74,7 +79,7 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
     if (extra := [name for name in renamed if name not in names]) and spec.read.extra_columns == "error":
         raise SourceError(
             f"{where}column {', '.join(map(repr, extra))} is not in {target.qualified_name}, which has "
-            f"{', '.join(column.name for column in target.columns)}; mend the header, or pass --extra-columns ignore"
+            f"{', '.join(column.name for column in target.columns)}; {_remedy(extra)}"
         )
     path_values = _path_values(file, folded, taken=set(renamed))
     present = {*renamed, *dict(path_values)}
@@ -97,6 +102,16 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
         target_types=target_types,
         path_values=path_values,
     )
+
+
+def _remedy(extra: Sequence[str]) -> str:
+    """What to do about columns that the table lacks; to leave one out may turn deletes into rows."""
+    if marks := [name for name in extra if _DELETE_MARK.fullmatch(name)]:
+        return (
+            f"{marks[0]!r} looks as if it marks deleted rows, which would be loaded like any other without it: take those rows "
+            "out of the file, or add the column to the table"
+        )
+    return "fix the header, or leave out what these columns hold: pass --extra-columns ignore"
 
 
 def _path_values(

@@ -237,7 +237,7 @@ def ingest(files: Any, table: str, key: str | Sequence[str], dsn: Any = None, **
 
     `files`: a path, glob, pandas or Arrow frame, or a list of them. `key`: the column or columns of the unique index
     that decides which rows are the same. Options: `strategy`, `order_by`, `on_conflict` ("update", "ignore", "newer"),
-    `create_table`, `max_rejects`, `atomic`, `force`, `undoable`, `headers`, `delimiter`, `quote`, `encoding`,
+    `create_table`, `max_rejects`, `atomic`, `force`, `undoable`, `headers`, `delimiter`, `quote`, `encoding`, `format`, `skip`,
     `extra_columns`, `date_style`, `timezone`, `concurrency`, `config` (ParallelConfig), `on_event`. Raises EtlError; the
     result is true when every row is accounted for.
     """

@@ -18,7 +18,7 @@ def load_spec(
     order_by: str | None = None, on_conflict: str = "update", **options: Any,
 ) -> LoadSpec:  # fmt: skip
     """Make a LoadSpec of loose options. Raises UsageError that names what it does not know."""
-    reading = ("delimiter", "quote", "encoding", "extra_columns", "date_style", "timezone")
+    reading = ("delimiter", "quote", "encoding", "extra_columns", "date_style", "timezone", "format", "skip")
     read = {name: options.pop(name) for name in reading if name in options}
     known = {"create_table", "max_rejects", "atomic", "force", "undoable"}
     if unknown := sorted(set(options) - known):

@@ -20,6 +20,7 @@ from etl_toolkit.cli.options import (
     Encoding,
     ExtraColumns,
     Files,
+    Format,
     Headers,
     Jobs,
     Json,
@@ -27,6 +28,7 @@ from etl_toolkit.cli.options import (
     OnConflict,
     OrderBy,
     Quote,
+    Skip,
     Strategy,
     Table,
     TimeZone,
@@ -71,6 +73,8 @@ def ingest(
     delimiter: Delimiter = None,
     quote: Quote = None,
     encoding: Encoding = None,
+    file_format: Format = None,
+    skip: Skip = 0,
     extra_columns: ExtraColumns = "error",
     date_style: DateStyle = None,
     timezone: TimeZone = None,
@@ -82,7 +86,9 @@ def ingest(
     from etl_toolkit.processor import ConflictAwareProcessor
     from etl_toolkit.request import load_spec
 
-    reading = options.read_options(headers, delimiter, quote, encoding, extra_columns, date_style, timezone)
+    reading = options.read_options(
+        headers, delimiter, quote, encoding, extra_columns, date_style, timezone, file_format=file_format, skip=skip
+    )
     settings = load_config(config, preset=preset, jobs=jobs, wait=wait, strategy=strategy)
     chosen = {
         "strategy": settings.strategy, "order_by": order_by, "on_conflict": on_conflict, "create_table": create_table,
@@ -135,6 +141,8 @@ def plan(
     delimiter: Delimiter = None,
     quote: Quote = None,
     encoding: Encoding = None,
+    file_format: Format = None,
+    skip: Skip = 0,
     extra_columns: ExtraColumns = "error",
     date_style: DateStyle = None,
     timezone: TimeZone = None,
@@ -143,7 +151,9 @@ def plan(
     """Show the key overlap, the strategy and its reasons, and what would be written. Writes nothing."""
     from etl_toolkit.processor import ConflictAwareProcessor
 
-    reading = options.read_options(headers, delimiter, quote, encoding, extra_columns, date_style, timezone)
+    reading = options.read_options(
+        headers, delimiter, quote, encoding, extra_columns, date_style, timezone, file_format=file_format, skip=skip
+    )
     settings = load_config(config, jobs=jobs, strategy=strategy)
     chosen = {"order_by": order_by, "on_conflict": on_conflict, "create_table": create_table, **reading}
     processor = ConflictAwareProcessor(options.resolve_dsn(dsn), config=settings)
@@ -157,13 +167,15 @@ def overlap(
     delimiter: Delimiter = None,
     quote: Quote = None,
     encoding: Encoding = None,
+    file_format: Format = None,
+    skip: Skip = 0,
     as_json: Json = False,
 ) -> None:
     """Show which files share keys. Needs no database."""
     from etl_toolkit.display import overlap_text
     from etl_toolkit.processor import ConflictAwareProcessor
 
-    reading = options.read_options(headers, delimiter, quote, encoding, "ignore")
+    reading = options.read_options(headers, delimiter, quote, encoding, "ignore", file_format=file_format, skip=skip)
     found = ConflictAwareProcessor().analyze(files, options.split(key), **reading)
     if as_json:
         options.print_json(as_json_value(asdict(found)))

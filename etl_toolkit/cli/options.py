@@ -39,6 +39,11 @@ DateStyle = Annotated[
 TimeZone = Annotated[
     str | None, typer.Option("--timezone", help="Zone of times that name none. Default: as the server says.")
 ]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="csv, pgtext (COPY's text format) or parquet. Default: by the file's ending."),
+]
+Skip = Annotated[int, typer.Option("--skip", min=0, help="Lines to skip before the header, or before the data.")]
 Wait = Annotated[float | None, typer.Option("--wait", help="Seconds to wait for another run on the table.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
@@ -57,7 +62,7 @@ def resolve_dsn(given: str | None) -> str | None:
 
 def read_options(
     headers: str | None, delimiter: str | None, quote: str | None, encoding: str | None, extra_columns: str,
-    date_style: str | None = None, timezone: str | None = None,
+    date_style: str | None = None, timezone: str | None = None, *, file_format: str | None = None, skip: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Options of reading, as `ingest` takes them."""
     named = {"\\t": "\t", "tab": "\t"}
@@ -69,6 +74,8 @@ def read_options(
         "extra_columns": extra_columns,
         "date_style": date_style,
         "timezone": timezone,
+        "format": file_format,
+        "skip": skip,
     }
 
 

@@ -6,15 +6,17 @@ in UTF-8, every record ended by LF, malformed records and blank lines left out.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from etl_toolkit.errors import RejectLimitError, SourceError
 from etl_toolkit.model import CsvDialect, ReadOptions, Reject, SourceFile
+from etl_toolkit.sources.copy_text import NULL_FIELD, CopyText
 from etl_toolkit.sources.dialect import Header, read_header
 from etl_toolkit.sources.inputs import shown, storable
 from etl_toolkit.sources.octets import Utf8Stream, open_utf8
@@ -22,6 +24,7 @@ from etl_toolkit.sources.records import Shape
 from etl_toolkit.sources.structure import BLOCK_BYTES, Piece, pieces
 from etl_toolkit.stopping import Stop
 
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)")
 LINE_SEPARATOR = "\x1f"  # stands for "no delimiter": a plain file has none of it
 
 
@@ -39,16 +42,22 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
 
     Raises SourceError where it is no CSV file, RejectLimitError at one malformed record too many.
     """
-    with open_utf8(path, encoding=options.encoding) as (raw, stream):
+    with open_utf8(path, encoding=options.encoding) as (raw, text):
+        skip = options.skip
+        copy_text = (options.delimiter or "\t") if options.format == "pgtext" else ""
+        stream, options = _as_csv(text, options, copy_text)
         header, rest = _header(stream, path, options, bounds)
         shape = shape_of(header.delimiter, options.quote, header.columns, bounds.max_line_bytes)
-        mending = _Mending(path, copy, header, shape, is_copied=not (stream.is_direct and header.is_tidy))
+        is_told_apart = options.format is None and header.delimiter == "\t"
+        mending = _Mending(
+            path, copy, header, shape, is_copied=not (stream.is_direct and header.is_tidy), is_told_apart=is_told_apart
+        )
         with mending:
-            for piece in pieces(stream, shape, held=rest, first_line=1 + header.lines):
+            for piece in _pieces(stream, shape, rest, header, skip):
                 bounds.stop.check()
                 mending.take(piece, bounds)
         content_hash = raw.finish()
-    dialect = CsvDialect(header.delimiter, options.quote, stream.encoding, header.has_header)
+    dialect = CsvDialect(header.delimiter, options.quote, text.encoding, header.has_header, skip, copy_text)
     return SourceFile(
         0, storable(path), "csv", header.columns, content_hash, raw.size, path=path, dialect=dialect,
         is_plain=mending.is_plain, is_bare=mending.is_plain and not mending.has_backslash,
@@ -63,13 +72,32 @@ def reopen(file: SourceFile, max_line_bytes: int) -> Generator[Piece]:
     assert file.path is not None
     dialect = file.dialect
     options = ReadOptions(
-        dialect.delimiter, dialect.quote, dialect.encoding, None if dialect.has_header else file.own_columns
-    )
+        dialect.copy_text or dialect.delimiter, dialect.quote, dialect.encoding,
+        None if dialect.has_header else file.own_columns, skip=dialect.skip,
+    )  # fmt: skip
     bounds = Bounds(0, max_line_bytes)
-    with open_utf8(file.path, encoding=dialect.encoding) as (_, stream):
+    with open_utf8(file.path, encoding=dialect.encoding) as (_, text):
+        stream, options = _as_csv(text, options, dialect.copy_text)
         header, rest = _header(stream, file.path, options, bounds)
         shape = shape_of(dialect.delimiter, dialect.quote, file.own_columns, max_line_bytes)
-        yield from pieces(stream, shape, held=rest, first_line=1 + header.lines)
+        yield from _pieces(stream, shape, rest, header, dialect.skip)
+
+
+def _pieces(stream: Utf8Stream | CopyText, shape: Shape, rest: bytes, header: Header, skip: int) -> Iterator[Piece]:
+    found = pieces(stream, shape, held=rest, first_line=1 + header.lines)
+    if not isinstance(stream, CopyText):
+        yield from found
+        return
+    for piece in found:  # a record of COPY's text format is a line, whatever its values hold
+        records = piece.records and tuple(replace(record, lines_before=at) for at, record in enumerate(piece.records))
+        yield replace(piece, first_line=1 + header.lines + skip + piece.first_record, records=records)
+
+
+def _as_csv(text: Utf8Stream, options: ReadOptions, copy_text: str) -> tuple[Utf8Stream | CopyText, ReadOptions]:
+    """The stream as CSV, and how it is to be read: a header in it counts like in any other CSV file."""
+    if not copy_text:
+        return text, options
+    return CopyText(text, copy_text, skip=options.skip), replace(options, delimiter=",", quote='"', skip=0)
 
 
 def shape_of(delimiter: str, quote: str, columns: tuple[str, ...], max_line_bytes: int) -> Shape:
@@ -77,7 +105,7 @@ def shape_of(delimiter: str, quote: str, columns: tuple[str, ...], max_line_byte
     return Shape(delimiter.encode(), quote.encode(), columns, max_line_bytes)
 
 
-def _header(stream: Utf8Stream, path: Path, options: ReadOptions, bounds: Bounds) -> tuple[Header, bytes]:
+def _header(stream: Utf8Stream | CopyText, path: Path, options: ReadOptions, bounds: Bounds) -> tuple[Header, bytes]:
     """Read up to the end of the header; return it and what was read of the data."""
     head = b""
     while True:
@@ -85,9 +113,25 @@ def _header(stream: Utf8Stream, path: Path, options: ReadOptions, bounds: Bounds
         head += block
         if len(head) < BLOCK_BYTES and block:
             continue
-        header = read_header(head, path, options, at_end=not block, max_bytes=bounds.max_line_bytes)
+        skipped = _size_of_lines(head, options.skip, at_end=not block)
+        if skipped is None:
+            continue
+        header = read_header(head[skipped:], path, options, at_end=not block, max_bytes=bounds.max_line_bytes)
         if header is not None:
-            return header, head[header.size :]
+            size, is_tidy = skipped + header.size, header.is_tidy and not skipped
+            header = replace(header, size=size, lines=header.lines + options.skip, is_tidy=is_tidy)
+            return header, head[size:]
+
+
+def _size_of_lines(head: bytes, count: int, *, at_end: bool) -> int | None:
+    """The bytes that so many lines take; None where more has to be read to know."""
+    size = 0
+    for _ in range(count):
+        found = _LINE.match(head, size)
+        if found is None or (not at_end and found.end() == len(head)):
+            return len(head) if at_end else None
+        size = found.end()
+    return size
 
 
 def too_many_rejects(name: str, reject: Reject, allowed: int) -> RejectLimitError:
@@ -108,6 +152,7 @@ class _Mending:
     header: Header
     shape: Shape
     is_copied: bool
+    is_told_apart: bool = False  # from COPY's text format
     malformed: list[Reject] = field(default_factory=list)
     count: int = 0
     longest: int = 0
@@ -128,6 +173,8 @@ class _Mending:
 
     def take(self, piece: Piece, bounds: Bounds) -> None:
         """Account for a piece, and copy what is good of it."""
+        if self.is_told_apart:
+            self._check_no_copy_text(piece)
         data, count, longest = piece.data, piece.count, piece.longest
         if piece.records is not None:
             good = [record.raw for record in piece.records if record.fault is None]
@@ -146,6 +193,15 @@ class _Mending:
         self.is_plain = self.is_plain and not (
             b'"' in data or LINE_SEPARATOR.encode() in data or (self.shape.quote and self.shape.quote in data)
         )
+
+    def _check_no_copy_text(self, piece: Piece) -> None:
+        data = piece.data or b"".join(record.raw + b"\n" for record in piece.records or ())
+        if b"\\N" in data and (found := NULL_FIELD.search(data)):
+            line = piece.first_line + data.count(b"\n", 0, found.start() + 1)
+            raise SourceError(
+                f"{shown(self.path)}, line {line:,}: a field is \\N, which is NULL in PostgreSQL's COPY text format; load the "
+                "file with --format pgtext, or with --format csv if these are characters"
+            )
 
     def _set_aside(self, piece: Piece, bounds: Bounds) -> None:
         for number, record in enumerate(piece.records or ()):

@@ -41,13 +41,18 @@ def check_options(options: ReadOptions) -> ReadOptions:
     for name in options.headers or ():
         if not name or options.headers is None or options.headers.count(name) > 1:
             raise UsageError(f"headers must be names, each of them once; {name!r} is not")
+    if options.format not in (None, "csv", "pgtext", "parquet"):
+        raise UsageError(f"unknown format {options.format!r}; choose csv, pgtext or parquet")
+    if options.skip < 0:
+        raise UsageError(f"the lines to skip are 0 or more, not {options.skip}")
     return replace(options, delimiter=delimiter, quote=quote)
 
 
 def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, max_bytes: int) -> Header | None:
     """Return the header of the file that begins with `head`; None where more of the file is needed to tell.
 
-    A file without a header has the columns that `headers` names, and a first record equal to them is a header.
+    A file without a header has the columns that `headers` names, and a first record equal to them is a header. Raises
+    SourceError for one that is nearly so: it would be loaded as a row.
     """
     candidates = [options.delimiter] if options.delimiter else ["\t"] if ".tsv" in path.name.lower() else DELIMITERS
     samples = [
@@ -66,13 +71,14 @@ def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, 
     first = sample.records[0]
     names = None if first.fault else tuple(field.decode().strip() for field in sample.scanner.fields(first.raw))
     if options.headers is not None and names != options.headers:
+        _check_no_header(names, options, path, line=first.lines_before + 1)
         return Header(sample.delimiter, options.headers, False, b"", 0, 0, is_tidy=True)
     if first.fault is not None or names is None:
         reason = first.fault.reason if first.fault else ""
         if b"\0" in first.raw:
             reason += "; if the file is UTF-16, give --encoding utf-16-le"
         raise SourceError(f"{shown(path)}, line {first.lines_before + 1}: the header cannot be read: {reason}")
-    columns = _checked(names, path)
+    columns = _checked(names, path, lines=options.skip + first.lines_before + 1)
     size = head.find(first.raw) + len(first.raw)
     size += 2 if head[size : size + 2] == b"\r\n" else min(1, len(head) - size)
     tidy = first.raw + b"\n" == head[:size] or (first.raw == head and at_end)
@@ -80,14 +86,25 @@ def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, 
     return Header(sample.delimiter, columns, True, first.raw, size, count_lines(head[:size]), is_tidy)
 
 
-def _checked(names: tuple[str, ...], path: Path) -> tuple[str, ...]:
+def _check_no_header(names: tuple[str, ...] | None, options: ReadOptions, path: Path, *, line: int) -> None:
+    """Raise SourceError where the first record is mostly made of the names that are given for the columns."""
+    told = [name.strip().casefold() for name in options.headers or ()]
+    found = [name.casefold() for name in names or ()]
+    same = sum(left == right for left, right in zip(told, found, strict=False))
+    if 2 * same > len([name for name in found if name]):
+        raise SourceError(
+            f"{shown(path)}, line {line + options.skip}: looks like a header, and --headers would load it as a row; "
+            f"skip it with --skip {line + options.skip}"
+        )
+
+
+def _checked(names: tuple[str, ...], path: Path, *, lines: int) -> tuple[str, ...]:
+    remedy = f"fix the header, or skip it with --skip {lines} and name all columns with --headers"
     for number, name in enumerate(names, start=1):
         if not name:
-            what = f"column {number} of the header has no name"
-            raise SourceError(f"{shown(path)}: {what}; mend the header, or name the columns with --headers")
+            raise SourceError(f"{shown(path)}: column {number} of the header has no name; {remedy}")
         if name in names[: number - 1]:
-            what = f"column {name!r} stands twice in the header"
-            raise SourceError(f"{shown(path)}: {what}; mend the header, or name the columns with --headers")
+            raise SourceError(f"{shown(path)}: column {name!r} stands twice in the header; {remedy}")
     return names
 
 

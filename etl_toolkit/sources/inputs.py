@@ -14,6 +14,17 @@ from etl_toolkit.errors import SourceError, UsageError
 
 PACKED_SUFFIXES = (".gz", ".zst")
 CSV_SUFFIXES = tuple(plain + packed for packed in ("", *PACKED_SUFFIXES) for plain in (".csv", ".tsv", ".txt"))
+# How a file begins that is neither CSV nor Parquet, whatever its name says.
+_OTHERS = (
+    (b"\x1f\x8b", "compressed with gzip", "rename it to {}.gz"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "rename it to {}.zst"),
+    (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "unpack it, or save the sheet as CSV"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel workbook", "save the sheet as CSV"),
+    (b"\xfd7zXZ\x00", "compressed with xz", "unpack it first"),
+    (b"ARROW1\x00\x00", "an Arrow file", "read it with pyarrow, and load the table"),
+    (b"Obj\x01", "an Avro file", "write it as Parquet or CSV"),
+    (b"SQLite format 3\x00", "an SQLite database", "write its tables as CSV"),
+)
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 
@@ -43,8 +54,11 @@ def expand(inputs: Iterable[Any]) -> list[Any]:
     return found
 
 
-def kind_of(path: Path) -> Literal["csv", "parquet"]:
-    """Tell the format of a file by its name. Raises SourceError for a directory, a pipe, or an unknown ending."""
+def kind_of(path: Path, told: str | None = None) -> Literal["csv", "parquet"]:
+    """Return the format of a file: as told, else by its name.
+
+    Raises SourceError for a directory, a pipe, an unknown ending, and content that is plainly something else.
+    """
     name = path.name.lower()
     if storable(path) != str(path):
         raise SourceError(
@@ -58,11 +72,33 @@ def kind_of(path: Path) -> Literal["csv", "parquet"]:
         raise SourceError(
             f"{shown(path)}: is not a regular file; a load reads its files more than once, so save it first"
         )
-    if name.endswith(PARQUET_SUFFIXES):
+    _check_content(path, is_packed=name.endswith(PACKED_SUFFIXES), is_parquet=told == "parquet")
+    if told == "parquet" or (told is None and name.endswith(PARQUET_SUFFIXES)):
         return "parquet"
-    if name.endswith(CSV_SUFFIXES):
+    if told is not None or name.endswith(CSV_SUFFIXES):
         return "csv"
-    raise SourceError(f"{shown(path)}: unknown kind of file; known are {', '.join(CSV_SUFFIXES + PARQUET_SUFFIXES)}")
+    raise SourceError(
+        f"{shown(path)}: unknown kind of file; known are {', '.join(CSV_SUFFIXES + PARQUET_SUFFIXES)}; say what it is with "
+        "--format csv, pgtext or parquet"
+    )
+
+
+def _check_content(path: Path, *, is_packed: bool, is_parquet: bool) -> None:
+    """Raise SourceError where a file is something else than its name says, by its first and last bytes."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        file.seek(max(0, path.stat().st_size - 4))
+        tail = file.read(4)
+    if tail == b"PARE" and head[:4] == b"PARE":
+        raise SourceError(f"{shown(path)}: is an encrypted Parquet file; write it again without encryption")
+    has_parquet_name = is_parquet or path.name.lower().endswith(PARQUET_SUFFIXES)
+    if head[:4] == tail == b"PAR1" and not has_parquet_name:
+        raise SourceError(f"{shown(path)}: is a Parquet file; rename it, or pass --format parquet")
+    for magic, what, remedy in _OTHERS:
+        if head.startswith(magic) and not is_packed:
+            is_packed_parquet = has_parquet_name and "compressed" in what
+            what_to_do = "unpack it first" if is_packed_parquet else remedy.format(shown(path))
+            raise SourceError(f"{shown(path)}: is {what}; {what_to_do}")
 
 
 def path_values(path: Path) -> tuple[tuple[str, str | None], ...]:

@@ -73,7 +73,8 @@ def _csv_places(
                 records = piece.records or scanner.scan(piece.source, at_end=True).records
                 for number in here:
                     record = records[number - piece.first_record]
-                    places[number] = (piece.first_line + record.lines_before, record.text)
+                    before = number - piece.first_record if dialect.copy_text else record.lines_before
+                    places[number] = (piece.first_line + before, record.text)
             if len(places) == len(wanted):
                 break
     return places

@@ -89,7 +89,7 @@ def _task(
 def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds) -> SourceFile:
     bounds.stop.check()
     try:
-        kind = kind_of(path)
+        kind = kind_of(path, options.format)
         stamp = _stamp(path)  # before the first byte is read
         if kind == "parquet":
             examined = examine_parquet(path, copy.with_suffix(".parquet"), bounds.stop)
