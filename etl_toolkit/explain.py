@@ -194,7 +194,10 @@ def _candidates(
     """The rows of a run, each with the reason why it had no part in the outcome, if there is one."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT file, record, reason FROM etl_toolkit.rejects WHERE run_id = %s", (run.run_id,))
-        refused = {(file, record): reason for file, record, reason in cursor.fetchall()}
+        refused = {
+            (file, record): reason
+            for file, record, reason in ledger.read(cursor.fetchall(), ledger.encoding_of(connection))
+        }
         cursor.execute(
             "SELECT DISTINCT per_file.position::int FROM etl_toolkit.batches "
             "CROSS JOIN LATERAL jsonb_object_keys(counts) AS per_file (position) WHERE run_id = %s",

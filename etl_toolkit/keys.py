@@ -64,6 +64,10 @@ def key_type(column: Column) -> KeyType | None:
     if not column.is_deterministic:
         return None
     kind = KEY_TYPES.get(column.base_type)
+    if kind is not None and kind.duckdb_type == "VARCHAR" and not column.is_utf8:
+        # Of other characters two may become one in the encoding of the database, or one may be two to it.
+        limit = column.type_modifier - 4 if column.base_type == "varchar" else -1
+        return KeyType("VARCHAR", rf"[\x01-\x7F]{{0,{min(limit, 1000)}}}" if limit >= 0 else r"[\x01-\x7F]*")
     if kind is not None and column.base_type == "varchar" and column.type_modifier > 4:
         # Beyond n characters the server cuts trailing blanks, so two texts may become one key.
         return KeyType("VARCHAR", _characters(column.type_modifier - 4))
@@ -135,7 +139,8 @@ def record_grammar(
         return None
     delimiter = layout.delimiter if layout.delimiter in ",;|:" else r"\t"
     delimiter = r"\|" if delimiter == "|" else delimiter
-    text = rf"[^\"\r\n\x00{delimiter}]"
+    others = "" if all(column.is_utf8 for column in target.columns) else r"\x{80}-\x{10FFFF}"  # may be refused
+    text = rf"[^\"\r\n\x00{delimiter}{others}]"
     digits = r"\d+" if is_short else r"\d{1,100}"
     parts = []
     for name in layout.columns:
@@ -153,7 +158,7 @@ def record_grammar(
         if is_text:
             # Unquoted empty is NULL; a quoted text is spelled out by the second alternative.
             at_least_one = grammar.replace("{0,", "{1,") if "{0," in grammar else grammar[:-1] + "+"
-            quoted = r"|\"(?:[^\"\x00]|\"\")*\"" if column.type_modifier < 0 else ""
+            quoted = rf"|\"(?:[^\"\x00{others}]|\"\")*\"" if column.type_modifier < 0 else ""
             grammar = f"(?:{at_least_one}{quoted})"
         parts.append(grammar if column.not_null else f"(?:{grammar})?")
     return delimiter.join(parts)

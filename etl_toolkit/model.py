@@ -141,6 +141,7 @@ class Column:
     """One column of the target table. `type` is the SQL type as the server spells it, `base_type` its pg_type name.
 
     A type that PostgreSQL did not bring has its schema's oid before the name: it may be named like one that it brought.
+    `is_utf8` says that the database keeps text as UTF-8, so it has every character, each of them once.
     `expression` is, as SQL, its default or, where it is `generated` (stored or virtual), what it is generated from: the
     columns it `reads`. A default that `is_repeatable` may be evaluated once more without a trace. `collation` is named
     where it is not the type's own.
@@ -157,6 +158,7 @@ class Column:
     is_repeatable: bool = True
     identity: Literal["", "a", "d"] = ""
     is_deterministic: bool = True
+    is_utf8: bool = True
     collation: str | None = None
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etl_toolkit.errors import SourceError, UsageError
+from etl_toolkit.loading import ledger
 from etl_toolkit.sources import partition_of
 from etl_toolkit.tables import Table, to_text
 
@@ -90,4 +91,5 @@ def _file_table(name: str, rows: Sequence[RejectedRow]) -> Table:
 def _read(connection: Any, run_id: str) -> list[tuple[RejectedRow, str]]:
     with connection.cursor() as cursor:
         cursor.execute(_REJECTS, (run_id,))
-        return [(RejectedRow(*row[:6]), row[6]) for row in cursor.fetchall()]
+        rows = ledger.read(cursor.fetchall(), ledger.encoding_of(connection))
+        return [(RejectedRow(*row[:6]), row[6]) for row in rows]

@@ -242,6 +242,7 @@ def _quote(part: str) -> str:
 
 def _columns(cursor: Any, oid: int) -> tuple[Column, ...]:
     cursor.execute(_COLUMNS, (oid,))
+    encoding = cursor.connection.info.parameter_status("server_encoding")
     return tuple(
         Column(
             name=name,
@@ -255,6 +256,7 @@ def _columns(cursor: Any, oid: int) -> tuple[Column, ...]:
             is_repeatable=is_repeatable,
             identity=identity or "",
             is_deterministic=deterministic,
+            is_utf8=encoding in (None, "UTF8"),
             collation=collation,
         )
         for (name, type_name, base, modifier, not_null, expression, generated, identity, deterministic, kind,

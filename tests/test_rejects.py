@@ -11,6 +11,7 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ParallelConfig, ingest
 from etl_toolkit.errors import RejectLimitError, UnsafeStrategyError
+from etl_toolkit.loading.rejects import _LINE
 from tests.oracle import Format, Oracle, Row, Rows, differing_rows, write
 
 STRATEGIES = ("auto", "hybrid", "deterministic", "streaming", "partitioned")
@@ -499,3 +500,22 @@ def test_a_type_that_is_named_like_another_is_not_taken_for_it(
     result = ingest(files, "loaded", "id", database, strategy=strategy, max_rejects=1)
 
     assert (result.counts.rejected, result.counts.inserted) == (1, 2)
+
+
+# How servers of other languages say it, out of PostgreSQL's own catalogs (src/backend/po).
+@pytest.mark.parametrize(
+    "context",
+    [
+        "COPY etl_probe, line 17, column n: “99”",
+        "COPY etl_probe, Zeile 17, Spalte n: „99“",
+        "COPY etl_probe, ligne 17, colonne n : « 99 »",
+        "etl_probeのCOPY、行 17、列 n: 99",
+        "etl_probe 복사, 17번째 줄, n 열: 99",
+        "COPY etl_probe, строка 17, столбец n: 99",
+        "SQL function f1 statement 1\nCOPY etl_probe, line 17",
+    ],
+)
+def test_the_line_of_a_bad_row_is_found_in_every_language(context: str) -> None:
+    found = _LINE.search(context)
+    assert found is not None
+    assert found[1] == "17"

@@ -31,7 +31,8 @@ _PROBE = Identifier("pg_temp", "etl_probe")
 _HEADER = b"etl_probe\n"
 _AFTER_A_REFUSAL = 16  # rows to try next: bad rows come in crowds, and all that is sent behind one is sent again
 IDENTITY_SQLSTATE = "428C9"  # what an UPDATE of such a column is refused with
-_LINE = re.compile(r"^COPY etl_probe, line (\d+)", re.MULTILINE)
+# "COPY etl_probe, line 3, column v: …", in the language of the server.
+_LINE = re.compile(r"\betl_probe\D*(\d+)")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from etl_toolkit.loading.ledger.definition import DEFINITION, SCHEMA, VERSION, c
 from etl_toolkit.loading.ledger.history import PastRun, find_run, past_runs
 from etl_toolkit.loading.ledger.loaded_before import loaded_before
 from etl_toolkit.loading.ledger.runs import begin, finish, pin_bounds, pinned, resume
+from etl_toolkit.loading.ledger.spelling import encoding_of, read
 from etl_toolkit.loading.ledger.table_lock import give_locks_back, lock_table, locks_given_back
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "claim",
     "committed",
     "complete",
+    "encoding_of",
     "find_run",
     "finish",
     "give_locks_back",
@@ -44,6 +46,7 @@ __all__ = [
     "pin_bounds",
     "pinned",
     "prepare",
+    "read",
     "record_rejects",
     "resume",
     "staging_refusal",

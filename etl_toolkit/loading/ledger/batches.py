@@ -10,6 +10,7 @@ from typing import Any
 from psycopg2.extras import execute_values
 
 from etl_toolkit.errors import AccountingError, LedgerError
+from etl_toolkit.loading.ledger.spelling import encoding_of, spell
 from etl_toolkit.model import Batch, Counts, Reject
 
 _CLAIM = """
@@ -69,12 +70,21 @@ def note_version(cursor: Any, run_id: str, batch: Batch) -> None:
 def record_rejects(cursor: Any, run_id: str, rejects: Sequence[Reject]) -> None:
     """Store rejected rows, in the same transaction as the data of their file."""
     if rejects:
+        encoding = encoding_of(cursor.connection)
         execute_values(
             cursor,
             "INSERT INTO etl_toolkit.rejects (run_id, file, record, line, reason, sqlstate, raw) VALUES %s "
             "ON CONFLICT DO NOTHING",
             [
-                (run_id, item.file, item.record, item.line, item.reason, item.sqlstate, item.raw.replace("\0", "\\0"))
+                (
+                    run_id,
+                    item.file,
+                    item.record,
+                    item.line,
+                    spell(item.reason, encoding),
+                    item.sqlstate,
+                    spell(item.raw.replace("\0", "\\0"), encoding),
+                )
                 for item in rejects
             ],
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from etl_toolkit.errors import LedgerError
 from etl_toolkit.loading.ledger.definition import check_version
+from etl_toolkit.loading.ledger.spelling import encoding_of, read
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,14 @@ def past_runs(
             {"run": run_id, "target": target, "limit": limit},
         )
         found = [PastRun(*row) for row in cursor.fetchall()]
-    return [replace(run, files=tuple((at, name, content) for at, name, content in run.files)) for run in found]
+    encoding = encoding_of(connection)
+    return [
+        replace(
+            run, spec=read(run.spec, encoding), error=read(run.error, encoding),
+            files=tuple((at, read(name, encoding), content) for at, name, content in run.files),
+        )
+        for run in found
+    ]  # fmt: skip
 
 
 def find_run(connection: Any, run_id: str) -> PastRun:

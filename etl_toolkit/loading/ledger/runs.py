@@ -13,6 +13,7 @@ from psycopg2.sql import SQL, Identifier
 from etl_toolkit.errors import LedgerError
 from etl_toolkit.loading.ledger.definition import SCHEMA
 from etl_toolkit.loading.ledger.history import PastRun
+from etl_toolkit.loading.ledger.spelling import encoding_of, spell
 from etl_toolkit.model import Counts, LoadSpec, Plan, SourceFile, TargetTable
 
 FILES_AT_ONCE = 1_000  # in one statement
@@ -26,6 +27,7 @@ def begin(
 
     May be called again where the reply was lost.
     """
+    encoding = encoding_of(connection)
     with connection.cursor() as cursor:
         _make_durable(cursor)
         _fence(cursor, target.oid)
@@ -37,8 +39,8 @@ def begin(
                 target.qualified_name,
                 target.oid,
                 plan.strategy,
-                json.dumps(asdict(spec)),
-                json.dumps(
+                _json(spell(asdict(spec), encoding)),
+                _json(
                     pinned(plan)
                     | {"columns": [[column.name, column.type] for column in target.columns]}
                     | {"conventions": dict(conventions)}
@@ -49,10 +51,25 @@ def begin(
             cursor,
             "INSERT INTO etl_toolkit.files (run_id, position, name, content_hash, size_bytes, header) VALUES %s "
             "ON CONFLICT DO NOTHING",
-            [(run_id, file.position, file.name, file.content_hash, file.size_bytes, file.header) for file in files],
+            [
+                (
+                    run_id,
+                    file.position,
+                    spell(file.name, encoding),
+                    file.content_hash,
+                    file.size_bytes,
+                    spell(file.header, encoding),
+                )
+                for file in files
+            ],
             page_size=FILES_AT_ONCE,
         )
     connection.commit()
+
+
+def _json(value: Any) -> str:
+    """Characters as they are: an escape stands for a character that the database may have under another number, or not know."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _fence(cursor: Any, target_oid: int) -> None:
@@ -171,7 +188,13 @@ def finish(
         cursor.execute(
             "UPDATE etl_toolkit.runs SET status = %s, counts = %s, error = %s, plan = plan || %s, "
             "finished_at = clock_timestamp() WHERE run_id = %s AND status = 'running'",
-            (status, json.dumps(asdict(counts)) if counts else None, error, json.dumps(observed or {}), run_id),
+            (
+                status,
+                json.dumps(asdict(counts)) if counts else None,
+                spell(error, encoding_of(connection)),
+                json.dumps(observed or {}),
+                run_id,
+            ),
         )
         execute_values(
             cursor,
