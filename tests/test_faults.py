@@ -554,6 +554,34 @@ def test_a_load_outlives_the_session_that_holds_its_lock(
     assert_nothing_is_left(connection, work)
 
 
+@pytest.mark.parametrize(
+    ("name", "point"),
+    named([(name, point) for name, its in KILLED.items() if its.twice for point in its.points if point != "copying"]),
+)
+def test_a_load_outlives_the_loss_of_all_its_sessions(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str, point: str
+) -> None:
+    """At any point of it, for whatever a session was open."""
+    scenario = KILLED[name]
+    files = scenario.prepare(connection, tmp_path)
+
+    def kill_all() -> None:
+        with closing(psycopg2.connect(database)) as admin, admin.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'etl_toolkit%' "
+                "AND datname = current_database()"
+            )
+
+    with failpoints.installed({point: nth(1, kill_all)}):
+        result = ingest(files, "loaded", "id", database, **scenario.options(work))
+
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert_balanced(result, result.counts.read)
+    assert_rejects_are_told(connection, result, scenario)
+    assert query(connection, "SELECT status FROM etl_toolkit.runs") == [("complete",)]
+    assert_nothing_is_left(connection, work)
+
+
 @pytest.mark.parametrize("cuts", [1, 2])
 @pytest.mark.parametrize("moment", ["before it is sent", "before it is answered"])
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from psycopg2.extensions import make_dsn
 
-from etl_toolkit import ParallelConfig
+from etl_toolkit import ParallelConfig, ingest
 from etl_toolkit.errors import DatabaseError, TransientDatabaseError
 from etl_toolkit.loading.retry import run_with_retry, wait_for_server
 from etl_toolkit.loading.session import Sessions
@@ -75,6 +76,35 @@ def test_a_connection_that_is_refused_for_good_is_not_tried_again(
 
     assert not isinstance(failure.value, TransientDatabaseError)
     assert str(failure.value.sqlstate).startswith(sqlstate)
+
+
+def test_a_server_that_was_never_there_is_reported_at_once(database: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(DatabaseError) as failure:
+        Sessions(make_dsn(database, port=1), ParallelConfig()).connect("test")
+
+    assert time.monotonic() - started < 5
+    assert not isinstance(failure.value, TransientDatabaseError)
+
+
+def test_a_server_that_has_no_connection_left_for_the_first_one_is_tried_again(database: str, connection: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DROP ROLE IF EXISTS etl_soon; CREATE ROLE etl_soon LOGIN PASSWORD 'p' CONNECTION LIMIT 0")
+        cursor.execute(f"GRANT CREATE ON DATABASE {connection.info.dbname} TO etl_soon")
+        cursor.execute("CREATE SCHEMA AUTHORIZATION etl_soon")
+
+    def on_event(event: Any) -> None:
+        if event.name == "retry":
+            with connection.cursor() as cursor:
+                cursor.execute("ALTER ROLE etl_soon CONNECTION LIMIT -1")
+
+    dsn = make_dsn(database, user="etl_soon", password="p")
+    try:
+        frame = pa.table({"id": [1]})
+        assert ingest(frame, "etl_soon.t", "id", dsn, create_table=True, on_event=on_event).counts.inserted == 1
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP OWNED BY etl_soon CASCADE; DROP ROLE etl_soon")
 
 
 def test_a_full_server_is_tried_again_and_named_by_its_sqlstate(database: str, connection: Any) -> None:

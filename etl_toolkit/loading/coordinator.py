@@ -58,7 +58,9 @@ def coordinated(sessions: Sessions) -> Iterator[Coordinator]:
     A server may end a closed session only a moment later, and until then the next run on the table would have to wait.
     Raises TargetError where nothing may be written.
     """
-    coordinator = Coordinator(sessions, sessions.connect(ROLE))
+    connect, note = partial(sessions.connect, ROLE), partial(sessions.note_retry, ROLE)
+    connection = run_with_retry(connect, sessions.config, on_retry=note, sleep=sessions.stop.sleep)
+    coordinator = Coordinator(sessions, connection)
     try:
         check_writable(coordinator.connection)
         yield coordinator

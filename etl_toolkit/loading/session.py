@@ -17,7 +17,14 @@ import psycopg2
 from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED, TRANSACTION_STATUS_ACTIVE, parse_dsn
 
 from etl_toolkit.config import ParallelConfig
-from etl_toolkit.errors import StoppedError, UsageError, map_connection_failure, map_driver_error
+from etl_toolkit.errors import (
+    DatabaseError,
+    StoppedError,
+    TransientDatabaseError,
+    UsageError,
+    map_connection_failure,
+    map_driver_error,
+)
 from etl_toolkit.loading.conventions import PRINTED, read_conventions
 from etl_toolkit.loading.environment import libpq_variables_hidden
 from etl_toolkit.loading.pooler import refuse_transaction_pooler
@@ -70,7 +77,8 @@ class _Cancel:
 class Sessions:
     """Opens connections for one run, commits them unless `stop` is set, and can cancel them all from another thread.
 
-    Once it has met the server, it waits for one that is away: `retry_budget_seconds`, or until `stop` or `failed` is set.
+    It waits for a server that is starting and, once it has met it, for one that is away: `retry_budget_seconds`, or until
+    `stop` or `failed` is set.
     `conventions` are those that values are read under. What is not named of them is taken from the first session, so that
     all of them read alike even if the role's settings change meanwhile.
     """
@@ -99,10 +107,12 @@ class Sessions:
         DSN that cannot be read and for conventions that the server does not know, PoolerError behind a transaction pooler.
         """
         check_dsn(self.dsn)
-        if waits and not is_spared and self._has_met_server:
-            again = partial(self._connect, role, is_printing=is_printing)
-            return wait_for_server(again, self.config, on_retry=partial(self.note_retry, role), sleep=self.stop.sleep)
-        return self._connect(role, is_printing=is_printing, is_spared=is_spared)
+        dial = partial(self._connect, role, is_printing=is_printing, is_spared=is_spared)
+        if not waits or is_spared:
+            return dial()
+        if not self._has_met_server:
+            dial = partial(_meet, dial)
+        return wait_for_server(dial, self.config, on_retry=partial(self.note_retry, role), sleep=self.stop.sleep)
 
     def ask(self, role: str, question: Callable[[Any], T], *, is_printing: bool = False) -> T:
         """Call `question` with a session of its own, again after a transient error: it may be called more than once."""
@@ -307,6 +317,16 @@ def _cut(connection: Any) -> None:
     """End a connection under whoever waits for its server, which rolls back when it notices."""
     with suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
         wire.shutdown(socket.SHUT_RDWR)
+
+
+def _meet(dial: Callable[[], Any]) -> Any:
+    """Connect for the first time: a server that says why not may be starting, one that says nothing may not exist."""
+    try:
+        return dial()
+    except TransientDatabaseError as error:
+        if error.sqlstate is None:
+            raise DatabaseError(str(error)) from None
+        raise
 
 
 def _keepalives(seconds: float) -> tuple[int, int, int]:
