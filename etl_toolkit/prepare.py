@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,7 +46,16 @@ from etl_toolkit.plan import (
 )
 from etl_toolkit.ranking import collapse
 from etl_toolkit.scan import KeyScan, scan
-from etl_toolkit.sources import check_unchanged, read_once, resolve, resource_failure, with_offsets
+from etl_toolkit.sources import (
+    UnreadableTextError,
+    check_texts,
+    check_unchanged,
+    read_once,
+    resolve,
+    resource_failure,
+    with_offsets,
+    without_bad_texts,
+)
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace
@@ -128,14 +137,14 @@ def prepared(
         before = found.loaded_before
         matched = sources.files
         layout = common_layout(matched, target)
-        scanned, overlap, refused = None, None, {file.position: file.malformed for file in matched if file.malformed}
-        if config.conflict_detection and spec.strategy is not Strategy.STREAMING:
-            with phases.phase("read"):
-                # Records are read along where DuckDB may come to collapse them, or has to show the server a doubtful key.
-                in_order = spec.strategy is Strategy.DETERMINISTIC or target.forced("server")
-                scanned = _scan(matched, target, spec, None if in_order else layout, workspace)
-                for file in matched:
-                    check_unchanged(file)
+        is_scanned = config.conflict_detection and spec.strategy is not Strategy.STREAMING
+        with phases.phase("read"):
+            # Records are read along where DuckDB may come to collapse them, or has to show the server a doubtful key.
+            in_order = spec.strategy is Strategy.DETERMINISTIC or target.forced("server") or not is_scanned
+            read = partial(_read, target=target, spec=spec, layout=None if in_order else layout, workspace=workspace)
+            matched, scanned = _with_good_texts(matched, partial(read, is_scanned=is_scanned), spec, workspace)
+        overlap, refused = None, {file.position: file.malformed for file in matched if file.malformed}
+        if scanned is not None:
             if layout is not None and scanned.has_records and not (created and is_trial) and not found.is_standby:
                 with phases.phase("rejects"):
                     doubtful = Inquiry(scanned, target, layout, workspace, sessions).doubtful_keys(
@@ -169,6 +178,34 @@ def prepared(
             plan = replace(plan, reasons=(*plan.reasons, words))
         reach("scanned")
         yield Ready(sources, matched, target, layout, scanned, plan, workspace, refused, created, found.is_standby)
+
+
+def _with_good_texts(
+    files: tuple[SourceFile, ...], read: Callable[[tuple[SourceFile, ...]], KeyScan | None], spec: LoadSpec,
+    workspace: Workspace,
+) -> tuple[tuple[SourceFile, ...], KeyScan | None]:  # fmt: skip
+    """Read the files; one with text that is not UTF-8 is read again without the rows that have it, which are rejected."""
+    while True:
+        try:
+            return files, read(files)
+        except UnreadableTextError as error:
+            bad = next(file for file in files if file.position == error.position)
+            good = without_bad_texts(bad, workspace, max_rejects=spec.max_rejects)
+            files = tuple(good if file is bad else file for file in files)
+
+
+def _read(
+    files: tuple[SourceFile, ...], *, target: TargetTable, spec: LoadSpec, layout: Layout | None, workspace: Workspace,
+    is_scanned: bool,
+) -> KeyScan | None:  # fmt: skip
+    if layout is None:
+        check_texts(files, workspace)  # else they are read along
+    if not is_scanned:
+        return None
+    scanned = _scan(files, target, spec, layout, workspace)
+    for file in files:
+        check_unchanged(file)
+    return scanned
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import pytest
 from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ingest
-from etl_toolkit.errors import SourceError
+from etl_toolkit.errors import RejectLimitError, SourceError
 
 WKB = bytes.fromhex("0101000000000000000000f03f0000000000000040")
 GEO = {"version": "1.0.0", "primary_column": "v", "columns": {"v": {"encoding": "WKB", "geometry_types": []}}}
@@ -164,3 +164,43 @@ def test_without_checksums_nothing_is_verified(tmp_path: Path) -> None:
 
     pq.write_table(pa.table({"id": [1]}), tmp_path / "f.parquet")
     verify_checksums(tmp_path / "f.parquet", pq.read_metadata(tmp_path / "f.parquet"))
+
+
+STRATEGIES = ("auto", "full_parallel", "hybrid", "deterministic", "streaming", "partitioned")
+
+
+def bad_texts(values: list[bytes]) -> pa.Array:
+    """Bytes as text, unchecked."""
+    (_, offsets, data) = pa.array(values, pa.binary()).buffers()
+    return pa.Array.from_buffers(pa.string(), len(values), [None, offsets, data])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_text_that_is_not_utf_8_is_a_reject(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    path, other = tmp_path / "f.parquet", tmp_path / "g.parquet"
+    by_arrow(bad_texts([b"a", b"caf\xe9", b"b", b"\xff"]))(path)
+    pq.write_table(pa.table({"id": pa.array([7], pa.int32()), "v": ["c"]}), other)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, v text CHECK (v <> 'b'))")
+    with pytest.raises(RejectLimitError, match=r"record 2: invalid byte sequence.*0xe9 \(column v\)"):
+        ingest([path, other], "t", "id", database, strategy=strategy)
+    result = ingest([path, other], "t", "id", database, strategy=strategy, max_rejects=3)
+    assert [result.counts.read, result.counts.rejected, result.counts.inserted] == [5, 3, 2]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id, v FROM t ORDER BY id")
+        assert cursor.fetchall() == [(0, "a"), (7, "c")]
+        cursor.execute(
+            "SELECT record, sqlstate, raw FROM etl_toolkit.rejects WHERE run_id = %s ORDER BY record", (result.run_id,)
+        )
+        assert cursor.fetchall() == [(1, "22021", "1,caf\\xe9"), (2, "23514", "2,b"), (3, "22021", "3,\\xff")]
+
+
+def test_text_that_is_not_loaded_may_be_anything(database: str, connection: Connection, tmp_path: Path) -> None:
+    by_arrow(bad_texts([b"caf\xe9"]))(tmp_path / "f.parquet")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    for strategy in ("auto", "streaming"):
+        result = ingest(tmp_path / "f.parquet", "t", "id", database, extra_columns="ignore", strategy=strategy)
+        assert (result.counts.read, result.counts.rejected) == (1, 0)

@@ -8,11 +8,13 @@ names, globs, frames ──► inputs ──► csv_file / typed ──► resol
                                       └─ records    what is not, a record at a time
 """
 
+from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR, too_many_rejects
 from etl_toolkit.sources.held import HeldLines
 from etl_toolkit.sources.inputs import expand, partition_of, shown
 from etl_toolkit.sources.located import located, number_in_file, ordinals
 from etl_toolkit.sources.relation import (
+    UnreadableTextError,
     alike,
     csv_relation,
     extract_expression,
@@ -30,7 +32,9 @@ from etl_toolkit.sources.zones import with_offsets
 __all__ = [
     "LINE_SEPARATOR",
     "HeldLines",
+    "UnreadableTextError",
     "alike",
+    "check_texts",
     "check_unchanged",
     "csv_relation",
     "expand",
@@ -51,4 +55,5 @@ __all__ = [
     "too_many_rejects",
     "typed_relation",
     "with_offsets",
+    "without_bad_texts",
 ]

@@ -85,4 +85,9 @@ def _rows(file: SourceFile, wanted: Sequence[int], workspace: Workspace) -> dict
     record = record_expression(file, texts, Layout(file.columns))
     numbered = f"SELECT row_number() OVER () - 1 AS number, {record} AS record FROM {relation}"
     query = f"SELECT number, record FROM ({numbered}) WHERE number IN (SELECT unnest(?::BIGINT[]))"
-    return {number: (None, text) for number, text in workspace.query(query, [list(wanted)])}
+    malformed = [reject.record for reject in file.malformed]  # these are not in the relation
+    numbers = {number - bisect_left(malformed, number): number for number in wanted if number not in malformed}
+    found: dict[int, tuple[int | None, str]] = {
+        numbers[at]: (None, text) for at, text in workspace.query(query, [list(numbers)])
+    }
+    return found | {reject.record: (None, reject.raw) for reject in file.malformed if reject.record in wanted}

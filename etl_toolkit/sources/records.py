@@ -168,11 +168,7 @@ class Scanner:
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            length = {0xC: 2, 0xD: 2, 0xE: 3, 0xF: 4}.get(raw[error.start] >> 4, 1)
-            spelled = " ".join(f"0x{byte:02x}" for byte in raw[error.start : error.start + length])
-            reason = (
-                f'invalid byte sequence for encoding "UTF8": {spelled}; if the file is Latin-1, give --encoding latin-1'
-            )
+            reason = f"{encoding_reason(raw, error)}; if the file is Latin-1, give --encoding latin-1"
             return Fault(reason, ENCODING_SQLSTATE)
         return None
 
@@ -184,6 +180,14 @@ class Scanner:
         if missing > 0:
             return Fault(f'missing data for column "{self.shape.columns[-missing]}"', FORMAT_SQLSTATE)
         return Fault("extra data after last expected column", FORMAT_SQLSTATE) if missing < 0 else None
+
+
+def encoding_reason(raw: bytes, error: UnicodeDecodeError) -> str:
+    """What PostgreSQL says of bytes that are not UTF-8."""
+    start = error.start
+    length = {0xC: 2, 0xD: 2, 0xE: 3, 0xF: 4}.get(raw[start] >> 4, 1)
+    spelled = " ".join(f"0x{byte:02x}" for byte in raw[start : start + length])
+    return f'invalid byte sequence for encoding "UTF8": {spelled}'
 
 
 def count_lines(data: bytes) -> int:

@@ -15,7 +15,16 @@ from etl_toolkit.sources.typed import hides_bytes, typed_text
 from etl_toolkit.workspace import literal
 
 NO_ROOM = ("No space left", "File too large", "quota exceeded", "max_temp_directory_size", "Could not write file")
+BAD_TEXT = "Invalid string encoding found"
 ONE_PASS_COLUMNS = 32  # RE2 gives its one-pass way up where a pattern is long
+
+
+class UnreadableTextError(SourceError):
+    """A Parquet file, at its `position`, has text that is not UTF-8."""
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 def text_relation(files: Sequence[SourceFile], names: Sequence[str]) -> tuple[str, list[str]]:
@@ -131,6 +140,8 @@ def read_failure(files: Iterable[SourceFile], error: BaseException) -> SourceErr
     where = shown(named.name) if named else "reading"
     if shortage := resource_failure(error, where):
         return shortage
+    if named and BAD_TEXT in text:
+        return UnreadableTextError(f"{where}: has text that is not UTF-8; write it again", named.position)
     detail = next(iter(text.splitlines()), type(error).__name__)
     if named:
         detail = detail.replace(str(named.readable), shown(named.name))
