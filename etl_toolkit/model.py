@@ -143,8 +143,8 @@ class Column:
     A type that PostgreSQL did not bring has its schema's oid before the name: it may be named like one that it brought.
     `is_utf8` says that the database keeps text as UTF-8, so it has every character, each of them once.
     `expression` is, as SQL, its default or, where it is `generated` (stored or virtual), what it is generated from: the
-    columns it `reads`. A default that `is_repeatable` may be evaluated once more without a trace. `collation` is named
-    where it is not the type's own.
+    columns it `reads`. A default that `is_repeatable` may be evaluated once more without a trace, and two rows may get the
+    same. `collation` is named where it is not the type's own.
     """
 
     name: str

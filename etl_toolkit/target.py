@@ -36,7 +36,7 @@ SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
         AND (p.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND p.refobjid <> a.attrelid
              OR p.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
              AND (SELECT f.provolatile = 'v' FROM pg_catalog.pg_proc f WHERE f.oid = p.refobjid)))
-       AND coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid) !~ E'\\\\mnextval\\\\M', true),
+       AND coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid) !~ E'\\\\m(nextval|gen_random_uuid|uuidv4|uuidv7)\\\\M', true),
        CASE WHEN a.attcollation <> t.typcollation
             THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END
 FROM pg_catalog.pg_attribute a
@@ -314,10 +314,14 @@ def _coupling(index: _Index, key: tuple[str, ...], columns: Sequence[Column]) ->
         return Hazard(HazardKind.DEFERRABLE_KEY, detail, "refuse")
     if index.is_plain and index.is_deterministic and set(key) <= set(index.names):
         return None
-    # It matters to files that carry one of its columns, where its columns are all that it depends on.
-    generated = {column.name for column in columns if column.is_generated}
+    # It matters to files that carry one of its columns, where its columns are all that it depends on and new rows, which get
+    # defaults, cannot meet there: one column is NULL then, or numbered by a sequence.
+    own = [column for column in columns if column.name in index.names]
+    is_apart = any(
+        not column.is_repeatable or (column.expression is None and not index.nulls_not_distinct) for column in own
+    )
     depends_on = tuple(name for name in index.names if name)
-    if not index.is_plain or index.predicate or generated & set(depends_on):
+    if not index.is_plain or index.predicate or not is_apart or any(column.is_generated for column in own):
         depends_on = ()
     return Hazard(HazardKind.SECOND_UNIQUE, f"{index.name} couples rows beyond the key", "sequential", depends_on)
 
