@@ -29,6 +29,12 @@ class ConflictAction(StrEnum):
     NEWER = "newer"
 
 
+# The same choices as a caller spells them.
+StrategyName = Literal["auto", "full_parallel", "hybrid", "deterministic", "streaming", "partitioned"]
+OnConflict = Literal["update", "ignore", "newer"]
+ExtraColumns = Literal["error", "ignore"]
+
+
 # --- sources -----------------------------------------------------------------------------------------------------------
 
 
@@ -47,7 +53,7 @@ class ReadOptions:
     quote: str = '"'
     encoding: str | None = None
     headers: tuple[str, ...] | None = None
-    extra_columns: Literal["error", "ignore"] = "error"
+    extra_columns: ExtraColumns = "error"
     date_style: str | None = None
     timezone: str | None = None
     format: Literal["csv", "pgtext", "parquet"] | None = None

@@ -127,7 +127,7 @@ def prepared(
         ) as workspace,
     ):
         with phases.phase("sources"):
-            sources = resolved(files, spec, config, workspace)
+            sources = resolved(files, spec, config, workspace, phases)
         with phases.phase("target"):
             look = partial(
                 _look_at_table, sources, spec, workspace, sessions, is_resumed=lanes is not None, is_trial=is_trial
@@ -245,11 +245,12 @@ def localized(files: tuple[SourceFile, ...], connection: Any, workspace: Workspa
         return with_offsets(files, workspace, partial(offsets_at, cursor))
 
 
-def resolved(files: Any, spec: LoadSpec, config: ParallelConfig, workspace: Workspace) -> Sources:
+def resolved(files: Any, spec: LoadSpec, config: ParallelConfig, workspace: Workspace, phases: Phases) -> Sources:
     """Look at the files that are named, under the limits of the configuration."""
     return resolve(
-        listed(files), spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes
-    )
+        listed(files), spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes,
+        on_look=lambda size, total: phases.tell("looked", bytes=size, total_bytes=total),
+    )  # fmt: skip
 
 
 def _scan(

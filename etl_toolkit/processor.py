@@ -34,18 +34,21 @@ from etl_toolkit.model import (
     Batch,
     ConflictAction,
     Counts,
+    ExtraColumns,
     KeyOverlap,
     LoadedBefore,
     LoadResult,
     LoadSpec,
+    OnConflict,
     Plan,
     Strategy,
+    StrategyName,
 )
-from etl_toolkit.observe import Watch, fan_out, told
+from etl_toolkit.observe import Card, Watch, card_if_wanted, fan_out, told
 from etl_toolkit.overlap import measure
 from etl_toolkit.prepare import Resumed, forecasted, prepared, resolved
 from etl_toolkit.ranking import collapse
-from etl_toolkit.request import connection_string, load_spec
+from etl_toolkit.request import connection_string, key_columns, load_spec
 from etl_toolkit.scan import scan
 from etl_toolkit.stopping import STEP_SECONDS, Stop, run_stoppable
 from etl_toolkit.strategies import STRATEGIES
@@ -84,14 +87,31 @@ class ConflictAwareProcessor:
         raise TypeError("a ConflictAwareProcessor may hold a password and is not pickled; make one where it is needed")
 
     async def process_with_strategy(
-        self, files: Any, table: str, pk_columns: Sequence[str], headers: Sequence[str] | None = None, **options: Any
-    ) -> LoadResult:
-        """Load `files` into `table` and return the LoadResult; cancelling the task rolls the load back.
+        self, files: Any, table: str, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
+        pk_columns: str | Sequence[str] | None = None,
+        strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict = "update",
+        create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
+        delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
+        extra_columns: ExtraColumns = "error", date_style: str | None = None, timezone: str | None = None,
+        progress: bool | None = None,
+    ) -> LoadResult:  # fmt: skip
+        """Load `files` into `table` and return the LoadResult; cancelling the task stops the load, wherever it is.
 
-        `headers` names the columns of headerless CSV files. `options` are those of `ingest`. Raises EtlError.
+        The options are those of `ingest`; `pk_columns` is another name for `key`. Raises EtlError.
+
+            result = await ConflictAwareProcessor(dsn).process_with_strategy("drops/*.csv", "orders", key=["id"])
         """
-        spec = load_spec(table, pk_columns, headers=headers, **{"strategy": self.config.strategy, **options})
+        spec = load_spec(
+            table, key_columns(key, pk_columns),
+            strategy=strategy or self.config.strategy, order_by=order_by, on_conflict=on_conflict, create_table=create_table, max_rejects=max_rejects,
+            atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
+            encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone,
+        )  # fmt: skip
         stop = Stop()
+        with card_if_wanted(stop, progress=progress) as card:
+            return await self._with(card)._load_unless_cancelled(files, spec, stop)
+
+    async def _load_unless_cancelled(self, files: Any, spec: LoadSpec, stop: Stop) -> LoadResult:
         work = asyncio.ensure_future(asyncio.to_thread(self.load, files, spec, stop))
         try:
             await _in_steps(work)
@@ -102,13 +122,26 @@ class ConflictAwareProcessor:
             raise
         return work.result()
 
-    def analyze(self, files: Any, pk_columns: Sequence[str], **options: Any) -> KeyOverlap:
-        """Return the key overlap of `files` alone, keys compared as text; needs no database and writes nothing."""
-        spec, stop = load_spec("", pk_columns, **options), Stop()
+    def analyze(
+        self, files: Any, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
+        pk_columns: str | Sequence[str] | None = None, delimiter: str | None = None, quote: str | None = None,
+        encoding: str | None = None, extra_columns: ExtraColumns = "ignore", max_rejects: int = 0,
+    ) -> KeyOverlap:  # fmt: skip
+        """Return which of `files` share keys, keys compared as text; needs no database and writes nothing.
+
+        The options are those of `ingest`; `pk_columns` is another name for `key`. Raises SourceError.
+
+            overlap = ConflictAwareProcessor().analyze("drops/*.csv", key="id")
+        """
+        spec = load_spec(
+            "", key_columns(key, pk_columns), headers=headers, delimiter=delimiter, quote=quote, encoding=encoding,
+            extra_columns=extra_columns, max_rejects=max_rejects,
+        )  # fmt: skip
+        stop = Stop()
 
         def look() -> KeyOverlap:
             with open_workspace(self.config, threads=available_cores(), stop=stop) as workspace:
-                sources = resolved(files, spec, self.config, workspace)
+                sources = resolved(files, spec, self.config, workspace, Phases())
                 types = [KEY_TYPES["text"]] * len(spec.key)
                 scanned = scan(sources.files, spec.key, workspace, key_types=types)
                 collapse(scanned, workspace, action=ConflictAction.UPDATE)
@@ -116,9 +149,26 @@ class ConflictAwareProcessor:
 
         return run_stoppable(look, stop)
 
-    def plan(self, files: Any, table: str, pk_columns: Sequence[str], **options: Any) -> Plan:
-        """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing."""
-        spec = load_spec(table, pk_columns, **{"strategy": self.config.strategy, **options})
+    def plan(
+        self, files: Any, table: str, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
+        pk_columns: str | Sequence[str] | None = None,
+        strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict = "update",
+        create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
+        delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
+        extra_columns: ExtraColumns = "error", date_style: str | None = None, timezone: str | None = None,
+    ) -> Plan:  # fmt: skip
+        """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing.
+
+        The options are those of `ingest`; `pk_columns` is another name for `key`. Raises EtlError.
+
+            print(ConflictAwareProcessor(dsn).plan("drops/*.csv", "orders", key="id"))
+        """
+        spec = load_spec(
+            table, key_columns(key, pk_columns),
+            strategy=strategy or self.config.strategy, order_by=order_by, on_conflict=on_conflict, create_table=create_table, max_rejects=max_rejects,
+            atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
+            encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone,
+        )  # fmt: skip
 
         def make(sessions: Sessions) -> Plan:
             doing = driver_errors_mapped(doing=f"planning a load into {table}")
@@ -189,7 +239,8 @@ class ConflictAwareProcessor:
     def _load_in_steps(
         self, files: Any, spec: LoadSpec, sessions: Sessions, resumed: Resumed | None = None
     ) -> LoadResult:
-        phases, started, run_id, stop = Phases(), time.perf_counter(), sessions.run_id, sessions.stop
+        started, run_id, stop = time.perf_counter(), sessions.run_id, sessions.stop
+        phases = Phases(self._on_event, run_id)
         with (
             driver_errors_mapped(doing=f"loading into {spec.table}"),
             coordinated(sessions) as coordinator,
@@ -228,22 +279,69 @@ class ConflictAwareProcessor:
         if attempt & (attempt - 1) == 0:  # 1, 2, 4, 8: a server that is away is asked for a minute
             self._on_event(Event("retry", {"batch": role, "attempt": attempt, **reason_of(error)}, run_id))
 
+    def _with(self, card: Card | None) -> ConflictAwareProcessor:
+        """The same, followed by a card as well."""
+        if card is None:
+            return self
+        return ConflictAwareProcessor(self._dsn, config=self.config, on_event=fan_out(self._on_event, card))
+
     def _connection_string(self) -> str:
         return connection_string(self._dsn)
 
 
-def ingest(files: Any, table: str, key: str | Sequence[str], dsn: Any = None, **options: Any) -> LoadResult:
+def ingest(
+    files: Any, table: str, key: str | Sequence[str], dsn: Any = None, *,
+    strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict = "update",
+    create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
+    headers: Sequence[str] | None = None, delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
+    extra_columns: ExtraColumns = "error", date_style: str | None = None, timezone: str | None = None,
+    concurrency: int | None = None, config: ParallelConfig | None = None, on_event: Callable[[Event], None] = _silent,
+    progress: bool | None = None, stop: Stop | None = None,
+) -> LoadResult:  # fmt: skip
     """Load files or frames into a table and wait for it; works inside a running event loop as well.
 
-    `files`: a path, glob, pandas or Arrow frame, or a list of them. `key`: the column or columns of the unique index
-    that decides which rows are the same. Options: `strategy`, `order_by`, `on_conflict` ("update", "ignore", "newer"),
-    `create_table`, `max_rejects`, `atomic`, `force`, `undoable`, `headers`, `delimiter`, `quote`, `encoding`, `format`, `skip`,
-    `extra_columns`, `date_style`, `timezone`, `concurrency`, `config` (ParallelConfig), `on_event`. Raises EtlError; the
-    result is true when every row is accounted for.
+    Args:
+        files: A path, a glob, a pandas, polars or Arrow frame, or a list of them, in loading order.
+        table: `name` or `schema.name`.
+        key: The column or columns of the unique index that decides which rows are the same.
+        dsn: Libpq URL or keyword string, SQLAlchemy Engine; None is the embedded server.
+        strategy: How the files reach the table, which ends the same with each; None: as `config` says, or chosen for these files.
+        order_by: The row with the greatest value of this column wins, instead of the last one.
+        on_conflict: What happens to a row whose key the table has: "newer" needs `order_by`.
+        create_table: Create the table where it is missing, with the types that the files suggest.
+        max_rejects: Rows that may be rejected before the load fails.
+        atomic: Show readers all rows or none.
+        force: Use the named strategy although it is not safe here.
+        undoable: Keep what is overwritten, for `undo`.
+        headers: Column names of headerless CSV files.
+        delimiter, quote, encoding: Of CSV files; None: found out, `"`, UTF-8 or as a byte order mark says.
+        extra_columns: What happens to a file column that the table lacks.
+        date_style, timezone: PostgreSQL's settings under which texts are read; None: as the server says.
+        concurrency: Workers, each with a connection; None: as `config` says, or one per core.
+        config: Further settings of the load.
+        on_event: Called, from several threads, with every Event of the load (see `etl_toolkit.observe`).
+        progress: Show a live card in a notebook; None: in a notebook, False: never.
+        stop: A token that ends the load when it is set, from any thread.
+
+    Returns:
+        A LoadResult, true when every row is accounted for.
+
+    Raises:
+        EtlError: What is wrong, where, and what to do; StoppedError where the load was stopped.
+
+    Example:
+        ingest("drops/*.csv", "sales.orders", key="order_id", dsn="postgresql://etl@db/shop")
     """
-    own = {name: options.pop(name) for name in ("concurrency", "config", "on_event") if name in options}
-    processor = ConflictAwareProcessor(dsn, **own)
-    return processor.load(files, load_spec(table, key, **{"strategy": processor.config.strategy, **options}))
+    processor = ConflictAwareProcessor(dsn, concurrency=concurrency, config=config, on_event=on_event)
+    spec = load_spec(
+        table, key,
+        strategy=strategy or processor.config.strategy, order_by=order_by, on_conflict=on_conflict, create_table=create_table, max_rejects=max_rejects,
+        atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
+        encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone,
+    )  # fmt: skip
+    stop = stop or Stop()
+    with card_if_wanted(stop, progress=progress) as card:
+        return processor._with(card).load(files, spec, stop)
 
 
 async def _in_steps(work: asyncio.Future[LoadResult]) -> None:
@@ -267,7 +365,6 @@ def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
     )  # fmt: skip
     for item in run.plan.loaded_before:
         run.tell("loaded_before", **asdict(item), message=str(item))
-    run.tell("planned", plan=run.plan, bytes=sum(file.size_bytes for file in run.files))
     run.check()
     if resumed:
         ledger.resume(connection, resumed.past, run.target, run.files, force=resumed.force)

@@ -10,32 +10,46 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from etl_toolkit.errors import UsageError
-from etl_toolkit.model import ConflictAction, LoadSpec, ReadOptions, Strategy
+from etl_toolkit.model import ConflictAction, ExtraColumns, LoadSpec, OnConflict, ReadOptions, Strategy
 
 
 def load_spec(
-    table: str, key: str | Sequence[str], *, headers: Sequence[str] | None = None, strategy: str = "auto",
-    order_by: str | None = None, on_conflict: str = "update", **options: Any,
+    table: str, key: str | Sequence[str], *,
+    strategy: str = "auto", order_by: str | None = None, on_conflict: OnConflict = "update",
+    create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
+    headers: Sequence[str] | None = None, delimiter: str | None = None, quote: str | None = None,
+    encoding: str | None = None, extra_columns: ExtraColumns = "error",
+    date_style: str | None = None, timezone: str | None = None,
 ) -> LoadSpec:  # fmt: skip
-    """Make a LoadSpec of loose options. Raises UsageError that names what it does not know."""
-    reading = ("delimiter", "quote", "encoding", "extra_columns", "date_style", "timezone", "format", "skip")
-    read = {name: options.pop(name) for name in reading if name in options}
-    known = {"create_table", "max_rejects", "atomic", "force", "undoable"}
-    if unknown := sorted(set(options) - known):
-        raise UsageError(
-            f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(known | {'strategy', 'order_by'}))}"
-        )
+    """Make a LoadSpec of loose options, as `ingest` describes them. Raises UsageError for a choice that there is not."""
     return LoadSpec(
         table=table,
         key=(key,) if isinstance(key, str) else tuple(key),
         order_by=order_by,
         conflict_action=_choice(ConflictAction, on_conflict, "conflict action"),
         strategy=_choice(Strategy, strategy, "strategy"),
+        create_table=create_table,
+        max_rejects=max_rejects,
+        atomic=atomic,
+        force=force,
+        undoable=undoable,
         read=ReadOptions(
-            headers=tuple(headers) if headers else None, **{k: v for k, v in read.items() if v is not None}
+            headers=tuple(headers) if headers else None,
+            delimiter=delimiter,
+            quote=ReadOptions.quote if quote is None else quote,
+            encoding=encoding,
+            extra_columns=extra_columns,
+            date_style=date_style,
+            timezone=timezone,
         ),
-        **options,
     )
+
+
+def key_columns(key: str | Sequence[str] | None, pk_columns: str | Sequence[str] | None) -> str | Sequence[str]:
+    """The key, by whichever of its two names it is given. Raises UsageError where it is given by none or by both."""
+    if (key is None) == (pk_columns is None):
+        raise UsageError("name the key columns once, for example key=['id']; pk_columns is another name for the same")
+    return key if key is not None else pk_columns or ()
 
 
 def _choice(kind: Any, value: str, what: str) -> Any:

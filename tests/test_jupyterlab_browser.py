@@ -163,3 +163,52 @@ def test_a_slider_of_explore_shows_another_stored_result(page: Any) -> None:
     page.keyboard.press("ArrowRight")
     page.get_by_text("4 × 1,000 rows CSV, 50% overlap, empty table, 2 workers").first.wait_for()
     keep(page, "explore-after")
+
+
+# --- the card of a load ------------------------------------------------------------------------------------------------
+
+NEW_NOTEBOOK = "() => window.jupyterapp.commands.execute('notebook:create-new', { kernelName: 'python3' })"
+WRITE = "text => window.jupyterapp.shell.currentWidget.content.activeCell.model.sharedModel.setSource(text)"
+SLOW_LOAD = """
+import os
+from pathlib import Path
+import psycopg2
+from etl_toolkit import ConflictAwareProcessor, ingest
+dsn = os.environ["ETL_DSN"]
+with psycopg2.connect(dsn) as connection, connection.cursor() as cursor:
+    cursor.execute("DROP TABLE IF EXISTS carded; CREATE TABLE carded (id bigint PRIMARY KEY, value text)")
+    cursor.execute("CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+                   "'BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END'")
+    cursor.execute("CREATE TRIGGER slow BEFORE INSERT ON carded FOR EACH ROW EXECUTE FUNCTION slow()")
+connection.close()
+Path("carded.csv").write_text("id,value\\n" + "".join(f"{n},{n}\\n" for n in range(ROWS)))
+result = CALL
+"""
+BLOCKING = "ingest('carded.csv', 'carded', 'id', dsn)"
+AWAITED = "await ConflictAwareProcessor(dsn).process_with_strategy('carded.csv', 'carded', 'id')"
+
+
+def run_cell(page: Any, rows: int, call: str) -> None:
+    page.evaluate(NEW_NOTEBOOK)
+    page.wait_for_function(IS_READY)
+    page.evaluate(WRITE, SLOW_LOAD.replace("ROWS", str(rows)).replace("CALL", call))
+    page.evaluate(RUN_ALL)
+
+
+@pytest.mark.parametrize("call", [BLOCKING, AWAITED], ids=["blocking", "awaited"])
+def test_the_button_of_the_card_stops_a_load(page: Any, call: str) -> None:
+    run_cell(page, 100_000, call)
+    page.get_by_text("Loading into carded").last.wait_for()
+    page.wait_for_timeout(2_000)
+    keep(page, "card-running")
+    page.get_by_role("button", name="Stop", exact=True).last.click()
+    page.get_by_text("The load into carded was stopped").last.wait_for(timeout=10_000)
+    keep(page, "card-stopped")
+
+
+def test_the_card_becomes_the_outcome(page: Any) -> None:
+    run_cell(page, 100, BLOCKING)
+    page.get_by_text("Loaded into public.carded: 100 rows read, 100 written").last.wait_for()
+    page.wait_for_timeout(500)
+    assert page.get_by_role("button", name="Stop", exact=True).count() == 0
+    keep(page, "card-outcome")

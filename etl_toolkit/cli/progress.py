@@ -1,57 +1,33 @@
-"""Progress on stderr: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress on stderr: phases, a bar and an estimate on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import threading
-import time
 from types import TracebackType
 from typing import Any
 
 from etl_toolkit.loading.run import Event
+from etl_toolkit.observe.following import Following, Snapshot, in_one_line, in_time
+from etl_toolkit.observe.notices import in_words
 
 PLAIN_INTERVAL_SECONDS = 5.0
-GIGABYTE = 1 << 30
-
-
-def in_words(event: Event) -> str | None:
-    """Return what somebody has to see to, in words; None for an event that is none of that."""
-    facts = event.facts
-    if event.name == "plain_text":
-        return (
-            f"{facts['host']} is talked to in plain text, and whoever is on the way reads every row; {facts['remedy']}"
-        )
-    if event.name == "memory_alert":
-        used, limit = facts["used_bytes"] / GIGABYTE, facts["limit_bytes"] / GIGABYTE
-        return (
-            f"{used:.1f} of {limit:.1f} GB of memory are in use ({facts['ratio']:.0%}, limit of {facts['of']}); if it runs "
-            "out, the system ends this load: free memory now, or lower memory_limit_bytes or --jobs for the next one"
-        )
-    if event.name == "loaded_before":
-        return str(facts["message"])
-    if event.name == "leftovers":
-        return (
-            f"up to {facts['tables']} staging tables could not be dropped and were left in schema etl_toolkit; the next load "
-            "into this database drops them"
-        )
-    return None
+FIRST_SIGN_SECONDS = 0.3
+REFRESHES_PER_SECOND = 8
 
 
 class Progress:
-    """Follows the events of a load. Rows are counted as they go to COPY; the total is that of the plan.
+    """Follows the events of a load and shows how far it is, from its first moment to its last.
 
     `quiet` leaves out progress, not what somebody has to see to.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._bar: Any = None
-        self._task: Any = None
-        self._rows = 0
-        self._batches = 0
-        self._total_batches = 0
-        self._started = time.monotonic()
-        self._last_line = self._started
+        self._following = Following()
+        self._live: Any = None
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Progress:
@@ -60,66 +36,76 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._stop()
 
     def __call__(self, event: Event) -> None:
+        self._following(event)
         with self._lock:
             if warning := in_words(event):
                 self._say(f"warning: {warning}")
-            elif self._quiet:
+            if self._quiet:
                 return
+            if event.name == "started":
+                self._start()
             elif event.name == "planned":
-                self._start(event)
-            elif event.name == "bytes":
-                self._advance(event.facts.get("rows", 0))
-            elif event.name == "batch_done":
-                self._batches += 1
-                self._advance(0)
+                self._say(f"run {event.run_id}: {self._following.title}")
             elif event.name in ("retry", "fallback", "waiting"):
                 self._say(f"{event.name}: " + ", ".join(f"{name} {value}" for name, value in event.facts.items()))
+            elif event.name == "finished":
+                self._stop()
 
-    def _start(self, event: Event) -> None:
-        plan = event.facts["plan"]
-        overlap = plan.overlap
-        total = None
-        if overlap is not None:
-            total = overlap.distinct_keys if plan.strategy == "partitioned" else overlap.rows
-        self._total_batches = len(plan.batches)
-        self._say(f"run {event.run_id}: {plan.strategy}, {self._total_batches} batches, {plan.workers} workers")
+    def _start(self) -> None:
+        self._over.clear()
         if sys.stderr.isatty():
-            self._bar = _bar()
-            self._bar.start()
-            self._task = self._bar.add_task("loading", total=total, batches=f"0/{self._total_batches}", speed="")
+            from rich.console import Console
+            from rich.live import Live
 
-    def _advance(self, rows: int) -> None:
-        self._rows += rows
-        elapsed = max(time.monotonic() - self._started, 1e-9)
-        batches = f"{self._batches}/{self._total_batches}"
-        if self._bar is not None:
-            self._bar.update(self._task, advance=rows, batches=batches, speed=f"{self._rows / elapsed:,.0f} rows/s")
-        elif time.monotonic() - self._last_line > PLAIN_INTERVAL_SECONDS:
-            self._last_line = time.monotonic()
-            self._say(f"{self._rows:,} rows sent, {batches} batches, {self._rows / elapsed:,.0f} rows/s")
+            self._live = Live(
+                get_renderable=lambda: _drawn(self._following.snapshot()), console=Console(stderr=True),
+                refresh_per_second=REFRESHES_PER_SECOND, transient=True,
+            )  # fmt: skip
+            self._live.start()
+        elif self._thread is None:
+            self._thread = threading.Thread(target=self._say_now_and_then, name="etl-progress", daemon=True)
+            self._thread.start()
+
+    def _stop(self) -> None:
+        self._over.set()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _say_now_and_then(self) -> None:
+        pause = FIRST_SIGN_SECONDS
+        while not self._over.wait(pause):
+            self._say(in_one_line(self._following.snapshot()))
+            pause = PLAIN_INTERVAL_SECONDS
 
     def _say(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr)
 
 
-def _bar() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
+def _drawn(seen: Snapshot) -> Any:
+    """A line of phases, a bar, and what each worker is doing."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
 
-    return RichProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows, {task.fields[batches]} batches, {task.fields[speed]}, ETA"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    phases = Text()
+    for phase in seen.phases:
+        style = "green" if phase.is_done else "bold cyan" if phase.is_running else "dim"
+        mark = "✓" if phase.is_done else f"{phase.share:.0%}" if phase.is_running or phase.share else "·"
+        spent = f" {phase.seconds:.1f} s" if phase.seconds >= 0.05 else ""
+        phases.append(f"{phase.name} {mark}{spent}", style=style).append("   ")
+    total = f" of {seen.rows_total:,}" if seen.rows_total else ""
+    words = [f"{seen.share:.0%}", f"{seen.rows:,}{total} rows", f"{seen.rows_per_second:,.0f} rows/s"]
+    if seen.eta_seconds is not None:
+        words.append(f"about {in_time(seen.eta_seconds)} left")
+    row = Table.grid(padding=(0, 1))
+    row.add_row(ProgressBar(total=1.0, completed=seen.share, width=30), Text(", ".join(words)))
+    lanes = [Text(f"  {worker}: {batch or 'idle'}", style="dim") for worker, batch in seen.lanes]
+    return Group(phases, row, *lanes)

@@ -30,20 +30,28 @@ class Event:
 
 
 class Phases:
-    """Seconds per phase, added up over all workers."""
+    """Seconds per phase, added up over all workers; each phase is told of when it begins and when it is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, notify: Callable[[Event], None] = lambda _event: None, run_id: str = "") -> None:
+        self._notify = notify
+        self._run_id = run_id
         self._seconds: dict[str, float] = {}
         self._lock = threading.Lock()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
+        self.tell("phase_started", phase=name)
         try:
             yield
         finally:
+            seconds = time.perf_counter() - started
             with self._lock:
-                self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
+                self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+            self.tell("phase_done", phase=name, seconds=seconds)
+
+    def tell(self, name: str, **facts: Any) -> None:
+        self._notify(Event(name, facts, self._run_id))
 
     def as_dict(self) -> dict[str, float]:
         with self._lock:

@@ -6,7 +6,9 @@ Everything is fed from the events of a load (`Event` in `loading.run`). Telemetr
 |---|---|
 | `started` | table, strategy asked for |
 | `planned` | plan, bytes |
-| `batch_started`, `batch_done` | batch, files; rows, counts, seconds |
+| `phase_started`, `phase_done` | phase (as in `LoadResult.phases`); seconds; many of them |
+| `looked` | bytes of the files looked at since, of all files; many of them |
+| `batch_started`, `batch_done` | batch, worker, files; rows, counts, seconds |
 | `retry` | batch, attempt, SQLSTATE, reason |
 | `fallback`, `commit_lost`, `leftovers` | batch; number of staging tables left |
 | `bytes` | bytes and rows that went to COPY; many of them |
@@ -22,19 +24,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from etl_toolkit.observe.card import Card, card_if_wanted
     from etl_toolkit.observe.jsonlog import JsonLog
     from etl_toolkit.observe.prometheus import PrometheusFile
     from etl_toolkit.observe.spans import Spans
     from etl_toolkit.observe.telling import fan_out, told
     from etl_toolkit.observe.watch import Watch
 
-__all__ = ["JsonLog", "PrometheusFile", "Spans", "Watch", "fan_out", "told"]
+__all__ = ["Card", "JsonLog", "PrometheusFile", "Spans", "Watch", "card_if_wanted", "fan_out", "told"]
 
 _HOMES = {
+    "Card": "card",
     "JsonLog": "jsonlog",
     "PrometheusFile": "prometheus",
     "Spans": "spans",
     "Watch": "watch",
+    "card_if_wanted": "card",
     "fan_out": "telling",
     "told": "telling",
 }

@@ -49,9 +49,11 @@ class BlockerWatch:
                 self.waited_seconds += wait.seconds
                 wait.next_word = 0.0
             wait.seconds = seconds
+            if not holders and seconds < 1.0:
+                continue  # whoever held it has ended, or the server has not yet noted who does
             if seconds >= wait.next_word:
                 wait.next_word = max(1.0, 2 * seconds)
-                blocked_by = "; ".join(holders) or "a session that is gone"
+                blocked_by = "; ".join(holders) or "a prepared transaction (see pg_prepared_xacts)"
                 self.tell("waiting", session=session, seconds=round(seconds, 1), on=what, blocked_by=blocked_by)
         for pid in set(self._waits) - {row[0] for row in found}:
             self._end(self._waits.pop(pid))

@@ -15,22 +15,23 @@ from etl_toolkit.model import Counts, Plan
 WARNINGS = frozenset(
     {"retry", "fallback", "commit_lost", "leftovers", "waiting", "memory_alert", "plain_text", "loaded_before"}
 )
+MANY = frozenset({"bytes", "looked", "phase_started", "phase_done"})
 _VALUE = re.compile(r'"[^"]*"')
 
 
 class JsonLog:
     """Writes an event as a line: `time` (UTC), `level`, `event`, `run`, and the facts of the event.
 
-    The many `bytes` events are left out. PostgreSQL quotes the value it cannot read in its message (`invalid input
-    syntax for type integer: "x"`); such values are row data, so what stands in quotes shows as `"…"`. The rejects table
-    has it in full.
+    Events that only progress is made of are left out (`MANY`). PostgreSQL quotes the value it cannot read in its message
+    (`invalid input syntax for type integer: "x"`); such values are row data, so what stands in quotes shows as `"…"`. The
+    rejects table has it in full.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def __call__(self, event: Event) -> None:
-        if event.name == "bytes":
+        if event.name in MANY:
             return
         head = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

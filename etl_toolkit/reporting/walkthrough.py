@@ -16,7 +16,7 @@ from etl_toolkit.bench.answer import Answer, table_answer
 from etl_toolkit.bench.workload import GeneratedFiles, Workload, generate, table_sql
 from etl_toolkit.errors import UnsafeStrategyError
 from etl_toolkit.explain import Explanation, explain
-from etl_toolkit.model import LoadResult
+from etl_toolkit.model import LoadResult, StrategyName
 from etl_toolkit.processor import ingest
 from etl_toolkit.reporting.content import Bullets, Section, Text
 from etl_toolkit.request import connection_string
@@ -85,10 +85,12 @@ class Walk:
 
 
 def with_every_strategy(
-    files: Sequence[str], tables: Mapping[str, str], key: Sequence[str], dsn: str | None, **options: Any
+    files: Sequence[str], tables: Mapping[StrategyName, str], key: Sequence[str], dsn: str | None, **options: Any
 ) -> Walk:
     """Load `files` once per strategy, into a table of its own, and read what each table holds afterwards."""
-    results, refused, answers = {}, {}, {}
+    results: dict[str, LoadResult] = {}
+    refused: dict[str, str] = {}
+    answers: dict[str, Answer] = {}
     with closing(psycopg2.connect(connection_string(dsn))) as connection:
         connection.autocommit = True
         for strategy, table in tables.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ class Bounds:
     max_rejects: int
     max_line_bytes: int
     stop: Stop = field(default_factory=Stop)
+    on_look: Callable[[int], None] = lambda _size: None  # called with the bytes of a file that were looked at
 
 
 def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) -> SourceFile:
@@ -52,10 +53,13 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         mending = _Mending(
             path, copy, header, shape, is_copied=not (stream.is_direct and header.is_tidy), is_told_apart=is_told_apart
         )
+        seen = 0
         with mending:
             for piece in _pieces(stream, shape, rest, header, skip):
                 bounds.stop.check()
                 mending.take(piece, bounds)
+                bounds.on_look(raw.size - seen)
+                seen = raw.size
         content_hash = raw.finish()
     dialect = CsvDialect(header.delimiter, options.quote, text.encoding, header.has_header, skip, copy_text)
     return SourceFile(

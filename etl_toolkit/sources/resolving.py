@@ -30,16 +30,20 @@ EXAMINERS = 2  # more of them wait for each other: much of the check holds the i
 
 def resolve(
     inputs: Sequence[Any], options: ReadOptions, workspace: Workspace, *,
-    max_rejects: int = 0, max_line_bytes: int = MAX_LINE_BYTES,
+    max_rejects: int = 0, max_line_bytes: int = MAX_LINE_BYTES, on_look: Callable[[int, int], None] = lambda *_: None,
 ) -> Sources:  # fmt: skip
     """Return the files to load, in order, each looked at once: content hash, columns, dialect, malformed records.
 
     Afterwards the workspace's DuckDB can read these files and nothing else. Raises SourceError naming the file, its fault
-    and a remedy, RejectLimitError where a file has more than `max_rejects` malformed records.
+    and a remedy, RejectLimitError where a file has more than `max_rejects` malformed records. `on_look` is called, by several
+    threads, with the bytes of the files looked at since, and those of all files.
     """
     options = check_options(options)
-    bounds = Bounds(max_rejects, max_line_bytes, workspace.stop)
-    tasks = [_task(item, number, options, bounds, workspace) for number, item in enumerate(expand(inputs), start=1)]
+    items = expand(inputs)
+    total = sum(item.stat().st_size for item in items if isinstance(item, Path) and item.is_file())
+    bounds = Bounds(max_rejects, max_line_bytes, workspace.stop, lambda size: on_look(size, total))
+    bounds.on_look(0)
+    tasks = [_task(item, number, options, bounds, workspace) for number, item in enumerate(items, start=1)]
     with ThreadPoolExecutor(max_workers=EXAMINERS, thread_name_prefix="etl-examine") as pool:
         examined = list(pool.map(lambda task: task(), tasks))
     files = [_placed(file, position, workspace) for position, file in enumerate(examined)]
@@ -93,6 +97,7 @@ def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds) -> So
         stamp = _stamp(path)  # before the first byte is read
         if kind == "parquet":
             examined = examine_parquet(path, copy.with_suffix(".parquet"), bounds.stop)
+            bounds.on_look(examined.size_bytes)
         else:
             examined = examine_csv(path, options, copy.with_suffix(".csv"), bounds)
         own = {name.casefold() for name in examined.columns}  # a file that has the column itself says it row by row

@@ -44,11 +44,15 @@ def retried(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) ->
 def narrated(run: Run, batch: Batch, load: Callable[[], FileCounts]) -> FileCounts:
     """Load one batch, and tell when it begins and when it is done."""
     run.check()
-    run.tell("batch_started", batch=batch.label, files=[run.file(position).name for position in batch.files])
+    worker = threading.current_thread().name.removeprefix("etl-worker_")
+    worker = f"worker {int(worker) + 1}" if worker.isdecimal() else "worker"
+    names = [run.file(position).name for position in batch.files]
+    run.tell("batch_started", batch=batch.label, files=names, worker=worker)
     started = time.perf_counter()
     counts = load()
     total = sum(counts.values(), Counts())
-    run.tell("batch_done", batch=batch.label, rows=total.read, counts=total, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    run.tell("batch_done", batch=batch.label, rows=total.read, counts=total, seconds=seconds, worker=worker)
     return counts
 
 

@@ -86,7 +86,7 @@ class Inquiry:
         """
         again = partial(self.sessions.note_retry, "rejects")
         asked = partial(self._refused, where, doubtful, limit=limit)
-        return run_with_retry(asked, self.sessions.config, on_retry=again)
+        return run_with_retry(asked, self.sessions.config, on_retry=again, sleep=self.sessions.stop.sleep)
 
     def _refused(self, where: str, doubtful: str, *, limit: int) -> dict[int, tuple[Reject, ...]]:
         few = f"SELECT rowid AS row, {self.scan.record_sql} FROM rows WHERE {where}"

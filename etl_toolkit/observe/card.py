@@ -1,0 +1,180 @@
+"""A load in a notebook: a card with phases, a lane per worker and a Stop button, which becomes the outcome in place.
+
+Where nobody watches (papermill, nbconvert) the outcome alone is shown, as static HTML.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from types import TracebackType
+from typing import Any
+
+from etl_toolkit.loading.run import Event
+from etl_toolkit.observe.following import Following, Snapshot, in_time
+from etl_toolkit.observe.notices import in_words
+from etl_toolkit.stopping import Stop
+
+REFRESH_SECONDS = 0.25
+_GOOD, _BUSY, _BAD, _FAINT = "#2e7d32", "#1565c0", "#c62828", "color-mix(in srgb, currentColor 15%, transparent)"
+
+
+def is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    return _kernel() is not None
+
+
+def is_watched() -> bool:
+    """Whether a person sees the output as it comes: JupyterLab lets a cell ask for input, papermill and nbconvert do not."""
+    kernel = _kernel()
+    if kernel is None:
+        return False
+    return bool(kernel.get_parent("shell").get("content", {}).get("allow_stdin", False))
+
+
+def _kernel() -> Any:
+    try:
+        from IPython.core.getipython import get_ipython
+    except ImportError:
+        return None
+    return getattr(get_ipython(), "kernel", None)
+
+
+@contextmanager
+def card_if_wanted(stop: Stop, *, progress: bool | None) -> Iterator[Card | None]:
+    """The card of a load; None where there is none: not in a notebook, or not wanted (`progress`; None: in a notebook)."""
+    if progress is False or not is_notebook():
+        yield None
+        return
+    with Card(stop) as card:
+        yield card
+
+
+class Card:
+    """Follows the events of one load. Its button sets the token."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._following = Following()
+        self._notices: list[str] = []
+        self._facts: dict[str, Any] = {}
+        self._over = threading.Event()
+        self._handle: Any = None
+        self._box: Any = None
+        self._thread = threading.Thread(target=self._refresh, name="etl-card", daemon=True)
+
+    def __enter__(self) -> Card:
+        if is_watched():
+            self._open()
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from IPython.display import HTML, display
+
+        self._over.set()
+        if self._handle is None:
+            display(HTML(self._html()))  # type: ignore[no-untyped-call]
+            return
+        self._thread.join(2 * REFRESH_SECONDS)
+        self._handle.update(HTML(self._html()))  # type: ignore[no-untyped-call]
+        if self._box is not None:
+            self._box.close()
+
+    def __call__(self, event: Event) -> None:
+        self._following(event)
+        if notice := in_words(event):
+            self._notices.append(notice)
+        if event.name == "finished":
+            self._facts = dict(event.facts)
+
+    def _open(self) -> None:
+        from IPython.display import HTML, display
+
+        try:
+            import ipywidgets
+        except ImportError:
+            self._handle = display(HTML(self._html()), display_id=True)  # type: ignore[no-untyped-call]
+            return
+        button = ipywidgets.Button(
+            description="Stop", icon="stop", tooltip="Stop the load; what is not committed is rolled back"
+        )
+        button.on_click(self._on_click)
+        self._box = ipywidgets.VBox([ipywidgets.HTML(self._html()), button])
+        self._handle = display(self._box, display_id=True)  # type: ignore[no-untyped-call]
+
+    def _on_click(self, button: Any) -> None:
+        button.disabled, button.description = True, "Stopping …"
+        self._stop.set("the Stop button")
+
+    def _refresh(self) -> None:
+        from IPython.display import HTML
+
+        while not self._over.wait(REFRESH_SECONDS):
+            if self._box is not None:
+                self._box.children[0].value = self._html()
+            else:
+                self._handle.update(HTML(self._html()))  # type: ignore[no-untyped-call]
+
+    def _html(self) -> str:
+        return card_html(self._following.snapshot(), self._facts, self._notices)
+
+
+def card_html(seen: Snapshot, facts: dict[str, Any], notices: list[str]) -> str:
+    """The card at a moment; `facts` are those of the event `finished`, empty before."""
+    notes = "".join(f'<div style="color:{_BAD}">{escape(note)}</div>' for note in notices)
+    phases = "".join(_phase_html(phase.name, phase.share, phase.seconds, seen.status) for phase in seen.phases)
+    color = {"running": _BUSY, "complete": _GOOD}.get(seen.status, _BAD)
+    return (
+        '<div style="font-family:var(--jp-ui-font-family,sans-serif);font-size:13px;line-height:1.5;max-width:720px;'
+        f'border:1px solid {_FAINT};border-left:4px solid {color};border-radius:4px;padding:8px 12px;margin:4px 0">'
+        f"<div><b>{escape(_headline(seen, facts))}</b></div>"
+        f'<div style="display:flex;gap:6px;margin:6px 0">{phases}</div>'
+        f"<div>{escape(_line(seen, facts))}</div>{_lanes_html(seen)}{notes}</div>"
+    )
+
+
+def _headline(seen: Snapshot, facts: dict[str, Any]) -> str:
+    if seen.status == "running":
+        return f"Loading into {seen.table}" + (f": {seen.title}" if seen.title else "")
+    if seen.status == "complete":
+        return f"Loaded into {facts['table']}: {facts['counts'].read:,} rows read, {facts['counts'].written:,} written"
+    return f"The load into {seen.table} {'was stopped' if seen.status == 'interrupted' else 'failed'}"
+
+
+def _line(seen: Snapshot, facts: dict[str, Any]) -> str:
+    if seen.status == "complete":
+        counts = facts["counts"]
+        kinds = ("inserted", "updated", "unchanged", "rejected")
+        parts = [f"{getattr(counts, kind):,} {kind}" for kind in kinds if getattr(counts, kind)]
+        speed = f"{counts.read / max(facts['seconds'], 1e-9):,.0f} rows/s"
+        return ", ".join([*parts, f"in {in_time(facts['seconds'])}", speed])
+    if seen.status != "running":
+        return str(facts.get("message", ""))
+    total = f" of {seen.rows_total:,}" if seen.rows_total else ""
+    parts = [f"{seen.share:.0%}", in_time(seen.elapsed_seconds)]
+    parts += [f"{seen.rows:,}{total} rows", f"{seen.rows_per_second:,.0f} rows/s"] if seen.rows else []
+    parts += [f"about {in_time(seen.eta_seconds)} left"] if seen.eta_seconds is not None else []
+    return ", ".join(parts)
+
+
+def _phase_html(name: str, share: float, seconds: float, status: str) -> str:
+    color = _GOOD if share >= 1 else _BUSY if status == "running" else _BAD
+    return (
+        f'<div style="flex:1"><div style="height:6px;border-radius:3px;background:{_FAINT}">'
+        f'<div style="height:6px;border-radius:3px;width:{share:.0%};background:{color}"></div></div>'
+        f'<div style="font-size:11px">{name}{f" {in_time(seconds)}" if seconds >= 0.05 else ""}</div></div>'
+    )
+
+
+def _lanes_html(seen: Snapshot) -> str:
+    if seen.status != "running":
+        return ""
+    return "".join(
+        f'<div style="font-size:11px;opacity:.75">{escape(worker)}: {escape(batch or "idle")}</div>'
+        for worker, batch in seen.lanes
+    )

@@ -1,0 +1,30 @@
+"""Events that somebody has to see to, in words."""
+
+from __future__ import annotations
+
+from etl_toolkit.loading.run import Event
+
+GIGABYTE = 1 << 30
+
+
+def in_words(event: Event) -> str | None:
+    """Return what somebody has to see to, in words; None for an event that is none of that."""
+    facts = event.facts
+    if event.name == "plain_text":
+        return (
+            f"{facts['host']} is talked to in plain text, and whoever is on the way reads every row; {facts['remedy']}"
+        )
+    if event.name == "memory_alert":
+        used, limit = facts["used_bytes"] / GIGABYTE, facts["limit_bytes"] / GIGABYTE
+        return (
+            f"{used:.1f} of {limit:.1f} GB of memory are in use ({facts['ratio']:.0%}, limit of {facts['of']}); if it runs "
+            "out, the system ends this load: free memory now, or lower memory_limit_bytes or --jobs for the next one"
+        )
+    if event.name == "loaded_before":
+        return str(facts["message"])
+    if event.name == "leftovers":
+        return (
+            f"up to {facts['tables']} staging tables could not be dropped and were left in schema etl_toolkit; the next load "
+            "into this database drops them"
+        )
+    return None
