@@ -103,7 +103,8 @@ class ConflictAwareProcessor:
         """
         spec = load_spec(
             table, key_columns(key, pk_columns),
-            strategy=strategy or self.config.strategy, order_by=order_by, on_conflict=on_conflict, create_table=create_table, max_rejects=max_rejects,
+            strategy=strategy or self.config.strategy, order_by=order_by, on_conflict=on_conflict,
+            create_table=create_table, max_rejects=max_rejects,
             atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
             encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone,
         )  # fmt: skip
@@ -165,7 +166,8 @@ class ConflictAwareProcessor:
         """
         spec = load_spec(
             table, key_columns(key, pk_columns),
-            strategy=strategy or self.config.strategy, order_by=order_by, on_conflict=on_conflict, create_table=create_table, max_rejects=max_rejects,
+            strategy=strategy or self.config.strategy, order_by=order_by, on_conflict=on_conflict,
+            create_table=create_table, max_rejects=max_rejects,
             atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
             encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone,
         )  # fmt: skip
@@ -304,7 +306,7 @@ def ingest(
         files: A path, a glob, a pandas, polars or Arrow frame, or a list of them, in loading order.
         table: `name` or `schema.name`.
         key: The column or columns of the unique index that decides which rows are the same.
-        dsn: Libpq URL or keyword string, SQLAlchemy Engine; None is the embedded server.
+        dsn: A libpq URL or keyword string, SQLAlchemy Engine; None is the embedded server.
         strategy: How the files reach the table, which ends the same with each; None: as `config` says, or chosen for these files.
         order_by: The row with the greatest value of this column wins, instead of the last one.
         on_conflict: What happens to a row whose key the table has: "newer" needs `order_by`.
@@ -314,9 +316,12 @@ def ingest(
         force: Use the named strategy although it is not safe here.
         undoable: Keep what is overwritten, for `undo`.
         headers: Column names of headerless CSV files.
-        delimiter, quote, encoding: Of CSV files; None: found out, `"`, UTF-8 or as a byte order mark says.
+        delimiter: Between the fields of CSV files; None: found out.
+        quote: Quote character of CSV files; None: `"`.
+        encoding: Of CSV files; None: UTF-8, or as a byte order mark says.
         extra_columns: What happens to a file column that the table lacks.
-        date_style, timezone: PostgreSQL's settings under which texts are read; None: as the server says.
+        date_style: PostgreSQL's DateStyle under which texts are read; None: as the server says.
+        timezone: PostgreSQL's TimeZone under which texts are read; None: as the server says.
         concurrency: Workers, each with a connection; None: as `config` says, or one per core.
         config: Further settings of the load.
         on_event: Called, from several threads, with every Event of the load (see `etl_toolkit.observe`).
@@ -335,7 +340,8 @@ def ingest(
     processor = ConflictAwareProcessor(dsn, concurrency=concurrency, config=config, on_event=on_event)
     spec = load_spec(
         table, key,
-        strategy=strategy or processor.config.strategy, order_by=order_by, on_conflict=on_conflict, create_table=create_table, max_rejects=max_rejects,
+        strategy=strategy or processor.config.strategy, order_by=order_by, on_conflict=on_conflict,
+        create_table=create_table, max_rejects=max_rejects,
         atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
         encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone,
     )  # fmt: skip
