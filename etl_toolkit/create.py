@@ -15,7 +15,7 @@ import duckdb
 import psycopg2
 from psycopg2.sql import SQL, Composed, Identifier
 
-from etl_toolkit.errors import SourceError, map_driver_error
+from etl_toolkit.errors import SourceError, UnknownTableError, map_driver_error
 from etl_toolkit.model import LoadSpec, SourceFile
 from etl_toolkit.sources import csv_relation, read_failure
 from etl_toolkit.target import find_table
@@ -103,6 +103,11 @@ def create_missing(connection: Any, spec: LoadSpec, files: Sequence[SourceFile],
     except (psycopg2.errors.DuplicateTable, psycopg2.errors.UniqueViolation):
         connection.rollback()  # somebody who does not take our lock was quicker: it is there, which is all we want
         return None
+    except psycopg2.errors.InvalidSchemaName:
+        schema = spec.table.rpartition(".")[0]
+        raise UnknownTableError(
+            f"creating table {spec.table}: its schema does not exist; create it first: CREATE SCHEMA {schema};"
+        ) from None
     except psycopg2.Error as error:
         raise map_driver_error(error, doing=f"creating table {spec.table}") from None
 

@@ -5,7 +5,9 @@
     │   ├── ConfigError         a configuration value that does not validate
     │   └── UnsafeStrategyError a strategy that would not give the sequential result here
     ├── SourceError             a file that cannot be read, with its place
+    │   ├── UnknownFileError    … that is not there, UnknownColumnError: it lacks a column (both are a UsageError as well)
     ├── TargetError             a table that cannot be loaded into as it stands
+    │   └── UnknownTableError   … that is not there, or lacks a column that is named (a UsageError as well)
     ├── ServerError             the embedded server cannot be started or reached
     ├── PoolerError             a transaction pooler is in between; nothing was written
     ├── RejectLimitError        more rejected rows than allowed; nothing of the file was written
@@ -30,7 +32,10 @@ import psycopg2
 
 
 class EtlError(Exception):
-    """Something the user can act upon."""
+    """Something the user can act upon. In a notebook it shows as its message, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {in_python_words(str(self))}"]
 
 
 class UsageError(EtlError):
@@ -49,8 +54,20 @@ class SourceError(EtlError):
     """A file that cannot be read; the message names file, place and remedy."""
 
 
+class UnknownFileError(SourceError, UsageError):
+    """A file that is named and is not there."""
+
+
+class UnknownColumnError(SourceError, UsageError):
+    """A column that is named, or that the table needs, and that a file does not have, or the other way round."""
+
+
 class TargetError(EtlError):
     """A table that cannot be loaded into as it stands."""
+
+
+class UnknownTableError(TargetError, UsageError):
+    """A table, or a column of it, that is named and is not there."""
 
 
 class ServerError(EtlError):
@@ -100,6 +117,26 @@ class DatabaseError(EtlError):
 
 class TransientDatabaseError(DatabaseError):
     """A refusal that another attempt may get past."""
+
+
+# How Python spells an option of the command line.
+_IN_PYTHON = {
+    "jobs": "concurrency", "wait": "ParallelConfig.lock_wait_seconds", "key": "key", "config": "config",
+    "create-table": "create_table=True", "force": "force=True", "undoable": "undoable=True", "atomic": "atomic=True",
+}  # fmt: skip
+_OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)(?: ([A-Z]{1,8})\b)?")
+_RESUME = re.compile(r"`etl-toolkit (resume|undo) (\S+)`")
+
+
+def in_python_words(message: str) -> str:
+    """Return `message` with the advice that it gives for the command line as a Python user would follow it."""
+
+    def spelled(match: re.Match[str]) -> str:
+        name = _IN_PYTHON.get(match[1], match[1].replace("-", "_"))
+        return f"{name}={match[2]}" if match[2] and "=" not in name else name
+
+    message = _RESUME.sub(r"`processor.\1('\2')`", message)
+    return _OPTION.sub(spelled, message.replace("`etl-toolkit runs`", "`etl_toolkit.runs()`"))
 
 
 # Classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html that another attempt can get past.

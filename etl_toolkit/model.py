@@ -33,6 +33,7 @@ class ConflictAction(StrEnum):
 StrategyName = Literal["auto", "full_parallel", "hybrid", "deterministic", "streaming", "partitioned"]
 OnConflict = Literal["update", "ignore", "newer"]
 ExtraColumns = Literal["error", "ignore"]
+FileFormat = Literal["csv", "pgtext", "parquet"]
 
 
 # --- sources -----------------------------------------------------------------------------------------------------------
@@ -56,7 +57,7 @@ class ReadOptions:
     extra_columns: ExtraColumns = "error"
     date_style: str | None = None
     timezone: str | None = None
-    format: Literal["csv", "pgtext", "parquet"] | None = None
+    format: FileFormat | None = None
     skip: int = 0
 
 

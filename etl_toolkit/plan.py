@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from etl_toolkit.cost import predict
-from etl_toolkit.errors import SourceError, TargetError, UnsafeStrategyError, UsageError
+from etl_toolkit.errors import SourceError, TargetError, UnknownColumnError, UnsafeStrategyError, UsageError
+from etl_toolkit.hints import did_you_mean, has_no_header
 from etl_toolkit.keys import KEY_TYPES, KeyType, key_type
 from etl_toolkit.model import (
     Batch,
@@ -25,6 +26,7 @@ from etl_toolkit.model import (
     TargetTable,
 )
 from etl_toolkit.row_checks import half_read_checks
+from etl_toolkit.scan import missing_key_error
 
 # More ranges than workers keep all of them busy to the end, and let one range be sorted while another is sent. Small ones
 # would not pay for the scan of all rows that each of them takes.
@@ -77,22 +79,27 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
         raise SourceError(f"{file.name}: two of its columns differ in case only and mean one column of the table")
     where = f"{file.name}: "
     if (extra := [name for name in renamed if name not in names]) and spec.read.extra_columns == "error":
-        raise SourceError(
+        free = [column.name for column in target.columns if column.name not in taken]
+        words = (
             f"{where}column {', '.join(map(repr, extra))} is not in {target.qualified_name}, which has "
-            f"{', '.join(column.name for column in target.columns)}; {_remedy(extra)}"
+            f"{', '.join(column.name for column in target.columns)}{did_you_mean(extra[0], free)}"
         )
+        if file.format == "csv" and has_no_header(extra):
+            raise UnknownColumnError(f"{words}; if its first line is a row, name the columns with --headers")
+        raise UnknownColumnError(f"{words}; {_remedy(extra)}")
     path_values = _path_values(file, folded, taken=set(renamed))
     present = {*renamed, *dict(path_values)}
     if missing := [name for name in target.key if name not in present]:
-        raise SourceError(
-            f"{where}has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.carried)}"
-        )
+        raise missing_key_error(file, missing)
     if missing := [column.name for column in target.columns if column.is_required and column.name not in present]:
-        raise SourceError(
+        raise UnknownColumnError(
             f"{where}lacks column {', '.join(map(repr, missing))}, which {target.qualified_name} requires (NOT NULL, no default)"
         )
     if spec.order_by and spec.order_by not in present:
-        raise SourceError(f"{where}lacks the column '{spec.order_by}' that decides which row wins (--order-by)")
+        raise UnknownColumnError(
+            f"{where}lacks the column '{spec.order_by}' that decides which row wins (--order-by)"
+            f"{did_you_mean(spec.order_by, present)}"
+        )
     types = {column.name: column.base_type for column in target.columns}
     target_types = tuple(types.get(name, "") for name in renamed)
     return replace(

@@ -35,6 +35,7 @@ from etl_toolkit.model import (
     ConflictAction,
     Counts,
     ExtraColumns,
+    FileFormat,
     KeyOverlap,
     LoadedBefore,
     LoadResult,
@@ -93,6 +94,7 @@ class ConflictAwareProcessor:
         create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
         delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
         extra_columns: ExtraColumns = "error", date_style: str | None = None, timezone: str | None = None,
+        format: FileFormat | None = None, skip: int = 0,
         progress: bool | None = None,
     ) -> LoadResult:  # fmt: skip
         """Load `files` into `table` and return the LoadResult; cancelling the task stops the load, wherever it is.
@@ -106,7 +108,7 @@ class ConflictAwareProcessor:
             strategy=strategy or self.config.strategy, order_by=order_by, on_conflict=on_conflict,
             create_table=create_table, max_rejects=max_rejects,
             atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
-            encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone,
+            encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone, format=format, skip=skip,
         )  # fmt: skip
         stop = Stop()
         with card_if_wanted(stop, progress=progress) as card:
@@ -126,7 +128,8 @@ class ConflictAwareProcessor:
     def analyze(
         self, files: Any, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
         pk_columns: str | Sequence[str] | None = None, delimiter: str | None = None, quote: str | None = None,
-        encoding: str | None = None, extra_columns: ExtraColumns = "ignore", max_rejects: int = 0,
+        encoding: str | None = None, extra_columns: ExtraColumns = "ignore", format: FileFormat | None = None, skip: int = 0,
+        max_rejects: int = 0,
     ) -> KeyOverlap:  # fmt: skip
         """Return which of `files` share keys, keys compared as text; needs no database and writes nothing.
 
@@ -136,7 +139,7 @@ class ConflictAwareProcessor:
         """
         spec = load_spec(
             "", key_columns(key, pk_columns), headers=headers, delimiter=delimiter, quote=quote, encoding=encoding,
-            extra_columns=extra_columns, max_rejects=max_rejects,
+            extra_columns=extra_columns, format=format, skip=skip, max_rejects=max_rejects,
         )  # fmt: skip
         stop = Stop()
 
@@ -157,6 +160,7 @@ class ConflictAwareProcessor:
         create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
         delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
         extra_columns: ExtraColumns = "error", date_style: str | None = None, timezone: str | None = None,
+        format: FileFormat | None = None, skip: int = 0,
     ) -> Plan:  # fmt: skip
         """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing.
 
@@ -169,7 +173,7 @@ class ConflictAwareProcessor:
             strategy=strategy or self.config.strategy, order_by=order_by, on_conflict=on_conflict,
             create_table=create_table, max_rejects=max_rejects,
             atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
-            encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone,
+            encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone, format=format, skip=skip,
         )  # fmt: skip
 
         def make(sessions: Sessions) -> Plan:
@@ -297,6 +301,7 @@ def ingest(
     create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
     headers: Sequence[str] | None = None, delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
     extra_columns: ExtraColumns = "error", date_style: str | None = None, timezone: str | None = None,
+    format: FileFormat | None = None, skip: int = 0,
     concurrency: int | None = None, config: ParallelConfig | None = None, on_event: Callable[[Event], None] = _silent,
     progress: bool | None = None, stop: Stop | None = None,
 ) -> LoadResult:  # fmt: skip
@@ -322,6 +327,8 @@ def ingest(
         extra_columns: What happens to a file column that the table lacks.
         date_style: PostgreSQL's DateStyle under which texts are read; None: as the server says.
         timezone: PostgreSQL's TimeZone under which texts are read; None: as the server says.
+        format: What the files are, whatever their names say; "pgtext" is COPY's text format.
+        skip: Lines before the header of CSV files, or before the data where `headers` are given.
         concurrency: Workers, each with a connection; None: as `config` says, or one per core.
         config: Further settings of the load.
         on_event: Called, from several threads, with every Event of the load (see `etl_toolkit.observe`).
@@ -343,7 +350,7 @@ def ingest(
         strategy=strategy or processor.config.strategy, order_by=order_by, on_conflict=on_conflict,
         create_table=create_table, max_rejects=max_rejects,
         atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
-        encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone,
+        encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone, format=format, skip=skip,
     )  # fmt: skip
     stop = stop or Stop()
     with card_if_wanted(stop, progress=progress) as card:

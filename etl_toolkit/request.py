@@ -10,7 +10,7 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from etl_toolkit.errors import UsageError
-from etl_toolkit.model import ConflictAction, ExtraColumns, LoadSpec, OnConflict, ReadOptions, Strategy
+from etl_toolkit.model import ConflictAction, ExtraColumns, FileFormat, LoadSpec, OnConflict, ReadOptions, Strategy
 
 
 def load_spec(
@@ -19,7 +19,7 @@ def load_spec(
     create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
     headers: Sequence[str] | None = None, delimiter: str | None = None, quote: str | None = None,
     encoding: str | None = None, extra_columns: ExtraColumns = "error",
-    date_style: str | None = None, timezone: str | None = None,
+    date_style: str | None = None, timezone: str | None = None, format: FileFormat | None = None, skip: int = 0,
 ) -> LoadSpec:  # fmt: skip
     """Make a LoadSpec of loose options, as `ingest` describes them. Raises UsageError for a choice that there is not."""
     return LoadSpec(
@@ -41,6 +41,8 @@ def load_spec(
             extra_columns=extra_columns,
             date_style=date_style,
             timezone=timezone,
+            format=format,
+            skip=skip,
         ),
     )
 

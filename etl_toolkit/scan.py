@@ -11,7 +11,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from etl_toolkit.errors import SourceError
+from etl_toolkit.errors import UnknownColumnError
+from etl_toolkit.hints import did_you_mean, has_no_header
 from etl_toolkit.keys import KeyType
 from etl_toolkit.model import Layout, SourceFile
 from etl_toolkit.sources import (
@@ -107,6 +108,14 @@ class KeyScan:
         return ", ".join(self.key_columns)
 
 
+def missing_key_error(file: SourceFile, missing: Sequence[str]) -> UnknownColumnError:
+    """What is wrong with a file that lacks key columns, and what was probably meant."""
+    words = f"{file.name}: has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.carried)}"
+    if file.format == "csv" and has_no_header(file.own_columns):
+        return UnknownColumnError(f"{words}; if its first line is a row, name the columns with --headers")
+    return UnknownColumnError(words + did_you_mean(missing[0], file.carried))
+
+
 def scan(
     files: Sequence[SourceFile],
     key: Sequence[str],
@@ -122,9 +131,7 @@ def scan(
     """
     for file in files:
         if missing := [name for name in key if name not in file.carried]:
-            raise SourceError(
-                f"{file.name}: has no key column {', '.join(map(repr, missing))}; its columns are {', '.join(file.carried)}"
-            )
+            raise missing_key_error(file, missing)
     held = _held(files, layout, workspace)
     wanted = _Wanted(tuple(key), tuple(key_types), layout, order)
     try:

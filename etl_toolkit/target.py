@@ -10,7 +10,8 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
-from etl_toolkit.errors import TargetError
+from etl_toolkit.errors import TargetError, UnknownTableError
+from etl_toolkit.hints import did_you_mean
 from etl_toolkit.keys import key_type
 from etl_toolkit.model import Arbiter, Column, ForeignKey, Hazard, HazardKind, TargetTable
 from etl_toolkit.row_checks import read_checks, read_wide_indexes
@@ -154,7 +155,7 @@ class _Found:
 def _found(cursor: Any, table: str) -> _Found:
     oid = find_table(cursor, table)
     if oid is None:
-        raise TargetError(f"table {table} does not exist; create it first, or pass --create-table")
+        raise UnknownTableError(f"table {table} does not exist{_meant(cursor, table)}")
     cursor.execute(_FIND, (oid,))
     found = _Found(*cursor.fetchone())
     if found.kind not in ("r", "p"):
@@ -165,6 +166,27 @@ def _found(cursor: Any, table: str) -> _Found:
     return found
 
 
+def _meant(cursor: Any, table: str) -> str:
+    """What to do about a table that is not there: the nearest one, the line that makes its schema, or --create-table."""
+    cursor.execute(
+        "SELECT n.nspname, c.relname, pg_catalog.pg_table_is_visible(c.oid) FROM pg_catalog.pg_class c "
+        "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') "
+        "AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'etl_toolkit') "
+        "AND NOT pg_catalog.starts_with(n.nspname::text, 'pg_') LIMIT 10000"
+    )
+    known = [name if is_visible and "." not in table else f"{schema}.{name}" for schema, name, is_visible in cursor]
+    if hint := did_you_mean(table, known):
+        return f"{hint}; name that one, or create it first, or pass --create-table"
+    schema = table.rpartition(".")[0]
+    if schema and '"' not in schema:
+        cursor.execute("SELECT pg_catalog.to_regnamespace(pg_catalog.quote_ident(%s)) IS NULL", (schema.lower(),))
+        if cursor.fetchone()[0]:
+            return (
+                f"; its schema does not either: CREATE SCHEMA {schema}; then create the table, or pass --create-table"
+            )
+    return "; create it first, or pass --create-table"
+
+
 def _check_names(label: str, columns: Sequence[Column], key: Sequence[str]) -> None:
     names = {column.name for column in columns}
     if taken := sorted(name for name in names if _OUR_NAMES.fullmatch(name)):
@@ -172,7 +194,10 @@ def _check_names(label: str, columns: Sequence[Column], key: Sequence[str]) -> N
             f"{label} has a column '{taken[0]}', a name that loads need for themselves; rename the column"
         )
     if missing := [name for name in key if name not in names]:
-        raise TargetError(f"{label} has no column '{missing[0]}' to be the key; it has {', '.join(sorted(names))}")
+        raise UnknownTableError(
+            f"{label} has no column '{missing[0]}' to be the key; it has {', '.join(sorted(names))}"
+            f"{did_you_mean(missing[0], names)}"
+        )
 
 
 def _foreign_keys(cursor: Any, oid: int) -> tuple[ForeignKey, ...]:

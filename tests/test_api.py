@@ -12,7 +12,16 @@ import etl_toolkit
 from etl_toolkit import ConflictAwareProcessor, ingest
 from etl_toolkit.cli.load import ingest as ingest_command
 from etl_toolkit.errors import UsageError
-from etl_toolkit.model import ConflictAction, ExtraColumns, LoadSpec, OnConflict, ReadOptions, Strategy, StrategyName
+from etl_toolkit.model import (
+    ConflictAction,
+    ExtraColumns,
+    FileFormat,
+    LoadSpec,
+    OnConflict,
+    ReadOptions,
+    Strategy,
+    StrategyName,
+)
 from etl_toolkit.request import load_spec
 
 OPTIONS = ({item.name for item in fields(LoadSpec)} - {"table", "key", "conflict_action", "read"}) | {
@@ -27,7 +36,7 @@ OPTIONS = ({item.name for item in fields(LoadSpec)} - {"table", "key", "conflict
 )
 def test_every_option_of_a_load_is_a_parameter(function: Any) -> None:
     taken = inspect.signature(function).parameters
-    assert set(taken) >= OPTIONS
+    assert {name.removeprefix("file_") for name in taken} >= OPTIONS
     assert not [name for name, item in taken.items() if item.kind is inspect.Parameter.VAR_KEYWORD]
 
 
@@ -51,6 +60,7 @@ def test_a_key_is_named_once() -> None:
         (StrategyName, [*Strategy]),
         (OnConflict, [*ConflictAction]),
         (ExtraColumns, ["error", "ignore"]),
+        (FileFormat, ["csv", "pgtext", "parquet"]),
     ],
 )
 def test_the_choices_are_those_there_are(literal: Any, values: list[str]) -> None:

@@ -13,14 +13,16 @@ import typer
 
 from etl_toolkit import __version__
 from etl_toolkit.cli import analysis, history, load, production, servers
-from etl_toolkit.cli.signals import Terminated, exit_code, terminate
-from etl_toolkit.errors import EtlError, StoppedError, UsageError
+from etl_toolkit.cli.failures import complain, exit_code, is_json_wanted
+from etl_toolkit.cli.signals import Terminated, terminate
+from etl_toolkit.errors import EtlError
 
 app = typer.Typer(
     name="etl-toolkit",
     help="Load many CSV and Parquet files into one PostgreSQL table in parallel, upserting, with the sequential result.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -53,20 +55,11 @@ def main() -> NoReturn:
         if code == 130:  # typer's own answer to Ctrl-C
             raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; what was not committed is rolled back; see `etl-toolkit runs`")
-        code = 130
+        code = complain("interrupted; what was not committed is rolled back; see `etl-toolkit runs`", 130)
     except Terminated:
-        _complain("terminated; what was not committed is rolled back; see `etl-toolkit runs`")
-        code = 143
-    except StoppedError as error:
-        _complain(str(error))
-        code = exit_code(error)
-    except UsageError as error:
-        _complain(str(error))
-        code = 2
+        code = complain("terminated; what was not committed is rolled back; see `etl-toolkit runs`", 143)
     except EtlError as error:
-        _complain(str(error))
-        code = 1
+        code = complain(str(error), exit_code(error), error)
     except BrokenPipeError:
         code = 0
     except Exception as error:
@@ -79,9 +72,7 @@ def _click_failure(error: Exception) -> int:
     show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
     if show is None or code is None:
         raise error
+    if is_json_wanted():
+        return complain(error.format_message(), int(code))  # type: ignore[attr-defined]  # click's
     show()
     return int(code)
-
-
-def _complain(message: str) -> None:
-    print(f"etl-toolkit: {message}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -58,11 +59,14 @@ def undo(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be undone, change nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Even if a later run has written to the table.")] = False,
     dsn: Dsn = None,
+    as_json: Json = False,
 ) -> None:
     """Take back everything a run wrote, in one transaction, or change nothing."""
     from etl_toolkit.processor import ConflictAwareProcessor
 
     done = ConflictAwareProcessor(options.resolve_dsn(dsn)).undo(run, force=force, dry_run=dry_run)
+    if as_json:
+        return options.print_json(asdict(done))
     would = "would be " if done.dry_run else ""
     typer.echo(
         f"{done.table}: {done.deleted:,} rows {would}deleted, {done.restored:,} rows {would}restored (run {run})"

@@ -8,10 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from etl_toolkit.errors import StoppedError
 from etl_toolkit.stopping import CTRL_C, Stop
-
-INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE = 130, 143
 
 
 class Terminated(BaseException):
@@ -38,8 +35,3 @@ def stopped_by_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def exit_code(error: StoppedError) -> int:
-    """What a stopped load exits with: as Ctrl-C does, or, for SIGTERM and a time limit, as SIGTERM does."""
-    return INTERRUPTED_EXIT_CODE if error.reason == CTRL_C else TERMINATED_EXIT_CODE

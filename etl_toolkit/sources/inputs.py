@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from etl_toolkit.errors import SourceError, UsageError
+from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
 
 PACKED_SUFFIXES = (".gz", ".zst")
 CSV_SUFFIXES = tuple(plain + packed for packed in ("", *PACKED_SUFFIXES) for plain in (".csv", ".tsv", ".txt"))
@@ -48,7 +48,9 @@ def expand(inputs: Iterable[Any]) -> list[Any]:
         elif matches := sorted(glob.glob(os.fspath(item), recursive=True), key=natural_order):  # noqa: PTH207  # any path
             found.extend(Path(match) for match in matches)
         else:
-            raise SourceError(f"{shown(item)}: no such file, and no file matches it; check the path or quote the glob")
+            raise UnknownFileError(
+                f"{shown(item)}: no such file, and no file matches it; check the path or quote the glob"
+            )
     if not found:
         raise UsageError("no files given; name at least one CSV or Parquet file, or a frame")
     return found

@@ -1,0 +1,42 @@
+"""How a command fails: a message on stderr, with `--json` an object on stdout, and an exit code for schedulers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from etl_toolkit.errors import DatabaseError, EtlError, StoppedError, UsageError
+from etl_toolkit.stopping import CTRL_C
+
+FAILED, MISTAKEN, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+# What a repetition cannot get past either: password, user, database, privilege, schema, table, column.
+MISTAKES = frozenset({"28P01", "28000", "3D000", "42501", "3F000", "42P01", "42703"})
+
+
+def exit_code(error: EtlError) -> int:
+    """2 for what the user has to put right, 130 and 143 for a load that was stopped, else 1."""
+    if isinstance(error, StoppedError):
+        return INTERRUPTED if error.reason == CTRL_C else TERMINATED
+    if isinstance(error, UsageError) or (isinstance(error, DatabaseError) and error.sqlstate in MISTAKES):
+        return MISTAKEN
+    return FAILED
+
+
+def complain(message: str, code: int, error: EtlError | None = None) -> int:
+    """Say what is wrong, as the command line wants to hear it; return the exit code."""
+    print(f"etl-toolkit: {message}", file=sys.stderr)
+    if is_json_wanted():
+        what, _, hint = message.partition("; ")
+        told: dict[str, Any] = {"error": what, "code": code, "hint": hint or None}
+        told["kind"] = type(error).__name__ if error else None
+        told["sqlstate"] = getattr(error, "sqlstate", None)
+        told["run_id"] = getattr(error, "run_id", None) or None
+        json.dump(told, sys.stdout, ensure_ascii=False)
+        sys.stdout.write("\n")
+    return code
+
+
+def is_json_wanted() -> bool:
+    """Whether the command line asks for JSON; it may not have been understood beyond that."""
+    return "--json" in sys.argv[1:]
