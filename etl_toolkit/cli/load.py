@@ -176,6 +176,7 @@ def overlap(
     from etl_toolkit.processor import ConflictAwareProcessor
 
     reading = options.read_options(headers, delimiter, quote, encoding, "ignore", file_format=file_format, skip=skip)
+    reading = {name: value for name, value in reading.items() if name not in ("date_style", "timezone")}
     found = ConflictAwareProcessor().analyze(files, options.split(key), **reading)
     if as_json:
         options.print_json(as_json_value(asdict(found)))
