@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from etl_toolkit.bench import records
 from etl_toolkit.bench.records import RunRecord
 from etl_toolkit.bench.statistics import Interval, Verdict, ratio_of_medians, verdict
 from etl_toolkit.errors import UsageError
+from etl_toolkit.tables import Block, Cell, Lines, Table, to_html, to_text
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,32 @@ class Comparison:
             f"no difference shown in {self.count('no difference shown')}."
         )
 
+    @property
+    def table(self) -> Table:
+        """The cases, a line each."""
+        rows: list[list[Cell]] = [
+            [case.case, case.before_seconds, case.after_seconds, case.ratio.words, case.verdict, case.runs]
+            for case in self.cases
+        ]
+        return Table(f"{self.before} → {self.after}", HEADERS, rows, right=HEADERS[3:4])
+
+    @property
+    def alone(self) -> list[str]:
+        """The cases of one run alone."""
+        only = {"before": self.only_before, "after": self.only_after}
+        return [f"only {which}: {name}" for which, names in only.items() for name in names]
+
+    def __str__(self) -> str:
+        return to_text(self._blocks())
+
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(case))}</tr>" for case in self.cases
-        )
-        head = "".join(f"<th>{name}</th>" for name in HEADERS)
-        notes = "".join(f"<p>{escape(text)}</p>" for text in (self.finding, *self.warnings))
-        return f"{notes}<table><tr>{head}</tr>{rows}</table>"
+        return to_html(self._blocks())
+
+    def _blocks(self) -> list[Block]:
+        return [self.table, Lines(self.finding, [*self.alone, *(f"note: {text}" for text in self.warnings)])]
 
 
-HEADERS = ("case", "before", "after", "ratio (95 % interval)", "verdict", "runs")
+HEADERS = ("case", "seconds before", "seconds after", "after / before (95 % interval)", "verdict", "runs")
 
 
 def compare(before: Path | str | RunRecord, after: Path | str | RunRecord, *, any_machine: bool = False) -> Comparison:
@@ -93,17 +109,6 @@ def compare(before: Path | str | RunRecord, after: Path | str | RunRecord, *, an
     )
 
 
-def as_text(comparison: Comparison) -> str:
-    """Return the comparison as a table for a terminal."""
-    table = [HEADERS, *(_cells(case) for case in comparison.cases)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEADERS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    lines += [f"only in {comparison.before}: {name}" for name in comparison.only_before]
-    lines += [f"only in {comparison.after}: {name}" for name in comparison.only_after]
-    lines += [f"note: {text}" for text in comparison.warnings]
-    return "\n".join([*lines, comparison.finding])
-
-
 def _compared(name: str, times: list[float], others: list[float]) -> ComparedCase:
     ratio = ratio_of_medians(others, times)
     runs = min(len(times), len(others))
@@ -131,15 +136,3 @@ def _differences(first: RunRecord, second: RunRecord) -> tuple[str, ...]:
     if first.manifest.seed != second.manifest.seed:
         found.append(f"seed: was {first.manifest.seed}, is {second.manifest.seed}: not the same files")
     return tuple(found)
-
-
-def _cells(case: ComparedCase) -> tuple[str, ...]:
-    ratio = f"{case.ratio.median:.2f} ({case.ratio.low:.2f}–{case.ratio.high:.2f})"
-    return (
-        case.case,
-        f"{case.before_seconds:.3f} s",
-        f"{case.after_seconds:.3f} s",
-        ratio,
-        case.verdict,
-        str(case.runs),
-    )

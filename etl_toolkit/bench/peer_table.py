@@ -159,9 +159,7 @@ def _figure_cells(figure: Mapping[str, Any]) -> list[str]:
     case = COLUMNS[(figure["place"][0], figure["place"][1])]
     if figure["ratio"] is None:
         return [figure["what"], case, f"{figure['at_least']:.2f}", "–", figure["outcome"]]
-    ratio = Interval(**figure["ratio"])
-    measured = f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
-    return [figure["what"], case, f"{figure['at_least']:.2f}", measured, figure["outcome"]]
+    return [figure["what"], case, f"{figure['at_least']:.2f}", Interval(**figure["ratio"]).words, figure["outcome"]]
 
 
 def _row(cells: Sequence[str]) -> str:

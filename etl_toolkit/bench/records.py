@@ -42,14 +42,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from etl_toolkit.bench.statistics import Interval
 from etl_toolkit.errors import UsageError
+from etl_toolkit.tables import Lines, Table, to_html
 
 RECORD_VERSION = 1
 
@@ -231,15 +232,18 @@ class RunRecord:
     report: Mapping[str, Any]
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(row['case'])}</td><td>{_seconds(row['wall_seconds'])}</td>"
-            f"<td>{row['runs']}</td><td>{row['failures']}</td></tr>"
+        rows = [
+            [
+                row["case"],
+                Interval(**row["wall_seconds"]).words if row["wall_seconds"] else None,
+                row["runs"],
+                row["failures"],
+            ]
             for row in self.report.get("cases", [])
-        )
-        head = "<tr><th>case</th><th>seconds, median (95 % interval)</th><th>runs</th><th>failed</th></tr>"
-        finding = escape(str(self.report.get("finding", "")))
-        title = f"{escape(self.manifest.run_id)}: {escape(self.manifest.status)}"
-        return f"<p><b>{title}</b> {finding}</p><table>{head}{rows}</table>"
+        ]
+        head = ("case", "seconds, median (95 % interval)", "runs", "failed")
+        title = f"{self.manifest.run_id}: {self.manifest.status}"
+        return to_html([Lines(title, [str(self.report.get("finding", ""))]), Table("Cases", head, rows)])
 
 
 def load(directory: Path | str) -> RunRecord:
@@ -282,9 +286,3 @@ def planned(case: Case, *, run_index: int, number: int) -> Sample:
         run_index=run_index, case=case.name, setting=case.setting, round=number, is_warm_up=number == 0, correct=False,
         **shared,
     )  # fmt: skip
-
-
-def _seconds(interval: Mapping[str, float] | None) -> str:
-    if interval is None:
-        return "–"
-    return f"{interval['median']:.2f} ({interval['low']:.2f}–{interval['high']:.2f})"

@@ -34,6 +34,12 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def words(self) -> str:
+        """The median, with the interval where there is one."""
+        ends = f" ({self.low:.2f}–{self.high:.2f})" if self.low < self.high else ""
+        return f"{self.median:.2f}{ends}"
+
     def as_dict(self) -> dict[str, float]:
         """Return it as a record keeps it."""
         return asdict(self)

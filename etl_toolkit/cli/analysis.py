@@ -113,7 +113,7 @@ def _show_progress(progress: Any) -> None:
 def _compare(left: Path, right: Path, *, any_machine: bool) -> None:
     from etl_toolkit.bench import compare
 
-    typer.echo(compare.as_text(compare.compare(left, right, any_machine=any_machine)))
+    typer.echo(str(compare.compare(left, right, any_machine=any_machine)))
 
 
 def report(

@@ -9,7 +9,6 @@ from etl_toolkit.bench.records import load_manifest
 from etl_toolkit.reporting.content import Bullets, Figure, Panel, Part, Section, Text
 from etl_toolkit.reporting.palette import stand_in, style, to_svg
 from etl_toolkit.reporting.run_data import find_runs
-from etl_toolkit.tables import Cell, Table
 
 DRAWN = 30
 COLORS = {"faster": "green", "slower": "vermilion", "no difference shown": "gray"}
@@ -40,19 +39,8 @@ def comparison_section(found: Comparison) -> Section:
     parts: list[Part] = [Text(found.finding, "lead")]
     parts += [Text(text, "alert") for text in found.warnings]
     parts.append(_ratios(found))
-    rows: list[list[Cell]] = [
-        [
-            case.case, case.before_seconds, case.after_seconds,
-            f"{case.ratio.median:.2f} ({case.ratio.low:.2f}–{case.ratio.high:.2f})", case.verdict, case.runs,
-        ]
-        for case in found.cases
-    ]  # fmt: skip
-    head = ("case", "seconds before", "seconds after", "after / before (95 % interval)", "verdict", "runs")
-    parts.append(Table(f"{found.before} → {found.after}", head, rows, right=head[3:4]))
-    alone = [f"only before: {name}" for name in found.only_before] + [
-        f"only after: {name}" for name in found.only_after
-    ]
-    parts += [Bullets(alone)] if alone else []
+    parts.append(found.table)
+    parts += [Bullets(found.alone)] if found.alone else []
     return Section("What changed", parts)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from etl_toolkit.bench.statistics import LARGEST_STEADY_SPREAD
 from etl_toolkit.reporting.content import Bullets, Part, Section, Text
 from etl_toolkit.reporting.headline import headline
-from etl_toolkit.reporting.run_data import RunData, fate
+from etl_toolkit.reporting.run_data import RunData, fate, interval_words
 
 # It is what shows this: how it went the time before is not worth telling, and how it goes now the page says itself.
 PAGE_NOTEBOOK = "04_parallel_upsert_analysis"
@@ -38,9 +38,8 @@ def answer(data: RunData) -> list[str]:
         sentences.append(f"`{strategy}` left wrong rows, or failed, in {runs} run{'s' if runs != 1 else ''}.")
     noise = report.get("noise")
     if noise and noise["ratio"]:
-        low, high = noise["ratio"]["low"], noise["ratio"]["high"]
         sentences.append(
-            f"The same strategy measured twice (A/A): ratio {noise['ratio']['median']:.2f} ({low:.2f}–{high:.2f}), "
+            f"The same strategy measured twice (A/A): ratio {interval_words(noise['ratio'])}, "
             f"{noise['verdict']}. Smaller differences than that mean nothing."
         )
     return sentences

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from etl_toolkit.bench.records import RunRecord, Sample, load, load_manifest
+from etl_toolkit.bench.statistics import Interval
 from etl_toolkit.errors import UsageError
 
 Case = Mapping[str, Any]
@@ -142,11 +143,7 @@ def setting_words(case: Case, *, overlap: bool = True) -> str:
 
 def interval_words(interval: Mapping[str, float] | None) -> str:
     """Say a median, with its interval where it has one."""
-    if interval is None:
-        return "–"
-    if interval["low"] == interval["high"]:
-        return f"{interval['median']:.2f}"
-    return f"{interval['median']:.2f} ({interval['low']:.2f}–{interval['high']:.2f})"
+    return Interval(**interval).words if interval else "–"
 
 
 def thousands(rate: float) -> str:
