@@ -67,6 +67,11 @@ def mostly_unchanged(number: int) -> Rows:
     return Rows(("id", "v"), tuple((str(key), f"file {number}" if key % 10 == 0 else "before") for key in keys))
 
 
+def dated(number: int) -> Rows:
+    """Days that are others where the environment of the load has a say."""
+    return Rows(("id", "v"), tuple((str(key), f"0{number + 1}/0{key % 9 + 1}/2024") for key in range(number * 20, 90)))
+
+
 LANES = ("scanned", "begun", "claimed", "copying", "copied", "merged", "completed", "committed", "finishing")
 HASHED = [point for point in failpoints.POINTS if point != "compared"]
 BAD = ("7", "bad")
@@ -83,6 +88,7 @@ class Scenario:
     points: Sequence[str] = LANES
     twice: Sequence[str] = ("claimed", "copied", "staged", "committed")  # those of `points` to be killed at again
     key_type: str = "int"
+    value_type: str = "text"
     filled: bool = True
     contents: Callable[[int], Rows] = overlapping
     present: str = "generate_series(0, 300, 3)"
@@ -92,7 +98,7 @@ class Scenario:
         with connection.cursor() as cursor:
             for name in ("loaded", "expected"):
                 check = ", CHECK (v <> 'bad')" if "max_rejects" in self.more else ""
-                cursor.execute(f"CREATE TABLE {name} (id {self.key_type} PRIMARY KEY, v text{check})")
+                cursor.execute(f"CREATE TABLE {name} (id {self.key_type} PRIMARY KEY, v {self.value_type}{check})")
                 if self.filled:
                     cursor.execute(f"INSERT INTO {name} SELECT n, 'before' FROM {self.present} n")
         contents = [self.contents(number) for number in range(3)]
@@ -122,6 +128,7 @@ SCENARIOS = {
 VARIANTS = {
     "in one transaction": Scenario("deterministic", twice=["copied"], more={"atomic": True}),
     "the greatest value": Scenario("deterministic", twice=[], more={"order_by": "v"}),
+    "dates": Scenario("deterministic", twice=[], value_type="date", filled=False, contents=dated),
     "undoable": Scenario("partitioned", more={"undoable": True}),
     "most rows unchanged": Scenario(
         "partitioned",
