@@ -18,6 +18,7 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, server
 from etl_toolkit.cli import app
+from etl_toolkit.doctor import Status, run_checks
 from etl_toolkit.errors import TargetError
 from etl_toolkit.loading import failpoints
 from etl_toolkit.loading.copy import copy_stream
@@ -225,6 +226,10 @@ class TestAStandby:
         assert plan.overlap is not None
         assert (plan.overlap.distinct_keys, plan.overlap.shared_keys) == (3, 1)
         assert any("the server is a standby" in reason for reason in plan.reasons)
+
+    def test_fails_the_doctor_by_name(self, standby: str) -> None:
+        found = run_checks(standby, proves_backup=False).findings
+        assert [finding.status for finding in found if "the server is a standby" in finding.advice] == [Status.FAIL]
 
     def test_makes_plans_from_the_command_line(self, standby: str, files: list[Path]) -> None:
         from typer.testing import CliRunner

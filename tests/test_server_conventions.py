@@ -179,6 +179,23 @@ class TestInstants:
         assert rows(connection, "t") == ['(1,"2024-07-03 11:46:40.123456")']
 
 
+class TestIntervals:
+    @pytest.mark.parametrize("style", ["postgres", "sql_standard", "iso_8601"])
+    def test_of_a_frame_keep_the_sign_of_each_field(
+        self, database: str, connection: Connection, set_up: SetUp, execute: Any, style: str
+    ) -> None:
+        """Under sql_standard a text that begins with a sign has it for all fields without one."""
+        set_up(IntervalStyle=style)
+        execute("CREATE TABLE t (id int PRIMARY KEY, span interval)")
+        spans = pa.array(
+            [(-1, 2, 3_000_000_000), (13, -2, -1_500_000_000), (0, -1, 7_200_000_000_000)], pa.month_day_nano_interval()
+        )
+        ingest(pa.table({"id": [1, 2, 3], "span": spans}), "t", "id", database)
+        assert rows(connection, "t") == [
+            '(1,"-1 mons +2 days 00:00:03")', '(2,"1 year 1 mon -2 days -00:00:01.5")', '(3,"-1 days +02:00:00")',
+        ]  # fmt: skip
+
+
 class TestWhatALoadAsksFor:
     def test_ranks_above_the_servers_own(
         self, database: str, connection: Connection, set_up: SetUp, execute: Any, tmp_path: Path

@@ -58,7 +58,7 @@ def run_checks(
 
 def _of_server(patient: Patient) -> Checks:
     checks: list[Callable[[Patient], Iterable[Finding]]] = [
-        server.check_version, server.check_encryption, server.check_pooler, server.check_extras,
+        server.check_version, server.check_writes, server.check_encryption, server.check_pooler, server.check_extras,
         capacity.check_connections, capacity.check_memory, capacity.check_disk,
         server.check_durability, server.check_collations, server.check_wal,
         history.check_error_handling, history.check_ledger,

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from etl_toolkit.doctor.patient import Patient, size
 from etl_toolkit.doctor.report import Finding, passed, unproven, verdict
+from etl_toolkit.errors import TargetError
 from etl_toolkit.loading.pooler import is_pooled
 from etl_toolkit.loading.session import plain_text_host
+from etl_toolkit.loading.writable import check_writable
 
 OLDEST_VERSION = 140000
 SMALL_WAL_BYTES = 1 << 30
@@ -37,6 +39,16 @@ def check_version(patient: Patient) -> Iterator[Finding]:
     words = f"PostgreSQL {patient.row('SHOW server_version')[0]}" + (f"; {', '.join(features)}" if features else "")
     advice = "upgrade to PostgreSQL 14 or newer"
     yield verdict("server version", words, fails=patient.version < OLDEST_VERSION, advice=advice)
+
+
+def check_writes(patient: Patient) -> Iterator[Finding]:
+    """Whether a load may write here at all: not on a standby, nor where role or database say so."""
+    try:
+        check_writable(patient.connection)
+    except TargetError as error:
+        yield verdict("writes", "refused", fails=True, advice=str(error))
+    else:
+        yield passed("writes", "the server takes them")
 
 
 def check_durability(patient: Patient) -> Iterator[Finding]:

@@ -189,10 +189,13 @@ def _seconds(ticks: int | None, digits: int) -> str | None:
 
 
 def _intervals(values: Any) -> Any:
+    """Each field with its sign: under IntervalStyle sql_standard, that of the first one would be all the others'."""
     import pyarrow as pa
 
     texts = [
-        None if item is None else f"{item.months} months {item.days} days {_seconds(item.nanoseconds, 9)}"
+        None
+        if item is None
+        else f"{item.months:+} months {item.days:+} days {Decimal(item.nanoseconds).scaleb(-9):+f} seconds"
         for item in values.to_pylist()
     ]
     return pa.array(texts, pa.string())
