@@ -143,6 +143,9 @@ class Sources:
 # --- target ------------------------------------------------------------------------------------------------------------
 
 
+OWN_PREFIX = "etl_"
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of the target table. `type` is the SQL type as the server spells it, `base_type` its pg_type name.
@@ -281,6 +284,15 @@ class TargetTable:
     def qualified_name(self) -> str:
         return f"{self.schema}.{self.name}"
 
+    @cached_property
+    def own_prefix(self) -> str:
+        """What the columns that a load adds beside the table's begin with, and none of the table's does."""
+        prefix, number = OWN_PREFIX, 1
+        while any(column.name.startswith(prefix) for column in self.columns):
+            number += 1
+            prefix = f"etl{number}_"
+        return prefix
+
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
 
@@ -404,10 +416,9 @@ class Layout:
     delimiter: str = ","
     is_bare: bool = False
 
-    @property
-    def with_file(self) -> Layout:
-        """The same records with the position of their file before them."""
-        return replace(self, columns=("etl_file", *self.columns))
+    def with_file(self, name: str) -> Layout:
+        """The same records with the position of their file before them, in a column of this name."""
+        return replace(self, columns=(name, *self.columns))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from etl_toolkit.loading.conventions import conventions_in_words, offsets_at
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.ledger import PastRun, loaded_before, staging_refusal
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
+from etl_toolkit.loading.naming import own_name
 from etl_toolkit.loading.run import Phases
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.loading.writable import is_standby
@@ -283,7 +284,7 @@ def forecasted(ready: Ready, sessions: Sessions) -> Plan:
     with ready.scan.with_records(ready.workspace, query) as source:
         sample = source.execute("SELECT file, record FROM found").fetchall()
     data = "".join(f"{file}{ready.layout.delimiter}{record}\n" for file, record in sample)
-    layout = ready.layout.with_file
+    layout = ready.layout.with_file(own_name(ready.target, "etl_file"))
     with sessions.session("forecast") as connection, connection.cursor() as cursor:
         cursor.execute(create_staging(ready.target, ready.layout))
         try:

@@ -92,12 +92,6 @@ SELECT tgname, (tgtype & 1) <> 0 AS per_row, (tgtype & 2) <> 0 AS before
 FROM pg_catalog.pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled <> 'D'
 """
 
-# Columns that the SQL of a load adds beside the table's own.
-_OUR_NAMES = re.compile(
-    "etl_(k[0-9]+|file|row|place|present|new|stale|differs|inserted|fresh|wins|in_file|image|version|undone_by|mine|table|"
-    "xmin|text|target|before)"
-)
-
 
 def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
     """Read the table `table` (`name` or `schema.name`, quoted where needed) as it is to be upserted by `key`.
@@ -189,10 +183,6 @@ def _meant(cursor: Any, table: str) -> str:
 
 def _check_names(label: str, columns: Sequence[Column], key: Sequence[str]) -> None:
     names = {column.name for column in columns}
-    if taken := sorted(name for name in names if _OUR_NAMES.fullmatch(name)):
-        raise TargetError(
-            f"{label} has a column '{taken[0]}', a name that loads need for themselves; rename the column"
-        )
     if missing := [name for name in key if name not in names]:
         raise UnknownTableError(
             f"{label} has no column '{missing[0]}' to be the key; it has {', '.join(sorted(names))}"

@@ -28,7 +28,7 @@ from sqlalchemy import create_engine
 
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, server
 from etl_toolkit.doctor import run_checks
-from etl_toolkit.errors import EtlError, TargetError, UsageError
+from etl_toolkit.errors import EtlError, UsageError
 from etl_toolkit.loading.grants import ledger_sql, table_sql
 from etl_toolkit.loading.run import Event
 from etl_toolkit.loading.session import Sessions
@@ -122,17 +122,6 @@ class TestIdentifiers:
         (tmp_path / name).write_text("id,v\n1,a\nx,b\n")
         result = ingest(tmp_path / name, "t", "id", database, max_rejects=1)
         assert (result.counts.inserted, result.counts.rejected) == (1, 1)
-
-    @pytest.mark.parametrize("name", ["etl_file", "etl_k0", "etl_present"])
-    def test_a_column_with_a_name_we_need_ourselves_is_refused(
-        self, database: str, connection: Any, tmp_path: Path, name: str
-    ) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(sql.SQL("CREATE TABLE t (id int PRIMARY KEY, {} int)").format(sql.Identifier(name)))
-        path = tmp_path / "in.csv"
-        path.write_text("id\n1\n")
-        with pytest.raises(TargetError, match=f"has a column '{name}', a name that loads need"):
-            ingest(path, "t", "id", database)
 
     def test_grants_quote_every_name(self) -> None:
         text = ledger_sql('r"; --') + table_sql('r"; --', 't"; --', schema='s"; --')

@@ -37,18 +37,21 @@ def conditions(
     if not target.arbiter.nulls_not_distinct:
         required |= set(target.key)
     names = [*layout.columns, *(column.name for column in added if column.is_generated)]
-    actions = [_fill_in(column) for column in added if column.expression is not None]
+    actions: list[Composable] = [_fill_in(column) for column in added if column.expression is not None]
     actions += [SQL("ALTER {} SET NOT NULL").format(Identifier(name)) for name in names if name in required]
-    checks = {
-        check.name: check.definition
+    checks = [
+        (check.name, check.definition)
         for check in _checks(target, layout)
-        if check.name and (most_partitions is None or check.parts <= most_partitions)
-    }
+        if not check.name or most_partitions is None or check.parts <= most_partitions
+    ]
     if _is_known(target, layout, target.arbiter.reads) and target.arbiter.predicate:
-        checks.setdefault(target.arbiter.index, f"CHECK (({target.arbiter.predicate}) IS TRUE)")
-    actions += [SQL("ADD CONSTRAINT {} {}").format(Identifier(name), SQL(check)) for name, check in checks.items()]
-    unnamed = [check.definition for check in _checks(target, layout) if not check.name]
-    return [*actions, *(SQL("ADD {}").format(SQL(check)) for check in unnamed)]
+        checks.append((target.arbiter.index, f"CHECK (({target.arbiter.predicate}) IS TRUE)"))
+    taken: set[str] = {""}
+    for name, check in checks:  # an index may be named like a constraint: the second one goes without its name
+        named = SQL("") if name in taken else SQL("CONSTRAINT {} ").format(Identifier(name))
+        actions.append(SQL("ADD {}{}").format(named, SQL(check)))
+        taken.add(name)
+    return actions
 
 
 def index_long_entries(target: TargetTable, layout: Layout, name: Composable) -> list[Composable]:

@@ -16,6 +16,7 @@ from psycopg2.sql import SQL, Composable, Composed, Identifier
 
 from etl_toolkit.loading.conditions import conditions, copied_columns, generated_keys
 from etl_toolkit.loading.conventions import printing
+from etl_toolkit.loading.naming import ours, own_column
 from etl_toolkit.loading.tripwire import Rivals, guarded
 from etl_toolkit.model import ConflictAction, Layout, TargetTable
 
@@ -53,8 +54,8 @@ def create_staging(target: TargetTable, layout: Layout, *, name: str = STAGING) 
 
     Its first column, `etl_file`, holds the position of the file a row comes from.
     """
-    statement = SQL(
-        "CREATE TEMP TABLE {name} ON COMMIT DROP AS SELECT 0 AS etl_file, {columns} FROM {table} WITH NO DATA"
+    statement = ours(
+        target, "CREATE TEMP TABLE {name} ON COMMIT DROP AS SELECT 0 AS etl_file, {columns} FROM {table} WITH NO DATA"
     ).format(name=Identifier(name), columns=names(copied_columns(target, layout)), table=table(target))
     if actions := conditions(target, layout):
         statement += SQL("; ALTER TABLE {} {}").format(Identifier("pg_temp", name), SQL(", ").join(actions))
@@ -68,12 +69,14 @@ def shared_staging(run_id: str, position: int) -> Identifier:
 
 def create_shared_staging(target: TargetTable, layout: Layout, destination: Composable, *, file: int) -> Composed:
     """An unlogged staging table for one file. The ledger never counts on it: crash recovery empties it."""
-    return SQL(
+    return ours(target,
         "DROP TABLE IF EXISTS {name}; CREATE UNLOGGED TABLE {name} AS SELECT {file} AS etl_file, {columns} "
         "FROM {table} WITH NO DATA; ALTER TABLE {name} {actions}"
     ).format(
         name=destination, file=sql.Literal(file), columns=names(copied_columns(target, layout)), table=table(target),
-        actions=SQL(", ").join([SQL("ALTER etl_file SET DEFAULT {}").format(sql.Literal(file)), *conditions(target, layout)]),
+        actions=SQL(", ").join(
+            [ours(target, "ALTER etl_file SET DEFAULT {}").format(sql.Literal(file)), *conditions(target, layout)]
+        ),
     )  # fmt: skip
 
 
@@ -88,13 +91,15 @@ def staged_partition(
             keys, sql.Literal(parts), sql.Literal(part)
         )
     columns = names([*layout.columns, *generated_keys(target, layout)])
-    rows = [SQL("SELECT etl_file, {}, ctid FROM {}{}").format(columns, name, mine) for name in tables]
+    rows = [ours(target, "SELECT etl_file, {}, ctid FROM {}{}").format(columns, name, mine) for name in tables]
     return SQL("({}) AS staged").format(SQL(" UNION ALL ").join(rows))
 
 
-def set_file(position: int, *, name: str = STAGING) -> Composed:
+def set_file(target: TargetTable, position: int, *, name: str = STAGING) -> Composed:
     """Let the rows staged from now on belong to the file at `position`."""
-    return SQL("ALTER TABLE {} ALTER etl_file SET DEFAULT {}").format(staging_table(name), sql.Literal(position))
+    return ours(target, "ALTER TABLE {} ALTER etl_file SET DEFAULT {}").format(
+        staging_table(name), sql.Literal(position)
+    )
 
 
 def empty_staging(name: str = STAGING) -> Composed:
@@ -186,30 +191,31 @@ def judged(upsert: Upsert, source: Composable) -> Composed:
     stale: Composable = SQL("false")
     if upsert.action is ConflictAction.NEWER and upsert.order_by:
         stale = _older(Identifier("latest", upsert.order_by), Identifier("present", upsert.order_by))
-    return SQL(
+    return ours(upsert.target,
         "latest AS ({latest}), judged AS MATERIALIZED (SELECT latest.*, etl_present IS NULL AS etl_new, "
         "etl_present IS NOT NULL AND {stale} AS etl_stale, "
         "etl_present IS NOT NULL AND NOT {stale} AND {differs} AS etl_differs{identity}{place} "
         "FROM latest LEFT JOIN ({present}) AS present ON {on})"
     ).format(
         latest=latest, stale=stale, differs=differs, present=present, on=on,
-        identity=SQL("").join(_changes(upsert.kept_identities)),
-        place=SQL(", etl_present, etl_place") if upsert.undoable else SQL(""),
+        identity=SQL("").join(_changes(upsert)),
+        place=ours(upsert.target, ", etl_present, etl_place") if upsert.undoable else SQL(""),
     )  # fmt: skip
 
 
-def _changes(identities: Sequence[str]) -> list[Composable]:
+def _changes(upsert: Upsert) -> list[Composable]:
+    identities = upsert.kept_identities
     if not identities:
         return []
     pairs = [SQL("present.{0} IS DISTINCT FROM latest.{0}").format(Identifier(name)) for name in identities]
-    return [SQL(", ({}) AS etl_changes_identity").format(SQL(" OR ").join(pairs))]
+    return [ours(upsert.target, ", ({}) AS etl_changes_identity").format(SQL(" OR ").join(pairs))]
 
 
 def present_rows(target: TargetTable, *, system_columns: bool = False) -> Composed:
     """The rows of the table that the arbitrating index covers, with their key parts; `etl_present` is never NULL."""
-    extra = SQL(", ctid AS etl_place, xmin, xmax") if system_columns else SQL("")
+    extra = ours(target, ", ctid AS etl_place, xmin, xmax") if system_columns else SQL("")
     only = SQL("" if target.is_partitioned else "ONLY ")  # rows of inheriting tables are beyond the reach of the index
-    present = SQL("SELECT *, {}, tableoid AS etl_present{} FROM {}{}").format(
+    present = ours(target, "SELECT *, {}, tableoid AS etl_present{} FROM {}{}").format(
         key_items(target), extra, only, table(target)
     )
     if target.arbiter.predicate:
@@ -220,7 +226,7 @@ def present_rows(target: TargetTable, *, system_columns: bool = False) -> Compos
 def latest_rows(upsert: Upsert, source: Composable) -> Composed:
     """The staged rows with their key parts, of those with equal keys only the one that wins."""
     if upsert.several_files:
-        return SQL("SELECT * FROM ({}) AS placed WHERE etl_wins").format(file_winners(upsert, source))
+        return ours(upsert.target, "SELECT * FROM ({}) AS placed WHERE etl_wins").format(file_winners(upsert, source))
     staged = staged_rows(upsert, source)
     if upsert.unique:
         return staged
@@ -232,7 +238,7 @@ def latest_rows(upsert: Upsert, source: Composable) -> Composed:
 
 def staged_rows(upsert: Upsert, source: Composable) -> Composed:
     """The staged rows with their key parts, and `etl_row`, their order in their file."""
-    return SQL("SELECT etl_file, {}, {}, ctid AS etl_row FROM {}").format(
+    return ours(upsert.target, "SELECT etl_file, {}, {}, ctid AS etl_row FROM {}").format(
         names(upsert.layout.columns), key_items(upsert.target), source
     )
 
@@ -240,9 +246,9 @@ def staged_rows(upsert: Upsert, source: Composable) -> Composed:
 def _best_first(upsert: Upsert) -> list[Composable]:
     """In which order the rows of one file compete for a key: the last, the first for `ignore`, the greatest `order_by`."""
     if upsert.action is ConflictAction.IGNORE:
-        return [SQL("etl_row")]
+        return [ours(upsert.target, "etl_row")]
     greatest = [SQL("{} DESC NULLS LAST").format(Identifier(upsert.order_by))] if upsert.order_by else []
-    return [*greatest, SQL("etl_row DESC")]
+    return [*greatest, ours(upsert.target, "etl_row DESC")]
 
 
 def file_winners(upsert: Upsert, source: Composable) -> Composed:
@@ -254,14 +260,16 @@ def file_winners(upsert: Upsert, source: Composable) -> Composed:
     across files.
     """
     keys = SQL(", ").join(key_aliases(upsert.target))
-    in_file = SQL("(lag(etl_file) OVER by_file IS DISTINCT FROM etl_file)")
-    wins: Composable = SQL("(last_value(etl_file) OVER by_file = etl_file AND {})").format(in_file)
+    in_file = ours(upsert.target, "(lag(etl_file) OVER by_file IS DISTINCT FROM etl_file)")
+    wins: Composable = ours(upsert.target, "(last_value(etl_file) OVER by_file = etl_file AND {})").format(in_file)
     if upsert.action is ConflictAction.IGNORE:
-        wins = SQL("(lag(etl_file) OVER by_file IS NULL)")
+        wins = ours(upsert.target, "(lag(etl_file) OVER by_file IS NULL)")
     elif upsert.order_by:
-        best = SQL("{} DESC NULLS LAST, etl_file DESC, etl_row DESC").format(Identifier(upsert.order_by))
+        best = ours(upsert.target, "{} DESC NULLS LAST, etl_file DESC, etl_row DESC").format(
+            Identifier(upsert.order_by)
+        )
         wins = SQL("(row_number() OVER (PARTITION BY {} ORDER BY {}) = 1)").format(keys, best)
-    return SQL(
+    return ours(upsert.target,
         "SELECT etl_file, {values}{spelled}{keys}, etl_row, {in_file} AS etl_in_file, {wins} AS etl_wins FROM ({staged}) AS staged "
         "WINDOW by_file AS (PARTITION BY {keys} ORDER BY etl_file, {best_first} "
         "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
@@ -298,7 +306,7 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
             stale = _older(Identifier("excluded", upsert.order_by), Identifier("etl_target", upsert.order_by))
             wanted = SQL("NOT {}").format(stale)
         resolution = SQL("DO UPDATE SET {} WHERE {}").format(assignments, guarded(upsert.rivals, wanted))
-    return SQL(
+    return ours(upsert.target,
         "WITH {judged}{kept}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} SELECT {columns} FROM judged "
         "WHERE etl_new OR etl_differs ORDER BY {order} "
         "ON CONFLICT {arbiter} {resolution} RETURNING {is_inserted} AS etl_inserted) "
@@ -307,7 +315,7 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
         "{inserted}, (SELECT count(*) FROM written) FROM judged GROUP BY etl_file"
     ).format(
         is_inserted=SQL("NULL::bool" if target.is_partitioned else "(etl_target.xmax = 0)"),
-        inserted=SQL(_NEW_AND_WRITTEN if target.is_partitioned else _INSERTED),
+        inserted=ours(target, _NEW_AND_WRITTEN if target.is_partitioned else _INSERTED),
         judged=judged(upsert, source), kept=_kept(upsert), table=table(target), columns=names(layout.columns),
         overriding=overriding(upsert), order=writing_order(upsert),
         arbiter=arbiter_of(target), resolution=resolution,
@@ -316,7 +324,7 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
 
 def writing_order(upsert: Upsert, qualifier: str | None = None) -> Composable:
     """In which order the staged rows are written."""
-    items = [Identifier("etl_row")] if upsert.is_in_file_order else key_aliases(upsert.target)
+    items = [own_column(upsert.target, "etl_row")] if upsert.is_in_file_order else key_aliases(upsert.target)
     return SQL(", ").join(Identifier(qualifier, *item.strings) if qualifier else item for item in items)
 
 
@@ -342,19 +350,21 @@ def _kept(upsert: Upsert) -> Composable:
     """
     if not upsert.undoable:
         return SQL("")
-    return SQL(
-        ", kept AS (INSERT INTO etl_toolkit.before_images (version, image) SELECT etl_before.xmin, etl_before::text "
+    return ours(
+        upsert.target,
+        ", kept AS (INSERT INTO etl_toolkit.before_images (version, image) SELECT etl_before.xmin, (etl_before.*)::text "
         "FROM judged JOIN {} AS etl_before ON etl_before.ctid = etl_place AND etl_before.tableoid = etl_present "
-        "WHERE etl_differs AND etl_before.xmin <> pg_catalog.pg_current_xact_id()::xid)"
+        "WHERE etl_differs AND etl_before.xmin <> pg_catalog.pg_current_xact_id()::xid)",
     ).format(table(upsert.target))
 
 
 def forecast(cursor: Any, upsert: Upsert) -> tuple[int, int, int]:
     """Return how many of the staged rows are new, differ from their row in the table, and are unchanged or stale."""
     cursor.execute(
-        SQL(
+        ours(
+            upsert.target,
             "WITH {} SELECT count(*) FILTER (WHERE etl_new), count(*) FILTER (WHERE etl_differs), "
-            "count(*) FILTER (WHERE NOT etl_new AND NOT etl_differs) FROM judged"
+            "count(*) FILTER (WHERE NOT etl_new AND NOT etl_differs) FROM judged",
         ).format(judged(upsert, staging_table()))
     )
     new, differing, same = cursor.fetchone()
@@ -414,7 +424,7 @@ def match_keys(target: TargetTable, left: str, right: str) -> Composed:
 
 def key_aliases(target: TargetTable) -> list[Identifier]:
     """Names for the values of the arbitrating index's key parts."""
-    return [Identifier(f"etl_k{number}") for number in range(len(target.arbiter.expressions))]
+    return [own_column(target, f"etl_k{number}") for number in range(len(target.arbiter.expressions))]
 
 
 def _older(left: Composable, right: Composable) -> Composed:
@@ -431,9 +441,10 @@ def count_keys(cursor: Any, target: TargetTable, source: Composable) -> dict[int
     """Return rows and distinct keys of each file, by position, under the arbitrating index's own equality."""
     keys = SQL(", ").join(SQL(expression) for expression in target.arbiter.expressions)
     cursor.execute(
-        SQL(
+        ours(
+            target,
             "SELECT etl_file, sum(n)::bigint, count(*) FROM (SELECT etl_file, count(*) AS n FROM {} GROUP BY etl_file, {}) "
-            "AS by_key GROUP BY etl_file"
+            "AS by_key GROUP BY etl_file",
         ).format(source, keys)
     )
     return {file: (int(rows), int(distinct)) for file, rows, distinct in cursor.fetchall()}

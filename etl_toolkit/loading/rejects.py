@@ -23,6 +23,7 @@ from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading.conditions import conditions, copied_columns, foreign_keys, index_long_entries
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.merge import Upsert, judged, table
+from etl_toolkit.loading.naming import ours, own_name
 from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.model import ForeignKey, Layout, TargetTable
 
@@ -64,9 +65,12 @@ def refused_records(
 
 def _create_probe(target: TargetTable, layout: Layout) -> sql.Composed:
     """Like a staging table, with a row number in front."""
-    actions: list[Composable] = [SQL("ALTER etl_row SET NOT NULL"), *conditions(target, layout, most_partitions=None)]
-    return SQL(
-        "CREATE TEMP TABLE etl_probe AS SELECT 0::bigint AS etl_row, {} FROM {} WITH NO DATA; ALTER TABLE {} {}"
+    actions: list[Composable] = [
+        ours(target, "ALTER etl_row SET NOT NULL"),
+        *conditions(target, layout, most_partitions=None),
+    ]
+    return ours(
+        target, "CREATE TEMP TABLE etl_probe AS SELECT 0::bigint AS etl_row, {} FROM {} WITH NO DATA; ALTER TABLE {} {}"
     ).format(
         SQL(", ").join(map(Identifier, copied_columns(target, layout))), table(target), _PROBE, SQL(", ").join(actions)
     )
@@ -75,7 +79,7 @@ def _create_probe(target: TargetTable, layout: Layout) -> sql.Composed:
 def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tuple[int, str]]) -> Iterator[Refusal]:
     statement = SQL("COPY {} ({}) FROM STDIN (FORMAT csv, HEADER, DELIMITER {}, QUOTE '\"', NULL '')").format(
         _PROBE,
-        SQL(", ").join(Identifier(name) for name in ("etl_row", *layout.columns)),
+        SQL(", ").join(Identifier(name) for name in (own_name(target, "etl_row"), *layout.columns)),
         sql.Literal(layout.delimiter),
     )
     rows = [f"{number}{layout.delimiter}{record}\n".encode("utf-8", "surrogateescape") for number, record in chunk]
@@ -100,7 +104,7 @@ def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tup
 def _looked_up(cursor: Any, target: TargetTable, layout: Layout, records: Mapping[int, str]) -> Iterator[Refusal]:
     """The records that COPY took although the table would not: those without a parent row."""
     for key in foreign_keys(target, layout):
-        cursor.execute(_orphans(key, _PROBE, SQL("q.etl_row")))
+        cursor.execute(_orphans(key, _PROBE, ours(target, "q.etl_row")))
         for (row,) in cursor.fetchall():
             yield Refusal(
                 row,
@@ -165,8 +169,8 @@ def refuse_identities(cursor: Any, upsert: Upsert, source: Composable) -> None:
 
 def changed_identities(upsert: Upsert, source: Composable) -> sql.Composed:
     """Select `etl_row` of the rows to be written that would change such a column; a stale row changes nothing."""
-    return SQL(
-        "WITH {} SELECT etl_row FROM judged WHERE NOT etl_new AND NOT etl_stale AND etl_changes_identity"
+    return ours(
+        upsert.target, "WITH {} SELECT etl_row FROM judged WHERE NOT etl_new AND NOT etl_stale AND etl_changes_identity"
     ).format(judged(upsert, source))
 
 

@@ -17,6 +17,7 @@ from etl_toolkit.loading.merge import (
     table,
     writing_order,
 )
+from etl_toolkit.loading.naming import ours
 from etl_toolkit.loading.tripwire import guarded
 
 
@@ -41,14 +42,14 @@ def write_statement(upsert: Upsert, source: Composable, *, prefilter: bool, coun
     rows: Composable = SQL("latest")
     resolution: Composable = SQL("DO NOTHING")
     if prefilter:
-        rows = SQL("latest LEFT JOIN ({}) AS present ON {} WHERE etl_present IS NULL OR {}").format(
+        rows = ours(upsert.target, "latest LEFT JOIN ({}) AS present ON {} WHERE etl_present IS NULL OR {}").format(
             present_rows(target), match_keys(target, "present", "latest"), differs(upsert, "present", "latest")
         )
     if not upsert.keeps_present:
         assignments = SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name in upsert.values)
         wanted = guarded(upsert.rivals, differs(upsert, "etl_target", "excluded"))
         resolution = SQL("DO UPDATE SET {} WHERE {}").format(assignments, wanted)
-    return SQL(
+    return ours(upsert.target,
         "WITH {latest}, written AS (INSERT INTO {table} AS etl_target ({columns}){overriding} "
         "SELECT {values} FROM {rows}{in_key_order} ON CONFLICT {arbiter} {resolution} "
         "RETURNING (etl_target.xmax = 0) AS etl_inserted) "
@@ -65,19 +66,21 @@ def write_statement(upsert: Upsert, source: Composable, *, prefilter: bool, coun
 def _latest(upsert: Upsert, source: Composable, *, count_rows: bool) -> Composed:
     """The CTEs that end in `latest`; what is counted as well is kept, so that it is computed once."""
     if upsert.several_files:
-        return SQL(
-            "placed AS MATERIALIZED ({}), latest AS NOT MATERIALIZED (SELECT * FROM placed WHERE etl_wins)"
+        return ours(
+            upsert.target,
+            "placed AS MATERIALIZED ({}), latest AS NOT MATERIALIZED (SELECT * FROM placed WHERE etl_wins)",
         ).format(file_winners(upsert, source))
     kept = SQL("MATERIALIZED") if count_rows else SQL("NOT MATERIALIZED")
     return SQL("latest AS {} ({})").format(kept, latest_rows(upsert, source))
 
 
 def _rows_per_file(upsert: Upsert) -> Composable:
-    counts = SQL("SELECT etl_file, 0, 0, count(*) FROM latest GROUP BY etl_file")
+    counts = ours(upsert.target, "SELECT etl_file, 0, 0, count(*) FROM latest GROUP BY etl_file")
     if upsert.several_files:
-        counts = SQL(
+        counts = ours(
+            upsert.target,
             "SELECT etl_file, count(*), count(*) FILTER (WHERE etl_in_file), count(*) FILTER (WHERE etl_wins) "
-            "FROM placed GROUP BY etl_file"
+            "FROM placed GROUP BY etl_file",
         )
     return SQL("(SELECT json_agg(json_build_array(f, s, k, w)) FROM ({}) AS per_file (f, s, k, w))").format(counts)
 

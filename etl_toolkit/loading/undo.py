@@ -16,6 +16,7 @@ import psycopg2
 
 from etl_toolkit.errors import LedgerError, map_driver_error
 from etl_toolkit.loading import ledger
+from etl_toolkit.loading.naming import ours
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.loading.undo_sql import (
     CASCADES,
@@ -149,7 +150,10 @@ def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _
     cursor.execute(ours_statement(target, written.versions))
     cursor.execute("ANALYZE pg_temp.etl_ours, pg_temp.etl_images")
     cursor.execute(
-        "SELECT (SELECT count(*) FROM pg_temp.etl_images WHERE etl_mine), (SELECT count(*) FROM pg_temp.etl_ours)"
+        ours(
+            target,
+            "SELECT (SELECT count(*) FROM pg_temp.etl_images WHERE etl_mine), (SELECT count(*) FROM pg_temp.etl_ours)",
+        )
     )
     kept, intact = cursor.fetchone()
     if missing := written.inserted + kept - intact:

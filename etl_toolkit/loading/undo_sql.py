@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from psycopg2.sql import SQL, Composed, Identifier, Literal
 
 from etl_toolkit.loading.merge import key_items, match_keys, table
+from etl_toolkit.loading.naming import ours
 from etl_toolkit.model import TargetTable
 
 CASCADES = """
@@ -30,7 +31,7 @@ def images_statement(target: TargetTable, run_id: str, versions: Sequence[str]) 
 
     A row that one batch of the run overwrote after another had written it is no earlier state.
     """
-    return SQL(
+    return ours(target,
         "CREATE TEMP TABLE etl_images ON COMMIT DROP AS SELECT *, {keys} FROM ("
         "SELECT etl_image, etl_version, etl_undone_by, etl_undone_by IS NULL AS etl_mine, (etl_row).* FROM ("
         "SELECT i.image AS etl_image, i.version AS etl_version, r.undone_by::xid AS etl_undone_by, "
@@ -48,28 +49,30 @@ def images_statement(target: TargetTable, run_id: str, versions: Sequence[str]) 
 
 def ours_statement(target: TargetTable, versions: Sequence[str]) -> Composed:
     """Where the rows that the run wrote stand now: unchanged since, or given back by the undoing of a later run."""
-    present = SQL("SELECT tableoid AS etl_table, ctid AS etl_place, xmin AS etl_xmin, {} FROM {}").format(
+    present = ours(target, "SELECT tableoid AS etl_table, ctid AS etl_place, xmin AS etl_xmin, {} FROM {}").format(
         key_items(target), table(target)
     )
-    return SQL(
+    return ours(
+        target,
         "CREATE TEMP TABLE etl_ours ON COMMIT DROP AS SELECT * FROM ({present}) AS present "
         "WHERE etl_xmin = ANY({versions}::xid[]) UNION ALL SELECT present.* FROM ({present}) AS present "
         "JOIN pg_temp.etl_images AS given ON {same} "
-        "WHERE NOT etl_mine AND etl_xmin = etl_undone_by AND etl_version = ANY({versions}::xid[])"
+        "WHERE NOT etl_mine AND etl_xmin = etl_undone_by AND etl_version = ANY({versions}::xid[])",
     ).format(present=present, versions=Literal(list(versions)), same=match_keys(target, "present", "given"))
 
 
 def delete_statement(target: TargetTable) -> Composed:
     """Delete the rows that the run inserted."""
-    return SQL(
+    return ours(
+        target,
         "DELETE FROM {} AS etl_target USING pg_temp.etl_ours AS ours WHERE etl_target.ctid = ours.etl_place "
-        "AND etl_target.tableoid = ours.etl_table AND {}"
+        "AND etl_target.tableoid = ours.etl_table AND {}",
     ).format(table(target), is_inserted(target))
 
 
 def is_inserted(target: TargetTable) -> Composed:
     """A condition on `ours`: the run inserted this row, having kept no earlier one."""
-    return SQL("NOT EXISTS (SELECT FROM pg_temp.etl_images AS kept WHERE kept.etl_mine AND {})").format(
+    return ours(target, "NOT EXISTS (SELECT FROM pg_temp.etl_images AS kept WHERE kept.etl_mine AND {})").format(
         match_keys(target, "kept", "ours")
     )
 
@@ -81,9 +84,10 @@ def restore_statement(target: TargetTable) -> Composed:
         for column in target.columns
         if column.name not in target.key and not column.is_generated and column.identity != "a"
     ]
-    return SQL(
+    return ours(
+        target,
         "UPDATE {} AS etl_target SET {} FROM pg_temp.etl_ours AS ours JOIN pg_temp.etl_images AS kept ON {} "
-        "WHERE kept.etl_mine AND etl_target.ctid = ours.etl_place AND etl_target.tableoid = ours.etl_table"
+        "WHERE kept.etl_mine AND etl_target.ctid = ours.etl_place AND etl_target.tableoid = ours.etl_table",
     ).format(
         table(target),
         SQL(", ").join(SQL("{0} = kept.{0}").format(Identifier(name)) for name in values),
@@ -93,12 +97,13 @@ def restore_statement(target: TargetTable) -> Composed:
 
 def restored_statement(target: TargetTable) -> Composed:
     """Count the rows that are, letter for letter, what was kept."""
-    present = SQL("SELECT etl_target::text AS etl_text, {} FROM {} AS etl_target").format(
+    present = ours(target, "SELECT (etl_target.*)::text AS etl_text, {} FROM {} AS etl_target").format(
         key_items(target), table(target)
     )
-    return SQL(
+    return ours(
+        target,
         "SELECT count(*) FROM ({}) AS present JOIN pg_temp.etl_images AS kept ON {} "
-        "WHERE kept.etl_mine AND present.etl_text = kept.etl_image"
+        "WHERE kept.etl_mine AND present.etl_text = kept.etl_image",
     ).format(present, match_keys(target, "present", "kept"))
 
 
@@ -108,7 +113,8 @@ def children_statement(target: TargetTable, child: str, own: Sequence[str], refe
         SQL("child.{} = etl_target.{}").format(Identifier(left), Identifier(right))
         for left, right in zip(own, referenced, strict=True)
     )
-    return SQL(
+    return ours(
+        target,
         "SELECT count(*) FROM {} AS child JOIN {} AS etl_target ON {} JOIN pg_temp.etl_ours AS ours "
-        "ON etl_target.ctid = ours.etl_place AND etl_target.tableoid = ours.etl_table WHERE {}"
+        "ON etl_target.ctid = ours.etl_place AND etl_target.tableoid = ours.etl_table WHERE {}",
     ).format(SQL(child), table(target), equal, is_inserted(target))

@@ -31,6 +31,7 @@ from etl_toolkit.loading.merge import (
     staging_table,
     table,
 )
+from etl_toolkit.loading.naming import ours
 from etl_toolkit.loading.statements import differs, update_statement, write_statement
 from etl_toolkit.loading.tripwire import check, check_kept
 from etl_toolkit.model import ConflictAction, HazardKind, TargetTable
@@ -161,7 +162,7 @@ def _by_file(
     if len(staged) == 1 or not updated:
         return dict.fromkeys(staged, updated) if updated else {}
     cursor.execute(
-        SQL(
+        ours(upsert.target,
             "SELECT etl_file, count(*) FROM ({latest}) AS latest JOIN ({present}) AS present ON {on} "
             "WHERE present.xmin = pg_catalog.pg_current_xact_id()::xid GROUP BY etl_file"
         ).format(
@@ -251,11 +252,12 @@ def _attributed(
     UPDATE `updated_first` look like new ones.
     """
     cursor.execute(
-        SQL(
+        ours(
+            upsert.target,
             "WITH latest AS ({latest}) SELECT etl_file, count(*) FILTER (WHERE etl_mine AND etl_fresh), "
             "count(*) FILTER (WHERE etl_mine AND NOT etl_fresh) FROM latest LEFT JOIN (SELECT *, "
             "xmin = pg_catalog.pg_current_xact_id()::xid AS etl_mine, xmax = 0 AS etl_fresh FROM ({present}) AS rows) "
-            "AS present ON {on} GROUP BY etl_file"
+            "AS present ON {on} GROUP BY etl_file",
         ).format(
             latest=latest_rows(upsert, source),
             present=present_rows(upsert.target, system_columns=True),

@@ -17,6 +17,7 @@ from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import present_rows
+from etl_toolkit.loading.naming import ours
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.second_result import first_reason_kept
@@ -145,7 +146,7 @@ def _read_table(run: Run, printed: list[Composed]) -> bool:
 
     def read(worker: int) -> bool:
         first, last = edges[worker], edges[worker + 1] if worker + 1 < len(edges) else 2**32 - 1
-        where = SQL("etl_place >= {}::tid AND etl_place < {}::tid").format(
+        where = ours(run.target, "etl_place >= {}::tid AND etl_place < {}::tid").format(
             Literal(f"({first},0)"), Literal(f"({last},0)")
         )
         rows = present_rows(run.target, system_columns=True)

@@ -19,6 +19,7 @@ from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging, drop_staging, staging_table
+from etl_toolkit.loading.naming import own_name
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import own_rivals
 from etl_toolkit.loading.upsert import merge
@@ -160,7 +161,7 @@ def _chosen(run: Run, own: Range) -> Chosen:
 def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: Mapping[int, int]) -> dict[int, Counts]:
     assert run.scan is not None
     assert run.layout is not None
-    layout = run.layout.with_file
+    layout = run.layout.with_file(own_name(run.target, "etl_file"))
     cursor.execute(create_staging(run.target, run.layout))
     query = f"SELECT file || {literal(layout.delimiter)} || record AS record FROM found"
     with run.phases.phase("copy"), run.scan.with_records(run.workspace, chosen.query, with_file=True) as source:

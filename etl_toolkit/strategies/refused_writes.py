@@ -29,9 +29,10 @@ from etl_toolkit.loading.merge import (
     staging_table,
     table,
 )
+from etl_toolkit.loading.naming import ours
 from etl_toolkit.loading.rejects import IDENTITY_SQLSTATE, changed_identities, identity_reason
 from etl_toolkit.loading.run import Run
-from etl_toolkit.model import Batch, ForeignKey, Reject, SourceFile
+from etl_toolkit.model import Batch, ForeignKey, Reject, SourceFile, TargetTable
 from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import located, number_in_file, ordinals
 from etl_toolkit.strategies.refused_rows import bounded, check_reject_limit
@@ -77,11 +78,12 @@ def _judge(run: Run, cursor: Any, files: Sequence[SourceFile]) -> int:
     cursor.execute(create_staging(run.target, layout))
     ends: list[int] = []
     for file in files:
-        cursor.execute(set_file(file.position))
+        cursor.execute(set_file(run.target, file.position))
         ends.append((ends[-1] if ends else 0) + sum(stage(run, cursor, file, layout_of(file, run.target))))
     cursor.execute(
-        SQL(
-            "CREATE TEMP TABLE etl_judged ON COMMIT DROP AS SELECT row_number() OVER (ORDER BY ctid) AS etl_n, * FROM {}"
+        ours(
+            run.target,
+            "CREATE TEMP TABLE etl_judged ON COMMIT DROP AS SELECT row_number() OVER (ORDER BY ctid) AS etl_n, * FROM {}",
         ).format(staging_table())
     )
     refused: list[_Refused] = []
@@ -92,7 +94,7 @@ def _judge(run: Run, cursor: Any, files: Sequence[SourceFile]) -> int:
             break
         cursor.execute("ROLLBACK TO SAVEPOINT etl_judged")
         gone = Literal([item.row for item in again])
-        cursor.execute(SQL("DELETE FROM {} WHERE etl_n = ANY ({}::bigint[])").format(_JUDGED, gone))
+        cursor.execute(ours(run.target, "DELETE FROM {} WHERE etl_n = ANY ({}::bigint[])").format(_JUDGED, gone))
     rejects = _rejects(run, files, ends, refused)
     for file in files:
         own = [reject for reject in rejects if reject.file == file.position]
@@ -120,17 +122,18 @@ def _refused_once(run: Run, cursor: Any, upsert: Upsert) -> Generator[_Refused]:
     """Write the rows that are left; yield those that the table refuses. It stays written: see the savepoint."""
     cursor.execute("SAVEPOINT etl_judged")
     cursor.execute(
-        SQL(
+        ours(
+            upsert.target,
             "CREATE TEMP TABLE etl_winners ON COMMIT DROP AS SELECT row_number() OVER (ORDER BY etl_row) AS etl_n, latest.* "
-            "FROM ({}) AS latest"
-        ).format(latest_rows(upsert, _rows(upsert, _JUDGED, SQL("etl_n"), SQL("true"))))
+            "FROM ({}) AS latest",
+        ).format(latest_rows(upsert, _rows(upsert, _JUDGED, ours(upsert.target, "etl_n"), SQL("true"))))
     )
     count = cursor.rowcount
-    cursor.execute(SQL("CREATE UNIQUE INDEX ON {} (etl_n)").format(_WINNERS))
+    cursor.execute(ours(upsert.target, "CREATE UNIQUE INDEX ON {} (etl_n)").format(_WINNERS))
     one_each = replace(upsert, unique=True, several_files=False)
     if upsert.kept_identities:
         cursor.execute(changed_identities(one_each, _slice(upsert, 1, count)))
-        yield from (_Refused(row, identity_reason(upsert), IDENTITY_SQLSTATE) for row in _taken_out(cursor))
+        yield from (_Refused(row, identity_reason(upsert), IDENTITY_SQLSTATE) for row in _taken_out(run.target, cursor))
     for key in run.target.foreign_keys:
         if key.is_self and {*key.columns, *key.referenced_columns} <= set(upsert.layout.columns):
             yield from _childless(run, cursor, key)
@@ -143,7 +146,7 @@ def _refused_once(run: Run, cursor: Any, upsert: Upsert) -> Generator[_Refused]:
         postponed = waiting
     for place in postponed:
         if error := _write(cursor, one_each, place, place):
-            yield _refusal(cursor, place, error)
+            yield _refusal(run.target, cursor, place, error)
     cursor.execute(SQL("DROP TABLE {}").format(_WINNERS))
 
 
@@ -163,7 +166,7 @@ def _written_in_slices(
             if error.pgcode == "23503" and any(key.is_self for key in upsert.target.foreign_keys):
                 postponed.append(first)
             else:
-                yield _refusal(cursor, first, error)
+                yield _refusal(run.target, cursor, first, error)
             first, rows = first + 1, _AFTER_A_REFUSAL
 
 
@@ -182,43 +185,44 @@ def _write(cursor: Any, upsert: Upsert, first: int, last: int) -> psycopg2.Error
     return None
 
 
-def _refusal(cursor: Any, place: int, error: psycopg2.Error) -> _Refused:
+def _refusal(target: TargetTable, cursor: Any, place: int, error: psycopg2.Error) -> _Refused:
     failure = driver_failure(error)
-    cursor.execute(SQL("SELECT etl_row FROM {} WHERE etl_n = {}").format(_WINNERS, Literal(place)))
+    cursor.execute(ours(target, "SELECT etl_row FROM {} WHERE etl_n = {}").format(_WINNERS, Literal(place)))
     return _Refused(cursor.fetchone()[0], failure.message, failure.sqlstate or "")
 
 
-def _taken_out(cursor: Any) -> list[int]:
+def _taken_out(target: TargetTable, cursor: Any) -> list[int]:
     """Take the rows that the last query has found out of the winners, and return them."""
     rows = [row for (row,) in cursor.fetchall()]
-    cursor.execute(SQL("DELETE FROM {} WHERE etl_row = ANY ({}::bigint[])").format(_WINNERS, Literal(rows)))
+    cursor.execute(ours(target, "DELETE FROM {} WHERE etl_row = ANY ({}::bigint[])").format(_WINNERS, Literal(rows)))
     return rows
 
 
 def _childless(run: Run, cursor: Any, key: ForeignKey) -> Generator[_Refused]:
     """The winners whose parent is neither in the table nor among them; one that goes may be the parent of others."""
     pairs = list(zip(key.columns, key.referenced_columns, strict=True))
-    equal = SQL(" AND ").join(SQL("r.{} = w.{}").format(Identifier(theirs), Identifier(ours)) for ours, theirs in pairs)
-    given = SQL(" AND ").join(SQL("w.{} IS NOT NULL").format(Identifier(ours)) for ours, _ in pairs)
-    orphans = SQL(
+    equal = SQL(" AND ").join(SQL("r.{} = w.{}").format(Identifier(theirs), Identifier(own)) for own, theirs in pairs)
+    given = SQL(" AND ").join(SQL("w.{} IS NOT NULL").format(Identifier(own)) for own, _ in pairs)
+    orphans = ours(
+        run.target,
         "SELECT etl_row FROM {winners} w WHERE {given} AND NOT EXISTS (SELECT FROM {table} r WHERE {equal}) "
-        "AND NOT EXISTS (SELECT FROM {winners} r WHERE {equal})"
+        "AND NOT EXISTS (SELECT FROM {winners} r WHERE {equal})",
     ).format(winners=_WINNERS, given=given, table=table(run.target), equal=equal)
     while True:
         cursor.execute(orphans)
-        if not (rows := _taken_out(cursor)):
+        if not (rows := _taken_out(run.target, cursor)):
             return
         reason = f"violates foreign key constraint {key.name}: no such row in {key.references}"
         yield from (_Refused(row, reason, "23503") for row in rows)
 
 
 def _slice(upsert: Upsert, first: int, last: int) -> Composed:
-    between = SQL("etl_n BETWEEN {} AND {}").format(Literal(first), Literal(last))
-    return _rows(upsert, _WINNERS, SQL("etl_row"), between)
+    between = ours(upsert.target, "etl_n BETWEEN {} AND {}").format(Literal(first), Literal(last))
+    return _rows(upsert, _WINNERS, ours(upsert.target, "etl_row"), between)
 
 
 def _rows(upsert: Upsert, source: Composable, order: Composable, where: Composable) -> Composed:
     """Rows as a staging table has them, with a number of theirs in the place of `ctid`."""
-    return SQL("(SELECT etl_file, {}, {} AS ctid FROM {} WHERE {}) AS staged").format(
+    return ours(upsert.target, "(SELECT etl_file, {}, {} AS ctid FROM {} WHERE {}) AS staged").format(
         names(upsert.layout.columns), order, source, where
     )

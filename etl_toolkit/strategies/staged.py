@@ -125,7 +125,7 @@ def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile], others: R
     counts = {}
     for file in files:
         cursor.execute(create_staging(run.target, layout_of(file, run.target)))
-        cursor.execute(set_file(file.position))
+        cursor.execute(set_file(run.target, file.position))
         staged, merged = _load_file(run, cursor, file, others)
         rejected = len(run.refused.get(file.position, ()))
         counts[file.position] = counts_of(merged, staged=staged, distinct=None, rejected=rejected)
@@ -178,7 +178,7 @@ def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile], others: 
     layout = layout_of(files[0], run.target)  # one set of columns: the plan refuses `order_by` otherwise
     cursor.execute(create_staging(run.target, layout))
     for file in files:
-        cursor.execute(set_file(file.position))
+        cursor.execute(set_file(run.target, file.position))
         staged[file.position] = sum(stage(run, cursor, file, layout_of(file, run.target)))
     refuse_staged(cursor, run.target, layout, staging_table(), may_be_long=any(map(may_be_long, files)))
     reach("copied")
