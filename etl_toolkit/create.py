@@ -148,6 +148,11 @@ def infer_columns(files: Sequence[SourceFile], key: Sequence[str], workspace: Wo
             kinds[names[file.position, own]] |= found
     _check_limits(kinds)
     if empty := [name for name in key if not kinds[name]]:
+        if not any(file.records for file in files):
+            where = ", ".join(file.name for file in files)
+            raise SourceError(
+                f"{where}: has no rows, so what type its columns should have is not known; create the table first"
+            )
         raise SourceError(f"key column {empty[0]!r} is NULL in every row of every file; a primary key needs values")
     return [NewColumn(name, _column_type(name, found, files)) for name, found in kinds.items()]
 

@@ -76,6 +76,7 @@ def explain(
     doing = f"explaining a row of {table}"
     with driver_errors_mapped(doing=doing), sessions.session("explain") as connection:
         target = read_target(connection, table, tuple(key))
+        key = dict(zip(target.key, key.values(), strict=True))
         row = _present_row(connection, target, key)
         as_read = row
         past = ledger.past_runs(connection, target=target.qualified_name, limit=runs)

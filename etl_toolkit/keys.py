@@ -8,7 +8,7 @@ spelling they turn down costs speed, one they let through wrongly would cost row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from etl_toolkit.model import Column, Layout, TargetTable
@@ -24,6 +24,13 @@ _DAY = (
 _TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?"
 _OFFSET = r"(?:Z|[+-](?:0\d|1[0-3])(?::?[0-5]\d)?)"
 _UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+
+
+def fold_name(name: str, names: Iterable[str]) -> str:
+    """Return the one of the names that is meant: the same, else the only one that differs in case alone, else itself."""
+    listed = list(names)
+    alike = [other for other in listed if other.casefold() == name.casefold()]
+    return alike[0] if name not in listed and len(alike) == 1 else name
 
 
 @dataclass(frozen=True)

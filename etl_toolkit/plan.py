@@ -11,7 +11,7 @@ from typing import Literal
 from etl_toolkit.cost import predict
 from etl_toolkit.errors import SourceError, TargetError, UnknownColumnError, UnsafeStrategyError, UsageError
 from etl_toolkit.hints import did_you_mean, has_no_header
-from etl_toolkit.keys import KEY_TYPES, KeyType, key_type
+from etl_toolkit.keys import KEY_TYPES, KeyType, fold_name, key_type
 from etl_toolkit.model import (
     Batch,
     Column,
@@ -132,6 +132,15 @@ def _path_values(
         if exact is not None and exact not in taken:
             found[exact] = text
     return tuple(found.items())
+
+
+def spelled_as(file: SourceFile, names: Sequence[str]) -> SourceFile:
+    """The file with those of its columns named like one of the names that differ from it in case alone."""
+    columns = tuple(fold_name(name, names) for name in file.columns)
+    if len(set(columns)) < len(columns):
+        return file
+    path_values = tuple((fold_name(name, names), text) for name, text in file.path_values)
+    return replace(file, columns=columns, source_columns=file.own_columns, path_values=path_values)
 
 
 def layout_of(file: SourceFile, target: TargetTable) -> Layout:

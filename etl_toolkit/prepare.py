@@ -14,6 +14,7 @@ import psycopg2
 
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
+from etl_toolkit.keys import fold_name
 from etl_toolkit.loading.conventions import conventions_in_words, offsets_at
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.ledger import PastRun, loaded_before, staging_refusal
@@ -77,6 +78,7 @@ class Ready:
     target: TargetTable
     layout: Layout | None
     scan: KeyScan | None
+    spec: LoadSpec  # with key and order column as the table spells them
     plan: Plan
     workspace: Workspace
     refused: dict[int, tuple[Reject, ...]]
@@ -134,6 +136,7 @@ def prepared(
                 _look_at_table, sources, spec, workspace, sessions, is_resumed=lanes is not None, is_trial=is_trial
             )
             found = sessions.ask("catalog", look)
+        spec = found.spec
         created, target, sources, refusal = found.created, found.target, found.sources, found.refusal
         before = found.loaded_before
         matched = sources.files
@@ -178,7 +181,9 @@ def prepared(
         if words := conventions_in_words(matched, target, sessions.conventions):
             plan = replace(plan, reasons=(*plan.reasons, words))
         reach("scanned")
-        yield Ready(sources, matched, target, layout, scanned, plan, workspace, refused, created, found.is_standby)
+        yield Ready(
+            sources, matched, target, layout, scanned, spec, plan, workspace, refused, created, found.is_standby
+        )
 
 
 def _with_good_texts(
@@ -215,6 +220,7 @@ class _Table:
 
     created: str | None
     target: TargetTable
+    spec: LoadSpec
     sources: Sources
     refusal: str
     is_standby: bool
@@ -227,6 +233,8 @@ def _look_at_table(
 ) -> _Table:  # fmt: skip
     created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
     target = read_target(connection, spec.table, spec.key)
+    order_by = spec.order_by and fold_name(spec.order_by, (column.name for column in target.columns))
+    spec = replace(spec, key=target.key, order_by=order_by)
     sources = replace(sources, files=localized(match_columns(sources.files, target, spec), connection, workspace))
     if not is_resumed and may_read_once(sources.files, target):  # what is resumed is what the ledger lists
         is_first_kept = spec.conflict_action is ConflictAction.IGNORE
@@ -237,7 +245,7 @@ def _look_at_table(
         sessions.commit(connection, note=f"the table {target.qualified_name} was created")
     may_turn_back = not created and not spec.force and spec.conflict_action is ConflictAction.UPDATE
     before = loaded_before(connection, target.oid, sources.files) if may_turn_back else ()
-    return _Table(created, target, sources, refusal, is_standby(connection), before)
+    return _Table(created, target, spec, sources, refusal, is_standby(connection), before)
 
 
 def localized(files: tuple[SourceFile, ...], connection: Any, workspace: Workspace) -> tuple[SourceFile, ...]:

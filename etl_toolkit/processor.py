@@ -47,6 +47,7 @@ from etl_toolkit.model import (
 )
 from etl_toolkit.observe import Card, Watch, card_if_wanted, fan_out, told
 from etl_toolkit.overlap import measure
+from etl_toolkit.plan import spelled_as
 from etl_toolkit.prepare import Resumed, forecasted, prepared, resolved
 from etl_toolkit.ranking import collapse
 from etl_toolkit.request import connection_string, key_columns, load_spec
@@ -147,7 +148,8 @@ class ConflictAwareProcessor:
             with open_workspace(self.config, threads=available_cores(), stop=stop) as workspace:
                 sources = resolved(files, spec, self.config, workspace, Phases())
                 types = [KEY_TYPES["text"]] * len(spec.key)
-                scanned = scan(sources.files, spec.key, workspace, key_types=types)
+                spelled = [spelled_as(file, spec.key) for file in sources.files]
+                scanned = scan(spelled, spec.key, workspace, key_types=types)
                 collapse(scanned, workspace, action=ConflictAction.UPDATE)
                 return measure(scanned, workspace)
 
@@ -258,7 +260,7 @@ class ConflictAwareProcessor:
                     Event("plain_text", {"host": host, "remedy": "put sslmode=verify-full into the DSN"}, run_id)
                 )
             run = Run(
-                run_id=run_id, spec=spec, config=self.config, target=ready.target, files=ready.files, plan=ready.plan,
+                run_id=run_id, spec=ready.spec, config=self.config, target=ready.target, files=ready.files, plan=ready.plan,
                 layout=ready.layout, scan=ready.scan, workspace=ready.workspace, sessions=sessions, phases=phases,
                 notify=self._on_event, stop=stop, failed=sessions.failed, refused=ready.refused,
                 bounds=resumed.bounds if resumed else None,

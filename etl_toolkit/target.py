@@ -12,7 +12,7 @@ from psycopg2 import sql
 
 from etl_toolkit.errors import TargetError, UnknownTableError
 from etl_toolkit.hints import did_you_mean
-from etl_toolkit.keys import key_type
+from etl_toolkit.keys import fold_name, key_type
 from etl_toolkit.model import Arbiter, Column, ForeignKey, Hazard, HazardKind, TargetTable
 from etl_toolkit.row_checks import read_checks, read_wide_indexes
 
@@ -96,12 +96,13 @@ FROM pg_catalog.pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled
 def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
     """Read the table `table` (`name` or `schema.name`, quoted where needed) as it is to be upserted by `key`.
 
-    Raises TargetError where the table does not exist, lacks a key column, or has no unique index on exactly these
-    columns that could arbitrate.
+    The key columns may be spelled in another case, as those of files may. Raises TargetError where the table does not exist,
+    lacks a key column, or has no unique index on exactly these columns that could arbitrate.
     """
     with connection.cursor() as cursor:
         found = _found(cursor, table)
         columns = _columns(cursor, found.oid)
+        key = tuple(fold_name(name, (column.name for column in columns)) for name in key)
         _check_names(found.label, columns, key)
         arbiter, hazards = _arbiter(cursor, found, columns, tuple(key))
         foreign_keys = _foreign_keys(cursor, found.oid)

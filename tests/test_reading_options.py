@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from psycopg2.extensions import connection as Connection
+from pyarrow.parquet import encryption
 
 from etl_toolkit import ingest
-from etl_toolkit.errors import RejectLimitError, SourceError
+from etl_toolkit.errors import RejectLimitError, SourceError, TargetError
+from etl_toolkit.processor import ConflictAwareProcessor
 
 HEADERS = ["id", "name", "v"]
 
@@ -177,3 +182,66 @@ def test_a_column_that_marks_deletes_is_not_to_be_ignored(table: str, tmp_path: 
     with pytest.raises(SourceError, match="marks deleted rows") as caught:
         ingest(path, "t", "id", table)
     assert "--extra-columns" not in str(caught.value)
+
+
+@pytest.mark.parametrize("plaintext_footer", [True, False])
+def test_encrypted_parquet_is_refused_as_encrypted(table: str, tmp_path: Path, plaintext_footer: bool) -> None:
+    path = tmp_path / "a.parquet"
+    write_encrypted(path, plaintext_footer=plaintext_footer)
+    with pytest.raises(SourceError, match=r"a\.parquet: .* encrypted .*write it again without encryption"):
+        ingest(path, "t", "id", table)
+
+
+class _Keys(encryption.KmsClient):  # type: ignore[misc]
+    """Keys that are no secret."""
+
+    def __init__(self, _: Any) -> None:
+        super().__init__()
+
+    def wrap_key(self, key: bytes, _: str) -> bytes:
+        return base64.b64encode(key)
+
+    def unwrap_key(self, wrapped: bytes, _: str) -> bytes:
+        return base64.b64decode(wrapped)
+
+
+def write_encrypted(path: Path, *, plaintext_footer: bool) -> None:
+    rules = encryption.EncryptionConfiguration(
+        footer_key="f", column_keys={"k": ["v"]}, plaintext_footer=plaintext_footer
+    )
+    factory = encryption.CryptoFactory(_Keys)
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), rules)
+    content = pa.table({"id": ["1"], "v": ["x"]})
+    with pq.ParquetWriter(path, content.schema, encryption_properties=properties) as writer:
+        writer.write_table(content)
+
+
+# --- names in another case -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["auto", "deterministic", "streaming", "partitioned"])
+def test_key_and_order_column_fold_case_as_headers_do(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    path = put(tmp_path / "a.csv", "Id,NAME,v\n1,a,2\n1,b,1\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id text PRIMARY KEY, name text, v int)")
+    ingest(path, "t", "ID", database, order_by="V", on_conflict="newer", strategy=strategy)
+    assert rows(connection) == [("1", "a", 2)]
+
+
+def test_the_overlap_folds_case_without_a_table(tmp_path: Path) -> None:
+    files = [put(tmp_path / "a.csv", "Id,v\n1,a\n"), put(tmp_path / "b.csv", "ID,v\n1,b\n")]
+    assert ConflictAwareProcessor().analyze(files, ["id"]).shared_keys == 1
+
+
+def test_a_key_that_two_columns_may_be_is_not_guessed(database: str, connection: Connection, tmp_path: Path) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute('CREATE TABLE two (id int PRIMARY KEY, "ID" int)')
+    with pytest.raises(TargetError, match="no column 'Id'"):
+        ingest(put(tmp_path / "a.csv", "id,ID\n1,2\n"), "two", "Id", database)
+
+
+def test_a_table_is_not_created_from_a_header_alone(database: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"a\.csv: has no rows, so what type its columns should have is not known"):
+        ingest(put(tmp_path / "a.csv", "k,v\n"), "made", "k", database, create_table=True)

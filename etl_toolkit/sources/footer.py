@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from etl_toolkit.errors import SourceError
 from etl_toolkit.sources.inputs import shown
 from etl_toolkit.sources.octets import UNPACKED_MINIMUM_BYTES, UNPACKED_RATIO
 
+_SIGNATURE_BYTES = 28
 _WIDTHS = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
 
 
@@ -20,6 +22,18 @@ def check_unpacked_size(path: Path, metadata: Any) -> None:
             f"{shown(path)}: by its footer it unpacks to {size:,} bytes or more, over {UNPACKED_RATIO} times its size, as a "
             "decompression bomb does; if it is meant to, write it anew with compression and dictionaries off, or as CSV"
         )
+
+
+def check_not_encrypted(path: Path, metadata: Any) -> None:
+    """Raise SourceError for a file with encrypted columns behind a footer that is not: such a footer is signed.
+
+    To be asked first: pyarrow ends the process where it is asked about an encrypted column.
+    """
+    with path.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        size = int.from_bytes(file.read(4), "little")
+    if size == metadata.serialized_size + _SIGNATURE_BYTES:
+        raise SourceError(f"{shown(path)}: has encrypted columns; write it again without encryption")
 
 
 def has_unknown_encoding(metadata: Any) -> bool:

@@ -16,7 +16,7 @@ from blake3 import blake3
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import SourceFile
 from etl_toolkit.sources.exact import conversions, convert
-from etl_toolkit.sources.footer import check_unpacked_size, has_unknown_encoding
+from etl_toolkit.sources.footer import check_not_encrypted, check_unpacked_size, has_unknown_encoding
 from etl_toolkit.sources.inputs import shown, storable
 from etl_toolkit.sources.pages import verify_checksums
 from etl_toolkit.sources.records import PLAIN_SHAPE
@@ -40,6 +40,7 @@ def examine_parquet(path: Path, copy: Path, stop: Stop | None = None) -> SourceF
     digest = _hashed(path, stop)
     try:
         with pq.ParquetFile(path) as source:
+            check_not_encrypted(path, source.metadata)
             check_unpacked_size(path, source.metadata)
             verify_checksums(path, source.metadata)
             schema, rows = source.schema_arrow, source.metadata.num_rows
