@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from etl_toolkit.config import ParallelConfig
-    from etl_toolkit.errors import EtlError
+    from etl_toolkit.errors import EtlError, StoppedError
+    from etl_toolkit.history import check_production, explain_row, rejects, runs
     from etl_toolkit.model import ConflictAction, KeyOverlap, LoadResult, Plan, Strategy
     from etl_toolkit.processor import ConflictAwareProcessor, ingest
+    from etl_toolkit.stopping import Stop
 
 __version__ = "0.1.0"
 
@@ -20,8 +22,14 @@ __all__ = [
     "LoadResult",
     "ParallelConfig",
     "Plan",
+    "Stop",
+    "StoppedError",
     "Strategy",
+    "check_production",
+    "explain_row",
     "ingest",
+    "rejects",
+    "runs",
 ]
 
 _HOMES = {
@@ -32,8 +40,14 @@ _HOMES = {
     "LoadResult": "model",
     "ParallelConfig": "config",
     "Plan": "model",
+    "Stop": "stopping",
+    "StoppedError": "errors",
     "Strategy": "model",
+    "check_production": "history",
+    "explain_row": "history",
     "ingest": "processor",
+    "rejects": "history",
+    "runs": "history",
 }
 
 

@@ -6,6 +6,7 @@ What is shown is put together once; `tables` renders it.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -47,6 +48,14 @@ def result_text(result: LoadResult) -> str:
 def result_html(result: LoadResult) -> str:
     """Show a load's result as HTML."""
     return to_html(result_blocks(result))
+
+
+def cut_to_screen(text: str) -> str:
+    """Return the first lines of `text`, as many as a screen has, and how many more there are."""
+    lines, room = text.splitlines(), max(10, shutil.get_terminal_size((80, 40)).lines - 3)
+    if len(lines) <= room:
+        return text
+    return "\n".join([*lines[:room], f"… {len(lines) - room:,} more lines; print() shows them all"])
 
 
 def overlap_blocks(overlap: KeyOverlap) -> list[Block]:
@@ -192,7 +201,8 @@ def result_blocks(result: LoadResult) -> list[Block]:
     notes += _left_out(result.duplicates)
     notes += [f"warning: {item}" for item in result.loaded_before if item.turned_back]
     if result.retries:
-        notes.append(f"{result.retries:,} batches were repeated after a transient error")
+        batches = "1 batch was" if result.retries == 1 else f"{result.retries:,} batches were"
+        notes.append(f"{batches} repeated after a transient error")
     if result.counts.rejected:
         notes.append(f"see the rejected rows with: etl-toolkit rejects {result.run_id}")
     if result.created_sql:

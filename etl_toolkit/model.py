@@ -549,6 +549,22 @@ class Reject:
 
 
 @dataclass(frozen=True)
+class RejectedRow:
+    r"""A row that could not be loaded.
+
+    `record` counts the data records of the file from 0, `line` its lines from 1 (None where the file has no lines);
+    `raw` is the record as it stands in the file, with bytes that are not UTF-8 spelled `\xe9`.
+    """
+
+    file: str
+    record: int
+    line: int | None
+    reason: str
+    sqlstate: str
+    raw: str
+
+
+@dataclass(frozen=True)
 class LoadResult:
     """The outcome of one load: true only when every row is accounted for and every batch is committed.
 
@@ -572,6 +588,7 @@ class LoadResult:
     created_sql: str | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     loaded_before: tuple[LoadedBefore, ...] = ()
+    rejects: tuple[RejectedRow, ...] = ()
 
     def __bool__(self) -> bool:
         return self.completed and self.counts.balances and all(counts.balances for counts in self.files.values())
@@ -601,6 +618,17 @@ class LoadResult:
             "resources": dict(self.resources),
             "loaded_before": [asdict(item) for item in self.loaded_before],
         }
+
+    def to_frame(self) -> Any:
+        """Return a pandas frame: a row a file, named by `file`, and a column a count (`read`, `inserted`, …)."""
+        import pandas as pd
+
+        return pd.DataFrame([{"file": name, **asdict(counts)} for name, counts in self.files.items()]).set_index("file")
+
+    def __repr__(self) -> str:
+        from etl_toolkit.display import cut_to_screen
+
+        return cut_to_screen(str(self))
 
     def __str__(self) -> str:
         from etl_toolkit.display import result_text

@@ -42,6 +42,7 @@ from etl_toolkit.model import (
     LoadSpec,
     OnConflict,
     Plan,
+    RejectedRow,
     Strategy,
     StrategyName,
 )
@@ -275,7 +276,7 @@ class ConflictAwareProcessor:
                 counts=sum(counts.values(), Counts()), files=_by_name(run, counts),
                 wall_seconds=time.perf_counter() - started, phases=phases.as_dict(), plan=ready.plan, completed=True,
                 duplicates=ready.sources.duplicates, retries=run.retries, created_sql=ready.created_sql,
-                resources=watch.resources(), loaded_before=_turned_back(run, counts),
+                resources=watch.resources(), loaded_before=_turned_back(run, counts), rejects=_rejected(run),
             )  # fmt: skip
 
     def undo(self, run_id: str, *, force: bool = False, dry_run: bool = False) -> Undone:
@@ -430,6 +431,15 @@ def _stopped(coordinator: Coordinator, run: Run) -> StoppedError:
         f"on with `etl-toolkit resume {run.run_id}`",
         reason=run.stop.reason, run_id=run.run_id, committed_rows=counts.written,
     )  # fmt: skip
+
+
+def _rejected(run: Run) -> tuple[RejectedRow, ...]:
+    """The rejected rows, in the order of the files."""
+    return tuple(
+        RejectedRow(run.file(item.file).name, item.record, item.line, item.reason, item.sqlstate, item.raw)
+        for _, found in sorted(run.refused.items())
+        for item in sorted(found, key=lambda item: item.record)
+    )
 
 
 def _by_name(run: Run, counts: Mapping[int, Counts]) -> dict[str, Counts]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from etl_toolkit.errors import SourceError, UsageError
 from etl_toolkit.loading import ledger
+from etl_toolkit.model import RejectedRow
 from etl_toolkit.sources import partition_of
 from etl_toolkit.tables import Table, to_text
 
@@ -17,22 +17,6 @@ SELECT f.name, r.record, r.line, r.reason, r.sqlstate, r.raw, f.header
 FROM etl_toolkit.rejects r JOIN etl_toolkit.files f ON f.run_id = r.run_id AND f.position = r.file
 WHERE r.run_id = %s ORDER BY r.file, r.record
 """
-
-
-@dataclass(frozen=True)
-class RejectedRow:
-    r"""A row that could not be loaded.
-
-    `record` counts the data records of the file from 0, `line` its lines from 1 (None where the file has no lines);
-    `raw` is the record as it stands in the file, with bytes that are not UTF-8 spelled `\xe9`.
-    """
-
-    file: str
-    record: int
-    line: int | None
-    reason: str
-    sqlstate: str
-    raw: str
 
 
 def list_rejects(connection: Any, run_id: str) -> list[RejectedRow]:

@@ -87,7 +87,7 @@ def run_stoppable(work: Callable[[], T], stop: Stop, *, limit_seconds: float = 0
             stop.set(CTRL_C if isinstance(interrupt, KeyboardInterrupt) else type(interrupt).__name__)
             _await(future, stop, 0)
             outcome = future.exception()
-            interrupt.add_note(str(outcome) if outcome else f"it was complete by then: {future.result()!r}")
+            interrupt.add_note(str(outcome) if outcome else "it was complete by then")
             raise
         return future.result()
     finally:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from psycopg2.extensions import make_dsn
 
 import etl_toolkit
-from etl_toolkit import ConflictAwareProcessor, ingest
+from etl_toolkit import ConflictAwareProcessor, LoadResult, ingest
 from etl_toolkit.cli.load import ingest as ingest_command
 from etl_toolkit.errors import UsageError
 from etl_toolkit.model import (
@@ -75,3 +80,89 @@ def test_the_docstring_of_ingest_describes_every_parameter() -> None:
 
 def test_completion_shows_the_public_names_alone() -> None:
     assert dir(etl_toolkit) == sorted(etl_toolkit.__all__)
+
+
+# --- after the load ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loaded(database: str, connection: Any, tmp_path: Path) -> LoadResult:
+    """A load of two files, one row of which is rejected."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id bigint PRIMARY KEY, n integer)")
+    (tmp_path / "a.csv").write_text("id,n\n1,1\n2,two\n")
+    (tmp_path / "b.csv").write_text("id,n\n1,10\n3,3\n")
+    return ingest([tmp_path / "a.csv", tmp_path / "b.csv"], "t", "id", database, max_rejects=1)
+
+
+def test_a_result_becomes_a_frame(loaded: LoadResult) -> None:
+    frame = loaded.to_frame()
+    assert [Path(name).name for name in frame.index] == ["a.csv", "b.csv"]
+    assert frame["read"].to_list() == [2, 2]
+    assert frame["rejected"].sum() == 1
+
+
+def test_a_result_has_its_rejected_rows(loaded: LoadResult, database: str) -> None:
+    (reject,) = loaded.rejects
+    assert (Path(reject.file).name, reject.line, reject.raw) == ("a.csv", 3, "2,two")
+    assert etl_toolkit.rejects(loaded.run_id, database) == [reject]
+
+
+def test_runs_and_rows_can_be_asked_for(loaded: LoadResult, database: str) -> None:
+    (run,) = etl_toolkit.runs(database)
+    assert (run.run_id, run.status) == (loaded.run_id, "complete")
+    assert etl_toolkit.runs(database, table="public.other") == []
+    explained = etl_toolkit.explain_row("t", {"id": 1}, database)
+    assert explained.row == {"id": "1", "n": "10"}
+
+
+def test_the_repr_is_what_print_shows_cut_to_a_screen(loaded: LoadResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINES", "200")
+    assert repr(loaded) == str(loaded)
+    monkeypatch.setenv("LINES", "15")
+    lines = repr(loaded).splitlines()
+    assert lines[:12] == str(loaded).splitlines()[:12]
+    assert "more lines; print() shows them all" in lines[12]
+
+
+# --- errors ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_in_a_notebook_is_its_message_in_the_words_of_python() -> None:
+    error = UsageError("2 rows would be rejected; allow rejects with --max-rejects N, or pass --create-table")
+    assert error._render_traceback_() == [
+        "UsageError: 2 rows would be rejected; allow rejects with max_rejects=N, or pass create_table=True"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--key", "id"], "has no column 'id' to be the key; it has n, order_id"),
+        (["--key", "orderid"], "(did you mean order_id?)"),
+        (["--key", "order_id", "--table", "tt"], "table tt does not exist (did you mean t?)"),
+        (["--key", "order_id", "--table", "sales.orders"], "CREATE SCHEMA sales"),
+        (["--key", "order_id", "--file", "no.csv"], "no such file"),
+        (["--key", "order_id", "--file", "headerless.csv"], "name the columns with --headers"),
+        (["--key", "order_id", "--password", "wrong"], "check the password"),
+    ],
+)
+def test_a_mistake_exits_2_with_a_hint_and_as_json(
+    database: str, connection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], hint: str
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (order_id bigint PRIMARY KEY, n integer)")
+    (tmp_path / "a.csv").write_text("order_id,n\n1,1\n")
+    (tmp_path / "headerless.csv").write_text("1,2\n2,3\n")
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    dsn = make_dsn(database, password=given["--password"]) if "--password" in given else database
+    command = [
+        sys.executable, "-m", "etl_toolkit", "ingest", str(tmp_path / given.get("--file", "a.csv")), "--json", "--dsn", dsn,
+        "--table", given.get("--table", "t"), "--key", given["--key"],
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    told = json.loads(done.stdout)
+    assert told["code"] == 2
+    assert hint in f"{told['error']}; {told['hint']}"
+    assert f"{told['error']}" in done.stderr

@@ -82,7 +82,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, dsn: str) -> Iterator[str]:
 
 
 def _wait_until_up(address: str, log: Path) -> None:
-    for _ in range(240):
+    for _ in range(480):
         try:
             urllib.request.urlopen(address, timeout=2).close()  # noqa: S310
         except (urllib.error.URLError, OSError):

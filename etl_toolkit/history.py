@@ -1,0 +1,56 @@
+"""After the load, from Python: past runs, rejected rows, why a row holds what it holds, the production checklist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etl_toolkit.config import ParallelConfig
+from etl_toolkit.doctor import run_checks
+from etl_toolkit.doctor.report import DoctorReport
+from etl_toolkit.explain import Explanation, explain
+from etl_toolkit.loading import ledger
+from etl_toolkit.loading.ledger import PastRun
+from etl_toolkit.loading.session import Sessions
+from etl_toolkit.model import RejectedRow
+from etl_toolkit.rejected import list_rejects
+from etl_toolkit.request import connection_string
+
+
+def runs(dsn: Any = None, *, table: str | None = None, limit: int = 20) -> list[PastRun]:
+    """Return past runs, the latest first; of one table (`schema.name`) if it is named. `dsn` is as for `ingest`."""
+    return _sessions(dsn).ask("runs", lambda connection: ledger.past_runs(connection, target=table, limit=limit))
+
+
+def rejects(run_id: str, dsn: Any = None) -> list[RejectedRow]:
+    """Return the rejected rows of a run with file, line, reason and text. Raises LedgerError for an unknown run."""
+
+    def ask(connection: Any) -> list[RejectedRow]:
+        ledger.find_run(connection, run_id)
+        return list_rejects(connection, run_id)
+
+    return _sessions(dsn).ask("rejects", ask)
+
+
+def explain_row(table: str, key: Mapping[str, Any], dsn: Any = None) -> Explanation:
+    """Say why a row holds what it holds: which file and row won, by which rule, and what it beat.
+
+    `key` maps the columns of the key to their values, `{"id": 42}`. Raises TargetError, UsageError.
+    """
+    return explain(connection_string(dsn), table, {name: str(value) for name, value in key.items()})
+
+
+def check_production(
+    dsn: Any = None, table: str | None = None, key: str | Sequence[str] = (), *,
+    config: ParallelConfig | None = None, max_rejects: int = 0, proves_backup: bool = True,
+) -> DoctorReport:  # fmt: skip
+    """Go through the production checklist, as `etl-toolkit doctor` does; server and table stay as they are."""
+    columns = [key] if isinstance(key, str) else list(key)
+    return run_checks(
+        connection_string(dsn), table, columns, config or ParallelConfig(),
+        max_rejects=max_rejects, proves_backup=proves_backup,
+    )  # fmt: skip
+
+
+def _sessions(dsn: Any) -> Sessions:
+    return Sessions(connection_string(dsn), ParallelConfig(), "history")
