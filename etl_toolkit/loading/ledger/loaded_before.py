@@ -17,24 +17,31 @@ AND relname IN ('runs', 'files', 'batches') AND pg_catalog.has_schema_privilege(
 
 # Newer is what was committed after the last time that the content was: by later runs, or behind it in the same one.
 # Content that is given now as well is not: its place among the files is the user's word.
-_LOADED_BEFORE = """
-WITH past AS MATERIALIZED (
-    SELECT run_id, started_at FROM etl_toolkit.runs r WHERE target_oid = %(target)s AND status <> 'undone'
-    AND EXISTS (SELECT FROM etl_toolkit.batches b WHERE b.run_id = r.run_id AND b.counts IS NOT NULL)
-), taken AS MATERIALIZED (
-    SELECT DISTINCT ON (content_hash) content_hash, run_id, started_at, position
-    FROM past JOIN etl_toolkit.files USING (run_id) WHERE content_hash = ANY (%(contents)s)
-    ORDER BY content_hash, started_at DESC, position DESC
-), newer AS MATERIALIZED (
-    SELECT started_at, run_id, position, sum((c.value ->> 'inserted')::bigint + (c.value ->> 'updated')::bigint) AS written
-    FROM past JOIN etl_toolkit.batches b USING (run_id) CROSS JOIN LATERAL pg_catalog.jsonb_each(b.counts) c
-    JOIN etl_toolkit.files f USING (run_id)
-    WHERE f.position = c.key::int AND started_at >= (SELECT min(started_at) FROM taken)
-    AND f.content_hash <> ALL (%(contents)s) GROUP BY started_at, run_id, position
+_TAKEN = """
+SELECT DISTINCT ON (content_hash) content_hash, run_id, started_at, position, started_at::text
+FROM etl_toolkit.files JOIN etl_toolkit.runs r USING (run_id)
+WHERE content_hash = ANY (%(contents)s) AND target_oid = %(target)s AND status <> 'undone'
+AND EXISTS (SELECT FROM etl_toolkit.batches b WHERE b.run_id = r.run_id AND b.counts IS NOT NULL)
+ORDER BY content_hash, r.started_at DESC, position DESC
+"""
+
+# Of a run that is complete, the counts are with its files; of another one, with the batches that it committed.
+_NEWER = """
+WITH later AS MATERIALIZED (
+    SELECT run_id, started_at, status FROM etl_toolkit.runs
+    WHERE target_oid = %(target)s AND status <> 'undone' AND started_at >= %(since)s::timestamptz
+), counted AS (
+    SELECT run_id, started_at, position, counts FROM later JOIN etl_toolkit.files USING (run_id)
+    WHERE status = 'complete' AND content_hash <> ALL (%(contents)s)
+    UNION ALL
+    SELECT run_id, started_at, f.position, c.value FROM later JOIN etl_toolkit.batches b USING (run_id)
+    CROSS JOIN LATERAL pg_catalog.jsonb_each(b.counts) c JOIN etl_toolkit.files f USING (run_id)
+    WHERE status <> 'complete' AND f.position = c.key::int AND content_hash <> ALL (%(contents)s)
 )
-SELECT t.content_hash, t.run_id, t.started_at::text, array_agg(DISTINCT n.run_id), sum(n.written)::bigint
-FROM taken t JOIN newer n ON (n.started_at, n.position) > (t.started_at, t.position) AND n.written > 0
-GROUP BY t.content_hash, t.run_id, t.started_at
+SELECT array_agg(DISTINCT run_id), coalesce(sum(written), 0)::bigint FROM (
+    SELECT run_id, (counts ->> 'inserted')::bigint + (counts ->> 'updated')::bigint AS written FROM counted
+    WHERE (started_at, position) > (%(since)s::timestamptz, %(position)s)
+) AS newer WHERE written > 0
 """
 
 
@@ -49,11 +56,16 @@ def loaded_before(connection: Any, target_oid: int, files: Sequence[SourceFile])
     except LedgerError:  # what begins the load says so
         return ()
     contents = {file.content_hash: file.name for file in files}
+    asked = {"target": target_oid, "contents": list(contents)}
+    found = []
     with connection.cursor() as cursor:
-        cursor.execute(_LOADED_BEFORE, {"target": target_oid, "contents": list(contents)})
-        found = [
-            LoadedBefore(contents[content], run_id, loaded_at, tuple(newer), rows)
-            for content, run_id, loaded_at, newer, rows in cursor
-        ]
+        cursor.execute(_TAKEN, asked)
+        taken = sorted(cursor.fetchall(), key=lambda row: row[2:])  # the earliest first
+        for content, run_id, since, position, loaded_at in taken:
+            cursor.execute(_NEWER, asked | {"since": since, "position": position})
+            newer, rows = cursor.fetchone()
+            if not rows:  # nor is there anything newer than those after it
+                break
+            found.append(LoadedBefore(contents[content], run_id, loaded_at, tuple(newer), rows))
     order = [file.name for file in files]
     return tuple(sorted(found, key=lambda item: order.index(item.file)))
