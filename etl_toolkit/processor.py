@@ -267,6 +267,8 @@ class ConflictAwareProcessor:
                 bounds=resumed.bounds if resumed else None,
             )  # fmt: skip
             run.tell("planned", plan=ready.plan, bytes=ready.sources.size_bytes)
+            for item in ready.plan.loaded_before:
+                run.tell("loaded_before", **asdict(item), message=str(item))
             stop.check()
             coordinator.do(partial(_begin, run, resumed))
             reach("begun")
@@ -379,8 +381,6 @@ def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
             "waiting", on="another run", blocked_by=holder, seconds=round(seconds, 1)
         ),
     )  # fmt: skip
-    for item in run.plan.loaded_before:
-        run.tell("loaded_before", **asdict(item), message=str(item))
     run.check()
     if resumed:
         ledger.resume(connection, resumed.past, run.target, run.files, force=resumed.force)

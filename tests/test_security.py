@@ -137,8 +137,11 @@ class TestIdentifiers:
             for line in path.read_text(encoding="utf-8").splitlines()
             if re.search(r"cursor\.execute\(\s*f[\"']", line)
         ]
-        # `calls` repeats "pg_catalog.set_config(%s, %s, false)", and ends with a call that is a constant.
-        assert found == ['cursor.execute(f"SELECT {calls}", [text for pair in settings.items() for text in pair])']
+        # `calls` repeats "pg_catalog.set_config(%s, %s, …)", and ends with a call that is a constant.
+        assert found == [
+            'cursor.execute(f"SELECT {calls}", [part for pair in conventions.items() for part in pair])',
+            'cursor.execute(f"SELECT pg_catalog.pg_backend_pid(), {calls}", [*values, *beats])',
+        ]
 
 
 class TestSecrets:

@@ -44,7 +44,9 @@ Format = Annotated[
     typer.Option("--format", help="csv, pgtext (COPY's text format) or parquet. Default: by the file's ending."),
 ]
 Skip = Annotated[int, typer.Option("--skip", min=0, help="Lines to skip before the header, or before the data.")]
-Wait = Annotated[float | None, typer.Option("--wait", help="Seconds to wait for another run on the table. Default: 10.")]
+Wait = Annotated[
+    float | None, typer.Option("--wait", help="Seconds to wait for another run on the table. Default: 10.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 
