@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # fmt: off
 
-EVERYWHERE = ("", " ", "NULL", "null", "\\N", "\\.", "x", "é", "0", " 1 ", '"', "'", "{}", "\t", "a\nb", "NaN", "-")
+EVERYWHERE = ("", " ", "NULL", "\\N", "\\.", "x", "é", " 1 ", "a\nb")
 
 _INTEGERS = (
     "1", "007", "+7", "-0", " 7", "7 ", "\t7\n", "1_000", "1__000", "_1", "1_", "0x1F", "0X1f", "0o17", "0b101", "0x", "1.0",
@@ -159,10 +159,12 @@ CREATE DOMAIN spans AS int4multirange;
 ARRAY_SHAPES = (
     "{{}}", "{{{0}}}", "{{{0},{1}}}", '{{"{0}","{1}"}}', "{{ {0} , NULL }}", "{{NULL,null}}", "[2:3]={{{0},{1}}}", "[0:0]={{{0},{1}}}", "{{{{{0}}},{{{1}}}}}", "{{{{{0}}},{1}}}", "{{{0}", "{0}", "{{,}}", '{{"x\\"y"}}',
 )
+ARRAYS_IN_FULL = ("int4", "text", "numeric", "timestamptz", "box", "jsonb", "mood", "pair", "int4range")  # `box` has another delimiter
 # fmt: on
 
 
 def array_spellings(element: str) -> tuple[str, ...]:
     """Texts for an array of the type: shapes filled with the first texts of it that hold no character of arrays."""
+    shapes = ARRAY_SHAPES if element in ARRAYS_IN_FULL else ARRAY_SHAPES[1:5]
     plain = [text for text in SPELLINGS[element] if text and not set(text) & set('{}",\\ \n\r')] or ["x"]
-    return tuple(shape.format(plain[0], plain[-1]) for shape in ARRAY_SHAPES)
+    return tuple(shape.format(plain[0], plain[-1]) for shape in shapes)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
-from psycopg2.sql import SQL, Identifier
+from psycopg2.sql import SQL, Identifier, Literal
 
 from etl_toolkit import ParallelConfig, ingest
 from tests.conftest import new_database
@@ -20,6 +20,18 @@ from tests.oracle import PINNED, Format, Rows, csv_text, write
 from tests.spellings import CREATED, EVERYWHERE, SPELLINGS, array_spellings
 
 pytestmark = pytest.mark.skipif(shutil.which("psql") is None, reason="psql is not here, which would say what is right")
+
+
+SETTINGS: Mapping[str, Mapping[str, str]] = {
+    "as the server reads": {},
+    "as the database reads": {
+        "DateStyle": "SQL, DMY",
+        "TimeZone": "Asia/Tokyo",
+        "IntervalStyle": "sql_standard",
+        "extra_float_digits": "-3",
+        "bytea_output": "escape",
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -32,12 +44,17 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(dsn: str, _admin: Connection, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(
+    request: pytest.FixtureRequest, dsn: str, _admin: Connection, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bench]:
     with new_database(dsn, _admin) as created:
         opened = psycopg2.connect(created)
         opened.autocommit = True
         with opened.cursor() as cursor:
             cursor.execute(CREATED)
+            for name, value in SETTINGS[request.param].items():
+                alter = SQL("ALTER DATABASE {} SET {} = {}")
+                cursor.execute(alter.format(Identifier(opened.info.dbname), Identifier(name), Literal(value)))
             catalogue = {
                 **{name: tuple(dict.fromkeys((*texts, *EVERYWHERE))) for name, texts in SPELLINGS.items()},
                 **{f"{name}[]": array_spellings(name) for name in SPELLINGS if has_array(opened, name)},
@@ -96,8 +113,13 @@ def test_every_type_of_the_server_is_in_the_catalogue(connection: Connection) ->
 
 
 @pytest.mark.parametrize(
-    ("form", "strategy", "is_wide"),
-    [("csv", "deterministic", False), ("parquet", "partitioned", True)],
+    ("bench", "form", "strategy", "is_wide"),
+    [
+        ("as the server reads", "csv", "deterministic", False),
+        ("as the server reads", "parquet", "partitioned", True),
+        ("as the database reads", "quoted", "streaming", True),
+    ],
+    indirect=["bench"],
 )
 def test_a_spelling_is_read_as_copy_reads_it(
     bench: Bench, tmp_path: Path, form: Format, strategy: str, is_wide: bool

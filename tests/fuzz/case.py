@@ -34,6 +34,12 @@ class Table:
     statements: tuple[str, ...] = ()
 
     @property
+    def is_coupled(self) -> bool:
+        """Whether writing a row may show what the row alone does not: a trigger, a second unique index."""
+        uniques = [text for text in (*self.more, *self.statements) if "UNIQUE" in text or "PRIMARY KEY" in text]
+        return len(uniques) > 1 or any("TRIGGER" in text for text in self.statements)
+
+    @property
     def sql(self) -> str:
         """Its qualified name as SQL."""
         return f"{quoted(self.schema)}.{quoted(self.name)}"

@@ -29,11 +29,12 @@ def draw(seed: int) -> Case:
     carried = [_carried(random, table)] * 8 if random.random() < 0.7 else [_carried(random, table) for _ in range(8)]
     before = (
         Rows((), ())
-        if random.random() < 0.5
+        if random.random() < 0.5 or table.is_coupled
         else _rows(random, table, carried[0], ["string"] * len(carried[0]), pool, bad=0.0)
     )
     contents = [
-        _content(random, table, carried[number], pool, number) for number in range(random.choice((1, 2, 2, 3, 3, 4, 6)))
+        _content(random, table, carried[number % 8], pool, number)
+        for number in range(random.choice((1, 2, 2, 3, 3, 4, 6) * 7 + (25,)))
     ]
     if random.random() < 0.25:  # the same again, at a later place
         again = random.choice(contents)
@@ -136,6 +137,8 @@ def _options(random: Random, table: Table, contents: list[Content], carried: lis
         if column.type in ORDERED and column.name not in table.key and all(column.name in content.expected.columns for content in contents)
     ]  # fmt: skip
     sets = {frozenset(content.expected.columns) for content in contents}
+    if table.is_coupled:  # which row is written last is then the oracle's question, and it has one answer
+        orders = []
     order_by = (
         random.choice(orders)
         if orders and (action == "newer" or (action == "update" and len(sets) == 1 and random.random() < 0.2))
@@ -146,6 +149,8 @@ def _options(random: Random, table: Table, contents: list[Content], carried: lis
     return {
         "strategy": random.choice(STRATEGIES), "on_conflict": action, "order_by": order_by, "max_rejects": random.choice((0, 2, 1000, 1000, 1000)),
         "atomic": random.random() < 0.2, "undoable": random.random() < 0.3, "concurrency": random.choice((1, 2, 2, 3)),
+        "date_style": random.choice(("DMY", "ISO, YMD")) if random.random() < 0.05 else None,
+        "timezone": random.choice(("Asia/Tokyo", "UTC")) if random.random() < 0.05 else None,
     }  # fmt: skip
 
 

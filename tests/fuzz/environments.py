@@ -12,11 +12,11 @@ CLIENTS: dict[str, dict[str, str]] = {
         "TZ": "America/New_York", "PGCLIENTENCODING": "LATIN1", "LANG": "tr_TR.UTF-8",
         "PGOPTIONS": "-c datestyle=SQL,DMY -c timezone=Asia/Kolkata -c extra_float_digits=-5 -c intervalstyle=iso_8601 "
         "-c bytea_output=escape -c standard_conforming_strings=off -c default_transaction_isolation=serializable",
-        "PANDAS": "future.infer_string=False;mode.string_storage=python",
+        "PANDAS": "mode.string_storage=python;display.width=20",
     },
     "chatham": {
         "TZ": "Pacific/Chatham", "LC_ALL": "POSIX", "PGCLIENTENCODING": "SQL_ASCII", "PGGEQO": "off",
-        "PANDAS": "display.precision=2;display.float_format=;mode.string_storage=pyarrow",
+        "PANDAS": "display.precision=2;mode.string_storage=pyarrow",
     },
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ RESERVED = (
     "session_user", "timestamp", "date", "interval", "int", "row", "json", "pivot", "qualify", "asof", "macro", "lambda", "struct", "map", "list", "exclude",
 )  # fmt: skip
 ODD = (
-    "a b", " a", "a ", "a.b", "a,b", "a;b", "a'b", 'a"b', 'a""b', "a\\b", "a%b", "%s", "%(a)s", "a:b", "$1", "a/b", "{a}", "{}", "a\tb", "A", "Ab", "AB", "ab", "é", "É", "größe", "GRÖSSE",
+    "a b", "a.b", "a,b", "a;b", "a'b", 'a"b', 'a""b', "a\\b", "a%b", "%s", "%(a)s", "a:b", "$1", "a/b", "{a}", "{}", "a\tb", "A", "Ab", "AB", "ab", "é", "É", "größe", "GRÖSSE",
     "ß", "日本", "😀", "İ", "ı", "x" * 63, "é" * 31, "1", "007", "-", "--", "/*", "*", "?", "#", "@", "a\u00a0b", "\u200b", "pg_temp", "public", "None", "NaN", "true",
     "index", "level_0",
 )  # fmt: skip

@@ -40,7 +40,10 @@ TYPES: dict[str, dict[str, Texts]] = {
     "mood": {"string": ("sad", "ok", "it's"), "dictionary": ("ok", "sad")}, "pair": {"string": ("(1,a)", '(01,"a")')}, "positive": {"string": ("1", "2", "007"), "int64": ("5",)}, "code": {"string": ("ab", "a")},
 }  # fmt: skip
 
-NOT_IN_POLARS = ("uuid", "map", "decimal256(50, 3)")
+# What a CSV reader, COPY, DuckDB or SQL may stumble over, and a few letters.
+CHARACTERS = 'abcABC019 \t\n\r\\""\',;|.:-_/%$#@*?!~^&(){}[]<>=+`éßİıàñ日本語😀\u00a0\u200b\u2028\u2029\ufeff\x01\x1f\x7f\x1a\x0b\x0c\x85'
+
+NOT_IN = {"polars": ("uuid", "map", "decimal256(50, 3)"), "pandas": ("map",)}
 
 # Types that a key may have, all of those with a btree order.
 KEYS = tuple(name for name in TYPES if name not in ("json", "point", "code"))
@@ -49,7 +52,7 @@ KEYS = tuple(name for name in TYPES if name not in ("json", "point", "code"))
 def draw_kind(random: Random, declared: str, form: str) -> str:
     """The Arrow type of a column of this type: a CSV file has none but text."""
     kind = "string" if form == "csv" or random.random() < 0.4 else random.choice(list(TYPES[declared]))
-    return "string" if form == "polars" and kind in NOT_IN_POLARS else kind
+    return "string" if kind in NOT_IN.get(form, ()) else kind
 
 
 def draw_text(random: Random, declared: str, kind: str, *, bad: float = 0.0, null: float = 0.1) -> str | None:
@@ -59,4 +62,6 @@ def draw_text(random: Random, declared: str, kind: str, *, bad: float = 0.0, nul
     if kind == "string" and random.random() < bad:
         plain = declared.replace(' COLLATE "C"', "")
         return random.choice(SPELLINGS.get(plain, EVERYWHERE))
+    if declared.startswith("text") and kind in ("string", "large_string", "string_view") and random.random() < 0.25:
+        return "".join(random.choice(CHARACTERS) for _ in range(random.choice((1, 2, 3, 5, 40))))
     return random.choice(TYPES[declared][kind if kind in TYPES[declared] else "string"])

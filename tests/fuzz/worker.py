@@ -29,11 +29,13 @@ class Client:
 
     environment: str
     _process: Any = field(default=None, repr=False)
+    _directory: Any = field(default=None, repr=False)
 
     def ask(self, verb: str, **request: Any) -> dict[str, Any]:
         """Have something done; return the answer. Raises ClientDiedError."""
         if self._process is None:
-            self._process = _start(self.environment)
+            self._directory = tempfile.TemporaryDirectory(prefix="etl_fuzz_cwd_")
+            self._process = _start(self.environment, Path(self._directory.name))
         process = self._process
         timer = threading.Timer(TIMEOUT_SECONDS, process.kill)
         timer.start()
@@ -54,17 +56,17 @@ class Client:
             self._process.kill()
             self._process.communicate()
             self._process = None
+            self._directory.cleanup()
 
 
-def _start(environment: str) -> subprocess.Popen[bytes]:
+def _start(environment: str, directory: Path) -> subprocess.Popen[bytes]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG", "TZ", "ETL_"))
     }
     root = str(Path(__file__).parents[2])
     # A current directory with names in it that SQL of ours might take for tables or files.
-    directory = tempfile.mkdtemp(prefix="etl_fuzz_cwd_")
     for name in ("rows", "rows.csv", "incoming.parquet", "record", "frame_0"):
-        (Path(directory) / name).write_text("id,v\n1,wrong\n")
+        (directory / name).write_text("id,v\n1,wrong\n")
     return subprocess.Popen(
         [sys.executable, "-m", "tests.fuzz.worker"], cwd=directory, env={**inherited, **CLIENTS[environment], "PYTHONPATH": root},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -124,9 +126,8 @@ def main() -> None:
     if options := os.environ.get("PANDAS"):
         import pandas as pd
 
-        for option in filter(lambda option: option.partition("=")[2], options.split(";")):
-            name, _, value = option.partition("=")
-            pd.set_option(name, {"False": False}.get(value, int(value) if value.isdigit() else value))
+        for name, _, value in (option.partition("=") for option in options.split(";")):
+            pd.set_option(name, int(value) if value.isdigit() else value)
     while True:
         try:
             request = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent

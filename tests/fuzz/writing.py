@@ -39,7 +39,7 @@ def csv_bytes(content: Content) -> bytes:
             return ""
         odd = {dialect.delimiter, '"', "\n", "\r"}
         # A line that is `\\.` ends the data of COPY before PostgreSQL 18; a blank one is no record.
-        if dialect.quote_all or not text.strip() or text == "\\." or odd & set(text) or text != text.strip():
+        if dialect.quote_all or not text.strip() or text in ("\\.", "\\N") or odd & set(text) or text != text.strip():
             return '"' + text.replace('"', '""') + '"'
         return text
 
@@ -65,8 +65,15 @@ def frame_of(content: Content) -> Any:
 
         if content.flavour == "pyarrow":
             return table.to_pandas(types_mapper=pd.ArrowDtype)
-        frame = table.to_pandas(integer_object_nulls=True)
-        return frame.convert_dtypes(convert_floating=False) if content.flavour == "nullable" else frame
+        if content.flavour == "nullable":
+            dtypes = {
+                pa.int64(): pd.Int64Dtype(),
+                pa.int16(): pd.Int16Dtype(),
+                pa.bool_(): pd.BooleanDtype(),
+                pa.string(): pd.StringDtype(),
+            }
+            return table.to_pandas(types_mapper=dtypes.get, integer_object_nulls=True)
+        return table.to_pandas(integer_object_nulls=True)
     return table
 
 
