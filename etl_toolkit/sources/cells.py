@@ -13,6 +13,9 @@ from math import isnan
 from typing import Any
 from uuid import UUID
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_ENCODE_NUMBER = json.JSONEncoder().encode  # an infinity as well: no JSON, which the server says of its row
+
 
 class CellError(Exception):
     """Why a column of a frame cannot be loaded: it names the column."""
@@ -52,12 +55,17 @@ class _NoTextError(Exception):
 
 def json_text(value: Any) -> str:
     """Return a value as JSON, every number as it is written. Raises _NoTextError for what JSON has no form for."""
-    if _is_missing(value):
-        return "null"
+    try:
+        return "null" if _is_missing(value) else _ENCODE(value)  # most are what the encoder knows, which is fast
+    except (TypeError, ValueError):
+        return _spelled_out(value)
+
+
+def _spelled_out(value: Any) -> str:
     if hasattr(value, "tolist"):  # of numpy
         value = value.tolist()
     if isinstance(value, Mapping):
-        items = (f"{json.dumps(_key(key), ensure_ascii=False)}: {json_text(item)}" for key, item in value.items())
+        items = (f"{_ENCODE(_key(key))}: {json_text(item)}" for key, item in value.items())
         return f"{{{', '.join(items)}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(json_text, value))}]"
@@ -68,7 +76,7 @@ def json_text(value: Any) -> str:
     if isinstance(value, UUID):
         return f'"{value}"'
     if isinstance(value, str | bool | int | float):
-        return json.dumps(value, ensure_ascii=False)
+        return _ENCODE_NUMBER(value)
     raise _NoTextError(f"a {type(value).__name__}, which has no form in JSON")
 
 
@@ -76,7 +84,7 @@ def _key(key: Any) -> str:
     if isinstance(key, str):
         return key
     if isinstance(key, bool | int | float):
-        return json.dumps(key)
+        return _ENCODE_NUMBER(key)
     raise _NoTextError(f"a mapping with a {type(key).__name__} as a key")
 
 
