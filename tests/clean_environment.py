@@ -36,7 +36,15 @@ def in_clean_environment() -> Iterator[None]:
             os.umask(umask)
 
 
+def forget_terminal() -> None:
+    """Take out what readline, which pytest imports, puts into the environment of our children past `os.environ`."""
+    for name in ("COLUMNS", "LINES"):
+        if name not in os.environ:
+            os.unsetenv(name)
+
+
 def _become(environ: Mapping[str, str]) -> None:
     os.environ.clear()
+    forget_terminal()
     os.environ.update(environ)
     time.tzset()

@@ -16,13 +16,14 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn
 
 from etl_toolkit import server
-from tests.clean_environment import in_clean_environment
+from tests.clean_environment import forget_terminal, in_clean_environment
 
 ENOUGH_BYTES = 8 << 30
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before anything is started; the workers of pytest-xdist inherit it."""
+    forget_terminal()
     if not hasattr(config, "workerinput"):
         session = ExitStack()
         session.enter_context(in_clean_environment())

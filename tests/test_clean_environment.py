@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 import time
@@ -26,21 +27,23 @@ POISONED_UMASK = 0o077
 
 
 def poisoned(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program as such a caller does."""
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, **POISON},
-        umask=POISONED_UMASK,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Run a program as such a caller does, in a terminal."""
+    terminal, stdin = pty.openpty()
+    try:
+        return subprocess.run(
+            command, cwd=cwd, env={**os.environ, **POISON}, umask=POISONED_UMASK, stdin=stdin, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(terminal)
+        os.close(stdin)
 
 
 def test_nothing_of_the_caller_is_left() -> None:
     found = {name for name in os.environ if name not in KEPT and not name.startswith("PYTEST_")}
     umask = os.umask(UMASK)
+    shown = subprocess.run(["/usr/bin/env"], capture_output=True, text=True, check=True).stdout
+    assert [line for line in shown.splitlines() if line.startswith(("COLUMNS=", "LINES="))] == []
     assert (found, os.environ["LANG"], umask) == ({"HOME", "LANG", "TZ"}, "C.UTF-8", UMASK)
     assert (Path.home().is_dir(), time.tzname) == (True, ("UTC", "UTC"))
 
