@@ -54,7 +54,9 @@ def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, 
     A file without a header has the columns that `headers` names, and a first record equal to them is a header. Raises
     SourceError for one that is nearly so: it would be loaded as a row.
     """
-    candidates = [options.delimiter] if options.delimiter else ["\t"] if ".tsv" in path.name.lower() else DELIMITERS
+    candidates = (
+        [options.delimiter] if options.delimiter else ["\t"] if ".tsv" in path.name.lower() else _possible(head)
+    )
     samples = [
         _Sample.take(head, delimiter, options.quote, at_end=at_end, max_bytes=max_bytes) for delimiter in candidates
     ]
@@ -84,6 +86,12 @@ def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, 
     tidy = first.raw + b"\n" == head[:size] or (first.raw == head and at_end)
     is_tidy = tidy and b"\n" not in first.raw and b"\r" not in first.raw
     return Header(sample.delimiter, columns, True, first.raw, size, count_lines(head[:size]), is_tidy)
+
+
+def _possible(head: bytes) -> list[str]:
+    """The delimiters to try, in order: of those that do not occur the first, for all of them split alike."""
+    absent = [delimiter for delimiter in DELIMITERS if delimiter.encode() not in head]
+    return [delimiter for delimiter in DELIMITERS if delimiter not in absent[1:]]
 
 
 def _check_no_header(names: tuple[str, ...] | None, options: ReadOptions, path: Path, *, line: int) -> None:
