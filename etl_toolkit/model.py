@@ -253,10 +253,14 @@ class RowCheck:
 
 @dataclass(frozen=True)
 class WideIndex:
-    """A B-tree index whose entries may be too large: its parts as SQL, those of any length, and the columns they read."""
+    """A B-tree index whose entries may be too large: its parts as SQL, those of any length, and the columns they read.
+
+    `included` are the columns that it only carries, whose types need no order.
+    """
 
     name: str
     parts: tuple[str, ...]
+    included: tuple[str, ...]
     long_parts: tuple[str, ...]
     columns: tuple[str, ...]
 

@@ -35,7 +35,9 @@ WHERE i.indrelid = %(oid)s AND i.indisready AND (i.indexprs IS NOT NULL OR i.ind
 
 # The B-tree indexes with a part of no bounded length. Its type is that of the index's own column, expressions included.
 _WIDE_INDEXES = """
-SELECT ic.relname::text, array_agg(p.part ORDER BY a.attnum), array_agg(p.part ORDER BY a.attnum) FILTER (WHERE p.is_long),
+SELECT ic.relname::text, array_agg(p.part ORDER BY a.attnum) FILTER (WHERE a.attnum <= i.indnkeyatts),
+       coalesce(array_agg(p.part ORDER BY a.attnum) FILTER (WHERE a.attnum > i.indnkeyatts), '{}'),
+       array_agg(p.part ORDER BY a.attnum) FILTER (WHERE p.is_long),
        (SELECT array_agg(DISTINCT r.attname::text) FROM pg_catalog.pg_attribute r
         WHERE r.attrelid = i.indrelid AND (r.attnum = ANY (i.indkey::int2[]) OR EXISTS (
             SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
@@ -45,10 +47,10 @@ JOIN pg_catalog.pg_am m ON m.oid = ic.relam AND m.amname = 'btree'
 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indexrelid
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_indexdef(i.indexrelid, a.attnum::int, false) AS part,
-                           t.typname IN ('text', 'varchar', 'bpchar', 'citext')
-                           AND a.atttypmod NOT BETWEEN 0 AND 500 AS is_long) AS p
+                           t.typlen = -1 AND t.typname NOT IN ('inet', 'cidr') AND a.atttypmod NOT BETWEEN 0 AND 500
+                           AND NOT (t.typname = 'numeric' AND a.atttypmod >= 0) AS is_long) AS p
 WHERE i.indrelid = %s AND i.indisready
-GROUP BY i.indexrelid, i.indrelid, i.indkey, ic.relname HAVING bool_or(p.is_long)
+GROUP BY i.indexrelid, i.indrelid, i.indkey, i.indnkeyatts, ic.relname HAVING bool_or(p.is_long)
 """
 
 _PARTITIONS = """
@@ -78,8 +80,8 @@ def read_wide_indexes(cursor: Any, oid: int) -> tuple[WideIndex, ...]:
     """Read from the catalog which indexes may refuse a row because its values are too long for an entry."""
     cursor.execute(_WIDE_INDEXES, (oid,))
     return tuple(
-        WideIndex(name, tuple(parts), tuple(long_parts), tuple(reads))
-        for name, parts, long_parts, reads in cursor.fetchall()
+        WideIndex(name, tuple(parts), tuple(included), tuple(long_parts), tuple(reads))
+        for name, parts, included, long_parts, reads in cursor.fetchall()
     )
 
 

@@ -156,16 +156,20 @@ def test_one_refused_row_too_many_fails_the_load(
 
 
 @pytest.mark.parametrize("strategy", ["auto", "deterministic", "streaming", "partitioned", "hybrid"])
-@pytest.mark.parametrize("kind", ["index", "key", "expression"])
+@pytest.mark.parametrize("kind", ["index", "key", "expression", "bytes", "domain"])
 def test_an_index_entry_that_is_too_large_is_one_reject(
     database: str, connection: Connection, tmp_path: Path, kind: str, strategy: str
 ) -> None:
     if (kind, strategy) == ("expression", "hybrid"):
         strategy = "deterministic"
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE DOMAIN long_text AS text")
     create(connection, {
         "index": "CREATE TABLE @ (k text PRIMARY KEY, v text); CREATE INDEX ON @ (v)",
         "key": "CREATE TABLE @ (k text, v text, PRIMARY KEY (k, v))",
         "expression": "CREATE TABLE @ (k text PRIMARY KEY, v text); CREATE INDEX ON @ (upper(v), k)",
+        "bytes": "CREATE TABLE @ (k text PRIMARY KEY, v bytea); CREATE INDEX ON @ (v)",
+        "domain": "CREATE TABLE @ (k text PRIMARY KEY, v long_text); CREATE INDEX ON @ (v)",
     }[kind])  # fmt: skip
     contents = [
         Rows(COLUMNS, (("1", "a"), ("2", LONG), ("3", "x" * 9000), ("4", LONG), ("4", "d"), ("5", LONG))),
@@ -179,6 +183,21 @@ def test_an_index_entry_that_is_too_large_is_one_reject(
     assert recorded(connection) == {(0, 1, "54000"), (0, 3, "54000"), (0, 5, "54000")}
     assert result.counts.rejected == 3
     Oracle("expected", tuple(key)).load(connection, without(contents, {(0, 1), (0, 3), (0, 5)}))
+    assert differing_rows(connection, "loaded", "expected") == []
+
+
+@pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
+def test_an_index_may_include_a_column_that_has_no_order(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    create(connection, "CREATE TABLE @ (k text PRIMARY KEY, v text, j json); CREATE INDEX ON @ (v) INCLUDE (j, k)")
+    contents = [Rows(("k", "v", "j"), (("1", "a", "[1]"), ("2", LONG, "{}"), ("3", "c", f'["{LONG}"]')))]
+    files = [write(content, tmp_path, "part", "csv") for content in contents]
+
+    ingest(files, "loaded", "k", database, strategy=strategy, max_rejects=2)
+
+    assert recorded(connection) == {(0, 1, "54000"), (0, 2, "54000")}
+    Oracle("expected", ("k",)).load(connection, without(contents, {(0, 1), (0, 2)}))
     assert differing_rows(connection, "loaded", "expected") == []
 
 

@@ -57,9 +57,10 @@ def conditions(
 def index_long_entries(target: TargetTable, layout: Layout, name: Composable) -> list[Composable]:
     """Return statements that let a table refuse entries too large for the target's indexes; short ones cost next to nothing."""
     return [
-        SQL("CREATE INDEX ON {} USING btree ({}) WHERE {} > {}").format(
+        SQL("CREATE INDEX ON {} USING btree ({}){} WHERE {} > {}").format(
             name,
             SQL(", ").join(SQL("({})").format(SQL(part)) for part in index.parts),
+            SQL(f" INCLUDE ({', '.join(index.included)})" if index.included else ""),
             SQL(" + ").join(
                 SQL("coalesce(pg_catalog.octet_length(({})::text), 0)").format(SQL(part)) for part in index.long_parts
             ),

@@ -9,7 +9,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pprint import pprint
 
@@ -46,7 +46,11 @@ def run(seeds: Iterator[int], *, is_shrunk: bool = False) -> tuple[int, int]:
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
     cases = finds = 0
-    with server.temporary(profile="fast", root=_memory()) as running, judging(running.dsn) as found_in:
+    with (
+        suppress(KeyboardInterrupt),
+        server.temporary(profile="fast", root=_memory()) as running,
+        judging(running.dsn) as found_in,
+    ):
         for seed in seeds:
             case = draw(seed)
             cases += 1

@@ -15,7 +15,7 @@ from psycopg2.extensions import make_dsn
 from psycopg2.sql import SQL, Identifier, Literal
 
 from tests.fuzz.case import Case, Content, Table
-from tests.oracle import Oracle, Rows, copy_text, differing_rows
+from tests.oracle import Oracle, Row, Rows, copy_text, differing_rows
 from tests.spellings import CREATED
 
 
@@ -71,16 +71,51 @@ class Bench:
                 )
         return rows
 
+    def refusals(self, content: Rows) -> dict[int, str]:
+        """The places of the rows that the table would not take, and why."""
+        if self._takes_all(content):
+            return {}
+        return {at: reason for at in range(len(content.rows)) if (reason := self.refusal(content, at))}
+
+    def _takes_all(self, content: Rows) -> bool:
+        """Whether that can be seen of all rows at once: where nothing but columns and constraints may refuse one."""
+        target = self.tables["probe"]
+        if (
+            target.tail
+            or target.statements
+            or target.predicate
+            or any(len(row) != len(content.columns) for row in content.rows)
+        ):
+            return False
+        with self.connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+            try:
+                cursor.execute(f"CREATE TEMP TABLE everything (LIKE {target.sql} INCLUDING ALL EXCLUDING INDEXES)")
+                self._copy(cursor, SQL("everything"), content.columns, content.rows)
+                cursor.execute(
+                    f"SELECT FROM everything WHERE {' OR '.join(f'{part} IS NOT DISTINCT FROM NULL' for part in target.arbiter)} LIMIT 1"
+                )
+                return cursor.fetchone() is None
+            except psycopg2.Error:
+                return False
+            finally:
+                cursor.execute("ROLLBACK")
+
+    def _copy(self, cursor: Any, table: Any, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        """COPY rows into a table, without the columns that the server makes."""
+        made = {
+            column.name for column in self.case.table.columns if "STORED" in column.more or "VIRTUAL" in column.more
+        }
+        places = [at for at, name in enumerate(columns) if name not in made]
+        names = SQL(", ").join(Identifier(columns[at]) for at in places)
+        statement = SQL("COPY {} ({}) FROM STDIN").format(table, names).as_string(cursor)
+        cursor.copy_expert(statement, io.StringIO(copy_text([[row[at] for at in places] for row in rows])))
+
     def refusal(self, content: Rows, place: int) -> str | None:
         """Why the table would not take this row, whatever else is in it."""
         row, target = content.rows[place], self.tables["probe"]
         if len(row) != len(content.columns):
             return "fields"
-        generated = {
-            column.name for column in target.columns if "GENERATED" in column.more and "IDENTITY" not in column.more
-        }
-        places = [at for at, name in enumerate(content.columns) if name not in generated]
-        names = SQL(", ").join(Identifier(content.columns[at]) for at in places)
         conditions = [
             f"({part}) IS NOT DISTINCT FROM NULL"
             for part in target.arbiter
@@ -90,8 +125,7 @@ class Bench:
         with self.connection.cursor() as cursor:
             cursor.execute("BEGIN")
             try:
-                statement = SQL("COPY {} ({}) FROM STDIN").format(SQL(target.sql), names).as_string(cursor)
-                cursor.copy_expert(statement, io.StringIO(copy_text([[row[at] for at in places]])))
+                self._copy(cursor, SQL(target.sql), content.columns, [row])
                 if conditions:
                     cursor.execute(f"SELECT 1 FROM {target.sql} WHERE {' OR '.join(conditions)}")
                     return "key" if cursor.fetchone() else None
@@ -131,14 +165,8 @@ class Bench:
         cursor.execute(
             f"CREATE TEMP TABLE counted ON COMMIT DROP AS SELECT 0 AS etl_at, * FROM {target.sql} WITH NO DATA"
         )
-        for at in left:
-            generated = {
-                column.name for column in target.columns if "STORED" in column.more or "VIRTUAL" in column.more
-            }
-            places = [number for number, name in enumerate(content.columns) if name not in generated]
-            names = SQL(", ").join(map(Identifier, ["etl_at", *(content.columns[number] for number in places)]))
-            copied = copy_text([[str(at), *(content.rows[at][number] for number in places)]])
-            cursor.copy_expert(SQL("COPY counted ({}) FROM STDIN").format(names).as_string(cursor), io.StringIO(copied))
+        rows = [(str(at), *content.rows[at]) for at in left]
+        self._copy(cursor, SQL("counted"), ("etl_at", *content.columns), rows)
         order = "etl_at" if self.case.options["on_conflict"] == "ignore" else "etl_at DESC"
         key = ", ".join(target.arbiter)
         cursor.execute(f"SELECT DISTINCT ON ({key}) etl_at FROM counted ORDER BY {key}, {order}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from random import Random
 from typing import Any
+from uuid import UUID
 
 from tests.fuzz.case import Case, Column, Content, Dialect, Fault, Table
 from tests.fuzz.environments import CLIENTS, ENCODINGS, draw_settings
@@ -16,6 +19,12 @@ FORMS = ("csv", "csv", "csv", "parquet", "parquet", "arrow", "pandas", "polars")
 STRATEGIES = ("auto", "auto", "partitioned", "deterministic", "streaming", "hybrid", "full_parallel")
 ORDERED = ("int4", "int8", "date", "timestamp", "timestamptz", "text", "numeric", "float8")
 POINTS = ("begun", "claimed", "copied", "merged", "completed", "committed", "finishing")
+MANY: dict[str, Callable[[Random], str]] = {
+    "int4": lambda random: str(random.randint(-2000, 2000)), "int8": lambda random: str(random.randint(1, 1 << 62)),
+    "text": lambda random: f"{random.randint(0, 5000):x}", "uuid": lambda random: str(UUID(int=random.getrandbits(128))),
+    "date": lambda random: str(date.fromordinal(random.randint(1, 900_000))), "int2": lambda random: str(random.randint(-99, 9999)),
+    "timestamptz": lambda random: f"{date.fromordinal(random.randint(700_000, 740_000))} 12:00:00Z",
+}  # fmt: skip
 CLIENT_RUN = 16  # seeds in a row share a client: one process serves them all
 
 
@@ -34,7 +43,7 @@ def draw(seed: int) -> Case:
     )
     contents = [
         _content(random, table, carried[number % 8], pool, number)
-        for number in range(random.choice((1, 2, 2, 3, 3, 4, 6) * 7 + (25,)))
+        for number in range(random.choice((1, 2, 2, 3, 3, 4, 6) * 7 + (() if len(pool) > 100 else (25,))))
     ]
     if random.random() < 0.25:  # the same again, at a later place
         again = random.choice(contents)
@@ -62,8 +71,10 @@ def _carried(random: Random, table: Table) -> list[Column]:
 
 
 def _key_pool(random: Random, table: Table) -> list[Row]:
-    """Few keys, so that they meet; in all their spellings."""
+    """Few keys, so that they meet, in all their spellings; now and then many, of types that a client compares."""
     columns = [next(column for column in table.columns if column.name == name) for name in table.key]
+    if all(column.type in MANY for column in columns) and random.random() < 0.2:
+        return [tuple(MANY[column.type](random) for column in columns) for _ in range(1000)]
     return [
         tuple(draw_text(random, column.type, "string", bad=0.08, null=0.02) for column in columns)
         for _ in range(random.randint(3, 14))
@@ -74,7 +85,8 @@ def _rows(
     random: Random, table: Table, columns: list[Column], kinds: list[str], pool: list[Row], *, bad: float
 ) -> Rows:
     rows = []
-    for _ in range(random.choice((0, 1, 3, 8, 20)) if bad else random.randint(1, 10)):
+    many = (600, 1500, 4000) if len(pool) > 100 else (0, 1, 3, 8, 20)
+    for _ in range(random.choice(many) if bad else random.randint(1, 10)):
         key = dict(zip(table.key, random.choice(pool), strict=True))
         rows.append(tuple(
             key[column.name] if column.name in key and kind == "string"
@@ -104,7 +116,9 @@ def _content(random: Random, table: Table, columns: list[Column], pool: list[Row
         path = random.choice(("é", "a b", "it's", "[1]", "100%", "-x", "日本")) + str(number)
     columns = random.sample(columns, k=len(columns)) if random.random() < 0.3 else columns
     kinds = [draw_kind(random, column.type, form) for column in columns]
-    rows = _rows(random, table, columns, kinds, pool, bad=random.choice((0.001, 0.001, 0.05)))
+    rows = _rows(
+        random, table, columns, kinds, pool, bad=1e-9 if len(pool) > 100 else random.choice((0.001, 0.001, 0.05))
+    )
     if form == "csv" and len(columns) == 1:  # NULL would be a blank line, which is no record
         rows = replace(rows, rows=tuple(row for row in rows.rows if row != (None,)))
     dialect = _dialect(random, rows) if form == "csv" else Dialect()
@@ -112,7 +126,7 @@ def _content(random: Random, table: Table, columns: list[Column], pool: list[Row
         place = random.randrange(len(rows.rows))
         rows = replace(rows, rows=tuple((*row, "more") if at == place else row for at, row in enumerate(rows.rows)))
     flavour = random.choice(
-        {"pandas": ("numpy", "pyarrow", "nullable"), "parquet": ("zstd", "snappy", "none")}.get(form, ("",))
+        {"pandas": ("numpy", "pyarrow", "nullable", "object"), "parquet": ("zstd", "snappy", "none")}.get(form, ("",))
     )
     ending = {"csv": random.choice((".csv", ".csv", ".csv", ".csv.gz", ".tsv")), "parquet": ".parquet"}.get(form, "")
     if ending == ".tsv":

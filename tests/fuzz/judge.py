@@ -32,12 +32,7 @@ def _judged(bench: Bench, client: Client) -> Iterator[str]:
     case = bench.case
     _load_before(bench)
     texts = [bench.expected(content) for content in case.contents]
-    refused = {
-        (number, at): reason
-        for number, text in enumerate(texts)
-        for at in range(len(text.rows))
-        if (reason := bench.refusal(text, at))
-    }
+    refused = {(number, at): reason for number, text in enumerate(texts) for at, reason in bench.refusals(text).items()}
     by_itself = len(refused)
     good_files = _load_expected(bench, texts, refused)
     for content in case.contents:
@@ -75,7 +70,8 @@ def _judged(bench: Bench, client: Client) -> Iterator[str]:
 def _load_before(bench: Bench) -> None:
     """What is in the table before the load, in all that are to be compared."""
     before = bench.case.before
-    good = tuple(row for at, row in enumerate(before.rows) if bench.refusal(before, at) is None)
+    bad = bench.refusals(before) if before.rows else {}
+    good = tuple(row for at, row in enumerate(before.rows) if at not in bad)
     for table in ("loaded", "expected", "initial"):
         oracle = replace(bench.oracle(table), order_by=None, action="update")
         oracle.load(bench.connection, [Rows(before.columns, good)] if good else [])
@@ -185,6 +181,9 @@ def _number(bench: Bench, name: str) -> int:
     """Which content a file of the ledger is."""
     if match := re.match(r"frame (\d+) \(", name):
         return int(match[1]) - 1
+    if match := re.fullmatch(r"U&'(.*)'", name):  # what the database's encoding lacks, as an SQL literal
+        name = re.sub(r"\\(?:\+([0-9A-F]{6})|([0-9A-F]{4}))", lambda code: chr(int(code[1] or code[2], 16)), match[1])
+        name = name.replace("''", "'").replace("\\\\", "\\")
     paths = [str(bench.directory / content.path) for content in bench.case.contents]
     return paths.index(name)
 

@@ -65,6 +65,12 @@ def frame_of(content: Content) -> Any:
 
         if content.flavour == "pyarrow":
             return table.to_pandas(types_mapper=pd.ArrowDtype)
+        if content.flavour == "object" and "uuid" not in content.kinds:
+            cells = {
+                name: [None if row[place] is None else value_of(kind, row[place]) for row in content.rows]
+                for place, (name, kind) in enumerate(zip(content.columns, content.kinds, strict=True))
+            }
+            return pd.DataFrame(cells, columns=list(content.columns), dtype=object)
         if content.flavour == "nullable":
             dtypes = {
                 pa.int64(): pd.Int64Dtype(),
