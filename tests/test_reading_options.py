@@ -168,7 +168,7 @@ def test_any_ending_loads_as_the_format_that_is_given(table: str, connection: Co
     (b"PK\x03\x04" + bytes(60), "is a ZIP archive or an Excel workbook"),
     (b"PAR1" + bytes(60) + b"PAR1", "is a Parquet file; rename it, or pass --format parquet"),
     (b"PARE" + bytes(60) + b"PARE", "is an encrypted Parquet file"),
-])  # fmt: skip
+], ids=["gzip", "zip", "Parquet", "encrypted Parquet"])  # fmt: skip
 def test_a_file_that_is_something_else_is_reported_as_what_it_is(
     table: str, tmp_path: Path, content: bytes, message: str
 ) -> None:
