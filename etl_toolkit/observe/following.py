@@ -86,7 +86,7 @@ class Following:
         self.rows_sent, self.rows_done = 0, 0
         self.batches, self.batches_total = 0, 0
         self.merges, self.status, self.title = True, "running", ""
-        self.ended = 0.0
+        self.ended, self._shown = 0.0, 0.0
 
     def __call__(self, event: Event) -> None:
         take = getattr(self, f"_on_{event.name}", None)
@@ -162,6 +162,7 @@ class Following:
             spent = sum(phase.seconds for phase in phases) or 1e-9
             left = sum(expected[phase.name] * (1 - phase.share) for phase in phases)
             share = 1.0 if self.status == "complete" else spent / (spent + left)
+            self._shown = share = max(self._shown, share)  # a better estimate takes nothing back
             rows = max(self.rows_done, min(self.rows_sent, self.rows_total or self.rows_sent))
             since = self.phases["send"]._since or self.started
             knows = bool(self.bytes_total or self.rows_total) and self.status == "running"
@@ -191,10 +192,16 @@ class Following:
     def _expected_seconds(self, now: float) -> dict[str, float]:
         """What each phase takes by the clock, as far as can be told from its size and from what is done of it."""
         found = {name: self.bytes_total / rate for name, rate in _BYTES_PER_SECOND.items()}
+        over = [self.phases[name] for name in found if self.phases[name].is_done]
+        usual = sum(found[phase.name] for phase in over)
+        slower = min(20.0, max(1.0, sum(phase.seconds for phase in over) / max(usual, 0.1))) if over else 1.0
+        found = {name: seconds * slower for name, seconds in found.items()}
         sending = self.phases["send"]
         spent = sending.seconds + (now - sending._since if sending.is_running else 0.0)
         share = self._counted("send") or 0.0
-        found["send"] = spent / share if share > 0.05 else max(spent, self.bytes_total / _SENT_BYTES_PER_SECOND)
+        found["send"] = (
+            spent / share if share > 0.05 else max(spent, slower * self.bytes_total / _SENT_BYTES_PER_SECOND)
+        )
         settling = self.phases["settle"]
         settled = settling.seconds + (now - settling._since if settling.is_running else 0.0)
         counted = self._counted("settle") or 0.0
