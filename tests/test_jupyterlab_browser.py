@@ -167,8 +167,14 @@ def test_a_slider_of_explore_shows_another_stored_result(page: Any) -> None:
 
 # --- the card of a load ------------------------------------------------------------------------------------------------
 
-NEW_NOTEBOOK = "() => window.jupyterapp.commands.execute('notebook:create-new', { kernelName: 'python3' })"
-WRITE = "text => window.jupyterapp.shell.currentWidget.content.activeCell.model.sharedModel.setSource(text)"
+SAVE = """([path, source]) => window.jupyterapp.serviceManager.contents.save(path, {
+  type: 'notebook', format: 'json', content: {
+    nbformat: 4, nbformat_minor: 5, metadata: { kernelspec: { name: 'python3', display_name: 'Python 3', language: 'python' } },
+    cells: [{ id: 'load', cell_type: 'code', metadata: {}, outputs: [], execution_count: null, source }],
+  },
+})"""
+STOP = "button.jupyter-button:has-text('Stop')"
+START = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"  # and do not wait for its end
 SLOW_LOAD = """
 import os
 from pathlib import Path
@@ -189,10 +195,10 @@ AWAITED = "await ConflictAwareProcessor(dsn).process_with_strategy('carded.csv',
 
 
 def run_cell(page: Any, rows: int, call: str) -> None:
-    page.evaluate(NEW_NOTEBOOK)
-    page.wait_for_function(IS_READY)
-    page.evaluate(WRITE, SLOW_LOAD.replace("ROWS", str(rows)).replace("CALL", call))
-    page.evaluate(RUN_ALL)
+    page.evaluate(SAVE, ["card.ipynb", SLOW_LOAD.replace("ROWS", str(rows)).replace("CALL", call)])
+    page.evaluate(OPEN, "card.ipynb")
+    page.wait_for_function(IS_READY, timeout=180_000)
+    page.evaluate(START)
 
 
 @pytest.mark.parametrize("call", [BLOCKING, AWAITED], ids=["blocking", "awaited"])
@@ -201,7 +207,7 @@ def test_the_button_of_the_card_stops_a_load(page: Any, call: str) -> None:
     page.get_by_text("Loading into carded").last.wait_for()
     page.wait_for_timeout(2_000)
     keep(page, "card-running")
-    page.get_by_role("button", name="Stop", exact=True).last.click()
+    page.locator(STOP).last.click()
     page.get_by_text("The load into carded was stopped").last.wait_for(timeout=10_000)
     keep(page, "card-stopped")
 
@@ -210,5 +216,5 @@ def test_the_card_becomes_the_outcome(page: Any) -> None:
     run_cell(page, 100, BLOCKING)
     page.get_by_text("Loaded into public.carded: 100 rows read, 100 written").last.wait_for()
     page.wait_for_timeout(500)
-    assert page.get_by_role("button", name="Stop", exact=True).count() == 0
+    assert page.locator(STOP).count() == 0
     keep(page, "card-outcome")
