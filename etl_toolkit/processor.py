@@ -113,7 +113,7 @@ class ConflictAwareProcessor:
             encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone, format=format, skip=skip,
         )  # fmt: skip
         stop = Stop()
-        with card_if_wanted(stop, progress=progress) as card:
+        with card_if_wanted(progress=progress) as card:
             return await self._with(card)._load_unless_cancelled(files, spec, stop)
 
     async def _load_unless_cancelled(self, files: Any, spec: LoadSpec, stop: Stop) -> LoadResult:
@@ -358,7 +358,7 @@ def ingest(
         encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone, format=format, skip=skip,
     )  # fmt: skip
     stop = stop or Stop()
-    with card_if_wanted(stop, progress=progress) as card:
+    with card_if_wanted(progress=progress) as card:
         return processor._with(card).load(files, spec, stop)
 
 

@@ -1,5 +1,6 @@
-"""A load in a notebook: a card with phases, a lane per worker and a Stop button, which becomes the outcome in place.
+"""A load in a notebook: a card with phases and a lane per worker, which becomes the outcome in place.
 
+It has no button: JupyterLab hands a click to the kernel when the cell is over. The notebook's ■ stops a load at once.
 Where nobody watches (papermill, nbconvert) the outcome alone is shown, as static HTML.
 """
 
@@ -15,7 +16,6 @@ from typing import Any
 from etl_toolkit.loading.run import Event
 from etl_toolkit.observe.following import Following, Snapshot, in_time
 from etl_toolkit.observe.notices import in_words
-from etl_toolkit.stopping import Stop
 
 REFRESH_SECONDS = 0.25
 _GOOD, _BUSY, _BAD, _FAINT = "#2e7d32", "#1565c0", "#c62828", "color-mix(in srgb, currentColor 15%, transparent)"
@@ -43,26 +43,24 @@ def _kernel() -> Any:
 
 
 @contextmanager
-def card_if_wanted(stop: Stop, *, progress: bool | None) -> Iterator[Card | None]:
+def card_if_wanted(*, progress: bool | None) -> Iterator[Card | None]:
     """The card of a load; None where there is none: not in a notebook, or not wanted (`progress`; None: in a notebook)."""
     if progress is False or not is_notebook():
         yield None
         return
-    with Card(stop) as card:
+    with Card() as card:
         yield card
 
 
 class Card:
-    """Follows the events of one load. Its button sets the token."""
+    """Follows the events of one load."""
 
-    def __init__(self, stop: Stop) -> None:
-        self._stop = stop
+    def __init__(self) -> None:
         self._following = Following()
         self._notices: list[str] = []
         self._facts: dict[str, Any] = {}
         self._over = threading.Event()
         self._handle: Any = None
-        self._box: Any = None
         self._thread = threading.Thread(target=self._refresh, name="etl-card", daemon=True)
 
     def __enter__(self) -> Card:
@@ -82,8 +80,6 @@ class Card:
             return
         self._thread.join(2 * REFRESH_SECONDS)
         self._handle.update(HTML(self._html()))  # type: ignore[no-untyped-call]
-        if self._box is not None:
-            self._box.close()
 
     def __call__(self, event: Event) -> None:
         self._following(event)
@@ -95,30 +91,13 @@ class Card:
     def _open(self) -> None:
         from IPython.display import HTML, display
 
-        try:
-            import ipywidgets
-        except ImportError:
-            self._handle = display(HTML(self._html()), display_id=True)  # type: ignore[no-untyped-call]
-            return
-        button = ipywidgets.Button(
-            description="Stop", icon="stop", tooltip="Stop the load; what is not committed is rolled back"
-        )
-        button.on_click(self._on_click)
-        self._box = ipywidgets.VBox([ipywidgets.HTML(self._html()), button])
-        self._handle = display(self._box, display_id=True)  # type: ignore[no-untyped-call]
-
-    def _on_click(self, button: Any) -> None:
-        button.disabled, button.description = True, "Stopping …"
-        self._stop.set("the Stop button")
+        self._handle = display(HTML(self._html()), display_id=True)  # type: ignore[no-untyped-call]
 
     def _refresh(self) -> None:
         from IPython.display import HTML
 
         while not self._over.wait(REFRESH_SECONDS):
-            if self._box is not None:
-                self._box.children[0].value = self._html()
-            else:
-                self._handle.update(HTML(self._html()))  # type: ignore[no-untyped-call]
+            self._handle.update(HTML(self._html()))  # type: ignore[no-untyped-call]
 
     def _html(self) -> str:
         return card_html(self._following.snapshot(), self._facts, self._notices)
@@ -174,7 +153,11 @@ def _phase_html(name: str, share: float, seconds: float, status: str) -> str:
 def _lanes_html(seen: Snapshot) -> str:
     if seen.status != "running":
         return ""
-    return "".join(
+    return _faint("■ (interrupt the kernel) stops it; what is not committed is rolled back") + "".join(
         f'<div style="font-size:11px;opacity:.75">{escape(worker)}: {escape(batch or "idle")}</div>'
         for worker, batch in seen.lanes
     )
+
+
+def _faint(text: str) -> str:
+    return f'<div style="font-size:11px;opacity:.75">{escape(text)}</div>'
