@@ -255,7 +255,8 @@ class RowCheck:
 class WideIndex:
     """A B-tree index whose entries may be too large: its parts as SQL, those of any length, and the columns they read.
 
-    `included` are the columns that it only carries, whose types need no order.
+    `included` are the columns that it only carries, whose types need no order. `long_parts` is empty where their length is
+    no condition of an index: the text of an array or a composite value may depend on settings.
     """
 
     name: str

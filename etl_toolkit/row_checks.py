@@ -37,7 +37,8 @@ WHERE i.indrelid = %(oid)s AND i.indisready AND (i.indexprs IS NOT NULL OR i.ind
 _WIDE_INDEXES = """
 SELECT ic.relname::text, array_agg(p.part ORDER BY a.attnum) FILTER (WHERE a.attnum <= i.indnkeyatts),
        coalesce(array_agg(p.part ORDER BY a.attnum) FILTER (WHERE a.attnum > i.indnkeyatts), '{}'),
-       array_agg(p.part ORDER BY a.attnum) FILTER (WHERE p.is_long),
+       CASE WHEN bool_and(o.provolatile = 'i' OR NOT p.is_long)
+            THEN array_agg(p.part ORDER BY a.attnum) FILTER (WHERE p.is_long) ELSE '{}' END,
        (SELECT array_agg(DISTINCT r.attname::text) FROM pg_catalog.pg_attribute r
         WHERE r.attrelid = i.indrelid AND (r.attnum = ANY (i.indkey::int2[]) OR EXISTS (
             SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
@@ -46,6 +47,7 @@ FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
 JOIN pg_catalog.pg_am m ON m.oid = ic.relam AND m.amname = 'btree'
 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indexrelid
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+JOIN pg_catalog.pg_proc o ON o.oid = t.typoutput
 CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_indexdef(i.indexrelid, a.attnum::int, false) AS part,
                            t.typlen = -1 AND t.typname NOT IN ('inet', 'cidr') AND a.atttypmod NOT BETWEEN 0 AND 500
                            AND NOT (t.typname = 'numeric' AND a.atttypmod >= 0) AS is_long) AS p

@@ -156,7 +156,7 @@ def test_one_refused_row_too_many_fails_the_load(
 
 
 @pytest.mark.parametrize("strategy", ["auto", "deterministic", "streaming", "partitioned", "hybrid"])
-@pytest.mark.parametrize("kind", ["index", "key", "expression", "bytes", "domain"])
+@pytest.mark.parametrize("kind", ["index", "key", "expression", "bytes", "domain", "array"])
 def test_an_index_entry_that_is_too_large_is_one_reject(
     database: str, connection: Connection, tmp_path: Path, kind: str, strategy: str
 ) -> None:
@@ -169,6 +169,7 @@ def test_an_index_entry_that_is_too_large_is_one_reject(
         "key": "CREATE TABLE @ (k text, v text, PRIMARY KEY (k, v))",
         "expression": "CREATE TABLE @ (k text PRIMARY KEY, v text); CREATE INDEX ON @ (upper(v), k)",
         "bytes": "CREATE TABLE @ (k text PRIMARY KEY, v bytea); CREATE INDEX ON @ (v)",
+        "array": "CREATE TABLE @ (k text PRIMARY KEY, v text, a text[] GENERATED ALWAYS AS (ARRAY[v]) STORED); CREATE INDEX ON @ (a)",
         "domain": "CREATE TABLE @ (k text PRIMARY KEY, v long_text); CREATE INDEX ON @ (v)",
     }[kind])  # fmt: skip
     contents = [

@@ -57,17 +57,19 @@ def conditions(
 def index_long_entries(target: TargetTable, layout: Layout, name: Composable) -> list[Composable]:
     """Return statements that let a table refuse entries too large for the target's indexes; short ones cost next to nothing."""
     return [
-        SQL("CREATE INDEX ON {} USING btree ({}){} WHERE {} > {}").format(
+        SQL("CREATE INDEX ON {} USING btree ({}){}{}").format(
             name,
             SQL(", ").join(SQL("({})").format(SQL(part)) for part in index.parts),
             SQL(f" INCLUDE ({', '.join(index.included)})" if index.included else ""),
-            SQL(" + ").join(
-                SQL("coalesce(pg_catalog.octet_length(({})::text), 0)").format(SQL(part)) for part in index.long_parts
-            ),
-            Literal(LONG_ENTRY_BYTES),
+            SQL(" WHERE {} > {}").format(_length(index), Literal(LONG_ENTRY_BYTES)) if index.long_parts else SQL(""),
         )
         for index in _long_indexes(target, layout)
     ]
+
+
+def _length(index: WideIndex) -> Composable:
+    lengths = [SQL("coalesce(pg_catalog.octet_length(({})::text), 0)").format(SQL(part)) for part in index.long_parts]
+    return SQL(" + ").join(lengths)
 
 
 def _long_indexes(target: TargetTable, layout: Layout) -> list[WideIndex]:
