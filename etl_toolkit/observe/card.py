@@ -13,6 +13,7 @@ from html import escape
 from types import TracebackType
 from typing import Any
 
+from etl_toolkit.errors import in_python_words
 from etl_toolkit.loading.run import Event
 from etl_toolkit.observe.following import Following, Snapshot, in_time
 from etl_toolkit.observe.notices import in_words
@@ -133,7 +134,7 @@ def _line(seen: Snapshot, facts: dict[str, Any]) -> str:
         speed = f"{counts.read / max(facts['seconds'], 1e-9):,.0f} rows/s"
         return ", ".join([*parts, f"in {in_time(facts['seconds'])}", speed])
     if seen.status != "running":
-        return str(facts.get("message", ""))
+        return in_python_words(str(facts.get("message", "")))
     total = f" of {seen.rows_total:,}" if seen.rows_total else ""
     parts = [f"{seen.share:.0%}", in_time(seen.elapsed_seconds)]
     parts += [f"{seen.rows:,}{total} rows", f"{seen.rows_per_second:,.0f} rows/s"] if seen.rows else []
