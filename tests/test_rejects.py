@@ -12,6 +12,7 @@ from psycopg2.extensions import connection as Connection
 from etl_toolkit import ParallelConfig, ingest
 from etl_toolkit.errors import RejectLimitError, UnsafeStrategyError
 from etl_toolkit.loading.rejects import _LINE
+from etl_toolkit.strategies import suspects
 from tests.oracle import Format, Oracle, Row, Rows, differing_rows, write
 
 STRATEGIES = ("auto", "hybrid", "deterministic", "streaming", "partitioned")
@@ -202,6 +203,25 @@ def test_a_bad_row_is_rejected_though_it_would_have_lost(
     assert [counts.rejected for counts in result.files.values()] == [1, 1, 0]
     Oracle("expected", ("id",)).load(connection, without(contents, {(0, 1), (1, 0)}))
     assert differing_rows(connection, "loaded", "expected") == []
+
+
+def test_losers_are_looked_at_one_by_one_only_after_the_server_refused_them_together(
+    database: str, connection: Connection, tables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OneByOneError(Exception):
+        pass
+
+    def refuse(*_: Any) -> Any:
+        raise OneByOneError
+
+    monkeypatch.setattr(suspects, "refused_records", refuse)
+    winners = Rows(COLUMNS, (row(1, name="two"), row(2, name="two")))
+    fine, one_bad = ((row(1), row(2)), (row(1), bad(2, "foreign key")))
+
+    ingest(files_of([Rows(COLUMNS, fine), winners], tmp_path, ["quoted"]), "loaded", "id", database)
+
+    with pytest.raises(OneByOneError):  # the control
+        ingest(files_of([Rows(COLUMNS, one_bad), winners], tmp_path, ["quoted"]), "loaded", "id", database)
 
 
 @pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])

@@ -86,17 +86,26 @@ class RecordReader:
         self._files = files
         self._held = held
         self._batches: Any = None
+        self._first: Any = None  # read already, not given out
         self._failure: Exception | None = None
         self.sent = 0
 
-    def read(self, _size: int = -1) -> bytes:
-        """The next records, however many bytes they take; empty at the end."""
+    def is_empty(self) -> bool:
+        """Whether there are no records to read. Reads the first of them."""
+        self._first = self._first or self._next()
+        return self._first is None
+
+    def _next(self) -> Any:
         try:
             self._batches = self._batches or self._source.sql(self._query).to_arrow_reader(RECORDS_AT_ONCE)
-            lines = next((batch.column(0) for batch in self._batches if batch.num_rows), None)
+            return next((batch.column(0) for batch in self._batches if batch.num_rows), None)
         except Exception as error:
             self._failure = error
             raise
+
+    def read(self, _size: int = -1) -> bytes:
+        """The next records, however many bytes they take; empty at the end."""
+        lines, self._first = self._first or self._next(), None
         if lines is None:
             return b""
         self.sent += len(lines)

@@ -1,8 +1,9 @@
 """Bad rows: the server itself says which records it would refuse, and why.
 
-Records go into a throw-away copy of the table (same types, NOT NULL and CHECK constraints) under a savepoint. Where COPY
-refuses one, its message names the line; that record is noted, and COPY goes on behind it, with few records at first.
-Foreign keys are looked up afterwards. What only writing a row shows is found by `strategies.refused_writes`.
+Records go into a throw-away copy of the table (same types, NOT NULL and CHECK constraints). Where none is bad, one COPY
+of them all shows that. Else they go there once more, under a savepoint: where COPY refuses one, its message names the line;
+that record is noted, and COPY goes on behind it, with few records at first. Foreign keys are looked up afterwards. What
+only writing a row shows is found by `strategies.refused_writes`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import io
 import re
 from bisect import bisect_left
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -22,7 +24,7 @@ from psycopg2.sql import SQL, Composable, Identifier
 from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading.conditions import conditions, copied_columns, foreign_keys, index_long_entries
 from etl_toolkit.loading.copy import is_row_error
-from etl_toolkit.loading.merge import Upsert, judged, table
+from etl_toolkit.loading.merge import Upsert, copy_into, judged, table
 from etl_toolkit.loading.naming import ours, own_name
 from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.model import ForeignKey, Layout, TargetTable
@@ -46,18 +48,41 @@ class Refusal:
     record: str
 
 
+def has_refused(
+    connection: Any, target: TargetTable, layout: Layout, copy: Callable[[Any, sql.Composed], object]
+) -> bool:
+    """Whether the server refuses any of the records that `copy(cursor, statement)` sends. The transaction is rolled back."""
+    with _probing(connection, target, layout) as cursor:
+        try:
+            sent = copy(cursor, copy_into(_PROBE, layout))
+            if sent != cursor.rowcount:
+                return True
+        except psycopg2.Error as error:
+            if not is_row_error(error):
+                raise
+            return True
+        return any(_has_orphans(cursor, key, _PROBE) for key in foreign_keys(target, layout))
+
+
 def refused_records(
     connection: Any, target: TargetTable, layout: Layout, chunks: Iterable[Sequence[tuple[int, str]]]
 ) -> Generator[Refusal]:
     """Yield the records the server refuses, of chunks of (row number, record). The transaction is rolled back."""
+    with _probing(connection, target, layout) as cursor:
+        for chunk in chunks:
+            yield from _probe(cursor, target, layout, chunk)
+            cursor.execute(SQL("TRUNCATE {}").format(_PROBE))
+
+
+@contextmanager
+def _probing(connection: Any, target: TargetTable, layout: Layout) -> Iterator[Any]:
+    """A cursor in a transaction with the throw-away table, which is rolled back."""
     try:
         with connection.cursor() as cursor:
             cursor.execute(_create_probe(target, layout))
             for statement in index_long_entries(target, layout, _PROBE):
                 cursor.execute(statement)
-            for chunk in chunks:
-                yield from _probe(cursor, target, layout, chunk)
-                cursor.execute(SQL("TRUNCATE {}").format(_PROBE))
+            yield cursor
     finally:
         if not connection.closed:  # whoever stops asking early may have closed the session before we are collected
             connection.rollback()
@@ -66,7 +91,7 @@ def refused_records(
 def _create_probe(target: TargetTable, layout: Layout) -> sql.Composed:
     """Like a staging table, with a row number in front."""
     actions: list[Composable] = [
-        ours(target, "ALTER etl_row SET NOT NULL"),
+        ours(target, "ALTER etl_row SET DEFAULT 0"),
         *conditions(target, layout, most_partitions=None),
     ]
     return ours(
@@ -151,8 +176,7 @@ class RefusedRow(psycopg2.Error):
 def refuse_staged(cursor: Any, target: TargetTable, layout: Layout, staging: Composable, *, may_be_long: bool) -> None:
     """Raise where a staged row lacks a row that a foreign key points to, or is too long for an index of the table."""
     for key in foreign_keys(target, layout):
-        cursor.execute(_orphans(key, staging, SQL("q.ctid")) + SQL(" LIMIT 1"))
-        if cursor.fetchone():
+        if _has_orphans(cursor, key, staging):
             raise RefusedRow(f"rows violate foreign key constraint {key.name}", "23503")
     if may_be_long:
         for statement in index_long_entries(target, layout, staging):
@@ -178,6 +202,11 @@ def identity_reason(upsert: Upsert) -> str:
     """Why such a row is refused."""
     name = ", ".join(upsert.kept_identities)
     return f"column {name} is GENERATED ALWAYS AS IDENTITY and has another value in the row that is there"
+
+
+def _has_orphans(cursor: Any, key: ForeignKey, rows: Composable) -> bool:
+    cursor.execute(_orphans(key, rows, SQL("q.ctid")) + SQL(" LIMIT 1"))
+    return cursor.fetchone() is not None
 
 
 def _orphans(key: ForeignKey, rows: Composable, wanted: Composable) -> sql.Composed:

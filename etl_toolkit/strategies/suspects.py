@@ -1,18 +1,20 @@
 """Rows that the server might refuse: those of a collapsed load that are never sent, or that it has turned down once.
 
-A row whose text matches `record_grammar` is surely fine; every other one is put to the server, in a transaction that is
-rolled back. What it refuses is taken out of the load, so the set of rejects is that of any other strategy.
+A row whose text matches `record_grammar` is surely fine; all others are put to the server by one COPY, in a transaction that
+is rolled back. Only if it refuses that are they looked at one by one. What it refuses is taken out of the load, so the set of
+rejects is that of any other strategy.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from typing import Any
 
 from etl_toolkit.keys import SHORT_RECORD_BYTES, record_grammar
 from etl_toolkit.loading.conditions import LONG_ENTRY_BYTES
-from etl_toolkit.loading.rejects import refused_records
+from etl_toolkit.loading.copy import RecordReader, copy_stream
+from etl_toolkit.loading.rejects import Refusal, has_refused, refused_records
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.session import Sessions
@@ -90,15 +92,10 @@ class Inquiry:
 
     def _refused(self, where: str, doubtful: str, *, limit: int) -> dict[int, tuple[Reject, ...]]:
         few = f"SELECT rowid AS row, {self.scan.record_sql} FROM rows WHERE {where}"
-        with self.scan.with_records(self.workspace, f"WITH few AS MATERIALIZED ({few}) SELECT * FROM few") as source:
-            source.execute(f"SELECT row, record FROM found WHERE {doubtful}")
-            chunks = iter(lambda: source.fetchmany(self.sessions.config.sub_batch_size), [])
-            first = next(chunks, None)
-            if first is None:
-                return {}
-            with self.sessions.session("rejects") as connection:
-                asked = refused_records(connection, self.target, self.layout, chain([first], chunks))
-                refusals = list(bounded(asked, limit))
+        few = f"WITH few AS MATERIALIZED ({few}) SELECT * FROM few"
+        if not self._has_refused(few, doubtful):
+            return {}
+        refusals = self._look_for_refused(few, doubtful, limit=limit)
         if not refusals:
             return {}
         mine = "rowid IN (SELECT unnest(?::BIGINT[]))"
@@ -117,3 +114,24 @@ class Inquiry:
         # Last, since another worker's failure may stop us anywhere: a row that is out of the load must be on the list.
         self.workspace.query(f"UPDATE rows SET doubt = {REJECTED} WHERE {mine}", [rows])
         return found
+
+    def _has_refused(self, few: str, doubtful: str) -> bool:
+        query = f"SELECT record FROM found WHERE {doubtful}"
+        with (
+            self.scan.with_records(self.workspace, few) as source,
+            RecordReader(source, query, self.scan.files) as records,
+        ):
+            if records.is_empty():
+                return False
+            with self.sessions.session("rejects") as connection:
+                return has_refused(connection, self.target, self.layout, partial(self._send, records))
+
+    def _send(self, records: RecordReader, cursor: Any, statement: Any) -> int:
+        copy_stream(cursor, statement, records, on_bytes=lambda *_: self.sessions.stop.check())
+        return records.sent
+
+    def _look_for_refused(self, few: str, doubtful: str, *, limit: int) -> list[Refusal]:
+        with self.scan.with_records(self.workspace, few) as source, self.sessions.session("rejects") as connection:
+            source.execute(f"SELECT row, record FROM found WHERE {doubtful}")
+            chunks = iter(lambda: source.fetchmany(self.sessions.config.sub_batch_size), [])
+            return list(bounded(refused_records(connection, self.target, self.layout, chunks), limit))
