@@ -151,7 +151,7 @@ def infer_columns(files: Sequence[SourceFile], key: Sequence[str], workspace: Wo
         if not any(file.records for file in files):
             where = ", ".join(file.name for file in files)
             raise SourceError(
-                f"{where}: has no rows, so what type its columns should have is not known; create the table first"
+                f"{where}: has no rows, so the types of its columns are not known; create the table first"
             )
         raise SourceError(f"key column {empty[0]!r} is NULL in every row of every file; a primary key needs values")
     return [NewColumn(name, _column_type(name, found, files)) for name, found in kinds.items()]

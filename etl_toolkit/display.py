@@ -66,7 +66,7 @@ def overlap_blocks(overlap: KeyOverlap) -> list[Block]:
     blocks: list[Block] = [
         Lines(
             f"Key overlap on ({key}): {overlap.shared_keys:,} of {overlap.distinct_keys:,} distinct keys "
-            f"({overlap.overlap_ratio:.0%}) stand in more than one file",
+            f"({overlap.overlap_ratio:.0%}) appear in more than one file",
             _overlap_notes(overlap),
         ),
         _files_table(overlap, names),
@@ -95,9 +95,9 @@ def _overlap_notes(overlap: KeyOverlap) -> list[str]:
         )
     if overlap.existing_keys is not None:
         about = "about " if overlap.existing_is_estimate else ""
-        notes.append(f"{about}{overlap.existing_keys:,} of these keys are in the target table already.")
+        notes.append(f"{about}{overlap.existing_keys:,} of these keys are already in the target table.")
     if overlap.unproven:
-        notes.append(f"{overlap.unproven:,} rows carry a key whose equality only the server can tell.")
+        notes.append(f"{overlap.unproven:,} rows have a key that only the server can compare.")
     return notes
 
 
@@ -139,7 +139,9 @@ def _winners_table(overlap: KeyOverlap, name_of: dict[int, str]) -> Table:
         for item in shared[:LISTED]
     ]
     more = f" (the {LISTED} largest of {len(shared):,})" if len(shared) > LISTED else ""
-    return Table(f"Keys that stand in exactly these files, and who wins{more}", ("files (#)", "keys", "winner"), rows)
+    return Table(
+        f"Keys that appear in exactly these files, and which file wins{more}", ("files (#)", "keys", "winner"), rows
+    )
 
 
 def plan_blocks(plan: Plan) -> list[Block]:
@@ -184,7 +186,7 @@ def _outcome_table(plan: Plan) -> Table:
         rows.append(("superseded (by a later row or file)", superseded))
         rows += [("without a key (rejected)", nulls)] if nulls else []
         rows += [("not known before the load", plan.overlap.unproven)] if plan.overlap.unproven else []
-        rows.append(("sum: rows read", plan.overlap.rows))
+        rows.append(("total: rows read", plan.overlap.rows))
     return Table("Predicted outcome", ("rows", "number"), rows)
 
 
@@ -208,7 +210,7 @@ def result_blocks(result: LoadResult) -> list[Block]:
     if result.created_sql:
         notes.append("created: " + " ".join(result.created_sql.split()))
     longest = sorted(result.phases.items(), key=lambda item: -item[1])
-    phases = Table("Seconds per phase, added up over all workers", ("phase", "seconds"), longest)
+    phases = Table("Seconds per phase, summed over all workers", ("phase", "seconds"), longest)
     return [Lines(title, notes), _counts_table(result), phases]
 
 
@@ -238,7 +240,7 @@ def _counts_table(result: LoadResult) -> Table:
         for short, counts in zip(shorts, result.files.values(), strict=True)
     ]
     rows.append(["sum", *(getattr(result.counts, name) for name in names)])
-    return Table("What became of the rows", ("file", *(_word(name) for name in names)), rows, sums=True)
+    return Table("What happened to the rows", ("file", *(_word(name) for name in names)), rows, sums=True)
 
 
 def _shown(counts: Counts) -> list[str]:

@@ -79,7 +79,7 @@ class RejectLimitError(EtlError):
 
 
 class ConflictTripwireError(EtlError):
-    """Two workers of one run met on one key although the plan had proven their keys disjoint."""
+    """Two workers of one run met on one key although the plan had proven their keys to be disjoint."""
 
 
 class PoolerError(EtlError):
@@ -87,7 +87,7 @@ class PoolerError(EtlError):
 
 
 class AccountingError(EtlError):
-    """The counts of a load do not add up, so it is not known to be right."""
+    """The counts of a load do not add up, so it is not known to be correct."""
 
 
 class LedgerError(EtlError):
@@ -143,15 +143,15 @@ def in_python_words(message: str) -> str:
 TRANSIENT_SQLSTATES = frozenset({"40P01", "40001", "55P03", "53300", "57P01", "57P02", "57P03"})
 
 _SILENCE = (
-    "the network was silent for network_timeout_seconds, and while rows were sent for lock_timeout_seconds more, "
-    "in which a server may wait for a lock"
+    "the network was silent for network_timeout_seconds, or while rows were sent for lock_timeout_seconds longer, "
+    "since the server may have been waiting for a lock"
 )
 ADVICE = {
-    "25006": "the server is a standby, or writes nothing by default: name its primary",
+    "25006": "the server is a standby, or is read-only by default: connect to its primary",
     "28P01": "check the password (PGPASSWORD, ~/.pgpass)",
     "28000": "check the user and pg_hba.conf",
     "3D000": "create the database, or name another one in the DSN",
-    "42501": "grant the privilege to this role, see docs/production.md",
+    "42501": "grant the privilege to this role; `etl-toolkit db grants ROLE --table TABLE` prints what a load needs",
     "42P01": "create the table first, or pass --create-table",
     "53100": "free disk space on the server",
     "53300": "lower --jobs or raise max_connections",

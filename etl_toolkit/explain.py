@@ -82,7 +82,7 @@ def explain(
         past = ledger.past_runs(connection, target=target.qualified_name, limit=runs)
         past = [run for run in past if run.target_oid == target.oid]  # not of an earlier table of this name
         notes: list[str] = [
-            f"keys in files are compared by their spelling: {name} has a type whose equality only the server knows"
+            f"keys in files are compared by their spelling, because only the server can compare values of {name}"
             for name in key
             if key_type(target.column(name)) is None
         ]
@@ -97,11 +97,11 @@ def explain(
             as_read = _present_row(connection, target, key)
         if holder is not None and as_read != _as_stored(connection, target, as_read, holder):
             notes.append(
-                "the row is not what the files say: it was there before, or something else has written or deleted it since"
+                "the row differs from the files: it existed before, or something else has written or deleted it since"
             )
     if row is not None and not occurrences:
         notes.append(
-            "no file of the runs looked at carries this key: the row was written by something else, or earlier"
+            "no file of the runs examined contains this key: the row was written by something else, or earlier"
         )
     return Explanation(target.qualified_name, dict(key), row, tuple(occurrences), tuple(notes))
 
@@ -143,7 +143,7 @@ def _rows_of(
     there = [file for file in run.files if Path(file[1]).exists()]
     for _, name, _ in run.files:
         if not Path(name).exists():
-            notes.append(f"run {run.run_id}: {name} is not there any more")
+            notes.append(f"run {run.run_id}: {name} no longer exists")
     if not there:
         return []
     spec = LoadSpec.from_mapping(run.spec)
@@ -233,7 +233,9 @@ def _judged(
         winner = competing[_winner(connection, target, spec, competing)]
         verdicts |= {id(row): f"lost to {winner.place}" for row in competing}
         if holder is not None and not _prevails(connection, target, spec, [holder, winner]):
-            verdicts[id(winner)] = f"won its run, and lost to {holder.place}, which was there: {spec.conflict_action}"
+            verdicts[id(winner)] = (
+                f"won its run, and lost to {holder.place}, which was already there: {spec.conflict_action}"
+            )
             continue
         if holder is not None:
             verdicts[id(holder)] = f"won its run; {winner.place} of a later run won over it"

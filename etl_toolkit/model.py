@@ -466,9 +466,9 @@ class LoadedBefore:
         since = f"since it was loaded on {self.loaded_at[:16]} (run {self.run_id})"
         runs = f"run{'s' if len(self.newer_runs) > 1 else ''} {', '.join(self.newer_runs[-3:])}"
         if self.turned_back is not None:
-            return f"{self.file}: turned back at most {self.turned_back:,} rows that {runs} wrote {since}"
+            return f"{self.file}: reverted at most {self.turned_back:,} rows that {runs} wrote {since}"
         return (
-            f"{self.file}: {runs} wrote {self.newer_rows:,} rows {since}; loading it again may turn back at most that many. "
+            f"{self.file}: {runs} wrote {self.newer_rows:,} rows {since}; loading it again may revert at most that many. "
             "To keep them, give --on-conflict newer with --order-by; to turn them back without this warning, --force"
         )
 

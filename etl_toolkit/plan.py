@@ -76,7 +76,7 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
         candidates = [other for other in folded.get(name.casefold(), []) if other not in taken]
         renamed.append(name if name in names or len(candidates) != 1 else candidates[0])
     if len(set(renamed)) < len(renamed):
-        raise SourceError(f"{file.name}: two of its columns differ in case only and mean one column of the table")
+        raise SourceError(f"{file.name}: two of its columns differ only in case and match the same column of the table")
     where = f"{file.name}: "
     if (extra := [name for name in renamed if name not in names]) and spec.read.extra_columns == "error":
         free = [column.name for column in target.columns if column.name not in taken]
@@ -115,10 +115,10 @@ def _remedy(extra: Sequence[str]) -> str:
     """What to do about columns that the table lacks; to leave one out may turn deletes into rows."""
     if marks := [name for name in extra if _DELETE_MARK.fullmatch(name)]:
         return (
-            f"{marks[0]!r} looks as if it marks deleted rows, which would be loaded like any other without it: take those rows "
-            "out of the file, or add the column to the table"
+            f"{marks[0]!r} seems to mark deleted rows, which would be loaded like any others without it: remove those rows "
+            "from the file, or add the column to the table"
         )
-    return "fix the header, or leave out what these columns hold: pass --extra-columns ignore"
+    return "fix the header, or leave out these columns with --extra-columns ignore"
 
 
 def _path_values(
@@ -187,7 +187,7 @@ def make_plan(question: Question) -> Plan:
     if refusing := target.forced("refuse"):
         raise TargetError(f"cannot load into {target.qualified_name}: {refusing[0].detail}")
     if spec.conflict_action is ConflictAction.NEWER and not spec.order_by:
-        raise UsageError("--on-conflict newer needs --order-by COLUMN to tell which row is newer")
+        raise UsageError("--on-conflict newer needs --order-by COLUMN to decide which row is newer")
     _check_order(question)
     sequential = _sequential(question)
     key_path, key_reason = _key_path(question)
@@ -200,9 +200,9 @@ def make_plan(question: Question) -> Plan:
     if spec.strategy is Strategy.AUTO:
         strategy, reasons = _choose(question, obstacles, key_reason)
     else:
-        strategy, reasons = spec.strategy, [f"{spec.strategy} was asked for"]
+        strategy, reasons = spec.strategy, [f"{spec.strategy} was requested"]
         if strategy is Strategy.PARTITIONED and key_path == "server" and question.staging_refusal:
-            raise UsageError(f"{strategy} cannot be had here: {key_reason}, and {question.staging_refusal}")
+            raise UsageError(f"{strategy} is not available here: {key_reason}, and {question.staging_refusal}")
         if obstacle := obstacles.get(strategy):
             if not spec.force or strategy is Strategy.PARTITIONED:
                 way_out = "" if strategy is Strategy.PARTITIONED else ", or --force to load anyway at your own risk"
@@ -241,7 +241,7 @@ def _check_order(question: Question) -> None:
         and common_layout(question.files, question.target) is None
     ):
         raise UsageError(
-            f"--order-by {spec.order_by} picks one whole row per key over all files, but these carry different columns; "
+            f"--order-by {spec.order_by} picks one whole row per key over all files, but these have different columns; "
             "give them the same columns, or use --on-conflict newer, which updates file by file"
         )
 
@@ -262,7 +262,7 @@ def _key_path(question: Question) -> tuple[Literal["client", "server"], str]:
     if question.overlap.unproven:
         return (
             "server",
-            f"{question.overlap.unproven} keys or order values are spelled in a way only the server can compare",
+            f"{question.overlap.unproven} keys or order values are spelled in a way that only the server can compare",
         )
     return "client", ""
 
@@ -285,15 +285,15 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
         )
     if common_layout(question.files, question.target) is None:
         obstacles.setdefault(
-            Strategy.PARTITIONED, "the files carry different columns, so rows cannot be collapsed across files"
+            Strategy.PARTITIONED, "the files have different columns, so rows cannot be collapsed across files"
         )
     layout = common_layout(question.files, question.target)
     if layout and not question.target.is_empty and (half_read := half_read_checks(question.target, layout)):
         reads = ", ".join(name for name in half_read[0].columns if name not in layout.columns)
         obstacles.setdefault(
             Strategy.PARTITIONED,
-            f"{half_read[0].name or 'an expression of the table'} reads columns that the files do not carry ({reads}), so "
-            "a row that loses to a later file may be refused for the row in the table",
+            f"{half_read[0].name or 'an expression of the table'} reads columns that are not in the files ({reads}), so "
+            "a row that loses to a later file may be refused because of the row in the table",
         )
     order_by = question.spec.order_by
     if order_by and key_path == "client" and order_type(question.target.column(order_by)) is None:
@@ -317,14 +317,14 @@ def _choose(question: Question, obstacles: dict[Strategy, str], key_reason: str)
     if overlap is not None:
         reasons.append(_overlap_in_words(overlap))
     if len(question.files) == 1 and (overlap is None or overlap.rows < 50_000):
-        return Strategy.DETERMINISTIC, [*reasons, "one small file: one transaction is quickest"]
+        return Strategy.DETERMINISTIC, [*reasons, "one small file: one transaction is fastest"]
     if Strategy.PARTITIONED in obstacles:
         reasons.append(f"not partitioned: {obstacles[Strategy.PARTITIONED]}")
         for strategy in (Strategy.FULL_PARALLEL, Strategy.HYBRID):
             if strategy not in obstacles and overlap is not None and len(overlap.groups) > 1:
                 return strategy, [
                     *reasons,
-                    f"{len(overlap.groups)} groups of files share no keys and load side by side",
+                    f"{len(overlap.groups)} groups of files share no keys and are loaded in parallel",
                 ]
         return Strategy.DETERMINISTIC, [*reasons, "files are loaded in order, one transaction each"]
     if key_reason:
@@ -344,9 +344,9 @@ def _choose(question: Question, obstacles: dict[Strategy, str], key_reason: str)
 
 def _overlap_in_words(overlap: KeyOverlap) -> str:
     if not overlap.shared_keys:
-        return f"no key stands in two files ({overlap.distinct_keys:,} distinct keys in {len(overlap.files)} files)"
+        return f"no key appears in more than one file ({overlap.distinct_keys:,} distinct keys in {len(overlap.files)} files)"
     return (
-        f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} keys ({overlap.overlap_ratio:.0%}) stand in more than one file; "
+        f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} keys ({overlap.overlap_ratio:.0%}) appear in more than one file; "
         f"{len(overlap.groups)} group{'s' if len(overlap.groups) != 1 else ''} of files share keys"
     )
 

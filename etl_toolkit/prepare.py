@@ -64,8 +64,8 @@ from etl_toolkit.workspace import Workspace, open_workspace
 
 FORECAST_ROWS = 2_000
 STANDBY = (
-    "the server is a standby: it has no temporary tables, so no rows were tried out on it, neither for what would change nor "
-    "for what it would refuse; load on its primary"
+    "the server is a standby, which has no temporary tables, so no rows were tried out: the plan does not show which rows would "
+    "change or be refused; load on its primary"
 )
 
 

@@ -87,7 +87,9 @@ class ConflictAwareProcessor:
         self._on_event = fan_out(on_event)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a ConflictAwareProcessor may hold a password and is not pickled; make one where it is needed")
+        raise TypeError(
+            "a ConflictAwareProcessor may hold a password and cannot be pickled; create one where it is needed"
+        )
 
     async def process_with_strategy(
         self, files: Any, table: str, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
@@ -322,8 +324,8 @@ def ingest(
         on_conflict: What happens to a row whose key the table has: "newer" needs `order_by`.
         create_table: Create the table where it is missing, with the types that the files suggest.
         max_rejects: Rows that may be rejected before the load fails.
-        atomic: Show readers all rows or none.
-        force: Use the named strategy although it is not safe here.
+        atomic: Let readers see all rows or none.
+        force: Use the named strategy even if it is not safe here.
         undoable: Keep what is overwritten, for `undo`.
         headers: Column names of headerless CSV files.
         delimiter: Between the fields of CSV files; None: found out.
@@ -424,11 +426,11 @@ def _stopped(coordinator: Coordinator, run: Run) -> StoppedError:
                 f"{batches} of {len(run.plan.batches)} batches were committed before ({counts.written:,} rows written)"
             )
     except (psycopg2.Error, DatabaseError):
-        counts, done = Counts(), "the server does not answer, so what it committed before is in its ledger only"
+        counts, done = Counts(), "the server does not answer, so only its ledger shows what was committed before"
     done = "; ".join([*run.sessions.notes, done])
     return StoppedError(
-        f"the load into {run.target.qualified_name} was stopped ({run.stop.reason}): {done}; see `etl-toolkit runs`, and go "
-        f"on with `etl-toolkit resume {run.run_id}`",
+        f"the load into {run.target.qualified_name} was stopped ({run.stop.reason}): {done}; see `etl-toolkit runs`, and "
+        f"continue with `etl-toolkit resume {run.run_id}`",
         reason=run.stop.reason, run_id=run.run_id, committed_rows=counts.written,
     )  # fmt: skip
 
@@ -470,7 +472,7 @@ def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
         if not count.balances:
             raise AccountingError(
                 f"{run.file(position).name}: {count.read:,} rows read but {count.accounted:,} accounted for ({asdict(count)}); "
-                f"the load into {run.target.qualified_name} is not known to be right"
+                f"the load into {run.target.qualified_name} is not known to be correct"
             )
     scanned = {file.position: file.rows for file in run.plan.overlap.files} if run.plan.overlap else {}
     for file in run.files:

@@ -42,7 +42,7 @@ def export_rejects(connection: Any, run_id: str, path: str | Path) -> int:
         paths.append(directory / name)
     for target in paths:
         if target.exists():
-            raise UsageError(f"{target}: is there already; name another file, or remove it")
+            raise UsageError(f"{target}: already exists; name another file, or remove it")
     for target, ((_, header), records) in zip(paths, by_place.items(), strict=True):
         try:
             if target.parent != Path(path).parent:

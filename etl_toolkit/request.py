@@ -86,7 +86,7 @@ def _libpq_url(dsn: str) -> str:
     if match is None or not (match[1] or match[2] or match[3]):
         return dsn  # keywords
     if not match[3]:
-        raise UsageError("the DSN has no '//' behind the colon; write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        raise UsageError("the DSN has no '//' after the colon; write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
     rest = dsn[match.end() :]
     if match[1] or match[2]:  # asyncpg and JDBC call `sslmode` so
         rest = re.sub(

@@ -186,7 +186,7 @@ def _check_names(label: str, columns: Sequence[Column], key: Sequence[str]) -> N
     names = {column.name for column in columns}
     if missing := [name for name in key if name not in names]:
         raise UnknownTableError(
-            f"{label} has no column '{missing[0]}' to be the key; it has {', '.join(sorted(names))}"
+            f"{label} has no column '{missing[0]}' for the key; its columns are {', '.join(sorted(names))}"
             f"{did_you_mean(missing[0], names)}"
         )
 
@@ -325,7 +325,7 @@ def _coupling(index: _Index, key: tuple[str, ...], columns: Sequence[Column]) ->
         return Hazard(HazardKind.EXCLUSION, f"{index.name} couples rows beyond the key", "sequential")
     if index.covers(key, columns) and not index.is_immediate:
         detail = (
-            f"{index.name} is deferrable, and ON CONFLICT takes no other index on the same columns while it is there"
+            f"{index.name} is deferrable, and ON CONFLICT accepts no other index on the same columns while it exists"
         )
         return Hazard(HazardKind.DEFERRABLE_KEY, detail, "refuse")
     if index.is_plain and index.is_deterministic and set(key) <= set(index.names):

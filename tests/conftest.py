@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def dsn() -> Iterator[str]:
-    """The server under test: the one named by ETL_DSN, else a throw-away one."""
+    """The server under test: the one named by ETL_DSN, else a temporary one."""
     named = os.environ.get("ETL_DSN")
     if named:
         yield named

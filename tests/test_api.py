@@ -138,7 +138,7 @@ def test_an_error_in_a_notebook_is_its_message_in_the_words_of_python() -> None:
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["--key", "id"], "has no column 'id' to be the key; it has n, order_id"),
+        (["--key", "id"], "has no column 'id' for the key; its columns are n, order_id"),
         (["--key", "orderid"], "(did you mean order_id?)"),
         (["--key", "order_id", "--table", "tt"], "table tt does not exist (did you mean t?)"),
         (["--key", "order_id", "--table", "sales.orders"], "CREATE SCHEMA sales"),

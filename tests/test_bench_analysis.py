@@ -222,7 +222,7 @@ def test_the_headline_is_the_speed_up_over_the_best_plain_way_that_was_right() -
     report = analysis.report(made.manifest(list(found)), made.samples(found, wrong=[wrong]))
     (shape,) = report["shapes"]
     assert (shape["plain_way"], shape["wrong"], shape["verdict"]) == ("staged_merge", ["naive_parallel"], "faster")
-    assert report["finding"].startswith("`auto` is 2.5 × as fast as the best plain way that is right: a parallel COPY")
+    assert report["finding"].startswith("`auto` is 2.5 × as fast as the best correct hand-written way: a parallel COPY")
 
 
 def test_a_headline_that_the_runs_do_not_show_says_so() -> None:

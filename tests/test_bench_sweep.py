@@ -403,7 +403,7 @@ def test_peers_prints_its_table_and_leaves_it_in_the_directory(
     printed = capsys.readouterr().out
     assert printed == (tmp_path / "run" / "peers.md").read_text()
     assert "| `auto` |" in printed
-    assert "Rows that `auto` wrote where nothing changed: 0." in printed
+    assert "Rows that `auto` wrote if nothing changed: 0." in printed
     figures = json.loads((tmp_path / "run" / "peers.json").read_text())["figures"]
     assert {figure["outcome"] for figure in figures} <= {"reached", "missed", "not measured"}
 

@@ -48,7 +48,7 @@ def test_another_host_in_plain_text(ingest: Ingest, database: str) -> None:
     """`hostaddr` leads to this machine; the name is what is asked for."""
     remote = make_dsn(database, host="db.example.com", hostaddr="127.0.0.1")
     assert ingest(remote) == [
-        "warning: db.example.com is talked to in plain text, and whoever is on the way reads every row; "
+        "warning: the connection to db.example.com is not encrypted: anyone on the network path can read every row; "
         "put sslmode=verify-full into the DSN"
     ]
 

@@ -78,7 +78,7 @@ def test_the_page_shows_the_races_and_opens_no_database(run_directory: Path, mon
     monkeypatch.setattr(psycopg2, "connect", None)
     html = safety.races(run_data.read(run_directory))._repr_html_()
     assert html.count("<h3") == len(RACES)
-    assert "None of our strategies went wrong." in html
+    assert "None of our strategies gave a wrong result." in html
     assert "ERROR 40P01: deadlock detected" in html
     assert "ON CONFLICT" in safety.mechanisms(run_data.read(run_directory))._repr_html_()
 

@@ -66,7 +66,7 @@ def rows_of(text: str, caption: str) -> list[list[str]]:
 
 def test_overlap_text_has_files_matrix_groups_and_winners(overlap: KeyOverlap) -> None:
     text = overlap_text(overlap)
-    assert "800 of 1,500,200 distinct keys (0%) stand in more than one file" in text
+    assert "800 of 1,500,200 distinct keys (0%) appear in more than one file" in text
     files = rows_of(text, "Files, in load order")
     assert files[1] == ["1", "a.csv", "1,500,000", "1,499,990", "6", "4", "1,499,190", "800"]
     assert [row[1:] for row in rows_of(text, "Keys that two files share")][1:] == [
@@ -113,7 +113,7 @@ def test_predicted_outcome_adds_up_to_the_rows_read(plan: Plan) -> None:
 def test_result_text_adds_up_per_file_and_in_sum(result: LoadResult) -> None:
     text = result_text(result)
     assert "1,210 rows read, 1,100 written in 2.00 s (605 rows/s); every row is accounted for" in text
-    table = rows_of(text, "What became of the rows")
+    table = rows_of(text, "What happened to the rows")
     lines = [[int(cell.replace(",", "")) for cell in row[-6:]] for row in table[1:]]
     for read, *fates in lines:
         assert read == sum(fates)

@@ -160,7 +160,7 @@ class TestEncryption:
         """`hostaddr` leads to this machine; the name is what is asked for."""
         report = examine(make_dsn(mis_set, host="db.example.com", hostaddr="127.0.0.1"))
         assert status_of(report, "encryption") == FAILS
-        assert report.of("encryption").evidence == "db.example.com is talked to in plain text"
+        assert report.of("encryption").evidence == "the connection to db.example.com is not encrypted"
 
     @pytest.mark.skipif(
         not DEBIAN.exists() or not shutil.which("openssl"), reason="needs a server with TLS, and openssl"
@@ -360,7 +360,7 @@ class TestPrivileges:
         name = "etl_doctor_role"
         assert status_of(examine(role, "public.t"), "table") == FAILS  # may not even look into the schema
         execute(database, f"GRANT USAGE ON SCHEMA public TO {name}; GRANT SELECT ON t TO {name}")
-        assert "making the ledger" in examine(role, "t").of("privileges").evidence
+        assert "creating the ledger" in examine(role, "t").of("privileges").evidence
         execute(database, ledger_sql(name))
         finding = examine(role, "t").of("privileges")
         assert finding.status is Status.FAIL

@@ -66,14 +66,14 @@ def execute(connection: Connection, statement: str) -> None:
         (
             {"a": "7,1,x 7,2,y"}, {"b": "7,3,z"}, {"on_conflict": "ignore"}, "x",
             [
-                ("b", 1, "won its run, and lost to a.csv, record 1, which was there: ignore"),
+                ("b", 1, "won its run, and lost to a.csv, record 1, which was already there: ignore"),
                 ("a", 2, "lost to a.csv, record 1"), ("a", 1, "won: the first row with a key is kept (on-conflict ignore)"),
             ],
         ),
         (
             {"a": "7,10,x"}, {"b": "7,9,y"}, {"on_conflict": "newer", "order_by": "seen"}, "x",
             [
-                ("b", 1, "won its run, and lost to a.csv, record 1, which was there: newer"),
+                ("b", 1, "won its run, and lost to a.csv, record 1, which was already there: newer"),
                 ("a", 1, "won: the only row with this key"),
             ],
         ),
@@ -169,7 +169,7 @@ def test_a_file_that_has_changed_or_gone_is_told(database: str, load: Any, tmp_p
     notes = explain(database, "t", {"id": "7"}).notes
 
     assert any("a.csv has changed since" in note for note in notes)
-    assert any("b.csv is not there any more" in note for note in notes)
+    assert any("b.csv no longer exists" in note for note in notes)
 
 
 def test_a_key_that_only_the_server_can_compare_is_found_by_its_spelling_and_this_is_told(

@@ -186,7 +186,7 @@ class TestWithoutCreateInTheLedger:
     ) -> None:
         for force in (False, True):
             spec = load_spec("c", "id", strategy="partitioned", force=force)
-            with pytest.raises(UsageError, match=f"partitioned cannot be had here: .*{self.GRANT}"):
+            with pytest.raises(UsageError, match=f"partitioned is not available here: .*{self.GRANT}"):
                 processor(denied).load(server_keys, spec)
         assert administrator("SELECT count(*) FROM c") == [(0,)]
 

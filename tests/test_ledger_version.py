@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 NEWER = (
     "version 2, and this release of etl-toolkit works with version 1; install the release of etl-toolkit that made it"
 )
-OLDER = "version 0, and this release of etl-toolkit works with version 1; let its owner put it aside (ALTER SCHEMA"
+OLDER = "version 0, and this release of etl-toolkit works with version 1; let its owner rename it (ALTER SCHEMA"
 
 
 @pytest.fixture

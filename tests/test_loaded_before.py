@@ -43,7 +43,7 @@ def test_rows_that_are_turned_back_are_counted(database: str, yesterday: str, to
     (found,) = again.loaded_before
     assert (found.file, found.run_id, found.newer_runs) == (yesterday, first.run_id, (second.run_id,))
     assert (found.newer_rows, found.turned_back, again.counts.updated) == (120, 60, 60)
-    assert f"warning: {yesterday}: turned back at most 60 rows that run {second.run_id} wrote since" in str(again)
+    assert f"warning: {yesterday}: reverted at most 60 rows that run {second.run_id} wrote since" in str(again)
     assert json.loads(json.dumps(again.as_dict()))["loaded_before"][0]["turned_back"] == 60
 
 

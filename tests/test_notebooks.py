@@ -122,17 +122,17 @@ def shown(notebook: Any, kind: str = "text/html") -> str:
 def test_01_shows_shared_keys_winners_and_the_plan(place: Path) -> None:
     notebook = run("01_key_overlap", place, rows_per_file=100)
     html = shown(notebook)
-    assert "Keys that stand in exactly these files, and who wins" in html
+    assert "Keys that appear in exactly these files, and which file wins" in html
     assert html.count("<svg") == 1
     assert "Plan: partitioned" in html
-    assert "250 of 350 distinct keys stand in more than one of 6 files" in html
+    assert "250 of 350 distinct keys appear in more than one of 6 files" in html
 
 
 def test_01_takes_the_users_own_files_and_needs_no_table(place: Path) -> None:
     (place / "a.csv").write_text("code,n\nx,1\ny,2\n")
     (place / "b.csv").write_text("code,n\ny,3\n")
     notebook = run("01_key_overlap", place, files=["a.csv", "b.csv"], key=["code"])
-    assert "1 of 2 distinct keys stand in more than one of 2 files" in shown(notebook)
+    assert "1 of 2 distinct keys appear in more than one of 2 files" in shown(notebook)
 
 
 def test_02_loads_alike_with_every_strategy_and_auto_writes_nothing_again(place: Path) -> None:

@@ -46,7 +46,7 @@ def test_one_of_repeated_values_is_refused_though_its_pages_are_small(repeated: 
         1,
         "",
         f"etl-toolkit: {repeated}: by its footer it unpacks to 1,200,000,000 bytes or more, over 200 times its size, as a "
-        "decompression bomb does; if it is meant to, write it anew with compression and dictionaries off, or as CSV\n",
+        "decompression bomb does; if it is meant to, write it again with compression and dictionaries off, or as CSV\n",
     )
 
 

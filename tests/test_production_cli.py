@@ -112,7 +112,7 @@ def test_undo_says_what_it_would_do_does_it_and_does_it_once(command: Command, c
     trial, real, again = command("undo", run_id, "--dry-run"), command("undo", run_id), command("undo", run_id)
     assert trial.stdout == f"public.t: 1 rows would be deleted, 1 rows would be restored (run {run_id})\n"
     assert real.stdout == f"public.t: 1 rows deleted, 1 rows restored (run {run_id})\n"
-    assert (again.returncode, again.stderr) == (1, f"etl-toolkit: run {run_id} was undone before\n")
+    assert (again.returncode, again.stderr) == (1, f"etl-toolkit: run {run_id} was already undone\n")
     with connection.cursor() as cursor:
         cursor.execute("SELECT array_agg(t::text ORDER BY id) FROM t")
         assert cursor.fetchone() == (["(1,x)", "(2,x)", "(3,x)"],)

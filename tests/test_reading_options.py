@@ -243,5 +243,5 @@ def test_a_key_that_two_columns_may_be_is_not_guessed(database: str, connection:
 
 
 def test_a_table_is_not_created_from_a_header_alone(database: str, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"a\.csv: has no rows, so what type its columns should have is not known"):
+    with pytest.raises(SourceError, match=r"a\.csv: has no rows, so the types of its columns are not known"):
         ingest(put(tmp_path / "a.csv", "k,v\n"), "made", "k", database, create_table=True)

@@ -173,7 +173,7 @@ def test_speed_up_is_time_with_the_fewest_workers_over_time_with_more(data: RunD
 def test_the_first_screen_is_a_badge_a_sentence_and_a_picture(data: RunData) -> None:
     badge, sentence, picture = findings.finding(data).parts[:3]
     assert (badge.kind, sentence.kind, picture.kind) == ("badge", "lead", "hero")  # type: ignore[union-attr]
-    assert badge.text.startswith("✓ Answers checked: all 12 loads by `auto`")  # type: ignore[union-attr]
+    assert badge.text.startswith("✓ Results checked: all 12 loads by `auto`")  # type: ignore[union-attr]
     (panel,) = picture.panels  # type: ignore[union-attr]
     assert "50% of the keys shared, empty table: auto" in panel.alt
     assert "naive_parallel" in picture.note, "the way that left wrong rows is named"  # type: ignore[union-attr]
@@ -194,7 +194,7 @@ def test_no_column_of_the_cases_is_empty_throughout(data: RunData) -> None:
 
 def test_the_finding_recommends_only_what_was_right_in_every_run(data: RunData) -> None:
     sentences = findings.answer(data)
-    assert sentences[0].startswith("`auto` is 1.4 × as fast as the best plain way that is right: a parallel COPY")
+    assert sentences[0].startswith("`auto` is 1.4 × as fast as the best correct hand-written way: a parallel COPY")
     assert any(text.startswith("`naive_parallel` left wrong rows") for text in sentences)
 
 

@@ -282,7 +282,7 @@ class TestSecrets:
             )  # fmt: skip
             assert "Traceback" not in done.stderr, done.stderr
             artefacts[f"command line, {name}"] = done.stdout + done.stderr
-        assert "db.example.com is talked to in plain text" in artefacts["command line, ingest with warnings"]
+        assert "the connection to db.example.com is not encrypted" in artefacts["command line, ingest with warnings"]
         assert "of memory are in use" in artefacts["command line, ingest with warnings"]
         for path in sorted(directory.iterdir()):
             artefacts[f"file, {path.name}"] = path.read_text()

@@ -179,7 +179,7 @@ def test_rows_of_one_batch_that_meet(
     before = found(connection)
     files[0].write_text("id,v\n1.0,first\n1.00,second\n")
 
-    with pytest.raises(ConflictTripwireError, match="have one key under index loaded_pkey"):
+    with pytest.raises(ConflictTripwireError, match="have the same key under index loaded_pkey"):
         ingest(files[0], "loaded", "id", database, strategy=strategy, concurrency=1)
 
     assert found(connection) == before

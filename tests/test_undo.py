@@ -236,7 +236,7 @@ class TestRefuses:
         execute(TABLE)
         result = load(range(1, 20))
         processor.undo(result.run_id)
-        assert "was undone before" in self.refusal(processor, result.run_id, rows)
+        assert "was already undone" in self.refusal(processor, result.run_id, rows)
 
     def test_a_run_there_never_was(
         self, load: Load, processor: ConflictAwareProcessor, execute: Any, rows: Any

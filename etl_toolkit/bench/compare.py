@@ -89,13 +89,13 @@ def compare(before: Path | str | RunRecord, after: Path | str | RunRecord, *, an
         if not any_machine:
             raise UsageError(
                 "the two runs were measured on different machines, so a difference says nothing about the code; "
-                "measure both on one machine, or ask for it with --any-machine"
+                "measure both on one machine, or use --any-machine"
             )
-        warnings = ("measured on different machines: a difference may be theirs", *warnings)
+        warnings = ("measured on different machines, which may explain differences", *warnings)
     times, others = _times(first), _times(second)
     shared = [name for name in times if name in others]
     if not shared:
-        raise UsageError("the two runs have no case in common with a right answer in both")
+        raise UsageError("the two runs have no case in common with a correct result in both")
     cases = [_compared(name, times[name], others[name]) for name in shared]
     return Comparison(
         before=first.manifest.run_id,

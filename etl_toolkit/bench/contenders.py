@@ -123,7 +123,7 @@ PHASE_OF = {
 }
 
 OURS = {
-    Strategy.AUTO: "what a load without --strategy does",
+    Strategy.AUTO: "the default",
     Strategy.PARTITIONED: "collapse in DuckDB, a key range per worker",
     Strategy.FULL_PARALLEL: "all files at once; disjoint files only",
     Strategy.HYBRID: "groups of files that share no key at once, in order within a group",
@@ -134,7 +134,9 @@ OURS = {
 _ALL = [
     *(Contender(str(name), "ours", partial(_ingest, name), summary) for name, summary in OURS.items()),
     Contender("sequential", "baseline", baselines.sequential, "staging + DISTINCT ON + ON CONFLICT, file by file"),
-    Contender("naive_parallel", "baseline", baselines.naive_parallel, "the same, all files at once: racy"),
+    Contender(
+        "naive_parallel", "baseline", baselines.naive_parallel, "the same for all files at once: a race condition"
+    ),
     Contender("staged_merge", "baseline", baselines.staged_merge, "parallel COPY to unlogged staging, one merge"),
     Contender(
         "sorted_copy",

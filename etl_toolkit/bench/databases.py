@@ -82,7 +82,7 @@ class ScratchDatabases:
                 columns = _column_types(cursor)
                 key = tuple(baselines.primary_key(cursor, TABLE))
             if not key:
-                raise UsageError("the sweep needs a table with a primary key; its baselines arbitrate by it")
+                raise UsageError("the sweep needs a table with a primary key; its baselines need one for ON CONFLICT")
             if state != "empty":
                 baselines.sequential(files, dsn, TABLE, 1)
                 self._put_into_state(connection, state, columns, key)
@@ -132,7 +132,7 @@ class ScratchDatabases:
                     time.sleep(0.1)
                 else:
                     return name
-        raise EtlError(f"database {name!r} could not be created: its template stays in use")
+        raise EtlError(f"database {name!r} could not be created: its template is still in use")
 
     def _drop(self, name: str) -> None:
         with self._admin.cursor() as cursor:
@@ -166,7 +166,7 @@ class ScratchDatabases:
                 ]
                 if not changes:
                     raise UsageError(
-                        "no column outside of the key has a type that the sweep can change; leave out the state"
+                        "no column outside the key has a type that the sweep can change; leave out the state"
                     )
                 cursor.execute(sql.SQL("UPDATE {} SET {}").format(table, sql.SQL(", ").join(changes)))
             cursor.execute(sql.SQL("VACUUM (FULL) {}").format(table))

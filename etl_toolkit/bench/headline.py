@@ -10,7 +10,7 @@ from etl_toolkit.bench.records import Sample
 
 PLAIN_WAYS = {
     "sequential": "file by file through a staging table",
-    "naive_parallel": "one upsert per file, side by side",
+    "naive_parallel": "one upsert per file, in parallel",
     "staged_merge": "a parallel COPY into a staging table, then one merge",
 }
 MIDDLE = ("files", "rows", "format", "key", "workers", "batch_rows")
@@ -56,16 +56,16 @@ def sentence(found: Sequence[Mapping[str, Any]], cases: Sequence[Mapping[str, An
     if not found:
         usable = [case for case in cases if case["wall_seconds"] and not case["failures"]]
         if not usable:
-            return "No run ended with the right answer, so there is nothing to compare."
+            return "No run ended with the correct result, so there is nothing to compare."
         name = our_strategy(usable)
         if name is None:
-            return "No strategy of ours loaded right in every run, so nothing is recommended."
-        return f"`{name}` loaded right in every run; no plain way that was right was measured beside it."
+            return "No strategy produced the correct result in every run, so nothing is recommended."
+        return f"`{name}` produced the correct result in every run; no correct hand-written way was measured for comparison."
     name, ways = found[0]["strategy"], list(dict.fromkeys(shape["plain_way"] for shape in found))
     speeds = sorted(1 / shape["ratio"]["median"] for shape in found)
     low, high = f"{speeds[0]:.1f}", f"{speeds[-1]:.1f}"
     span = low if low == high else f"{low} to {high}"
-    against = "the best plain way that is right"
+    against = "the best correct hand-written way"
     if len(ways) == 1:
         against += f": {PLAIN_WAYS[ways[0]]} (`{ways[0]}`)"
     verdicts = [shape["verdict"] for shape in found]

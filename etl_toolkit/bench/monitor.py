@@ -117,7 +117,7 @@ class Monitor:
         if not line:
             self._is_watching = False
             self._process.wait(timeout=30)
-            raise EtlError("the monitor ended before its time; its words are on stderr")
+            raise EtlError("the monitor ended early; its output is on stderr")
         told: dict[str, Any] = json.loads(line)
         return told
 

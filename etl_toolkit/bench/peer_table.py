@@ -15,8 +15,8 @@ COLUMNS = {
     (0.0, "empty"): "disjoint, empty table",
     (0.5, "empty"): "50 %, empty",
     (1.0, "empty"): "100 %, empty",
-    (0.0, "rewritten"): "every key there, all rewritten",
-    (0.0, "unchanged"): "every key there, nothing changed",
+    (0.0, "rewritten"): "every key present, all rows updated",
+    (0.0, "unchanged"): "every key present, nothing changed",
 }
 Place = tuple[float, str]
 Times = dict[tuple[str, Place], dict[int, float]]
@@ -43,7 +43,9 @@ FIGURES = (
     Figure("auto at least 1.5 × the honest baseline", "auto", "staged_merge", (0.0, "rewritten"), 1.5),
     Figure("auto at least as fast as naive parallel", "auto", "naive_parallel", (0.0, "rewritten"), 1.0),
     Figure("auto at least 4 × the honest baseline", "auto", "staged_merge", (0.0, "unchanged"), 4.0),
-    Figure("full_parallel at least as fast as the same by hand", "full_parallel", "naive_parallel", DISJOINT, 1.0),
+    Figure(
+        "full_parallel at least as fast as the same written by hand", "full_parallel", "naive_parallel", DISJOINT, 1.0
+    ),
     Figure("streaming at least 95 % of full_parallel", "streaming", "full_parallel", DISJOINT, 0.95),
 )
 
@@ -127,7 +129,7 @@ def _text(
         "",
         f"Run {manifest.run_id} on {manifest.machine['processor']}, {manifest.machine['cores']} cores, PostgreSQL "
         f"{manifest.server['version']}; {manifest.rounds} interleaved rounds.",
-        "Seconds: median ± standard deviation, and × the time of auto. † wrong answer in at least one run.",
+        "Seconds: median ± standard deviation, and × the time of auto. † wrong result in at least one run.",
         "",
         _row(["contender", *COLUMNS.values()]),
         _row(["---"] * (len(COLUMNS) + 1)),
@@ -137,7 +139,7 @@ def _text(
         _row(["---"] * 5),
         *(_row(_figure_cells(figure)) for figure in figures),
         "",
-        f"Rows that `auto` wrote where nothing changed: {'not measured' if written is None else written}.",
+        f"Rows that `auto` wrote if nothing changed: {'not measured' if written is None else written}.",
         *(f"Left out: {name}: {reason}." for name, reason in manifest.skipped.items()),
         *(f"Declined: {case['case']}: {case['errors'][0]}." for case in record.report["cases"] if declined(case)),
     ]

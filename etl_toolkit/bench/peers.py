@@ -74,7 +74,7 @@ def main(words: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted; the same command continues in {directory}\n")
+        sys.stderr.write(f"interrupted; run the same command to continue in {directory}\n")
         return 130
     sys.stdout.write(peer_table.write(record))
     # Only ours have to be right: that the naive way is not belongs to the result.
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m etl_toolkit.bench.peers", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("directory", nargs="?", default="build/peers", help="run directory (default: %(default)s)")
-    parser.add_argument("--dsn", help="server to measure on; default: ETL_DSN, PG*, else a throw-away one")
+    parser.add_argument("--dsn", help="server to measure on; default: ETL_DSN, PG*, else a temporary one")
     parser.add_argument("--files", type=int, default=4)
     parser.add_argument("--rows", type=int, default=500_000, help="rows per file (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5)

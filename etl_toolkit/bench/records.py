@@ -269,7 +269,7 @@ def load_manifest(directory: Path) -> Manifest:
     try:
         values = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{str(directory)!r} is no run directory: it has no manifest.json") from None
+        raise UsageError(f"{str(directory)!r} is not a run directory: it has no manifest.json") from None
     version = values.get("version")
     if version != RECORD_VERSION:
         raise UsageError(

@@ -32,12 +32,14 @@ def begin(path: Path, config: SweepConfig, command: Sequence[str]) -> Manifest:
         if dict(manifest.config) != config.as_dict():
             raise UsageError(f"{str(path)!r} holds another sweep; name another directory, or its own configuration")
         if manifest.machine.get("fingerprint") != here["fingerprint"]:
-            raise UsageError(f"{str(path)!r} was begun on another machine; times of two machines do not mix")
+            raise UsageError(
+                f"{str(path)!r} was started on another machine; times from two machines cannot be combined"
+            )
         if (manifest.git_commit, manifest.versions) != (machine.git_commit(), machine.versions()):
-            raise UsageError(f"{str(path)!r} was begun with other code or other versions; name another directory")
+            raise UsageError(f"{str(path)!r} was started with different code or versions; name another directory")
         return replace(manifest, status="running", reason=None, finished_at=None)
     if path.exists() and any(path.iterdir()):
-        raise UsageError(f"{str(path)!r} is not empty and no run directory; name another")
+        raise UsageError(f"{str(path)!r} is not empty and not a run directory; name another")
     manifest = Manifest(
         run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{config.name}-{secrets.token_hex(4)}",
         command=machine.without_secrets(command),

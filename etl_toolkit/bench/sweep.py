@@ -89,7 +89,7 @@ def resume(
     manifest = records.load_manifest(Path(directory))
     config = SweepConfig.from_mapping(manifest.config, origin=str(directory))
     if config.own_files:
-        raise UsageError("a sweep over your own files is continued with the command that began it")
+        raise UsageError("a sweep over your own files is continued with the command that started it")
     return run(config, directory=directory, dsn=dsn, command=manifest.command, on_progress=on_progress)
 
 

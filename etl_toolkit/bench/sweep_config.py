@@ -66,7 +66,7 @@ class SweepConfig:
         if unknown := sorted(set(self.table_states) - set(STATES)):
             raise UsageError(f"unknown table state {', '.join(unknown)}; choose from {', '.join(STATES)}")
         if self.rounds < 1:
-            raise UsageError(f"rounds is {self.rounds}; at least 1 is needed, at least 5 for a verdict worth its name")
+            raise UsageError(f"rounds is {self.rounds}; at least 1 is needed, at least 5 for a meaningful verdict")
         axes = ("strategies", "formats", "files", "rows", "overlaps", "table_states", "workers", "keys")
         if empty := [name for name in axes if not getattr(self, name)]:
             raise UsageError(f"{', '.join(empty)} must not be empty")

@@ -54,14 +54,14 @@ class Workload:
     def __post_init__(self) -> None:
         for name in ("overlap", "skew", "duplicates_within"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it is a share from 0 to 1 (50 % is 0.5)")
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be a fraction from 0 to 1 (50 % is 0.5)")
         if self.format not in FORMATS or self.key not in KEY_KINDS:
             raise UsageError(f"format {self.format!r} and key {self.key!r}: choose from {FORMATS} and {KEY_KINDS}")
         if self.files < 1 or self.rows < 1:
             raise UsageError(f"{self.files} files of {self.rows} rows: both must be at least 1")
         if self.total_distinct > LARGEST_RANK:
             raise UsageError(
-                f"{self.total_distinct} distinct keys are more than 2^32; ask for fewer rows or more overlap"
+                f"{self.total_distinct} distinct keys are more than 2^32; choose fewer rows or more overlap"
             )
 
     @property

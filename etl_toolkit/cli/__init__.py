@@ -19,7 +19,7 @@ from etl_toolkit.errors import EtlError
 
 app = typer.Typer(
     name="etl-toolkit",
-    help="Load many CSV and Parquet files into one PostgreSQL table in parallel, upserting, with the sequential result.",
+    help="Load many CSV and Parquet files into one PostgreSQL table in parallel, upserting, as if loaded in order.",
     no_args_is_help=True,
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,7 +43,7 @@ def _show_version(value: bool) -> None:
 def _root(
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Load many CSV and Parquet files into one PostgreSQL table in parallel, upserting, with the sequential result."""
+    """Load many CSV and Parquet files into one PostgreSQL table in parallel, upserting, as if loaded in order."""
 
 
 def main() -> NoReturn:

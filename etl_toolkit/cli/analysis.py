@@ -26,10 +26,10 @@ def register(app: typer.Typer) -> None:
 
 def generate(
     out: Annotated[Path, typer.Argument(help="Directory to write the files to.")],
-    files: Annotated[int, typer.Option(min=1, help="How many files.")] = 4,
+    files: Annotated[int, typer.Option(min=1, help="Number of files.")] = 4,
     rows: Annotated[int, typer.Option(min=1, help="Rows per file.")] = 100_000,
     overlap: Annotated[
-        float, typer.Option(help="Keys shared with the file before: a share (0.5) or per cent (50).")
+        float, typer.Option(help="Keys shared with the previous file: a fraction (0.5) or a percentage (50).")
     ] = 0.5,
     format: Annotated[str, typer.Option(help="csv, parquet or mixed.")] = "csv",
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
@@ -51,17 +51,19 @@ def generate(
 
 
 def bench(
-    out: Annotated[Path | None, typer.Argument(help="Run directory; an interrupted sweep in it is continued.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="`auto` against plain ways, 2 minutes on 2 cores.")] = False,
+    out: Annotated[Path | None, typer.Argument(help="Run directory; an interrupted sweep there is continued.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Compare `auto` with hand-written loads: 2 minutes on 2 cores.")
+    ] = False,
     files: Annotated[list[str] | None, typer.Option("--file", help="Your own files instead of generated ones.")] = None,
     key: Annotated[str | None, typer.Option("--key", "-k", help="Key of your own files.")] = None,
     table: Annotated[
-        str | None, typer.Option("--table", "-t", help="Table whose definition they use; never written.")
+        str | None, typer.Option("--table", "-t", help="Table whose definition they use; it is not written.")
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with a [bench] table.")] = None,
     compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Compare two run directories instead.")] = None,
     any_machine: Annotated[
-        bool, typer.Option("--any-machine", help="Compare even runs of different machines.")
+        bool, typer.Option("--any-machine", help="Compare runs even if they are from different machines.")
     ] = False,
     dsn: Dsn = None,
 ) -> None:
@@ -96,11 +98,11 @@ def _demonstrate(directory: Path, dsn: str | None) -> None:
     from etl_toolkit.errors import EtlError
     from etl_toolkit.reporting import demonstrations
 
-    print("showing the races happening …", file=sys.stderr)
+    print("reproducing the races …", file=sys.stderr)
     try:
         demonstrations.record(directory, dsn)
     except EtlError as error:
-        print(f"the races are not shown: {error}", file=sys.stderr)
+        print(f"the races could not be reproduced: {error}", file=sys.stderr)
 
 
 def _show_progress(progress: Any) -> None:
@@ -117,10 +119,10 @@ def _compare(left: Path, right: Path, *, any_machine: bool) -> None:
 
 
 def report(
-    run_directory: Annotated[Path | None, typer.Argument(help="Default: the latest below runs/ and demo/.")] = None,
+    run_directory: Annotated[Path | None, typer.Argument(help="Default: the latest in runs/ and demo/.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The page to write. Default: in the run directory; after `demo` in its directory."),
+        typer.Option(help="Page to write. Default: in the run directory; after `demo`, in its directory."),
     ] = None,
 ) -> None:
     """Render the analysis page of a run directory. Opens no database."""
@@ -136,9 +138,9 @@ def report(
 
 
 def demo(
-    directory: Annotated[Path, typer.Option(help="Where the files and the page go.")] = Path("demo"),
+    directory: Annotated[Path, typer.Option(help="Directory for the files and the page.")] = Path("demo"),
     rows: Annotated[int, typer.Option(min=1, help="Rows per file.")] = 50_000,
-    skip_bench: Annotated[bool, typer.Option("--skip-bench", help="Load only: no sweep, no page.")] = False,
+    skip_bench: Annotated[bool, typer.Option("--skip-bench", help="Only load: no benchmark, no page.")] = False,
     config: Config = None,
     dsn: Dsn = None,
 ) -> None:
@@ -157,7 +159,7 @@ def demo(
     files = [str(path) for path in made.files]
     typer.echo(f"{len(files)} files, {made.rows:,} rows, {made.size_bytes:,} bytes in {directory / 'files'}")
     _fresh_table(server)
-    _title("2. Which files share keys, and what is to be done: etl-toolkit plan …")
+    _title("2. Which files share keys, and how to load them: etl-toolkit plan …")
     settings = load_config(config)
     chosen: dict[str, Any] = {"create_table": True}
     typer.echo(plan_text(ConflictAwareProcessor(server, config=settings).plan(files, DEMO_TABLE, ["id"], **chosen)))
@@ -171,7 +173,7 @@ def demo(
             raise typer.Exit(1)
     if skip_bench:
         return
-    _title("5. How fast, against what people write by hand; every answer checked: etl-toolkit bench --quick")
+    _title("5. How fast it is, compared with hand-written loads; every result is checked: etl-toolkit bench --quick")
     run_directory = directory / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     bench(run_directory, quick=True, dsn=dsn)
     _title("6. The page: etl-toolkit report …")

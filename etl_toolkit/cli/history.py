@@ -15,7 +15,7 @@ from etl_toolkit.cli.load import load_config, report
 from etl_toolkit.cli.options import Config, Dsn, Jobs, Json, Table
 from etl_toolkit.cli.signals import stopped_by_signals
 
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, as `runs` lists them.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, as listed by `runs`.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def runs(
     table: Annotated[str | None, typer.Option("--table", "-t", help="Only runs on this table (schema.name).")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs.")] = 20,
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
@@ -63,12 +63,14 @@ def _written(run: Any) -> int | None:
 def resume(
     run: RunId,
     jobs: Jobs = None,
-    force: Annotated[bool, typer.Option("--force", help="Even if a newer run has written to the table.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Resume even if a newer run has written to the table.")
+    ] = False,
     config: Config = None,
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with an interrupted or failed run: what it committed is kept, the rest is loaded."""
+    """Continue an interrupted or failed run: what it committed is kept, and the rest is loaded."""
     from etl_toolkit.cli.progress import Progress
     from etl_toolkit.processor import ConflictAwareProcessor
 
@@ -114,7 +116,7 @@ def explain(
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
-    """Tell why a row holds what it holds: which file and row won, by which rule, and what it beat."""
+    """Explain where a row came from: which file and row won, by which rule, and against which others."""
     from etl_toolkit.explain import explain as explain_row
     from etl_toolkit.explain import parse_key
     from etl_toolkit.request import connection_string

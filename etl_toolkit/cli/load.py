@@ -54,13 +54,15 @@ def ingest(
     jobs: Jobs = None,
     order_by: OrderBy = None,
     on_conflict: OnConflict = "update",
-    create_table: Annotated[bool, typer.Option("--create-table", help="Create the table if missing.")] = False,
-    max_rejects: Annotated[int, typer.Option(min=0, help="Rows that may be rejected before the load fails.")] = 0,
-    atomic: Annotated[bool, typer.Option("--atomic", help="Show readers all rows or none.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Use the named strategy although it is not safe here.")
+    create_table: Annotated[
+        bool, typer.Option("--create-table", help="Create the table if it does not exist.")
     ] = False,
-    undoable: Annotated[bool, typer.Option("--undoable", help="Keep what is overwritten, for `undo RUN`.")] = False,
+    max_rejects: Annotated[
+        int, typer.Option(min=0, help="Number of rows that may be rejected before the load fails.")
+    ] = 0,
+    atomic: Annotated[bool, typer.Option("--atomic", help="Let readers see all rows or none.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Use the named strategy even if it is not safe here.")] = False,
+    undoable: Annotated[bool, typer.Option("--undoable", help="Keep overwritten rows, for `undo RUN`.")] = False,
     wait: Wait = None,
     preset: Annotated[str | None, typer.Option(help="Settings to start from: production or development.")] = None,
     log_json: Annotated[Path | None, typer.Option(help="Append structured log lines to this file.")] = None,
@@ -81,7 +83,7 @@ def ingest(
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings only: no progress, no report.")] = False,
 ) -> None:
-    """Load files into a table in parallel, upserting; the table ends as if they had been loaded one by one."""
+    """Load files into a table in parallel, upserting; the table ends up as if they had been loaded one by one."""
     from etl_toolkit.cli.progress import Progress
     from etl_toolkit.processor import ConflictAwareProcessor
     from etl_toolkit.request import load_spec

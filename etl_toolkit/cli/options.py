@@ -16,7 +16,9 @@ Key = Annotated[str, typer.Option("--key", "-k", help="Key column, or several se
 Dsn = Annotated[
     str | None, typer.Option("--dsn", help="Server (URL or keywords). Default: ETL_DSN, PG*, else embedded.")
 ]
-Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Workers. Default: the cores of this machine.")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", "-j", min=1, help="Number of workers. Default: one per core, at most 8.")
+]
 Strategy = Annotated[
     str | None,
     typer.Option("--strategy", "-s", help="auto, full_parallel, hybrid, deterministic, streaming or partitioned."),
@@ -29,21 +31,24 @@ Headers = Annotated[
 ]
 Delimiter = Annotated[str | None, typer.Option("--delimiter", help="Default: detected.")]
 Quote = Annotated[str | None, typer.Option("--quote", help='Quote character. Default: ".')]
-Encoding = Annotated[str | None, typer.Option("--encoding", help="Default: UTF-8, or as a byte order mark says.")]
+Encoding = Annotated[str | None, typer.Option("--encoding", help="Default: UTF-8, or according to a byte order mark.")]
 ExtraColumns = Annotated[
-    str, typer.Option("--extra-columns", help="File columns that the table lacks: error or ignore.")
+    str, typer.Option("--extra-columns", help="What to do with columns that the table lacks: error or ignore.")
 ]
 DateStyle = Annotated[
-    str | None, typer.Option("--date-style", help="How dates are read: MDY, DMY or YMD. Default: as the server says.")
+    str | None,
+    typer.Option("--date-style", help="Order of the parts of dates: MDY, DMY or YMD. Default: the server's DateStyle."),
 ]
 TimeZone = Annotated[
-    str | None, typer.Option("--timezone", help="Zone of times that name none. Default: as the server says.")
+    str | None, typer.Option("--timezone", help="Time zone of timestamps without one. Default: the server's TimeZone.")
 ]
 Format = Annotated[
     str | None,
-    typer.Option("--format", help="csv, pgtext (COPY's text format) or parquet. Default: by the file's ending."),
+    typer.Option("--format", help="csv, pgtext (COPY's text format) or parquet. Default: by the file name."),
 ]
-Skip = Annotated[int, typer.Option("--skip", min=0, help="Lines to skip before the header, or before the data.")]
+Skip = Annotated[
+    int, typer.Option("--skip", min=0, help="Lines to skip before the header, or with --headers before the data.")
+]
 Wait = Annotated[
     float | None, typer.Option("--wait", help="Seconds to wait for another run on the table. Default: 10.")
 ]

@@ -24,14 +24,16 @@ def register(app: typer.Typer) -> None:
 def doctor(
     table: Annotated[str | None, typer.Option("--table", "-t", help="Check this table as well.")] = None,
     key: Annotated[str, typer.Option("--key", "-k", help="Its key columns, separated by commas.")] = "",
-    max_rejects: Annotated[int, typer.Option(min=0, help="The limit your loads run with.")] = 0,
-    skip_backup: Annotated[bool, typer.Option("--skip-backup", help="Do not rehearse backup and rollback.")] = False,
+    max_rejects: Annotated[int, typer.Option(min=0, help="The --max-rejects of your loads.")] = 0,
+    skip_backup: Annotated[
+        bool, typer.Option("--skip-backup", help="Skip the rehearsal of backup and rollback.")
+    ] = False,
     config: Config = None,
     jobs: Jobs = None,
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
-    """Go through the production checklist; each check shows its evidence. Leaves server and table as they are."""
+    """Run the production checklist; each check shows its evidence. The server and the table are left unchanged."""
     from etl_toolkit.doctor import run_checks
     from etl_toolkit.errors import UsageError
     from etl_toolkit.request import connection_string
@@ -55,13 +57,13 @@ def doctor(
 
 
 def undo(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run loaded with --undoable, as `runs` lists them.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be undone, change nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Even if a later run has written to the table.")] = False,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run loaded with --undoable, as listed by `runs`.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be undone; change nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Undo even if a later run has written to the table.")] = False,
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
-    """Take back everything a run wrote, in one transaction, or change nothing."""
+    """Undo everything a run wrote, in one transaction, or change nothing."""
     from etl_toolkit.processor import ConflictAwareProcessor
 
     done = ConflictAwareProcessor(options.resolve_dsn(dsn)).undo(run, force=force, dry_run=dry_run)

@@ -19,7 +19,7 @@ database = typer.Typer(help="The embedded PostgreSQL server.", no_args_is_help=T
 
 @database.command()
 def start() -> None:
-    """Start the embedded server, or find it running."""
+    """Start the embedded server unless it is already running."""
     from etl_toolkit import server
 
     running = server.start()
@@ -53,9 +53,9 @@ def grants(
     table: Annotated[
         str | None, typer.Option("--table", "-t", help="A table it loads into, `name` or `schema.name`.")
     ] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Let it `undo` its runs as well.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Also let it `undo` its runs.")] = False,
 ) -> None:
-    """Print the SQL with which an administrator makes the ledger and lets a role load. Connects nowhere."""
+    """Print the SQL by which an administrator creates the ledger and lets a role load. Does not connect."""
     from etl_toolkit.loading.grants import ledger_sql, table_sql
 
     typer.echo(ledger_sql(role), nl=False)

@@ -78,7 +78,7 @@ def _scratch_database(patient: Patient) -> Iterator[str]:
         with patient.connection.cursor() as cursor:
             cursor.execute(create.format(Identifier(name), Literal(encoding), Literal(collate), Literal(ctype)))
     except psycopg2.Error as error:
-        raise UnprovenError(f"no scratch database can be made: {driver_failure(error).message}") from None
+        raise UnprovenError(f"no scratch database can be created: {driver_failure(error).message}") from None
     try:
         yield name
     finally:

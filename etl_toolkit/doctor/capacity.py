@@ -66,7 +66,7 @@ def check_memory(patient: Patient) -> Iterator[Finding]:
         parts += [f"{size(buffers)} shared_buffers", f"{size(workers)} for the sorts of {config.workers} workers"]
         budget += workers + buffers
     most = config.memory_alert_ratio * state.limit_bytes
-    advice = "lower memory_limit_bytes, server_work_memory_bytes or concurrency: together they may pass the alert"
+    advice = "lower memory_limit_bytes, server_work_memory_bytes or concurrency: together they may exceed the alert threshold"
     words = f"at most {size(budget)} ({', '.join(parts)}) against an alert at {size(most)}"
     yield verdict("memory plan", words, warns=budget > most, advice=advice)
 
@@ -79,8 +79,10 @@ def check_disk(patient: Patient) -> Iterator[Finding]:
     if postmaster_pid(patient.connection) is not None:
         directory = patient.rows("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'data_directory'")
     if not directory:
-        where = "the server is on another machine, or does not tell this role where its files are"
-        yield unproven("disk of the server", where, "watch it there: a load writes its data about twice, rows and WAL")
+        where = "the server is on another machine, or this role may not see where its files are"
+        yield unproven(
+            "disk of the server", where, "monitor it there: a load writes its data about twice, rows and WAL"
+        )
         return
     yield _disk_finding("disk of the server", Path(directory[0][0]), "free disk space: a full disk stops the server")
 

@@ -52,7 +52,7 @@ def run_checks(
     except PoolerError as error:
         findings = [verdict("pooler", "one in transaction mode", fails=True, advice=str(error))]
     except EtlError as error:
-        findings = [verdict("connection", str(error), fails=True, advice="mend the DSN, or start the server")]
+        findings = [verdict("connection", str(error), fails=True, advice="fix the DSN, or start the server")]
     return DoctorReport(where, tuple(findings), table)
 
 
@@ -72,7 +72,7 @@ def _table_findings(patient: Patient, name: str, key: Sequence[str]) -> list[Fin
     except EtlError as error:
         return [verdict("table", str(error), fails=True, advice="name a table with a unique index on the key columns")]
     except psycopg2.Error as error:
-        advice = "the role may not look at the table: see the grants in docs/production.md"
+        advice = "the role may not read the table: grant what `etl-toolkit db grants ROLE --table TABLE` prints"
         return [verdict("table", driver_failure(error).message, fails=True, advice=advice)]
     checks: list[Callable[[Patient, TargetTable], Iterable[Finding]]] = [
         check_couplings, check_privileges, check_sequences, check_fill_factor,
@@ -92,7 +92,7 @@ def _run(checks: Checks) -> list[Finding]:
         try:
             findings += check()
         except psycopg2.errors.InsufficientPrivilege as error:
-            findings.append(unproven(name, driver_failure(error).message, "run the doctor as a role that may look"))
+            findings.append(unproven(name, driver_failure(error).message, "run doctor as a role that may read this"))
         except psycopg2.Error as error:
             findings.append(Finding(name, Status.FAIL, driver_failure(error).message, "the check itself failed"))
         except LedgerError:  # of another version, which `check_ledger` fails

@@ -21,7 +21,7 @@ from etl_toolkit.request import load_spec
 from etl_toolkit.stopping import Stop
 
 REHEARSAL_ROWS = 1_000
-ADVICE = "until this passes, nobody knows whether the table could be brought back; test your own backup"
+ADVICE = "until this passes, it is not known whether the table can be restored; test your own backup"
 
 Fingerprint = tuple[int, str]  # rows, sum of the hashes of the rows' text
 

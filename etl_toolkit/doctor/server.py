@@ -48,7 +48,7 @@ def check_writes(patient: Patient) -> Iterator[Finding]:
     except TargetError as error:
         yield verdict("writes", "refused", fails=True, advice=str(error))
     else:
-        yield passed("writes", "the server takes them")
+        yield passed("writes", "the server accepts writes")
 
 
 def check_durability(patient: Patient) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def check_collations(patient: Patient) -> Iterator[Finding]:
         "indexes on text may be in an order the server no longer uses, so equal keys may be missed: REINDEX them, "
         "then ALTER DATABASE … REFRESH COLLATION VERSION (ALTER COLLATION … REFRESH VERSION)"
     )
-    words = f"made with another version: {', '.join(stale)}" if stale else "as the server has them now"
+    words = f"created with another version: {', '.join(stale)}" if stale else "unchanged since the indexes were built"
     yield verdict("collation version", words, fails=bool(stale), advice=advice)
 
 
@@ -89,21 +89,21 @@ def check_wal(patient: Patient) -> Iterator[Finding]:
 def _check_replication(patient: Patient) -> Iterator[Finding]:
     idle = [row[0] for row in patient.rows("SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE NOT active")]
     limit = int(patient.setting("max_slot_wal_keep_size"))
-    faults = [f"slot {name} is not read, and keeps all WAL" for name in idle] if limit < 0 else []
+    faults = [f"slot {name} is inactive, and keeps all WAL" for name in idle] if limit < 0 else []
     names = patient.setting("synchronous_standby_names")
     if names and patient.setting("synchronous_commit") not in ("off", "local"):
         (connected,) = patient.row(
             "SELECT count(*) FROM pg_catalog.pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
         )
         if not connected:
-            faults.append(f"no standby of synchronous_standby_names ('{names}') is connected: COMMIT waits for ever")
+            faults.append(f"no standby of synchronous_standby_names ('{names}') is connected: COMMIT waits forever")
     failed, last_failed, last_done = patient.row(
         "SELECT failed_count, last_failed_time, last_archived_time FROM pg_catalog.pg_stat_archiver"
     )
     if patient.setting("archive_mode") != "off" and failed and (last_done is None or last_failed > last_done):
         faults.append("archiving WAL fails, so WAL piles up")
-    advice = "see to it before a large load: it writes as much WAL as data, and a full disk stops the server"
-    words = "; ".join(faults) or f"{len(idle)} idle slots, no standby that is waited for in vain, no failing archiver"
+    advice = "fix this before a large load: it writes as much WAL as data, and a full disk stops the server"
+    words = "; ".join(faults) or f"{len(idle)} idle slots, no missing synchronous standby, no failing archiver"
     yield verdict("replication", words, fails=bool(faults), advice=advice)
 
 
@@ -112,8 +112,8 @@ def check_pooler(patient: Patient) -> Iterator[Finding]:
     with patient.sessions.session("pooler") as connection:
         pooled = is_pooled(connection)
     if pooled:
-        advice = "nothing to do while it pools by session; in transaction mode loads are refused"
-        yield verdict("pooler", "something stands between us and the server", warns=True, advice=advice)
+        advice = "this works if it pools by session; in transaction mode, loads are refused"
+        yield verdict("pooler", "there is a pooler between the client and the server", warns=True, advice=advice)
     else:
         yield passed("pooler", "none: the session talks to the server it connected to")
 
@@ -123,8 +123,8 @@ def check_encryption(patient: Patient) -> Iterator[Finding]:
     info = patient.connection.info
     host = plain_text_host(patient.connection)
     if host is not None:
-        advice = "put sslmode=verify-full (and sslrootcert) into the DSN: whoever is on the way reads every row"
-        yield verdict("encryption", f"{host} is talked to in plain text", fails=True, advice=advice)
+        advice = "put sslmode=verify-full (and sslrootcert) into the DSN: anyone on the network path can read every row"
+        yield verdict("encryption", f"the connection to {host} is not encrypted", fails=True, advice=advice)
     elif info.ssl_in_use:
         mode = info.dsn_parameters.get("sslmode", "prefer")
         words = f"{info.ssl_attribute('protocol')}, {info.ssl_attribute('cipher')}, sslmode {mode}"
@@ -142,10 +142,14 @@ def check_extras(patient: Patient) -> Iterator[Finding]:
     )
     sees, is_super = row
     if is_super:
-        advice = "loads need no superuser: see the grants in docs/production.md"
+        advice = (
+            "loads need no superuser: `etl-toolkit db grants ROLE --table TABLE` prints the grants that a role needs"
+        )
         yield verdict("role", "superuser", warns=True, advice=advice)
     elif sees:
         yield passed("role", "not a superuser; sees the activity of other sessions")
     else:
-        advice = "GRANT pg_read_all_stats to the role, and a waiting load can tell for how long its blocker is idle"
-        yield unproven("role", "not a superuser; sees of other sessions only name and user", advice)
+        advice = (
+            "GRANT pg_read_all_stats to the role, so that a waiting load can report how long its blocker has been idle"
+        )
+        yield unproven("role", "not a superuser; sees only the name and the user of other sessions", advice)

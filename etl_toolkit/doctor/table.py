@@ -47,8 +47,8 @@ def check_couplings(_: Patient, target: TargetTable) -> Iterator[Finding]:
     advice = (
         "ON CONFLICT cannot be used here: load into a plain table"
         if refusing
-        else "loads are right but slower: in file order (sequential), by way of staging (staged), or with keys compared on "
-        "the server (server)"
+        else "loads are correct but slower: in file order (sequential), through staging tables (staged), or with keys compared "
+        "on the server (server)"
     )
     none = "no trigger, no further unique index, no reference to itself"
     yield verdict("couplings", words or none, fails=bool(refusing), warns=bool(words), advice=advice)
@@ -66,7 +66,7 @@ def check_sequences(patient: Patient, target: TargetTable) -> Iterator[Finding]:
             continue
         used = (last or 0) / largest
         words = f"{column}: {name} is at {last or 0:,} of {largest:,} ({used:.0%})"
-        advice = "make column and sequence bigint before it runs out: inserts will fail with SQLSTATE 2200H or 22003"
+        advice = "change the column and the sequence to bigint before it runs out: inserts will fail with SQLSTATE 2200H or 22003"
         fails, warns = used >= SEQUENCE_FAILS_RATIO, used >= SEQUENCE_WARNS_RATIO
         yield verdict("sequences", words, fails=fails, warns=warns, advice=advice)
 
@@ -77,7 +77,7 @@ def check_fill_factor(patient: Patient, target: TargetTable) -> Iterator[Finding
     is_heavy = updated > max(FEW_UPDATES, inserted)
     ratio = hot / updated if updated else 1.0
     words = f"{factor}; {inserted:,} inserts, {updated:,} updates, {ratio:.0%} of them without touching an index"
-    advice = f"ALTER TABLE {target.qualified_name} SET (fillfactor = 90), then VACUUM FULL or load anew at a quiet hour"
+    advice = f"ALTER TABLE {target.qualified_name} SET (fillfactor = 90), then run VACUUM FULL or reload the table at a quiet time"
     yield verdict("fill factor", words, warns=is_heavy and factor >= 100 and ratio < HOT_RATIO, advice=advice)
 
 
@@ -92,7 +92,7 @@ def check_privileges(patient: Patient, target: TargetTable) -> Iterator[Finding]
         try:
             cursor.execute("SELECT pg_catalog.to_regclass('etl_toolkit.before_images') IS NOT NULL")
             if not cursor.fetchone()[0]:
-                step = "making the ledger"
+                step = "creating the ledger"
                 cursor.execute(ledger.DEFINITION)
             step = "writing to the ledger"
             run_id = "doctor"
@@ -111,10 +111,10 @@ def check_privileges(patient: Patient, target: TargetTable) -> Iterator[Finding]
             ledger.complete(cursor, run_id, batch, {0: Counts()})
         except psycopg2.Error as error:
             words = f"{step}: {driver_failure(error).message}"
-            advice = "see the grants in docs/production.md; `etl-toolkit db grants ROLE` prints them"
+            advice = "grant what `etl-toolkit db grants ROLE --table TABLE` prints"
             yield verdict("privileges", words, fails=True, advice=advice)
         else:
-            words, refusal = "a load without rows went through, and was rolled back", ledger.staging_refusal(connection)
+            words, refusal = "a load without rows succeeded and was rolled back", ledger.staging_refusal(connection)
             advice = "until then files whose keys only the server can compare load one after the other"
             words = f"{words}; but {refusal}" if refusal else words
             yield verdict("privileges", words, warns=bool(refusal), advice=advice)

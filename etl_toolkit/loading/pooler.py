@@ -28,8 +28,8 @@ def refuse_transaction_pooler(connection: Any, connect: Callable[[], Any]) -> No
     mine, theirs = ({pair[at] for pair in looks} for at in (0, 1))
     if len(mine) > 1 or mine & theirs:
         raise PoolerError(
-            "a pooler in transaction mode is in between: the lock on the table, temporary tables and our settings would go "
-            "to other clients; connect to the server itself, or to a pool with pool_mode = session"
+            "a pooler in transaction mode is between client and server: the lock on the table, temporary tables and settings would "
+            "end up with other clients; connect to the server directly, or to a pool with pool_mode = session"
         )
 
 

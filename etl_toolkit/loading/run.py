@@ -30,7 +30,7 @@ class Event:
 
 
 class Phases:
-    """Seconds per phase, added up over all workers; each phase is told of when it begins and when it is done."""
+    """Seconds per phase, summed over all workers; each phase is told of when it begins and when it is done."""
 
     def __init__(self, notify: Callable[[Event], None] = lambda _event: None, run_id: str = "") -> None:
         self._notify = notify

@@ -56,7 +56,7 @@ _LOOK_FOR_THE_CLIENT = (
 )
 _KEEPALIVES = 3  # of them unanswered, and the peer is gone
 
-_ENCODE = "percent-encode special characters of user and password (@ is %40, / is %2F), or use PGPASSFILE"
+_ENCODE = "percent-encode special characters in the user name and password (@ is %40, / is %2F), or use PGPASSFILE"
 
 
 PATIENCE_SECONDS = 1.0  # for a server to obey a cancel request; then the connection is cut
@@ -365,7 +365,7 @@ def check_dsn(dsn: str) -> None:
         raise UsageError(f"the DSN cannot be read: {reason}; {_ENCODE}") from None
     is_url = dsn.startswith(("postgresql://", "postgres://"))
     if is_url and any("@" in str(parts.get(name, "")) for name in ("host", "port", "dbname")):
-        raise UsageError(f"the DSN cannot be read for sure, because of an '@' behind the host; {_ENCODE}")
+        raise UsageError(f"the DSN is ambiguous, because there is an '@' after the host; {_ENCODE}")
 
 
 def plain_text_host(connection: Any) -> str | None:

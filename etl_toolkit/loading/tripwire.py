@@ -132,6 +132,6 @@ def is_waited_for(cursor: Any) -> bool:
 def tripped(left: str, right: str) -> ConflictTripwireError:
     """The error that names the two batches that met."""
     return ConflictTripwireError(
-        f"{left} and {right} met on one key although the plan had proven their keys disjoint; the load is stopped. Load "
+        f"{left} and {right} met on one key although the plan had proven their keys to be disjoint; the load is stopped. Load "
         "with --strategy deterministic, and please report the types of the key columns"
     )

@@ -93,7 +93,7 @@ def undo(sessions: Sessions, run_id: str, *, force: bool = False, dry_run: bool 
 
 def _target(connection: Any, run: ledger.PastRun) -> TargetTable:
     if run.status == "undone":
-        raise LedgerError(f"run {run.run_id} was undone before")
+        raise LedgerError(f"run {run.run_id} was already undone")
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) "
@@ -128,7 +128,7 @@ def _written(cursor: Any, run: ledger.PastRun, *, force: bool) -> _Written:
             "--undoable); restore the table from a backup"
         )
     if max(age for _, _, age in batches) >= OLDEST_TRANSACTIONS:
-        raise LedgerError(f"run {run.run_id} is too long ago to tell its rows from others; restore from a backup")
+        raise LedgerError(f"run {run.run_id} is too old to distinguish its rows from others; restore from a backup")
     cursor.execute(
         "SELECT run_id FROM etl_toolkit.runs r WHERE target_oid = %s AND started_at > %s AND run_id <> %s "
         "AND status <> 'undone' AND EXISTS (SELECT FROM etl_toolkit.batches b WHERE b.run_id = r.run_id) "
@@ -137,8 +137,8 @@ def _written(cursor: Any, run: ledger.PastRun, *, force: bool) -> _Written:
     )
     if (later := cursor.fetchone()) and not force:
         raise LedgerError(
-            f"run {later[0]} has loaded into {run.target} since run {run.run_id}; undo that one first, or give --force "
-            "to undo this one alone (rows that both wrote still refuse it)"
+            f"run {later[0]} has loaded into {run.target} since run {run.run_id}; undo that one first, or use --force "
+            "to undo only this one (it is still refused if both wrote the same rows)"
         )
     return _Written(sum(count["inserted"] for count in counts), [version for version, _, _ in batches])
 
@@ -160,7 +160,7 @@ def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _
         raise LedgerError(
             f"{abs(missing):,} of the {written.inserted + kept:,} rows that run {run.run_id} wrote to "
             f"{target.qualified_name} were changed or deleted since, "
-            "so nothing was undone; restore from a backup, or mend them by hand"
+            "so nothing was undone; restore from a backup, or fix them manually"
         )
     _refuse_cascades(cursor, target)
     cursor.execute(delete_statement(target))
@@ -173,11 +173,11 @@ def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _
         same = cursor.fetchone()[0]
         if same != kept:
             raise LedgerError(
-                f"{kept - same:,} of {kept:,} rows would not come back as they were (a trigger?), so nothing was "
+                f"{kept - same:,} of {kept:,} rows would not be restored exactly (because of a trigger?), so nothing was "
                 "undone; restore from a backup"
             )
     if (deleted, restored) != (written.inserted, kept):
-        raise LedgerError(f"{deleted + restored:,} rows were found where the run wrote {intact:,}; nothing was undone")
+        raise LedgerError(f"{deleted + restored:,} rows were found, but the run wrote {intact:,}; nothing was undone")
     return deleted, restored
 
 
@@ -189,5 +189,5 @@ def _refuse_cascades(cursor: Any, target: TargetTable) -> None:
         if count := cursor.fetchone()[0]:
             raise LedgerError(
                 f"{count:,} rows of {child} refer to rows that the run inserted, and {constraint} would delete or "
-                "clear them too, so nothing was undone; see to these rows first"
+                "clear them too, so nothing was undone; deal with these rows first"
             )

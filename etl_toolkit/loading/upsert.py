@@ -68,8 +68,8 @@ def merge(
 
 def _one_key_twice(upsert: Upsert) -> ConflictTripwireError:
     return ConflictTripwireError(
-        f"two rows for {upsert.target.qualified_name} have one key under index {upsert.target.arbiter.index}, although "
-        "their texts were taken for different keys; load with --strategy deterministic, and please report the key types"
+        f"two rows for {upsert.target.qualified_name} have the same key under index {upsert.target.arbiter.index}, although "
+        "the client had compared them as different keys; load with --strategy deterministic, and please report the key types"
     )
 
 

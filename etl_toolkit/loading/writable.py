@@ -16,11 +16,11 @@ def check_writable(connection: Any) -> None:
     """Raise TargetError where nothing may be written, saying who says so. Sessions of ours are READ WRITE where they may be."""
     if is_standby(connection):
         raise TargetError(
-            "the server is a standby, and takes no writes; name its primary, or both of them and "
+            "the server is a standby and accepts no writes; name its primary, or both servers and "
             "target_session_attrs=read-write, in the DSN (`plan` works on a standby)"
         )
     if connection.info.parameter_status("default_transaction_read_only") == "on":
         raise TargetError(
-            "default_transaction_read_only is on for this role, database or server, so nothing is written; to write all "
-            "the same, put options='-c default_transaction_read_only=off' into the DSN"
+            "default_transaction_read_only is on for this role, database or server, so nothing is written; to write "
+            "anyway, put options='-c default_transaction_read_only=off' into the DSN"
         )

@@ -58,7 +58,7 @@ class PrometheusFile:
     def _metrics(self, event: Event) -> Iterator[Metric]:
         facts, labels, now = event.facts, self._labels, time.time()
         complete = facts["status"] == "complete"
-        yield _gauge("last_run_success", "1 where the last run completed, else 0.", labels, float(complete))
+        yield _gauge("last_run_success", "1 if the last run completed, otherwise 0.", labels, float(complete))
         yield _gauge("last_run_timestamp_seconds", "When the last run ended.", labels, now)
         succeeded = now if complete else last_success(self._path)
         if succeeded is not None:
@@ -71,7 +71,9 @@ class PrometheusFile:
         for name, what in _SEEN.items():
             yield _gauge(f"last_run_{name}", what, labels, self._seen.get(name.split("_")[0], 0.0))
         alerts = self._seen.get("memory_alerts", 0.0)
-        yield _gauge("last_run_memory_alerts", "Times the last run went above the memory threshold.", labels, alerts)
+        yield _gauge(
+            "last_run_memory_alerts", "How often memory use rose above the threshold in the last run.", labels, alerts
+        )
         for name, label, what in _TABLES:
             values: Mapping[str, float] = facts.get(f"{label}s") or {}
             if values:
@@ -87,13 +89,13 @@ _SEEN = {
     "bytes": "Bytes that the last run sent to COPY.",
     "batches": "Batches that the last run committed.",
     "retries": "Repeated batches of the last run.",
-    "fallbacks": "Times the last run went from COPY to upsert.",
+    "fallbacks": "How often the last run fell back from COPY to an upsert.",
     "waits_seconds": "Seconds that sessions of the last run waited for locks.",
 }
 
 
 _TABLES = (
-    ("last_run_phase_seconds", "phase", "Seconds by phase, workers added up."),
+    ("last_run_phase_seconds", "phase", "Seconds per phase, summed over the workers."),
     ("last_run_resource", "resource", "What the last run used, by name: bytes, seconds or a ratio."),
 )
 

@@ -84,7 +84,7 @@ class Watch:
             if self._usage:
                 self._usage.sample(with_memory=not self._usage.has_memory)
         except Exception as error:  # whatever goes wrong here, the load goes on
-            log.warning("the watch over run %s has ended: %s", self._sessions.run_id, type(error).__name__)
+            log.warning("monitoring of run %s has ended: %s", self._sessions.run_id, type(error).__name__)
         finally:
             if self._blockers:
                 self._blockers.close()

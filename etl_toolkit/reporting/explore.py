@@ -51,7 +51,7 @@ class Explorer:
         self.words.value = _words(chosen, self.strategy.value)
         clean = [case for case in cases if is_clean(case)]
         if not clean:
-            self.chart.value = "<p>Nothing was measured at this point. Measure it with the button.</p>"
+            self.chart.value = "<p>This point has not been measured. Use the button to measure it.</p>"
             return
         panel = dot_plot(self.data, clean, name="explore", chosen=self.strategy.value)
         self.chart.value = Figure(panel.alt, [panel], setting_words(clean[0]))._repr_html_()
@@ -59,7 +59,7 @@ class Explorer:
     def measure(self, *_: Any) -> None:
         """Begin to measure the chosen point once more; the kernel stays free, and the words follow when it is done."""
         self.again.disabled = True
-        self.words.value = "<p>Measuring: three runs in processes of their own …</p>"
+        self.words.value = "<p>Measuring: three runs, each in a separate process …</p>"
         point = (self.strategy.value, self.overlap.value, self.workers.value)
         self.measuring = threading.Thread(target=self._measure, args=point, daemon=True)
         self.measuring.start()

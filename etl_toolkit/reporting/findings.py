@@ -29,7 +29,7 @@ def answer(data: RunData) -> list[str]:
         sentences.append(f"Recommended: {named} of {advised.total()} kinds of load.")
     if undecided := report.get("undecided", []):
         sentences.append(
-            f"For {len(undecided)} kind{'s' if len(undecided) != 1 else ''} of load nothing is recommended."
+            f"For {len(undecided)} kind{'s' if len(undecided) != 1 else ''} of load, nothing is recommended."
         )
     wrong = [case for case in data.cases if fate(case) in ("wrong rows", "failed")]
     for strategy in dict.fromkeys(case["strategy"] for case in wrong):
@@ -40,7 +40,7 @@ def answer(data: RunData) -> list[str]:
     if noise and noise["ratio"]:
         sentences.append(
             f"The same strategy measured twice (A/A): ratio {interval_words(noise['ratio'])}, "
-            f"{noise['verdict']}. Smaller differences than that mean nothing."
+            f"{noise['verdict']}. Differences smaller than that are not significant."
         )
     return sentences
 
@@ -55,7 +55,10 @@ def _status(data: RunData) -> list[Part]:
     if manifest.status != "finished":
         reason = f": {manifest.reason}" if manifest.reason else ""
         parts.append(
-            Text(f"This sweep is **{manifest.status}**{reason}. What follows is what had been measured.", "alert")
+            Text(
+                f"This sweep is **{manifest.status}**{reason}. The results below are those measured until then.",
+                "alert",
+            )
         )
     for name, run in manifest.notebooks.items():
         if run.get("status") == "failed" and name != PAGE_NOTEBOOK:
@@ -79,14 +82,14 @@ def limits(data: RunData) -> Section:
     generated = not manifest.config.get("own_files")
     computer = f"{machine.get('processor', 'unknown')}, {machine.get('cores', '?')} cores"
     items = [
-        f"One machine: {computer}, which loader and server share"
+        f"One machine: {computer}, shared by loader and server"
         if manifest.server.get("is_on_this_machine")
         else f"The server is another machine; the client: {computer}",
-        f"{'Generated' if generated else 'Your own'} files, {_range(rows)} rows in all; nothing is said beyond",
-        f"Measured runs per case: {_range(runs)}; an interval from few runs is hardly narrower than their range",
+        f"{'Generated' if generated else 'Your own'} files, {_range(rows)} rows in all; the results do not extend beyond that range",
+        f"Measured runs per case: {_range(runs)}; an interval from only a few runs is not much narrower than their range",
         f"{len(unstable)} of {len(data.cases)} cases are unstable (standard deviation above "
         f"{LARGEST_STEADY_SPREAD:.0%} of the mean), marked with ~ in the table of all results",
-        "Ratios within this run can be compared; seconds of another machine cannot",
+        "Compare ratios within this run, not seconds between machines",
     ]
     share = manifest.monitor.get("cpu_share_of_one_core")
     if share is not None:

@@ -17,12 +17,12 @@ INTERVALS = ("wall_seconds", "rows_per_second", "mb_per_second")
 
 
 def counts(result: LoadResult) -> pd.DataFrame:
-    """What became of the rows, a line per file."""
+    """What happened to the rows, a line per file."""
     return pd.DataFrame([{"file": name, **asdict(value)} for name, value in result.files.items()]).set_index("file")
 
 
 def shared_keys(overlap: KeyOverlap) -> pd.DataFrame:
-    """Keys that each two files share; on the diagonal the distinct keys of the file."""
+    """Keys that each two files share; the diagonal shows the distinct keys of each file."""
     place = {file.position: index for index, file in enumerate(overlap.files)}
     matrix = np.diag([file.distinct_keys for file in overlap.files])
     for (left, right), keys in overlap.pairs.items():

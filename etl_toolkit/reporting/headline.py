@@ -42,7 +42,7 @@ def _badge(data: RunData, shapes: Sequence[Shape]) -> list[Part]:
         return []
     if right == runs:
         return [
-            Text(f"✓ Answers checked: all {runs} loads by `{name}` left exactly the rows of a sequential load", "badge")
+            Text(f"✓ Results checked: all {runs} loads by `{name}` left exactly the rows of a sequential load", "badge")
         ]
     return [Text(f"✗ {runs - right} of {runs} loads by `{name}` were refused, failed or left other rows", "alert")]
 
@@ -50,7 +50,9 @@ def _badge(data: RunData, shapes: Sequence[Shape]) -> list[Part]:
 def shape_words(shape: Shape) -> str:
     """Say what was loaded into what, in a few words."""
     overlap = float(shape["overlap"])
-    keys = "no key twice" if not overlap else "all keys shared" if overlap == 1 else f"{overlap:.0%} of the keys shared"
+    keys = (
+        "distinct keys" if not overlap else "all keys shared" if overlap == 1 else f"{overlap:.0%} of the keys shared"
+    )
     state = str(shape["table_state"])
     return f"{keys}, {STATES.get(state, state)}" if state in ("empty", "half") else STATES.get(state, state)
 
@@ -61,11 +63,11 @@ def _picture(data: RunData, shapes: Sequence[Shape]) -> Figure:
     wrong = sorted({way for shape in shapes for way in shape["wrong"]})
     note = (
         f"{middle['rows']:,} rows in {middle['files']} files, {middle['workers']} workers. Medians; whiskers are 95 % "
-        "intervals where there are three runs or more. A way that left wrong rows is no rival"
+        "intervals where there are three runs or more. A way that left wrong rows is not compared"
         + (f": {', '.join(wrong)}." if wrong else ".")
     )
     return Figure(
-        f"Rows per second: {name} against the best plain way that is right", [_panel(name, shapes)], note, "hero"
+        f"Rows per second: {name} and the best correct hand-written way", [_panel(name, shapes)], note, "hero"
     )
 
 

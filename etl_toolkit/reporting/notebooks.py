@@ -63,7 +63,7 @@ def run(
         UsageError: no such notebook, or a parameter that it does not have or that has the wrong type.
     """
     if find_spec("papermill") is None:
-        raise UsageError("running notebooks needs papermill; pip install 'etl-toolkit[notebooks]'")
+        raise UsageError("running notebooks requires papermill; pip install 'etl-toolkit[notebooks]'")
     path = find(name)
     check_parameters(path, parameters)
     out.parent.mkdir(parents=True, exist_ok=True)

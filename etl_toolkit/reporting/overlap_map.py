@@ -28,11 +28,11 @@ def overlap_figure(overlap: KeyOverlap) -> Figure | None:
     ]
     names = [PurePath(file.name).name for file in files]
     finding = (
-        f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} distinct keys ({overlap.overlap_ratio:.0%}) stand in "
+        f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} distinct keys ({overlap.overlap_ratio:.0%}) appear in "
         f"more than one file; files fall into {len(overlap.groups)} group{'s' if len(overlap.groups) != 1 else ''}."
     )
-    more = f" The first {LARGEST} of {len(overlap.files)} files are drawn." if len(overlap.files) > LARGEST else ""
-    note = f"Keys that two files share; on the diagonal the distinct keys of the file.{more}"
+    more = f" The first {LARGEST} of {len(overlap.files)} files are shown." if len(overlap.files) > LARGEST else ""
+    note = f"Keys that two files share; the diagonal shows the distinct keys of each file.{more}"
     return Figure(finding, [_panel(matrix, names, "Keys shared by two files", "overlap-1")], note) if files else None
 
 
@@ -48,14 +48,14 @@ def overlap_map(data: RunData) -> Figure | None:
             title = f"Keys shared by two files, {overlap:.0%} overlap"
             panels.append(_panel(matrix, names, title, f"files-{len(panels) + 1}"))
             shared, distinct = summary["shared_keys"], summary["distinct_keys"]
-            words.append(f"at {overlap:.0%} overlap {shared:,} of {distinct:,} distinct keys stand in several files")
+            words.append(f"at {overlap:.0%} overlap {shared:,} of {distinct:,} distinct keys appear in several files")
     if not panels:
         return None
     finding = "; ".join(words) + "."
     return Figure(
         finding[:1].upper() + finding[1:],
         panels,
-        "Keys that two files share; on the diagonal the distinct keys of the file.",
+        "Keys that two files share; the diagonal shows the distinct keys of each file.",
     )
 
 

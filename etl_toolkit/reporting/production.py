@@ -20,7 +20,7 @@ LARGEST_DOWNLOAD_BYTES = 700_000
 def settings(_: RunData) -> Section:
     """Configuration templates to start from."""
     parts: list[Part] = [
-        Text("Settings change how a load runs, never what it leaves in the table. Start from one of these files:")
+        Text("Settings change how a load runs, never what ends up in the table. Start from one of these files:")
     ]
     parts += [Details(f"{name}.toml", [Code(template(name).strip(), "toml", f"`{name}.toml`")]) for name in TEMPLATES]
     return Section("Production settings", parts)
@@ -67,12 +67,12 @@ def reproduce(data: RunData) -> Section:
     lines += [manifest.command or "etl-toolkit bench", "etl-toolkit report"]
     facts = [
         f"Run `{manifest.run_id}`, started {manifest.started_at}, {manifest.status}; seed {manifest.seed}, "
-        f"{manifest.rounds} rounds after one warm-up, each over all cases in an order of its own",
-        "Every run: a copy of the same database, a process of its own, the table compared by row hash with the "
-        "sequential load",
+        f"{manifest.rounds} rounds after one warm-up, each with all cases in a random order",
+        "Every run used a copy of the same database and a separate process, and its table was compared with the "
+        "sequential load by row hash",
     ]
     if manifest.git_commit and manifest.git_commit.endswith("-dirty"):
-        facts.append("The working tree had changes that were not committed")
+        facts.append("The working tree had uncommitted changes")
     return Section("How to reproduce", [Code("\n".join(lines), "sh", "Commands"), Bullets(facts)])
 
 
@@ -95,7 +95,7 @@ def downloads(data: RunData) -> Section:
             files.append(Download(name, mime, (directory / name).read_bytes(), about))
     carried = [item for item in files if len(item.content) <= LARGEST_DOWNLOAD_BYTES]
     left_out = [item.name for item in files if item not in carried]
-    parts: list[Part] = [Text("All of it is inside this page; nothing is fetched."), *carried]
+    parts: list[Part] = [Text("Everything is included in this page; nothing is downloaded."), *carried]
     if left_out:
         parts.append(Text(f"Too large for the page, see the run directory: {', '.join(left_out)}."))
     return Section("Data", parts)

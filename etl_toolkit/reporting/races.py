@@ -59,13 +59,13 @@ def last_commit_wins(stage: Stage, place: Path) -> Race:
     expected = Expectation("SELECT count(*) FROM race WHERE value = 'file 2'", KEYS, "keys with the last file's value")
     return Race(
         "last-commit-wins", "The last COMMIT wins, not the last file",
-        "Two workers upsert files that share keys. Both succeed, and the order of their COMMITs decides the values: "
-        "file 2 comes last and has to win, yet file 1 does.",
+        "Two workers upsert files that share keys. Both succeed, and the order of their COMMITs decides which "
+        "values remain: file 2 comes last and should win, but file 1 does.",
         stage.steps, f"{wrong:,} of {KEYS:,} keys ended with the value of file 1, without any error", wrong == KEYS,
         (
             "`partitioned` (and `auto`, which picks it here): rows are collapsed across files by their position before "
-            "anything is sent, and a key belongs to one worker",
-            "`hybrid`: files that share a key stand in one group, and a group is loaded in order by one worker",
+            "anything is sent, and each key belongs to one worker",
+            "`hybrid`: files that share a key are in the same group, and each group is loaded in order by one worker",
             "`full_parallel`: refuses files that share keys",
             "`deterministic` and `streaming`: one file after the other",
         ),
@@ -101,8 +101,8 @@ def deadlock(stage: Stage, place: Path) -> Race:
         (
             "`partitioned`: a key range per worker, so no two workers ever touch one row",
             "`hybrid`, `full_parallel`: workers hold files that share no key",
-            "all: a merge writes in the order of the key, so that even other people's ordered loads only queue",
-            "all: a batch that meets a deadlock all the same (40P01) is repeated, after a look at the ledger",
+            "all: a merge writes in the order of the key, so that ordered loads by other programs only wait",
+            "all: if a deadlock (40P01) occurs nevertheless, the batch is repeated after checking the ledger",
         ),
         try_all(stage.dsn, files, expected),
     )  # fmt: skip
@@ -120,13 +120,13 @@ def create_table(stage: Stage, place: Path) -> Race:
     files = [write_csv(place / f"first{n}.csv", [(key, f"file {n}") for key in range(n, KEYS, 2)]) for n in (1, 2)]
     expected = Expectation("SELECT count(*) FROM race", KEYS - 1, "rows of both first loads")
     return Race(
-        "create-table", "CREATE TABLE IF NOT EXISTS is not safe at once",
-        "IF NOT EXISTS looks before it creates, and does not lock in between: of two workers that start together one "
-        "fails with a unique violation in the catalog, and loses its file.",
+        "create-table", "CREATE TABLE IF NOT EXISTS is not safe in parallel",
+        "IF NOT EXISTS checks before it creates, without a lock in between: if two workers start together, one "
+        "fails with a unique violation in the catalog, and its file is not loaded.",
         stage.steps, seen, "23505" in seen,
         (
             "all: the coordinator creates table and ledger under an advisory lock, before any worker starts",
-            "all: a second load of a table waits for the first one (`lock_wait_seconds`), or is told who holds it",
+            "all: a second load of a table waits for the first one (`lock_wait_seconds`), or fails with a message that names it",
         ),
         [trials.try_one(trials.STRATEGIES[0], stage.dsn, files, expected, loading=trials.two_first_loads, before=())],
     )  # fmt: skip
@@ -141,13 +141,13 @@ def twice_in_one_statement(stage: Stage, place: Path) -> Race:
     files = [write_csv(place / "twice.csv", rows), write_csv(place / "other.csv", [(KEYS + 1, "second")])]
     expected = Expectation("SELECT count(*) FROM race WHERE value = 'second'", KEYS + 1, "keys with their last row")
     return Race(
-        "twice-in-one-statement", "A key twice in one statement: SQLSTATE 21000",
+        "twice-in-one-statement", "The same key twice in one statement: SQLSTATE 21000",
         "ON CONFLICT DO UPDATE refuses to touch a row a second time within one statement. A staging table that holds "
         "a key twice makes the whole merge fail.",
         stage.steps, seen, "21000" in seen,
         (
-            "`partitioned`: one row per key is picked in DuckDB, by file and place in the file, before it is sent",
-            "the others: the merge reads `DISTINCT ON (key) … ORDER BY key, ctid DESC`: the last staged row of a key",
+            "`partitioned`: one row per key is picked in DuckDB, by file and position in the file, before it is sent",
+            "the others: the merge reads `DISTINCT ON (key) … ORDER BY key, ctid DESC`: the last staged row of each key",
         ),
         try_all(stage.dsn, files, expected),
     )  # fmt: skip
@@ -174,14 +174,14 @@ def blind_retry(stage: Stage, place: Path) -> Race:
     files = [write_csv(place / f"retry{n}.csv", [(key, "file") for key in range(n, KEYS + 1, 2)]) for n in (1, 2)]
     once = Expectation("SELECT count(*) FROM race WHERE value = 'file'", KEYS, "keys with the file's value")
     return Race(
-        "blind-retry", "A lost COMMIT reply, retried blindly",
-        "The server committed, but the client cannot know. Trying again is harmless only until somebody else has "
-        "written the row: then the retry puts the old value back.",
+        "blind-retry", "A lost COMMIT reply and a blind retry",
+        "The server committed, but the client does not know. A retry is harmless only as long as nobody else has "
+        "written the row; otherwise it restores the old value.",
         stage.steps, f"the row holds the value '{value}'", value == "old file",
         (
             "all: the first statement of a batch claims it in the ledger, in the transaction of the data; after a "
-            "lost reply the claim is there or it is not, so the retry knows",
-            "all: a run that lost its table to a later run can claim nothing more (the run's row fences it)",
+            "lost reply, the retry checks whether the claim exists",
+            "all: a run whose table was taken over by a later run cannot claim anything more (the row of the run acts as a fence)",
         ),
         try_all(stage.dsn, files, once, loading=trials.load_with_lost_reply),
     )  # fmt: skip
@@ -206,14 +206,14 @@ def merge_beside_a_writer(stage: Stage, place: Path) -> Race:
     ]
     expected = Expectation("SELECT count(*) FROM race WHERE value = 'loaded'", KEYS, "keys with the file's value")
     return Race(
-        "merge-beside-a-writer", "MERGE and plain COPY meet another writer",
-        "MERGE looks for the key first and inserts later. A key that another session inserts in between is a unique "
-        "violation; so is one in a plain COPY into the table.",
+        "merge-beside-a-writer", "MERGE and plain COPY with a concurrent writer",
+        "MERGE looks for the key first and inserts later. If another session inserts the key in between, it fails "
+        "with a unique violation; so does a plain COPY into the table.",
         stage.steps, seen, "23505" in seen,
         (
             "all: rows are written by INSERT … ON CONFLICT, which waits for the other writer and then updates",
-            "`partitioned`: COPY straight into the table only where no key is there yet; when another writer gets in "
-            "between, the range is rolled back and loaded through staging and ON CONFLICT",
+            "`partitioned`: COPY straight into the table only if none of the keys exists yet; if another writer inserts "
+            "one in between, the range is rolled back and loaded through staging and ON CONFLICT",
         ),
         try_all(stage.dsn, files, expected, loading=trials.load_beside_another_writer),
     )  # fmt: skip

@@ -34,7 +34,7 @@ def ratio_map(data: RunData) -> Figure | None:
     if not panels:
         return None
     note = (
-        "Time divided by the time of the fastest right one in the same column; light is fast. "
+        "Time divided by that of the fastest correct one in the same column; lighter is faster. "
         "Cells without a number were refused as unsafe, ended with wrong rows, or were not measured."
     )
     return Figure(_ratio_finding(data), panels, note)
@@ -74,11 +74,11 @@ def _ratio_finding(data: RunData) -> str:
     ]
     lines = [line for line in lines if not line["failures"]] or lines
     if not lines:
-        return "No strategy of ours ended right."
+        return "No strategy ended with the correct result."
     best = min(lines, key=lambda line: float(line["worst_ratio_to_best"]))
     return (
         f"Over its {best['cases']} settings {best['strategy']} took {best['mean_ratio_to_best']:.2f} × the time of "
-        f"the fastest on average, {best['worst_ratio_to_best']:.2f} × at worst: the smallest worst case of ours."
+        f"the fastest on average, {best['worst_ratio_to_best']:.2f} × at worst: the best worst case of all strategies."
     )
 
 

@@ -63,7 +63,7 @@ def _write_markdown(notebook: Any, frame: html.Frame, out: Path) -> None:
     shutil.rmtree(figures, ignore_errors=True)
     texts = [f"# {frame.title}", frame.subtitle]
     if frame.failure:
-        texts.append(f"**The notebook behind this page did not run to its end.** {frame.failure}")
+        texts.append(f"**The notebook behind this page did not finish.** {frame.failure}")
     for cell in notebook.cells:
         if html.NOTEBOOK_ONLY in cell.metadata.get("tags", []):
             continue

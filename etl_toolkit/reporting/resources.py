@@ -36,17 +36,17 @@ def memory(data: RunData) -> Figure | None:
     }
     lowest, highest = _extremes(peaks)
     finding = (
-        "All of our strategies peak alike."
+        "All strategies have about the same peak."
         if peaks and peaks[lowest] == peaks[highest]
-        else f"{highest} peaks highest of our strategies, with {peaks[highest]:,.0f} MB in the client; {lowest} lowest, "
+        else f"{highest} has the highest peak, with {peaks[highest]:,.0f} MB in the client; {lowest} has the lowest, "
         f"with {peaks[lowest]:,.0f} MB."
         if peaks
         else "Client memory was not available on this system."
     )
     note = (
-        f"{setting_words(data.main_setting[0])}; of each strategy the run with the median time. Memory is the "
-        "proportional set size: shared pages count once over all processes, shared buffers with the server. Dotted: "
-        "the idle client before the load, libraries loaded."
+        f"{setting_words(data.main_setting[0])}; for each strategy, the run with the median time. Memory is the "
+        "proportional set size: shared pages count once over all processes, and shared buffers count for the server. Dotted: "
+        "the idle client before the load, with its libraries loaded."
     )
     return Figure(finding, _panels(traces, "memory", "MB", _idle_line), note, kind="small")
 
@@ -65,9 +65,9 @@ def cpu(data: RunData) -> Figure | None:
     lowest, highest = _extremes(busy)
     of_all = f" of {cores}" if cores else ""
     finding = (
-        f"All of our strategies keep {busy[highest]:.1f}{of_all} cores busy on the mean."
+        f"All of our strategies keep {busy[highest]:.1f}{of_all} cores busy on average."
         if busy and round(busy[lowest], 1) == round(busy[highest], 1)
-        else f"{highest} keeps most cores busy, {busy[highest]:.1f}{of_all} on the mean over the load; {lowest} the fewest, "
+        else f"{highest} keeps the most cores busy, {busy[highest]:.1f}{of_all} on average over the load; {lowest} keeps the fewest busy, "
         f"{busy[lowest]:.1f}."
         if busy
         else "CPU time was not available on this system."

@@ -18,9 +18,9 @@ Case = Mapping[str, Any]
 SIDE_AXES = ("rows", "workers", "format", "key", "files", "batch_rows")
 STATES = {
     "empty": "empty table",
-    "half": "half of the keys there",
-    "rewritten": "every key there, all rows change",
-    "unchanged": "every key there, no row changes",
+    "half": "half of the keys present",
+    "rewritten": "every key present, all rows change",
+    "unchanged": "every key present, no row changes",
 }
 ORDER = ("auto", "partitioned", "hybrid", "full_parallel", "deterministic", "streaming")
 
@@ -102,7 +102,9 @@ def find_runs(names: Sequence[str] = ("runs", "demo", "reports")) -> list[Path]:
     found = [path.parent for place in places for path in place.glob("*/manifest.json")]
     if not found:
         below = " or ".join(f"{name}/" for name in names[:2])
-        raise UsageError(f"there is no run directory below {below}; run `etl-toolkit bench --quick` first, or name one")
+        raise UsageError(
+            f"there is no run directory in {below}; run `etl-toolkit bench --quick` first, or name a run directory"
+        )
     return sorted(found, key=lambda path: load_manifest(path).started_at, reverse=True)
 
 

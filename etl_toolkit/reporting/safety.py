@@ -13,7 +13,7 @@ from etl_toolkit.tables import Table
 
 MISSING = (
     "No demonstrations were recorded in this run directory. `etl-toolkit bench` records them with every sweep; this "
-    "page opens no database."
+    "page does not connect to a database."
 )
 BREAKS = "FROM|WHERE|GROUP BY|ORDER BY|ON CONFLICT|LEFT JOIN|RETURNING|SELECT (?!FROM)|written AS|judged AS|VALUES"
 CLAUSES = re.compile(rf" (?=(?:{BREAKS})\b)")
@@ -34,16 +34,17 @@ def races(data: RunData) -> Section:
     ]
     parts: list[Part] = [
         Text(
-            f"{happened} of {len(found['races'])} races were made to happen on PostgreSQL {found['server_version']} "
-            f"({found['made_at'][:10]}): two sessions, their interleaving forced with locks, every answer the "
-            "server's own. On each stage our strategies then loaded files that provoke the race."
+            f"{happened} of {len(found['races'])} races were reproduced on PostgreSQL {found['server_version']} "
+            f"({found['made_at'][:10]}): two sessions, their interleaving forced with locks, and real replies "
+            "from the server. In each situation, our strategies then loaded files that provoke the race."
         ),
         Text(f"Not prevented: {'; '.join(wrong)}.", "alert")
         if wrong
-        else Text("None of our strategies went wrong.", "lead"),
+        else Text("None of our strategies gave a wrong result.", "lead"),
     ]
     parts += [
-        Text(f"`{name}` could not be shown here: {why}.", "alert") for name, why in found.get("skipped", {}).items()
+        Text(f"`{name}` could not be reproduced here: {why}.", "alert")
+        for name, why in found.get("skipped", {}).items()
     ]
     for race in found["races"]:
         parts += _race(race)
@@ -57,11 +58,11 @@ def _race(race: Mapping[str, Any]) -> list[Part]:
     return [
         Heading(race["title"]),
         Text(race["what"]),
-        Table("What was said, in this order", ("session", "statement", "answer"), steps),
+        Table("Statements and replies, in order", ("session", "statement", "answer"), steps),
         Text(seen, "" if race["happened"] else "alert"),
         Text("What prevents it:"),
         Bullets(race["prevention"]),
-        Table("Our strategies on this stage", ("strategy", "outcome", "seen"), fared),
+        Table("Our strategies in this situation", ("strategy", "outcome", "seen"), fared),
     ]
 
 
@@ -73,9 +74,9 @@ def mechanisms(data: RunData) -> Section:
         return Section("Safety mechanisms", [*parts, Text(MISSING, "alert")])
     parts.append(
         Text(
-            "The SQL below went over the wire in a small load with two workers (`<run>` stands for the run, "
-            "statements that only look into the catalog are left out). One worker is shown; the others say the same "
-            "of their files or ranges."
+            "The SQL below was sent in a small load with two workers (`<run>` stands for the run, "
+            "queries of the catalog are left out). One worker is shown; the others send the same "
+            "for their files or ranges."
         )
     )
     parts += [_strategy_sql(strategy) for strategy in found["strategies"]]
@@ -91,7 +92,7 @@ def _strategy_sql(strategy: Mapping[str, Any]) -> Details:
     for name in ("coordinator", worker):
         said = [item for item in strategy["statements"] if item["session"] == name]
         parts.append(Code(_script(said), "sql", f"{strategy['strategy']}: session `{name}`"))
-    return Details(f"What **{strategy['strategy']}** says to the server", parts)
+    return Details(f"What **{strategy['strategy']}** sends to the server", parts)
 
 
 def _script(said: Sequence[Mapping[str, Any]]) -> str:

@@ -32,13 +32,13 @@ def scaling(data: RunData) -> Figure | None:
     at, gain = max(found[best].items(), key=lambda item: item[1].median)
     cores = data.record.manifest.machine.get("cores")
     finding = (
-        f"{best} gains most from workers: {gain.median:.2f} × with {at} against "
-        f"{fewest}{f', on {cores} cores that the server shares' if cores else ''}."
+        f"{best} gains the most from additional workers: {gain.median:.2f} × with {at} compared with "
+        f"{fewest}{f', on {cores} cores shared with the server' if cores else ''}."
     )
     note = (
         f"{setting_words({**cases[0], 'workers': fewest})} and up. Speed-up is the time with {fewest} over the time "
         "with n, paired by round, with its 95 % interval; efficiency is speed-up over the growth in workers. "
-        "Dotted: perfect."
+        "Dotted: perfect scaling."
     )
     panels = [
         _scaling_panel(found, counts, name="scaling-1", is_efficiency=False),
@@ -114,8 +114,8 @@ def phases(data: RunData) -> Figure | None:
     panels = [_phase_panel(cases, longest, f"phases-{number + 1}") for number, cases in enumerate(shown)]
     finding = "; ".join(_longest_phase(case) for case in shown[0][:3])
     note = (
-        f"{setting_words(shown[0][0], overlap=False)}. Medians; seconds of parallel workers add up, so a bar may be "
-        "longer than the load took, and what runs side by side (reading while copying) counts in each phase."
+        f"{setting_words(shown[0][0], overlap=False)}. Medians; seconds of parallel workers are summed, so a bar may be "
+        "longer than the load took, and work that overlaps (reading while copying) counts in each phase."
     )
     return Figure(f"{finding}.", panels, note)
 
@@ -146,7 +146,7 @@ def _phase_panel(cases: Sequence[Case], longest: float, name: str) -> Panel:
         axes.set_xlim(0, longest * 1.03)
         axes.set_yticks(range(len(rows)), [case["strategy"] for case in rows])
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("seconds, added up over workers")
+        axes.set_xlabel("seconds, summed over workers")
         place = (0.25, 1 - 0.24 / height)
         drawing.text(
             *place, f"Time per phase at {rows[0]['overlap']:.0%} overlap", weight="bold", fontsize=9, ha="left"

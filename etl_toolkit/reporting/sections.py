@@ -21,7 +21,7 @@ def recommendation(data: RunData) -> Section:
             rule["then"]["strategy"]
             + (f", batches of {rule['then']['batch_rows']:,} rows" if rule["then"]["batch_rows"] else ""),
             rule["then"]["workers"],
-            _evidence(rule["evidence"]) or "no other right way was measured",
+            _evidence(rule["evidence"]) or "no other correct way was measured",
         ]
         for rule in data.record.report.get("recommendations", [])
     ]
@@ -36,13 +36,15 @@ def recommendation(data: RunData) -> Section:
         columns = ("load", f"our best, {data.record.report['undecided'][0]['then']['strategy']}: time / time of others")
         parts.append(
             Table(
-                "Loads for which nothing is recommended: another right way was, or looked, faster", columns, undecided
+                "Loads for which nothing is recommended: another correct way was, or seemed, faster", columns, undecided
             )
         )
     settings = data.record.directory / "recommended.toml"
     if settings.exists():
         text = settings.read_text(encoding="utf-8").strip()
-        parts.append(Code(text, "toml", "The same as a file: `etl-toolkit ingest --config recommended.toml …`"))
+        parts.append(
+            Code(text, "toml", "The same as a configuration file: `etl-toolkit ingest --config recommended.toml …`")
+        )
     return Section("Recommendation", parts)
 
 
@@ -67,17 +69,19 @@ def _evidence(evidence: Sequence[Case]) -> str:
 
 Draw = Callable[[RunData], Figure | None]
 
-NOT_MEASURED = "Not measured in this run: it needs {}."
+NOT_MEASURED = "Not measured in this run; it requires {}."
 
 
 def speed(data: RunData) -> Section:
     """Throughput against overlap."""
-    return _charts(data, "Throughput", [(throughput.throughput, "a case with the right answer in every run")])
+    return _charts(data, "Throughput", [(throughput.throughput, "a case with the correct result in every run")])
 
 
 def distance(data: RunData) -> Section:
     """How far each strategy is from the best one."""
-    return _charts(data, "Distance from the best", [(ratio_map.ratio_map, "a case with the right answer in every run")])
+    return _charts(
+        data, "Distance from the best", [(ratio_map.ratio_map, "a case with the correct result in every run")]
+    )
 
 
 def resource_use(data: RunData) -> Section:
@@ -93,7 +97,7 @@ def workers(data: RunData) -> Section:
 
 def phases(data: RunData) -> Section:
     """Time per phase."""
-    return _charts(data, "Where the time goes", [(scaling.phases, "a load of ours with the right answer")])
+    return _charts(data, "Where the time goes", [(scaling.phases, "one of our loads with the correct result")])
 
 
 def shared_keys(data: RunData) -> Section:
@@ -143,9 +147,7 @@ def _strategies(data: RunData) -> Table:
     ]  # fmt: skip
     numbers = ("mean time / best", "worst", "best rows/s", "peak client MB", "peak server MB")
     head = ("strategy", "kind", "cases", "among fastest", "failed runs", *numbers)
-    return Table(
-        "Strategies over all their cases; floors insert only and are no competitors", head, rows, right=numbers
-    )
+    return Table("Strategies over all their cases; floors only insert and are not compared", head, rows, right=numbers)
 
 
 def _all_cases(data: RunData) -> Table:
@@ -159,7 +161,7 @@ def _all_cases(data: RunData) -> Table:
     ]  # fmt: skip
     numbers = ("seconds (95 % interval)", "rows/s", "time / best")
     head = ("setting", "strategy (~ unstable)", "runs", "failed", *numbers)
-    return Table("Medians over the measured runs with the right answer", head, rows, right=numbers)
+    return Table("Medians over the measured runs with the correct result", head, rows, right=numbers)
 
 
 def _what_they_took(data: RunData) -> Table:
@@ -175,7 +177,7 @@ def _what_they_took(data: RunData) -> Table:
         [setting_words(case), case["strategy"], *(words(case[name]) for name, words in kept.values())]
         for case in _in_order(data)
     ]
-    return Table("What they took: medians, peaks of memory", ("setting", "strategy", *kept), rows, right=tuple(kept))
+    return Table("Resources used: medians, peak memory", ("setting", "strategy", *kept), rows, right=tuple(kept))
 
 
 def _in_order(data: RunData) -> list[Case]:

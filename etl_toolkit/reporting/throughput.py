@@ -41,7 +41,7 @@ def throughput(data: RunData) -> Figure | None:
     ]
     note = (
         f"{setting_words(clean[0], overlap=False)}. Lines join medians, bands are 95 % bootstrap intervals, dots are "
-        f"single runs; a line that leaves the picture says where it ends.{_left_out(data)}"
+        f"single runs; a line that leaves the chart is labelled with its end.{_left_out(data)}"
     )
     return Figure(_throughput_finding(clean, overlaps), panels, note)
 

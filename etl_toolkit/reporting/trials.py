@@ -117,7 +117,7 @@ def load_with_lost_reply(strategy: Strategy, files: Sequence[str], dsn: str) -> 
             raise NotShownError(refusal)
         result = load(strategy, files, tap.tapped_dsn)
     if not lost:
-        raise NotShownError("no reply was lost, so nothing was shown")
+        raise NotShownError("no reply was lost, so nothing was tested")
     return result
 
 

@@ -65,7 +65,7 @@ class WireTap:
         try:
             psycopg2.connect(self.tapped_dsn).close()
         except psycopg2.OperationalError:
-            return "the server takes no unencrypted connection from here, so there was nothing to listen to"
+            return "the server accepts no unencrypted connection from here, so the SQL could not be recorded"
         return None
 
     def _accept(self) -> None:

@@ -94,7 +94,9 @@ class Home:
         self.path.mkdir(parents=True, exist_ok=True)
         # Looked for twice: another starter may make it, and more, while we list the directory.
         if not self.lock.exists() and any(self.path.iterdir()) and not self.lock.exists():
-            raise ServerError(f"{str(self.path)!r} is not empty and no embedded server's; name another directory")
+            raise ServerError(
+                f"{str(self.path)!r} is not empty and does not belong to an embedded server; name another directory"
+            )
         if account.drop:
             os.chown(self.path, account.uid, account.gid)
         self.path.chmod(0o700)

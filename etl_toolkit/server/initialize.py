@@ -43,7 +43,7 @@ def initialize(home: Home, bin_dir: Path, account: Account, profile: Profile) ->
     )
     if done.returncode != 0:
         raise ServerError(
-            f"initdb failed in {str(home.path)!r}; put right what it names, or name another directory:\n"
+            f"initdb failed in {str(home.path)!r}; fix what it reports, or name another directory:\n"
             + "\n".join(done.stdout.strip().splitlines()[-12:])
         )
     configuration = half_done / "postgresql.conf"

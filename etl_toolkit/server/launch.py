@@ -93,7 +93,7 @@ def start(
                     initialize(home, launch.bin_dir, account, profile)
                 if home.cluster_major() != major:
                     raise ServerError(
-                        f"the cluster in {str(home.path)!r} was made by PostgreSQL {home.cluster_major()}, but "
+                        f"the cluster in {str(home.path)!r} was created by PostgreSQL {home.cluster_major()}, but "
                         f"{str(found)!r} is {major}; set ETL_PG_BIN to the former, or name another directory"
                     )
                 running = _launch(launch)
@@ -228,7 +228,7 @@ def _why_not_started(launch: Launch, said: str) -> str:
     if launch.port is not None and any(words in said for words in PORT_TAKEN):
         remedy = f"port {launch.port} is taken, choose another or leave it out"
     else:
-        remedy = f"put right what {launch.home.log} names, or name another directory"
+        remedy = f"fix what {launch.home.log} reports, or name another directory"
     return f"the server in {str(launch.home.path)!r} did not start; {remedy}. The end of its log:\n{said}"
 
 

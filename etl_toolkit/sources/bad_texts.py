@@ -82,7 +82,7 @@ def _bad_rows(file: SourceFile, batch: Any) -> dict[int, str]:
         except pa.ArrowInvalid:
             if kinds.is_nested(kind):
                 raise SourceError(
-                    f"{shown(file.name)}: column {name!r} has text that is not UTF-8 inside of another type; write it again"
+                    f"{shown(file.name)}: column {name!r} has text that is not UTF-8 inside another type; write the file again"
                 ) from None
         values = column.dictionary_decode() if kinds.is_dictionary(column.type) else column
         for row, value in enumerate(values.cast(pa.large_binary()).to_pylist()):

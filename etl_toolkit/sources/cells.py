@@ -77,7 +77,7 @@ def _spelled_out(value: Any) -> str:
         return f'"{value}"'
     if isinstance(value, str | bool | int | float):
         return _ENCODE_NUMBER(value)
-    raise _NoTextError(f"a {type(value).__name__}, which has no form in JSON")
+    raise _NoTextError(f"a {type(value).__name__}, which JSON cannot represent")
 
 
 def _key(key: Any) -> str:

@@ -143,7 +143,7 @@ def too_many_rejects(name: str, reject: Reject, allowed: int) -> RejectLimitErro
     place = f"line {reject.line:,}" if reject.line is not None else f"record {reject.record + 1:,}"
     return RejectLimitError(
         f"{shown(name)}, {place}: {reject.reason} (SQLSTATE {reject.sqlstate}); more than {allowed} rows would be rejected, "
-        "so nothing of this file is written; mend the file, or allow rejects with --max-rejects N"
+        "so nothing of this file is written; fix the file, or allow rejects with --max-rejects N"
     )
 
 

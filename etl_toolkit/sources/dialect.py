@@ -40,11 +40,11 @@ def check_options(options: ReadOptions) -> ReadOptions:
         raise UsageError(f"the quote must be one ASCII character other than the delimiter, or empty, not {quote!r}")
     for name in options.headers or ():
         if not name or options.headers is None or options.headers.count(name) > 1:
-            raise UsageError(f"headers must be names, each of them once; {name!r} is not")
+            raise UsageError(f"headers must be distinct names that are not empty; {name!r} is not")
     if options.format not in (None, "csv", "pgtext", "parquet"):
         raise UsageError(f"unknown format {options.format!r}; choose csv, pgtext or parquet")
     if options.skip < 0:
-        raise UsageError(f"the lines to skip are 0 or more, not {options.skip}")
+        raise UsageError(f"the number of lines to skip must be 0 or more, not {options.skip}")
     return replace(options, delimiter=delimiter, quote=quote)
 
 
@@ -112,7 +112,7 @@ def _checked(names: tuple[str, ...], path: Path, *, lines: int) -> tuple[str, ..
         if not name:
             raise SourceError(f"{shown(path)}: column {number} of the header has no name; {remedy}")
         if name in names[: number - 1]:
-            raise SourceError(f"{shown(path)}: column {name!r} stands twice in the header; {remedy}")
+            raise SourceError(f"{shown(path)}: column {name!r} appears twice in the header; {remedy}")
     return names
 
 

@@ -98,12 +98,12 @@ def _readable(kind: Any, *, in_parquet: bool, is_nested: bool) -> Any:
             raise _NoTextError("with numbers of more than 38 digits inside")
         return pa.string()
     if kinds.is_interval(kind) or (kinds.is_duration(kind) and (in_parquet or kind.unit == "ns")):
-        raise _NoTextError("with spans of time inside")
+        raise _NoTextError("with durations inside")
     if kinds.is_float16(kind) and not in_parquet:
         return pa.float32()
     if kinds.is_primitive(kind) or kinds.is_null(kind) or kinds.is_decimal(kind) or _is_binary(kind) or _is_text(kind):
         return kind
-    raise _NoTextError("a type that nothing here can spell")
+    raise _NoTextError("a type that cannot be written as text")
 
 
 def _container(kind: Any, part: Callable[[Any], Any]) -> Any:
@@ -123,7 +123,7 @@ def _container(kind: Any, part: Callable[[Any], Any]) -> Any:
         return pa.list_(part(kind.value_field))
     if (kinds.is_list_view(kind) or kinds.is_large_list_view(kind)) and part(kind.value_field).equals(kind.value_field):
         return kind  # the cast of pyarrow 26 to a list loses elements
-    raise _NoTextError("a type that nothing here can spell")
+    raise _NoTextError("a type that cannot be written as text")
 
 
 def _is_binary(kind: Any) -> bool:

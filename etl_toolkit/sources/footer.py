@@ -20,7 +20,7 @@ def check_unpacked_size(path: Path, metadata: Any) -> None:
     if size > max(UNPACKED_MINIMUM_BYTES, UNPACKED_RATIO * packed):
         raise SourceError(
             f"{shown(path)}: by its footer it unpacks to {size:,} bytes or more, over {UNPACKED_RATIO} times its size, as a "
-            "decompression bomb does; if it is meant to, write it anew with compression and dictionaries off, or as CSV"
+            "decompression bomb does; if it is meant to, write it again with compression and dictionaries off, or as CSV"
         )
 
 

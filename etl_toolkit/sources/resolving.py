@@ -122,8 +122,8 @@ def check_unchanged(file: SourceFile) -> None:
         is_same = False
     if not is_same:
         raise SourceError(
-            f"{shown(file.name)}: was changed or removed while it was being loaded; nothing of it is written; "
-            "load it again when it is at rest"
+            f"{shown(file.name)}: was changed or removed while it was being loaded, so nothing of it is written; "
+            "load it again once it is complete"
         )
 
 
@@ -136,7 +136,7 @@ def _placed(file: SourceFile, position: int, workspace: Workspace) -> SourceFile
             workspace.duckdb.unregister("incoming")
         except duckdb.Error as error:
             detail = str(error).strip().splitlines()[0]
-            raise SourceError(f"{file.name}: cannot be taken over: {detail}; cast the column to text") from None
+            raise SourceError(f"{file.name}: cannot be loaded: {detail}; cast the column to text") from None
         placed = replace(file, position=position, frame=None)  # DuckDB holds it now
         return replace(
             placed,

@@ -87,7 +87,7 @@ def column_names(names: Sequence[str], label: str) -> tuple[str, ...]:
     columns = tuple(name for name in names if not name.startswith(INDEX_PREFIX))
     for number, name in enumerate(columns):
         if name in columns[:number]:
-            raise SourceError(f"{label}: column {name!r} stands twice; rename one of them")
+            raise SourceError(f"{label}: column {name!r} appears twice; rename one of them")
         if not name:
             raise SourceError(f"{label}: column {number + 1} has no name")
     return columns

@@ -181,7 +181,7 @@ def _commit(run: Run, loaded: Loaded, write: Write, lost: FileCounts) -> FileCou
         assert again is not None
         try:
             if _read(again) != _read(loaded):
-                raise RowsLostError(f"{loaded.worker}: other rows than before; was the server restarted?")
+                raise RowsLostError(f"{loaded.worker}: different rows than before; was the server restarted?")
             again.connection.commit()
         finally:
             run.sessions.close(again.connection)

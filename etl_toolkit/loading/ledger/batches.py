@@ -109,6 +109,6 @@ def check_committed(connection: Any, run_id: str, batches: Sequence[Batch]) -> N
         present = {number for (number,) in cursor.fetchall()}
     if lost := [batch.label for batch in batches if batch.number not in present]:
         raise AccountingError(
-            f"the server has forgotten {', '.join(lost)} of run {run_id}, which it had committed (is synchronous_commit off?); "
+            f"the server has lost {', '.join(lost)} of run {run_id}, which it had committed (is synchronous_commit off?); "
             "load the files again"
         )

@@ -111,9 +111,9 @@ def check_version(connection: Any) -> None:
     if found == VERSION:
         return
     remedy = (
-        "install the release of etl-toolkit that made it, or a later one"
+        "install the release of etl-toolkit that created it, or a later one"
         if found > VERSION
-        else f"let its owner put it aside (ALTER SCHEMA {SCHEMA} RENAME TO {SCHEMA}_{found}): the next load makes a new one, "
+        else f"let its owner rename it (ALTER SCHEMA {SCHEMA} RENAME TO {SCHEMA}_{found}): the next load creates a new one, "
         "and the earlier runs can be looked at, but not resumed or undone"
     )
     raise LedgerError(
@@ -136,4 +136,4 @@ def staging_refusal(connection: Any) -> str:
         if may:
             return ""
         grant = SQL("GRANT CREATE ON SCHEMA {} TO {}").format(Identifier(SCHEMA), Identifier(role)).as_string(cursor)
-    return f"the role may not make staging tables in schema {SCHEMA}; an administrator can let it: {grant}"
+    return f"the role may not create staging tables in schema {SCHEMA}; an administrator can run: {grant}"
