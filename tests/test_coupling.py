@@ -209,7 +209,7 @@ REFUSED = {
     ),
     "no key": ("CREATE TABLE loaded (id int, v text)", r"no unique index on \(id\) that ON CONFLICT can use"),
     "key of more columns": ("CREATE TABLE loaded (id int, v text, PRIMARY KEY (id, v))", r"no unique index on \(id\)"),
-    "no such column": ("CREATE TABLE loaded (key int PRIMARY KEY, v text)", "no column 'id' to be the key"),
+    "no such column": ("CREATE TABLE loaded (key int PRIMARY KEY, v text)", "no column 'id' for the key"),
     "no such table": ("SELECT 1", "does not exist"),
 }  # fmt: skip
 

@@ -11,7 +11,10 @@ def in_words(event: Event) -> str | None:
     """Return what somebody has to see to, in words; None for an event that is none of that."""
     facts = event.facts
     if event.name == "plain_text":
-        return f"the connection to {facts['host']} is not encrypted: anyone on the network path can read every row; {facts['remedy']}"
+        return (
+            f"the connection to {facts['host']} is not encrypted: anyone on the network path can read every row; "
+            f"{facts['remedy']}"
+        )
     if event.name == "memory_alert":
         used, limit = facts["used_bytes"] / GIGABYTE, facts["limit_bytes"] / GIGABYTE
         return (

@@ -85,7 +85,8 @@ def limits(data: RunData) -> Section:
         f"One machine: {computer}, shared by loader and server"
         if manifest.server.get("is_on_this_machine")
         else f"The server is another machine; the client: {computer}",
-        f"{'Generated' if generated else 'Your own'} files, {_range(rows)} rows in all; the results do not extend beyond that range",
+        f"{'Generated' if generated else 'Your own'} files, {_range(rows)} rows in total; the results say nothing "
+        "beyond that",
         f"Measured runs per case: {_range(runs)}; an interval from only a few runs is not much narrower than their range",
         f"{len(unstable)} of {len(data.cases)} cases are unstable (standard deviation above "
         f"{LARGEST_STEADY_SPREAD:.0%} of the mean), marked with ~ in the table of all results",

@@ -67,8 +67,8 @@ def cpu(data: RunData) -> Figure | None:
     finding = (
         f"All of our strategies keep {busy[highest]:.1f}{of_all} cores busy on average."
         if busy and round(busy[lowest], 1) == round(busy[highest], 1)
-        else f"{highest} keeps the most cores busy, {busy[highest]:.1f}{of_all} on average over the load; {lowest} keeps the fewest busy, "
-        f"{busy[lowest]:.1f}."
+        else f"{highest} keeps the most cores busy, {busy[highest]:.1f}{of_all} on average over the load; {lowest} "
+        f"keeps the fewest busy, {busy[lowest]:.1f}."
         if busy
         else "CPU time was not available on this system."
     )

@@ -80,8 +80,8 @@ def kind_of(path: Path, told: str | None = None) -> Literal["csv", "parquet"]:
     if told is not None or name.endswith(CSV_SUFFIXES):
         return "csv"
     raise SourceError(
-        f"{shown(path)}: unknown type of file; known extensions are {', '.join(CSV_SUFFIXES + PARQUET_SUFFIXES)}; give its format with "
-        "--format csv, pgtext or parquet"
+        f"{shown(path)}: unknown type of file; known extensions are {', '.join(CSV_SUFFIXES + PARQUET_SUFFIXES)}; "
+        "give its format with --format csv, pgtext or parquet"
     )
 
 
