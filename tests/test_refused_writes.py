@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ParallelConfig, ingest
-from etl_toolkit.errors import RejectLimitError
+from etl_toolkit.errors import DatabaseError, RejectLimitError
 from tests.oracle import Oracle, Row, Rows, differing_rows, write
 from tests.test_coupling import create
 from tests.test_rejects import recorded, without
@@ -332,3 +332,17 @@ def test_rejects_and_table_are_those_of_loading_row_by_row(
     assert result.counts.rejected == len(refused)
     if result.counts.read:
         assert {(file, record) for file, record, _ in recorded(connection)} == refused
+
+
+def test_a_statement_that_is_refused_whatever_its_rows_fails_the_load(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE t (k int PRIMARY KEY, v text); CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE 'closed on Sundays'; END $$; "
+            "CREATE TRIGGER refuse BEFORE INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+        )
+    path = write(Rows(COLUMNS, (("1", "a"), ("2", "b"))), tmp_path, "a", "csv")
+    with pytest.raises(DatabaseError, match=r"closed on Sundays \(SQLSTATE P0001\)"):
+        ingest(path, "t", "k", database, max_rejects=10)

@@ -131,6 +131,8 @@ def _refused_once(run: Run, cursor: Any, upsert: Upsert) -> Generator[_Refused]:
     count = cursor.rowcount
     cursor.execute(ours(upsert.target, "CREATE UNIQUE INDEX ON {} (etl_n)").format(_WINNERS))
     one_each = replace(upsert, unique=True, several_files=False)
+    if error := _write(cursor, one_each, 1, 0):  # refused although it writes no row: by a trigger of the statement
+        raise error
     if upsert.kept_identities:
         cursor.execute(changed_identities(one_each, _slice(upsert, 1, count)))
         yield from (_Refused(row, identity_reason(upsert), IDENTITY_SQLSTATE) for row in _taken_out(run.target, cursor))
