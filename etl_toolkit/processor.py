@@ -233,8 +233,15 @@ class ConflictAwareProcessor:
             self._connection_string(), self.config, run_id, conventions or {}, stop=stop,
             on_retry=partial(self._note_retry, run_id),
         )  # fmt: skip
+
+        def work_and_close() -> T:
+            try:
+                return work(sessions)
+            finally:
+                sessions.close_idle()
+
         with stop.calling(sessions.cancel_all):
-            return run_stoppable(lambda: work(sessions), stop, limit_seconds=limit_seconds)
+            return run_stoppable(work_and_close, stop, limit_seconds=limit_seconds)
 
     def _load(self, files: Any, spec: LoadSpec, sessions: Sessions, resumed: Resumed | None = None) -> LoadResult:
         try:

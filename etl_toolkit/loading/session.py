@@ -92,6 +92,7 @@ class Sessions:
     on_retry: Callable[[str, int, BaseException], None] | None = None
     notes: list[str] = field(default_factory=list, repr=False)  # what was committed, beside what the ledger has
     _open: dict[Any, int] = field(default_factory=dict, repr=False)  # connections, and the processes that serve them
+    _idle: list[Any] = field(default_factory=list, repr=False)  # those of them that wait to be taken again
     _lost: list[int] = field(default_factory=list, repr=False)  # processes whose connection broke; they may not know
     _spared: set[Any] = field(default_factory=set, repr=False)
     _committing: set[Any] = field(default_factory=set, repr=False)
@@ -107,6 +108,8 @@ class Sessions:
         DSN that cannot be read and for conventions that the server does not know, PoolerError behind a transaction pooler.
         """
         check_dsn(self.dsn)
+        if is_printing:
+            self.close_idle()  # so that there are never more sessions than workers, for servers that allow few
         dial = partial(self._connect, role, is_printing=is_printing, is_spared=is_spared)
         if not waits or is_spared:
             return dial()
@@ -115,10 +118,10 @@ class Sessions:
         return wait_for_server(dial, self.config, on_retry=partial(self.note_retry, role), sleep=self.stop.sleep)
 
     def ask(self, role: str, question: Callable[[Any], T], *, is_printing: bool = False) -> T:
-        """Call `question` with a session of its own, again after a transient error: it may be called more than once."""
+        """Call `question` with a session, again after a transient error: it may be called more than once."""
 
         def attempt() -> T:
-            with self.session(role, is_printing=is_printing) as connection:
+            with self.session(role, is_printing=True) if is_printing else self.lend(role) as connection:
                 return question(connection)
 
         return run_with_retry(attempt, self.config, on_retry=partial(self.note_retry, role), sleep=self.stop.sleep)
@@ -154,6 +157,9 @@ class Sessions:
                 self._spared.add(connection)
         return connection
 
+    def _name(self, role: str) -> str:
+        return f"etl_toolkit {self.run_id} {role}".strip()[:63]
+
     def _dial(self, role: str, stop: Stop) -> Any:
         config = self.config
         patience = 2 if self.stop.is_set() else max(2, round(config.connect_timeout_seconds))
@@ -163,7 +169,7 @@ class Sessions:
                     psycopg2.connect,
                     self.dsn,
                     client_encoding="UTF8",
-                    application_name=f"etl_toolkit {self.run_id} {role}".strip()[:63],
+                    application_name=self._name(role),
                     connect_timeout=patience,
                     **_client_timeouts(config),
                 )
@@ -199,8 +205,11 @@ class Sessions:
         connection.commit()
         return process
 
-    def _end_lost(self, cursor: Any) -> None:
-        """End the sessions of this run whose connection broke: the server may take long to notice, and they hold locks."""
+    def _end_lost(self, cursor: Any) -> bool:
+        """End the sessions of this run whose connection broke: the server may take long to notice, and they hold locks.
+
+        False where there are none, and nothing was asked.
+        """
         with self._lock:
             lost, self._lost = self._lost, []
         if lost:
@@ -209,6 +218,7 @@ class Sessions:
                 "AND usename = current_user AND pg_catalog.starts_with(application_name, %s)",
                 (lost, f"etl_toolkit {self.run_id} "),
             )
+        return bool(lost)
 
     @contextmanager
     def session(
@@ -219,6 +229,60 @@ class Sessions:
         try:
             yield connection
         finally:
+            self.close(connection)
+
+    @contextmanager
+    def lend(self, role: str) -> Iterator[Any]:
+        """A connection as that of `session`, but one that goes to whoever asks next: to open one costs more than a small batch.
+
+        Where the block fails it is closed, so that nobody goes on with what is half done. Nothing that outlives a transaction
+        may be left in it.
+        """
+        connection = self.take(role)
+        try:
+            yield connection
+        except BaseException:
+            self.close(connection)
+            raise
+        self._keep(connection)
+
+    def take(self, role: str) -> Any:
+        """A connection that is idle, under another name from now on, or a new one where there is none."""
+        while connection := self._next_idle():
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET application_name TO %s", (self._name(role),))
+                    if self._end_lost(cursor):
+                        connection.commit()  # it has a snapshot, and a batch may want to begin with its own
+                return connection
+            except psycopg2.Error:  # it was lost while it was idle
+                self.close(connection)
+        return self.connect(role)
+
+    def _next_idle(self) -> Any:
+        self.stop.check()
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _keep(self, connection: Any) -> None:
+        """Roll a connection back and let it wait for the next; close it where it is lost or is being cancelled."""
+        try:
+            connection.rollback()
+        except psycopg2.Error:
+            self.close(connection)
+            return
+        with self._lock:
+            is_cancelled = connection in self._cancels
+            if not is_cancelled:
+                self._idle.append(connection)
+        if is_cancelled:
+            self.close(connection)
+
+    def close_idle(self) -> None:
+        """Close the connections that nobody has taken: at the end of the work."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
             self.close(connection)
 
     def close(self, connection: Any) -> None:

@@ -63,7 +63,7 @@ def _load_ahead(run: Run, batch: Batch, turn: threading.Event) -> FileCounts | N
     Whatever goes wrong is left to the load in its turn, when those before it have committed: it may go well then.
     """
     try:
-        with run.sessions.session(batch.label) as connection, connection.cursor() as cursor:
+        with run.sessions.lend(batch.label) as connection, connection.cursor() as cursor:
             claimed = ledger.claim(cursor, run.run_id, batch, undoable=run.spec.undoable)
             if not claimed.is_ours:
                 return claimed.counts

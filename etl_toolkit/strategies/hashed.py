@@ -103,7 +103,7 @@ def _stage_with_retry(run: Run, file: SourceFile) -> int:
     def attempt() -> int:
         layout = layout_of(file, run.target)
         destination = shared_staging(run.run_id, file.position)
-        with run.sessions.session(f"stage {file.position + 1}") as connection, connection.cursor() as cursor:
+        with run.sessions.lend(f"stage {file.position + 1}") as connection, connection.cursor() as cursor:
             cursor.execute(create_shared_staging(run.target, layout, destination, file=file.position))
             rows = sum(stage(run, cursor, file, layout, destination=destination))
             refuse_staged(cursor, run.target, layout, destination, may_be_long=may_be_long(file))

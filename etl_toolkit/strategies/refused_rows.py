@@ -23,7 +23,7 @@ def find_rejects(run: Run, file: SourceFile) -> tuple[Reject, ...]:
     layout = layout_of(file, run.target)
     with (
         run.phases.phase("rejects"),
-        run.sessions.session("rejects") as connection,
+        run.sessions.lend("rejects") as connection,
         run.workspace.cursor() as source,
     ):
         source.execute(f"SELECT row_number() OVER () - 1, record FROM ({records_query(file, layout)})")

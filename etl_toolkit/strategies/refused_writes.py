@@ -57,7 +57,7 @@ def find_refused_writes(run: Run, batch: Batch) -> int:
     found = 0
     with (
         run.phases.phase("rejects"),
-        run.sessions.session("rejects") as connection,
+        run.sessions.lend("rejects") as connection,
         connection.cursor() as cursor,
     ):
         try:

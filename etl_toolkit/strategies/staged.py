@@ -67,7 +67,7 @@ def _find_refused(run: Run, batch: Batch) -> int:
 
 
 def _attempt(run: Run, batch: Batch) -> FileCounts:
-    with run.sessions.session(batch.label) as connection, connection.cursor() as cursor:
+    with run.sessions.lend(batch.label) as connection, connection.cursor() as cursor:
         claimed = ledger.claim(cursor, run.run_id, batch, undoable=run.spec.undoable)
         if not claimed.is_ours:
             run.sessions.commit(connection)

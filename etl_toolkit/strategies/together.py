@@ -133,7 +133,7 @@ def _load(run: Run, worker: str, batches: Iterable[Batch], write: Write, lost: F
     batches = iter(batches)
     if (first := next(batches, None)) is None:
         return None
-    connection, sent_before = run.sessions.connect(worker), run.rows_sent()
+    connection, sent_before = run.sessions.take(worker), run.rows_sent()
     try:
         counts, done = [], []
         with connection.cursor() as cursor:
