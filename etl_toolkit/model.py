@@ -81,7 +81,7 @@ class SourceFile:
     names. DuckDB knows them as c0, c1, …: `relation_columns` are all columns of a Parquet file so named, `relation_types`
     the DuckDB types of `columns` where these have any. `is_plain` says that the file is UTF-8 CSV without a quote
     character, so that every line is one record and both DuckDB and the server split it alike; only then may its bytes go
-    to COPY as they are.
+    to COPY as they are. `is_copyable` says that its records, line breaks in quotes and all, are what COPY reads.
     `is_bare` says that it is plain and has no backslash either, so that its lines mean the same in COPY's text format.
     `frame` holds the Arrow table of an in-memory source until DuckDB has it; its `path` is None. `readable` is the path to
     read: the file itself, or the mended / transcoded copy in the working directory, which is UTF-8 with LF line ends
@@ -102,6 +102,7 @@ class SourceFile:
     path: Path | None = None
     dialect: CsvDialect = CsvDialect()
     is_plain: bool = False
+    is_copyable: bool = False
     is_bare: bool = False
     frame: Any = field(default=None, compare=False, repr=False)
     readable: Path | None = None

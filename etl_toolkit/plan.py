@@ -147,7 +147,7 @@ def layout_of(file: SourceFile, target: TargetTable) -> Layout:
     """The record layout of one file: its own columns that the table has and that can be written."""
     writable = {column.name for column in target.columns if not column.is_generated}
     columns = tuple(name for name in file.carried if name in writable)
-    delimiter = file.dialect.delimiter if file.is_plain else ","
+    delimiter = file.dialect.delimiter if file.is_copyable else ","
     return Layout(columns, delimiter, is_bare=file.is_bare and columns == file.columns)
 
 
@@ -156,8 +156,8 @@ def common_layout(files: Sequence[SourceFile], target: TargetTable) -> Layout | 
     layouts = [layout_of(file, target) for file in files]
     if len({frozenset(layout.columns) for layout in layouts}) != 1:
         return None
-    plain = Counter(layout for layout, file in zip(layouts, files, strict=True) if file.is_plain)
-    layout = plain.most_common(1)[0][0] if plain else layouts[0]
+    sent = Counter(layout for layout, file in zip(layouts, files, strict=True) if file.is_copyable)
+    layout = sent.most_common(1)[0][0] if sent else layouts[0]
     return replace(layout, is_bare=set(layouts) == {layout} and layout.is_bare)  # others' are spelled anew
 
 

@@ -19,7 +19,9 @@ from etl_toolkit.sources import (
     HeldLines,
     alike,
     extract_expression,
+    is_in_reach,
     is_record,
+    line_texts,
     read_failure,
     record_expression,
     text_relation,
@@ -132,8 +134,8 @@ def scan(
     for file in files:
         if missing := [name for name in key if name not in file.carried]:
             raise missing_key_error(file, missing)
-    held = _held(files, layout, workspace)
     wanted = _Wanted(tuple(key), tuple(key_types), layout, order)
+    held = _held(files, wanted, workspace)
     try:
         with workspace.cursor() as source:
             if held:
@@ -162,10 +164,18 @@ class _Wanted:
     layout: Layout | None
     order: tuple[str, KeyType] | None
 
+    @property
+    def compared(self) -> list[str]:
+        """The columns by which rows are compared."""
+        return [*self.key, *([self.order[0]] if self.order else [])]
 
-def _held(files: Sequence[SourceFile], layout: Layout | None, workspace: Workspace) -> HeldLines | None:
-    """The files' lines in memory, where there is room for them and each is the record to send."""
+
+def _held(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace) -> HeldLines | None:
+    """The files' lines in memory, where there is room for them, each is the record to send, and has what is wanted in reach."""
+    layout = wanted.layout
     if layout is None or not workspace.held_bytes or not all(is_record(file, layout) for file in files):
+        return None
+    if not all(is_in_reach(file, name) for file in files for name in wanted.compared):
         return None
     return HeldLines(files)
 
@@ -173,16 +183,17 @@ def _held(files: Sequence[SourceFile], layout: Layout | None, workspace: Workspa
 def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None = None) -> str:
     """The rows of neighbouring files that are read alike; `relation` has their lines where those are held."""
     file, layout, order = run[0], wanted.layout, wanted.order
-    names = [*wanted.key, *([order[0]] if order else []), *(layout.columns if layout else ())]
-    source, texts = text_relation(run, names)
+    names = [*wanted.compared, *(layout.columns if layout else ())]
+    source, texts = (relation, line_texts(file, names)) if relation else text_relation(run, names)
+    is_line = relation is not None or file.is_plain
     position = "file" if relation else f"file_index + {file.position}"
     items = [f"({position})::INTEGER AS file"]
     key_texts = list(zip(wanted.key, texts, wanted.key_types, strict=False))
-    items += [f"{_typed(file, *item)} AS k{number}" for number, item in enumerate(key_texts)]
+    items += [f"{_typed(file, *item, is_line=is_line)} AS k{number}" for number, item in enumerate(key_texts)]
     proven = [f"k{number} IS NOT NULL" for number in range(len(wanted.key))]
     if order:
         order_text = texts[len(wanted.key)]
-        items.append(f"{_typed(file, order[0], order_text, order[1])} AS o")
+        items.append(f"{_typed(file, order[0], order_text, order[1], is_line=is_line)} AS o")
         # An order value the client cannot read would rank as NULL, and the wrong row would win.
         proven.append(f"(o IS NOT NULL OR {order_text} IS NULL)")
     nulls = " OR ".join(f"{text} IS NULL" for _, text, _ in key_texts)
@@ -194,16 +205,16 @@ def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None 
     elif layout:
         record = record_expression(file, texts[len(names) - len(layout.columns) :], layout)
         items.append(f"{record} AS record")
-    return f"SELECT {', '.join(items)} FROM {relation or source}"
+    return f"SELECT {', '.join(items)} FROM {source}"
 
 
-def _typed(file: SourceFile, name: str, text: str, kind: KeyType) -> str:
+def _typed(file: SourceFile, name: str, text: str, kind: KeyType, *, is_line: bool) -> str:
     """An expression of a key or order value: NULL where it is NULL, or spelled so that only the server can read it."""
     if kind.grammar is None:
         return text
     cast, proven = f"TRY_CAST({text} AS {kind.duckdb_type})", f"regexp_full_match({text}, {literal(kind.grammar)})"
     if kind.is_integer and name == file.columns[0]:
         proven = f"({cast}::VARCHAR = {text} OR {proven})"  # the usual spelling is told faster than by RE2
-    elif kind.is_one_pass and (found := extract_expression(file, name, kind.grammar)):
+    elif is_line and kind.is_one_pass and (found := extract_expression(file, name, kind.grammar)):
         return f"TRY_CAST({found} AS {kind.duckdb_type})"
     return f"CASE WHEN {proven} THEN {cast} END"

@@ -14,7 +14,9 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ParallelConfig, plan
 from etl_toolkit.errors import SourceError
-from etl_toolkit.model import ReadOptions
+from etl_toolkit.keys import KEY_TYPES
+from etl_toolkit.model import Layout, ReadOptions
+from etl_toolkit.scan import scan
 from etl_toolkit.sources import HeldLines, held, resolve
 from etl_toolkit.strategies import compare
 from etl_toolkit.workspace import Workspace, open_workspace
@@ -28,7 +30,8 @@ FILES = st.lists(st.lists(st.tuples(TEXTS, TEXTS), max_size=12), min_size=1, max
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few lines, and Arrow buffers that a line easily reaches beyond."""
-    monkeypatch.setattr(held, "LINES_AT_ONCE", 100)
+    monkeypatch.setattr(held, "LINES_AT_ONCE", 200)
+    monkeypatch.setattr(held, "QUOTED_AT_ONCE", 200)
     monkeypatch.setattr(held, "BUFFER_BITS", 6)
 
 
@@ -64,6 +67,73 @@ def test_every_line_is_found_by_its_place(
     rows = pa.table({"n": range(len(expected)), "place": backwards})
     found = holder.with_records(rows.to_reader()).read_all()
     assert found.to_pylist() == [{"n": number, "record": line} for number, line in enumerate(expected)]
+
+
+# --- quotes --------------------------------------------------------------------------------------------------------------
+
+CELLS = st.text(st.sampled_from('a1é ,;"\n\r\x1f\\.'), max_size=6)
+FORMS = st.sampled_from(["", "quoted", "null"])
+QUOTED_FILES = st.lists(
+    st.lists(st.tuples(CELLS, FORMS, CELLS, FORMS, CELLS, FORMS), min_size=1, max_size=12), min_size=1, max_size=3
+)
+
+
+def spelled(text: str, form: str, delimiter: str, *, is_tight: bool) -> str:
+    """A field of a file: NULL, quoted though it need not be, or as it must be (`is_tight`: always)."""
+    if form == "null":
+        return ""
+    has_to_be = text == "" or bool(set(text) & {delimiter, '"', "\n", "\r"})
+    if has_to_be or (form == "quoted" and not is_tight):
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+@pytest.mark.usefixtures("small_pieces")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    contents=QUOTED_FILES, delimiter=st.sampled_from(",;|"), is_ended=st.booleans(), end=st.sampled_from(["\n", "\r\n"])
+)
+@example(contents=[[("a", "quoted", "", "quoted", 'b"c', "")] * 9], delimiter=",", is_ended=False, end="\n")
+@example(
+    contents=[[("1\n2", "", ",", "", '""', "")], [("", "null", "x", "", "\r\n", "")]],
+    delimiter=",",
+    is_ended=True,
+    end="\r\n",
+)
+@example(contents=[[("\\.", "quoted", "\x1f", "", "\n\\.\n", "quoted")]], delimiter=";", is_ended=True, end="\n")
+def test_quoted_records_are_held_as_the_server_would_quote_them(
+    tmp_path: Path, contents: list[list[tuple[str, ...]]], delimiter: str, is_ended: bool, end: str
+) -> None:
+    def record(row: tuple[str, ...], *, is_tight: bool) -> str:
+        pairs = zip(row[::2], row[1::2], strict=True)
+        return delimiter.join(spelled(*pair, delimiter, is_tight=is_tight) for pair in pairs)
+
+    contents[0].append(("q", "", 'is "quoted"', "", "", ""))
+    paths = []
+    for number, rows in enumerate(contents):
+        paths.append(tmp_path / f"{number}.csv")
+        text = end.join([delimiter.join("abc"), *(record(row, is_tight=False) for row in rows)]) + end * is_ended
+        paths[-1].write_bytes(text.encode())
+    expected = [[record(row, is_tight=True) for row in rows] for rows in contents]
+    options, key, kinds = ReadOptions(delimiter=delimiter), ["a", "b", "c"], [KEY_TYPES["text"]] * 3
+    with open_workspace(ParallelConfig(), threads=1) as workspace:
+        files = resolve(paths, options, workspace).files
+        holder = HeldLines(files)
+        assert [holder.lines(file.position).read_all()["line"].to_pylist() for file in files] == expected
+        read = []
+        for size in (workspace.held_bytes, 0):
+            workspace.held_bytes = size
+            scanned = scan(files, key, workspace, key_types=kinds, layout=Layout(("a", "b", "c"), delimiter))
+            assert (scanned.held is not None) is bool(size)
+            read.append(workspace.query("SELECT file, k0, k1, k2, doubt FROM rows ORDER BY rowid"))
+            workspace.query("DROP TABLE rows")
+    texts = [
+        (number, *(None if form == "null" else text for text, form in zip(row[::2], row[1::2], strict=True)))
+        for number, rows in enumerate(contents)
+        for row in rows
+    ]
+    assert [row[:4] for row in read[0]] == texts
+    assert read[0] == read[1]
 
 
 # --- loads ---------------------------------------------------------------------------------------------------------------
@@ -128,6 +198,36 @@ def test_a_row_that_is_refused_is_told_by_its_number(load: Any, connection: Conn
     with connection.cursor() as cursor:
         cursor.execute("SELECT file, record, line, raw FROM etl_toolkit.rejects")
         assert cursor.fetchall() == [(1, 250, 252, "1000,bad,x")]
+
+
+@pytest.mark.parametrize("is_held", [True, False], ids=["held", "not held"])
+@pytest.mark.parametrize("form", ["csv", "quoted"])
+@pytest.mark.parametrize(
+    "present", ["", "SELECT g, '1, \"' || g || E'\"\r\n', g FROM generate_series(0, 299) g"], ids=["empty", "filled"]
+)
+def test_quoted_files_load_alike_whether_they_are_held_or_not(
+    load: Any, connection: Connection, small_pieces: None, sent_from_memory: list[int], monkeypatch: pytest.MonkeyPatch,
+    present: str, form: str, is_held: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(compare, "SMALLEST_LOAD", 1)
+    if not is_held:
+        monkeypatch.setattr(Workspace, "reserve", lambda self, size: None)
+
+    def quoted(file: int, ids: range, *more: tuple[str, str, str]) -> Rows:
+        plain = rows(file, ids).rows
+        return Rows(("id", "v", "n"), (*((id_, f'{file}, "{id_}"\r\n', n) for id_, _, n in plain), *more))
+
+    bad = ("1000", 'bad\n"', "x")
+    result = load(quoted(0, range(200)), quoted(1, range(100, 300), bad), present=present, form=form, max_rejects=1)
+    counts = result.counts
+    assert (counts.inserted, counts.updated, counts.unchanged, counts.rejected) == (
+        (0, 100, 200, 1) if present else (300, 0, 0, 1)
+    )
+    assert bool(sent_from_memory) is is_held
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT file, record, line, raw FROM etl_toolkit.rejects")
+        raw = '"1000","bad\n""","x"' if form == "quoted" else '1000,"bad\n""",x'
+        assert cursor.fetchall() == [(1, 200, 402, raw)]
 
 
 @pytest.mark.parametrize(("megabytes", "is_held"), [(9, True), (11, False)])

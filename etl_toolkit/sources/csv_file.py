@@ -64,7 +64,7 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
     dialect = CsvDialect(header.delimiter, options.quote, text.encoding, header.has_header, skip, copy_text)
     return SourceFile(
         0, storable(path), "csv", header.columns, content_hash, raw.size, path=path, dialect=dialect,
-        is_plain=mending.is_plain, is_bare=mending.is_plain and not mending.has_backslash,
+        is_plain=mending.is_plain, is_copyable=mending.is_copyable, is_bare=mending.is_plain and not mending.has_backslash,
         readable=mending.copy if mending.is_copied else None,
         malformed=tuple(mending.malformed), records=mending.count, longest_record_bytes=mending.longest,
         header=header.raw.decode() if header.has_header else shape.spell(header.columns),
@@ -161,12 +161,14 @@ class _Mending:
     count: int = 0
     longest: int = 0
     is_plain: bool = True
+    is_copyable: bool = True
     has_backslash: bool = False
     _bytes_read: int = 0
     _output: BinaryIO | None = None
 
     def __enter__(self) -> _Mending:
-        self.is_plain = len(self.header.columns) > 1 and not set(self.header.raw) & set(b"\r\n")
+        self.is_copyable = len(self.header.columns) > 1 and not set(self.header.raw) & set(b"\r\n")
+        self.is_plain = self.is_copyable
         if self.is_copied:
             self._begin()
         return self
@@ -194,9 +196,9 @@ class _Mending:
         self.longest = max(self.longest, longest)
         self._bytes_read += piece.size
         self.has_backslash = self.has_backslash or b"\\" in data
-        self.is_plain = self.is_plain and not (
-            b'"' in data or LINE_SEPARATOR.encode() in data or (self.shape.quote and self.shape.quote in data)
-        )
+        has_quotes = b'"' in data or (self.shape.quote and self.shape.quote in data)
+        self.is_copyable = self.is_copyable and not (has_quotes and self.shape.quote != b'"')
+        self.is_plain = self.is_plain and not (has_quotes or LINE_SEPARATOR.encode() in data)
 
     def _check_no_copy_text(self, piece: Piece) -> None:
         data = piece.data or b"".join(record.raw + b"\n" for record in piece.records or ())

@@ -1,4 +1,4 @@
-"""Plain files held in memory: DuckDB keeps a number for each line, its *place*, and the bytes are fetched when they are sent.
+"""CSV files held in memory: DuckDB keeps a number for each record, its *place*, and the bytes are fetched when they are sent.
 
 Grouping, joining and sorting then move 8 bytes a row instead of the row (late materialization: Abadi et al., ICDE 2007).
 A place is where the line begins, counted in bytes over all files, and its size: places are in the order of the rows.
@@ -16,18 +16,20 @@ import numpy as np
 import pyarrow as pa
 
 from etl_toolkit.model import SourceFile
+from etl_toolkit.sources.quoting import drop_idle_quotes
 
 SIZE_BITS = 15
 LONGEST_LINE_BYTES = (1 << SIZE_BITS) - 1  # a batch of 2,048 of them is 64 MB
 LINES_AT_ONCE = 2 << 20  # bytes; what is found in them fits the second-level cache
+QUOTED_AT_ONCE = 1 << 19  # bytes; of quotes more has to be found
 INLINE_BYTES = 12  # Arrow keeps a shorter text in the view itself
 BUFFER_BITS = 30  # Arrow counts in a buffer with 32 bits
 STREAMS = 16  # DuckDB reads so many side by side; more files than these share one
 
 
 def held_bytes(files: Sequence[SourceFile]) -> int:
-    """The memory it takes to hold the files; 0 where they cannot be held: one is not plain, or has too long a line."""
-    if not all(file.is_plain and file.longest_record_bytes < LONGEST_LINE_BYTES for file in files):
+    """The memory it takes to hold the files; 0 where a record is too long, or is not what COPY reads as it is."""
+    if not all(file.is_copyable and file.longest_record_bytes < LONGEST_LINE_BYTES for file in files):
         return 0
     return sum(_room_for(file) for file in files)
 
@@ -39,7 +41,9 @@ def _room_for(file: SourceFile) -> int:
 
 
 class HeldLines:
-    """The bytes of plain files, in their order. `lines` reads files in, `lines_at` and `with_records` find lines again.
+    """The records of files, in their order. `lines` reads files in, `lines_at` and `with_records` find lines again.
+
+    A line is a record: where it has quotes, line breaks may be in them. Quotes that say nothing are left out.
 
     Neighbouring files share a stream, and a batch of its lines, where there are many of them: cost grows with rows.
     """
@@ -68,18 +72,21 @@ class HeldLines:
     def _batches(self, number: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         begin = self._begins[number]
         for read, filled in self._read(number):
-            ends = np.flatnonzero(self._bytes[begin:filled] == ord("\n"))
+            block = self._bytes[begin:filled]
+            if all(file.is_plain for file, _ in read):
+                ends_read = ends = np.flatnonzero(block == ord("\n"))
+            else:
+                ends_read, ends = drop_idle_quotes(block, read[0][0].dialect.delimiter)
             sizes = np.diff(ends, prepend=-1)
             if not len(ends) or sizes.max() > LONGEST_LINE_BYTES:
                 raise OSError(f"{read[-1][0].readable} has changed")
-            begins = begin + ends + 1 - sizes
             files = np.full(len(ends), read[0][0].position, dtype=np.int32)
             for file, first in read[1:]:
-                files[np.searchsorted(begins, first) :] = file.position
-            places = begins << SIZE_BITS | sizes
+                files[np.searchsorted(ends_read, first - begin) :] = file.position
+            places = begin + ends + 1 - sizes << SIZE_BITS | sizes
             columns = [_array(files, pa.int32()), _array(places, pa.int64()), self._view(places, sizes - 1)]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
-            begin += int(ends[-1]) + 1
+            begin += int(ends_read[-1]) + 1
 
     def _read(self, number: int) -> Iterator[tuple[list[tuple[SourceFile, int]], int]]:
         """Fill the span of a stream with the lines of its files, a block at a time.
@@ -87,6 +94,7 @@ class HeldLines:
         Yields the files that the block has lines of, each with where those begin, and up to where the span is filled.
         """
         start = block = self._begins[number]
+        at_once = LINES_AT_ONCE if all(file.is_plain for file in self.streams[number]) else QUOTED_AT_ONCE
         read: list[tuple[SourceFile, int]] = []
         for file in self.streams[number]:
             assert file.readable is not None
@@ -95,14 +103,14 @@ class HeldLines:
             with file.readable.open("rb") as stream:
                 last -= len(stream.readline()) if file.dialect.has_header else 0
                 while start < last:
-                    count = stream.readinto(self._bytes[start : min(block + LINES_AT_ONCE, last)].data)
+                    count = stream.readinto(self._bytes[start : min(block + at_once, last)].data)
                     if not count:
                         raise OSError(f"{file.readable} has shrunk")
                     start += count
                     if start == last and self._bytes[last - 1] != ord("\n"):
                         self._bytes[last] = ord("\n")
                         start += 1
-                    if start >= block + LINES_AT_ONCE:
+                    if start >= block + at_once:
                         yield read, start
                         block, read = start, [(file, start)]
             if start == first:

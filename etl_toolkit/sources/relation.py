@@ -36,21 +36,68 @@ def text_relation(files: Sequence[SourceFile], names: Sequence[str]) -> tuple[st
     """
     file = files[0]
     if file.format == "csv" and file.is_plain:
-        delimiter = literal(file.dialect.delimiter)
-        spelled = [f"nullif(split_part(line, {delimiter}, {at + 1}), '')" for at in range(len(file.columns))]
-        # The same, three times as fast. Every record has a delimiter, for a plain file has several columns.
-        spelled[0] = f"nullif(substr(line, 1, strpos(line, {delimiter}) - 1), '')"
-        relation = line_relation(files)
-    elif file.format == "csv":
+        return line_relation(files), line_texts(file, names)
+    if file.format == "csv":
         relation, spelled = csv_relation(files), names_of(file)
     else:
         targets = file.target_types or ("",) * len(file.columns)
         _refuse_hidden_bytes(file, names, targets)
         relation, typed = typed_relation(files), zip(names_of(file), file.relation_types, targets, strict=True)
         spelled = [typed_text(*each, file.offsets) for each in typed]
+    return relation, _texts_of(file, spelled, names)
+
+
+def _texts_of(file: SourceFile, spelled: Sequence[str], names: Sequence[str]) -> list[str]:
     constants = {name: f"{literal(text)}::VARCHAR" for name, text in file.path_values if text is not None}
     texts = constants | dict(zip(file.columns, spelled, strict=True))
-    return relation, [texts.get(name, "NULL::VARCHAR") for name in names]
+    return [texts.get(name, "NULL::VARCHAR") for name in names]
+
+
+def line_texts(file: SourceFile, names: Sequence[str]) -> list[str]:
+    """The same expressions out of a `line` that is the record of a file, with no quotes but where they are needed."""
+    delimiter = literal(file.dialect.delimiter)
+    # The first as all others, three times as fast. Every record has a delimiter, for such a file has several columns.
+    first = f"nullif(substr(line, 1, strpos(line, {delimiter}) - 1), '')"
+    if file.is_plain:
+        behind = [f"nullif(split_part(line, {delimiter}, {at + 1}), '')" for at in range(1, len(file.columns))]
+    else:
+        first = f"CASE WHEN starts_with(line, '\"') THEN {_unquoted(file, 0)} ELSE {first} END"
+        behind = [_unquoted_or_bare(file, at) for at in range(1, min(ONE_PASS_COLUMNS, len(file.columns)))]
+        behind += ["NULL::VARCHAR"] * (len(file.columns) - 1 - len(behind))  # see `is_in_reach`
+    return _texts_of(file, [first, *behind], names)
+
+
+def is_in_reach(file: SourceFile, name: str) -> bool:
+    """Whether the text of a column can be had out of a `line`."""
+    return file.is_plain or name not in file.columns[ONE_PASS_COLUMNS:]
+
+
+def _unquoted_or_bare(file: SourceFile, at: int) -> str:
+    bare = f'[^"{_in_pattern(file.dialect.delimiter)}]+'
+    is_quoted = f"""regexp_matches(line, {literal(f'^{_before(file, at)}"')})"""
+    return f"coalesce(nullif({_extract(file, at, bare)}, ''), CASE WHEN {is_quoted} THEN {_unquoted(file, at)} END)"
+
+
+def _unquoted(file: SourceFile, at: int) -> str:
+    quoted = f"""regexp_extract(line, {literal(f'^{_before(file, at)}"([^"]*(?:""[^"]*)*)"')}, 1)"""
+    return f"""replace({quoted}, '""', '"')"""
+
+
+def _extract(file: SourceFile, at: int, pattern: str) -> str:
+    """What is of a pattern in a field, empty where the whole field is not."""
+    end = f"(?:{_in_pattern(file.dialect.delimiter)}|$)"
+    return f"regexp_extract(line, {literal(f'^{_before(file, at)}({pattern}){end}')}, 1)"
+
+
+def _before(file: SourceFile, at: int) -> str:
+    """A pattern of all that stands before a field. Each has one way to match, so RE2 needs one pass."""
+    delimiter = _in_pattern(file.dialect.delimiter)
+    field = f"[^{delimiter}]*" if file.is_plain else f'[^"{delimiter}]*(?:"[^"]*")*'
+    return f"(?:{field}{delimiter}){{{at}}}" if at else ""
+
+
+def _in_pattern(delimiter: str) -> str:
+    return f"\\x{ord(delimiter):02x}"
 
 
 def _refuse_hidden_bytes(file: SourceFile, names: Sequence[str], targets: Sequence[str]) -> None:
@@ -63,12 +110,10 @@ def _refuse_hidden_bytes(file: SourceFile, names: Sequence[str], targets: Sequen
 
 
 def extract_expression(file: SourceFile, name: str, grammar: str) -> str | None:
-    """The text of a plain file's column out of its `line`, empty where it is not of the grammar; None for other files."""
-    if not file.is_plain or name not in file.columns[:ONE_PASS_COLUMNS]:
+    """The text of a column out of a `line`, empty where it is not of the grammar; None where that is far behind in it."""
+    if name not in file.columns[:ONE_PASS_COLUMNS]:
         return None
-    delimiter = f"\\x{ord(file.dialect.delimiter):02x}"
-    before = f"(?:[^{delimiter}]*{delimiter}){{{file.columns.index(name)}}}"
-    return f"regexp_extract(line, {literal(f'^{before}({grammar})(?:{delimiter}|$)')}, 1)"
+    return _extract(file, file.columns.index(name), grammar)
 
 
 def names_of(file: SourceFile) -> list[str]:
@@ -163,13 +208,13 @@ def resource_failure(error: BaseException, where: str) -> SourceError | None:
 
 
 def is_record(file: SourceFile, layout: Layout) -> bool:
-    """Whether each line of a file is the CSV record that COPY reads."""
-    return file.is_plain and layout.columns == file.columns and layout.delimiter == file.dialect.delimiter
+    """Whether each record of a file, as it is, is the one that COPY reads."""
+    return file.is_copyable and layout.columns == file.columns and layout.delimiter == file.dialect.delimiter
 
 
 def record_expression(file: SourceFile, texts: Sequence[str], layout: Layout) -> str:
-    """The CSV record that COPY reads for the columns: the line itself where that is already it."""
-    if is_record(file, layout):
+    """The CSV record that COPY reads for the columns: a plain file's line where that is already it."""
+    if file.is_plain and is_record(file, layout):
         return "line"
     delimiter = layout.delimiter
     special = f'[{re.escape(delimiter)}"\\r\\n]'

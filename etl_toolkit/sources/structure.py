@@ -170,16 +170,15 @@ def _clean_quoted(buffer: bytes, shape: Shape, *, at_end: bool) -> Clean | None:
     """Any buffer: with quotes, other line ends, blank lines."""
     size = len(buffer) - (1 if not at_end and buffer.endswith(b"\r") else 0)  # is it half of a CR LF?
     original = np.frombuffer(buffer, dtype=np.uint8)[:size]
+    ends = (original == _LF) | (original == _CR)
     inside = None
     if shape.quote and shape.quote in buffer:
         quotes = original == ord(shape.quote)
-        inside = _inside(quotes)
+        inside = inside_quotes(quotes)
         if at_end and inside[-1:].any():
             return None
-        if not _quotes_match(original, np.flatnonzero(quotes), shape):
+        if not _quotes_match(quotes, inside, ends | quotes | (original == ord(shape.delimiter))):
             return None
-    ends = (original == _LF) | (original == _CR)
-    if inside is not None:
         ends &= ~inside
     cut = size if at_end else _last(ends) + 1
     if not cut:
@@ -196,7 +195,7 @@ def _clean_quoted(buffer: bytes, shape: Shape, *, at_end: bool) -> Clean | None:
     return Clean(cut, matched[0], array.tobytes(), is_verbatim and has_no_blanks, matched[1])
 
 
-def _inside(quotes: Any) -> Any:
+def inside_quotes(quotes: Any) -> Any:
     """Where the number of quotes so far is odd: a running parity, 64 bytes at a time (Langdale and Lemire, 2019)."""
     words = np.zeros(-(-len(quotes) // 64), dtype="<u8")
     packed = np.packbits(quotes, bitorder="little")
@@ -212,19 +211,11 @@ def _last(mask: Any) -> int:
     return int(len(mask) - 1 - mask[::-1].argmax()) if mask.any() else -1
 
 
-def _quotes_match(array: Any, quotes: Any, shape: Shape) -> bool:
-    """Whether every quote opens a field, closes one, or is half of a doubled one. Those at even places open."""
-    openers, closers = quotes[::2], quotes[1::2]
-    edges = np.zeros(256, dtype=np.bool_)
-    edges[[_LF, _CR, ord(shape.delimiter)]] = True
-    opens = (openers == 0) | edges[array[openers - 1]]
-    opens[1:] |= openers[1:] - 1 == closers[: len(openers) - 1]
-    if not opens.all():
-        return False
-    following = array[np.minimum(closers + 1, len(array) - 1)]
-    closes = (closers == len(array) - 1) | edges[following]
-    closes[: len(openers) - 1] |= closers[: len(openers) - 1] + 1 == openers[1:]
-    return bool(closes.all())
+def _quotes_match(quotes: Any, inside: Any, edges: Any) -> bool:
+    """Whether every quote opens a field, closes one, or is half of a doubled one; `edges` are where fields end, and quotes."""
+    opens = quotes & inside
+    closes = quotes ^ opens
+    return not ((opens[1:] > edges[:-1]).any() or (closes[:-1] > edges[1:]).any())
 
 
 def _with_line_feeds(array: Any, ends: Any, inside: Any) -> tuple[Any, Any, bool]:

@@ -115,7 +115,7 @@ def load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None
         chosen = Chosen(f"SELECT * FROM {own} ORDER BY {run.scan.key_sql}", own)
         return copy_absent(run, cursor, batch, chosen, {file.position: file.rows for file in files})
     file = run.file(batch.files[0])
-    if len(batch.files) > 1 or not is_record(file, layout_of(file, run.target)):
+    if len(batch.files) > 1 or not file.is_plain or not is_record(file, layout_of(file, run.target)):
         return None
     return copy_unseen(run, cursor, batch, file)
 

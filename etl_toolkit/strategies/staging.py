@@ -24,7 +24,7 @@ def stage(
     """COPY one file into the staging table, its rejected records left out; yield the rows staged, after each chunk."""
     statement = copy_into(destination or staging_table(), layout)
     rejected = ordinals(file, run.refused.get(file.position, ()))
-    if is_record(file, layout) and not rejected:
+    if file.is_plain and is_record(file, layout) and not rejected:
         with open_body(file) as body:
             yield from _copy_chunks(run, cursor, statement, body, chunk_records)
         return
