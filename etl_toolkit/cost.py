@@ -1,4 +1,4 @@
-"""What each strategy would take: a linear model per row and phase, whose coefficients the sweep can refit."""
+"""How long each strategy would take: a linear model per row and phase, whose coefficients a sweep can refit."""
 
 from __future__ import annotations
 

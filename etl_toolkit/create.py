@@ -1,4 +1,4 @@
-"""`--create-table`: the table that can take all the files, with types no narrower than their values.
+"""`--create-table`: a table that can hold all the files, with types no narrower than their values.
 
 Conservative: a type is given only where every value of every file is spelled as that type alone would be spelled. `007`
 stays text, since as a number it would lose its zeros; integers become bigint, decimals numeric. DuckDB looks at every
@@ -101,7 +101,7 @@ def create_missing(connection: Any, spec: LoadSpec, files: Sequence[SourceFile],
             cursor.execute(statement)
             return str(statement.as_string(connection))
     except (psycopg2.errors.DuplicateTable, psycopg2.errors.UniqueViolation):
-        connection.rollback()  # somebody who does not take our lock was quicker: it is there, which is all we want
+        connection.rollback()  # a session that does not take our lock was faster: the table exists, which is all we need
         return None
     except psycopg2.errors.InvalidSchemaName:
         schema = spec.table.rpartition(".")[0]

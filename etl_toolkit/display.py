@@ -1,6 +1,6 @@
-"""How overlaps, plans and results show themselves: the same tables as text for a terminal, as HTML for Jupyter.
+"""How overlaps, plans and results are displayed: the same tables as text for a terminal and as HTML for Jupyter.
 
-What is shown is put together once; `tables` renders it.
+The content is put together once; `tables` renders it.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def _outcome_table(plan: Plan) -> Table:
 
 
 def result_blocks(result: LoadResult) -> list[Block]:
-    """What became of every row, per file and in sum, and where the time went."""
+    """What happened to every row, per file and in total, and where the time went."""
     verdict = "every row is accounted for" if result else _failure(result)
     title = (
         f"{result.table}: {result.counts.read:,} rows read, {result.counts.written:,} written in "
@@ -215,7 +215,7 @@ def result_blocks(result: LoadResult) -> list[Block]:
 
 
 def result_warnings(result: LoadResult) -> list[str]:
-    """What somebody has to see to, even if they have asked for nothing else."""
+    """What needs attention, shown even if nothing else is."""
     found = [] if result else [f"{result.table}: {_failure(result)}"]
     if result.counts.rejected:
         found.append(f"rejected rows: {result.counts.rejected:,}; see them with: etl-toolkit rejects {result.run_id}")

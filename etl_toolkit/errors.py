@@ -1,21 +1,21 @@
 """Every error this package raises, in one tree, and the one place where driver errors are mapped into it.
 
     EtlError
-    ├── UsageError              the caller asked for something that cannot be (exit code 2)
+    ├── UsageError              the caller asked for something impossible (exit code 2)
     │   ├── ConfigError         a configuration value that does not validate
     │   └── UnsafeStrategyError a strategy that would not give the sequential result here
     ├── SourceError             a file that cannot be read, with its place
     │   ├── UnknownFileError    … that is not there, UnknownColumnError: it lacks a column (both are a UsageError as well)
-    ├── TargetError             a table that cannot be loaded into as it stands
+    ├── TargetError             a table that cannot be loaded into as it is
     │   └── UnknownTableError   … that is not there, or lacks a column that is named (a UsageError as well)
     ├── ServerError             the embedded server cannot be started or reached
-    ├── PoolerError             a transaction pooler is in between; nothing was written
+    ├── PoolerError             a transaction pooler is between client and server; nothing was written
     ├── RejectLimitError        more rejected rows than allowed; nothing of the file was written
-    ├── ConflictTripwireError   two workers met on a key that was proven disjoint: a wrong verdict
+    ├── ConflictTripwireError   two workers met on a key that the plan had proven disjoint
     ├── AccountingError         the counts do not add up: the run is failed
     ├── LedgerError             the ledger refuses: another run holds the table, a newer run, a changed file
-    ├── StoppedError            somebody stopped the load; says what was committed before
-    └── DatabaseError           PostgreSQL said no; carries the SQLSTATE
+    ├── StoppedError            the load was stopped; has what was committed before
+    └── DatabaseError           PostgreSQL refused a statement; has the SQLSTATE
         └── TransientDatabaseError  worth another attempt (deadlock, serialization, lost connection, …)
 
 A message says what, where, and what to do. Row data never appears in a message: it belongs in the rejects table.
@@ -32,14 +32,14 @@ import psycopg2
 
 
 class EtlError(Exception):
-    """Something the user can act upon. In a notebook it shows as its message, without a traceback."""
+    """Something the user can act on. In a notebook, it is shown as its message, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {in_python_words(str(self))}"]
 
 
 class UsageError(EtlError):
-    """The caller asked for something that cannot be."""
+    """The caller asked for something impossible."""
 
 
 class ConfigError(UsageError):
@@ -63,7 +63,7 @@ class UnknownColumnError(SourceError, UsageError):
 
 
 class TargetError(EtlError):
-    """A table that cannot be loaded into as it stands."""
+    """A table that cannot be loaded into as it is."""
 
 
 class UnknownTableError(TargetError, UsageError):
@@ -116,7 +116,7 @@ class DatabaseError(EtlError):
 
 
 class TransientDatabaseError(DatabaseError):
-    """A refusal that another attempt may get past."""
+    """A failure that may not occur in another attempt."""
 
 
 # How Python spells an option of the command line.
@@ -139,7 +139,7 @@ def in_python_words(message: str) -> str:
     return _OPTION.sub(spelled, message.replace("`etl-toolkit runs`", "`etl_toolkit.runs()`"))
 
 
-# Classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html that another attempt can get past.
+# Classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html that may not occur in another attempt.
 TRANSIENT_SQLSTATES = frozenset({"40P01", "40001", "55P03", "53300", "57P01", "57P02", "57P03"})
 
 _SILENCE = (
@@ -191,7 +191,7 @@ def driver_failure(error: psycopg2.Error) -> DriverFailure:
 
 
 def is_transient(error: psycopg2.Error) -> bool:
-    """Tell whether another attempt may succeed: by SQLSTATE; a lost connection has none."""
+    """Whether another attempt may succeed: by SQLSTATE; a lost connection has none."""
     code = error.pgcode
     if code is None:
         return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
@@ -199,7 +199,7 @@ def is_transient(error: psycopg2.Error) -> bool:
 
 
 def is_lost_connection(error: DatabaseError) -> bool:
-    """Tell whether the server was away, rather than that it refused something."""
+    """Whether the server was away, as opposed to refusing something."""
     code = error.sqlstate
     return isinstance(error, TransientDatabaseError) and (code is None or code.startswith(("08", "57P")))
 

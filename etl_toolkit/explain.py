@@ -1,4 +1,4 @@
-"""Why a row holds what it holds: the files of past runs that carried its key, which of their rows won, and by which rule."""
+"""Where a row comes from: the files of past runs that contained its key, which of their rows won, and by which rule."""
 
 from __future__ import annotations
 

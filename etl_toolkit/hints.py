@@ -1,4 +1,4 @@
-"""What somebody may have meant: the nearest of the names that there are."""
+"""What the user may have meant: the nearest of the existing names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _VALUE = re.compile(r"[-+]?\d+([.,]\d+)*|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}.*|\S+@\
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean order_id?)`, or nothing where no name is near. Case, `_` and `-` count for little."""
+    """Return ` (did you mean order_id?)`, or nothing if no name is similar. Case, `_` and `-` count for little."""
     plain = {_plain(item): item for item in reversed(list(known))}
     close = get_close_matches(_plain(name), plain, 1, cutoff=0.6)
     return f" (did you mean {plain[close[0]]}?)" if close else ""

@@ -1,4 +1,4 @@
-"""After the load, from Python: past runs, rejected rows, why a row holds what it holds, the production checklist."""
+"""After the load, from Python: past runs, rejected rows, where a row comes from, the production checklist."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rejects(run_id: str, dsn: Any = None) -> list[RejectedRow]:
 
 
 def explain_row(table: str, key: Mapping[str, Any], dsn: Any = None) -> Explanation:
-    """Say why a row holds what it holds: which file and row won, by which rule, and what it beat.
+    """Explain where a row comes from: which file and row won, by which rule, and against which others.
 
     `key` maps the columns of the key to their values, `{"id": 42}`. Raises TargetError, UsageError.
     """
@@ -44,7 +44,7 @@ def check_production(
     dsn: Any = None, table: str | None = None, key: str | Sequence[str] = (), *,
     config: ParallelConfig | None = None, max_rejects: int = 0, proves_backup: bool = True,
 ) -> DoctorReport:  # fmt: skip
-    """Go through the production checklist, as `etl-toolkit doctor` does; server and table stay as they are."""
+    """Run the production checklist, as `etl-toolkit doctor` does; the server and the table are left unchanged."""
     columns = [key] if isinstance(key, str) else list(key)
     return run_checks(
         connection_string(dsn), table, columns, config or ParallelConfig(),

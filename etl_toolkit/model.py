@@ -1,4 +1,4 @@
-"""What the rooms hand to each other: frozen dataclasses, no behaviour beyond arithmetic over their own fields."""
+"""What the rooms pass to each other: frozen dataclasses, with no behaviour beyond arithmetic on their own fields."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ConflictAction(StrEnum):
     NEWER = "newer"
 
 
-# The same choices as a caller spells them.
+# The same choices as callers write them.
 StrategyName = Literal["auto", "full_parallel", "hybrid", "deterministic", "streaming", "partitioned"]
 OnConflict = Literal["update", "ignore", "newer"]
 ExtraColumns = Literal["error", "ignore"]
@@ -46,8 +46,8 @@ class ReadOptions:
     `headers` names the columns of headerless CSV files; `skip` is the number of lines before the header, or before the data
     where `headers` are given. `format` overrides what the name of a file says. `extra_columns` says what happens to a file
     column that the table does not have: `error` (default) or `ignore`. `date_style` (`DMY`, `ISO, DMY`, …) and `timezone`
-    are PostgreSQL's settings under which texts become dates and times; None means as the server, the database or the role
-    says.
+    are PostgreSQL's settings under which texts become dates and times; None means the setting of the server, the database
+    or the role.
     """
 
     delimiter: str | None = None
@@ -84,7 +84,7 @@ class SourceFile:
     to COPY as they are. `is_copyable` says that its records, line breaks in quotes and all, are what COPY reads.
     `is_bare` says that it is plain and has no backslash either, so that its lines mean the same in COPY's text format.
     `frame` holds the Arrow table of an in-memory source until DuckDB has it; its `path` is None. `readable` is the path to
-    read: the file itself, or the mended / transcoded copy in the working directory, which is UTF-8 with LF line ends
+    read: the file itself, or the corrected / transcoded copy in the working directory, which is UTF-8 with LF line ends
     whatever the `encoding` of its `dialect`. `malformed` records are not in it; it has `records` of them, the longest of
     `longest_record_bytes`. `target_types` are the server's types of `columns`, once matched. `header` is the line under
     which its records can be loaded as a CSV file. `path_values` are columns that its path carries (`dt=2024-01-01/…`), with
@@ -337,7 +337,7 @@ class FileKeys:
 
 @dataclass(frozen=True)
 class Intersection:
-    """The number of keys that stand in exactly these files (positions) and no other."""
+    """The number of keys that appear in exactly these files (positions) and no others."""
 
     files: tuple[int, ...]
     keys: int
@@ -386,7 +386,7 @@ class KeyOverlap:
 
     @property
     def overlap_ratio(self) -> float:
-        """Share of the distinct keys that stand in more than one file, 0 to 1."""
+        """Share of the distinct keys that appear in more than one file, 0 to 1."""
         return self.shared_keys / self.distinct_keys if self.distinct_keys else 0.0
 
     @property
@@ -450,9 +450,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class LoadedBefore:
-    """A file whose content the table took at `loaded_at`, before something newer, which loading it again turns back.
+    """A file whose content was loaded into the table at `loaded_at`, before newer content, which loading it again reverts.
 
-    `newer_runs` have written `newer_rows` rows of other content since: at most that many are turned back. `turned_back`
+    `newer_runs` have written `newer_rows` rows of other content since: at most that many are reverted. `turned_back`
     is known after the load, None before: the rows of the file that changed a row of the table, at most `newer_rows`.
     """
 
@@ -512,7 +512,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of rows; `read` must equal the sum of the others."""
+    """What happened to the rows; `read` must equal the sum of the others."""
 
     read: int = 0
     inserted: int = 0
@@ -559,7 +559,7 @@ class RejectedRow:
     r"""A row that could not be loaded.
 
     `record` counts the data records of the file from 0, `line` its lines from 1 (None where the file has no lines);
-    `raw` is the record as it stands in the file, with bytes that are not UTF-8 spelled `\xe9`.
+    `raw` is the record as it appears in the file, with bytes that are not UTF-8 spelled `\xe9`.
     """
 
     file: str
@@ -649,7 +649,7 @@ class LoadResult:
 
 @dataclass(frozen=True)
 class LoadSpec:
-    """What is asked for: everything that decides the outcome of a load besides the files and the table."""
+    """What was requested: everything that decides the outcome of a load besides the files and the table."""
 
     table: str
     key: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""From what is known of files and table to a strategy with its reasons, lanes and batches. Pure: no I/O."""
+"""Chooses a strategy, with reasons, lanes and batches, from what is known about the files and the table. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ORDERED_TYPES = ("int2", "int4", "int8", "date", "timestamp", "timestamptz")
 
 @dataclass(frozen=True)
 class Question:
-    """All that a plan is made from. `overlap` is None where conflict detection is off or cannot be had."""
+    """Everything that a plan is made from. `overlap` is None if conflict detection is off or not possible."""
 
     spec: LoadSpec
     target: TargetTable
@@ -303,7 +303,7 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
 
 
 def _sharing(overlap: KeyOverlap) -> str:
-    """Which files share the most keys; where pairs were too many to be counted, how many keys are shared."""
+    """Which files share the most keys; if there are too many pairs to count, how many keys are shared."""
     if not overlap.pairs:
         return f"{overlap.shared_keys:,} keys appear in more than one file"
     (left, right), keys = max(overlap.pairs.items(), key=lambda item: item[1])

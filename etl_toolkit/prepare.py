@@ -1,4 +1,4 @@
-"""The steps before the first write: sources, target, scan, overlap, plan. What they find is a `Ready`."""
+"""The steps before the first write: sources, target, scan, overlap, plan. Their result is a `Ready`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ STANDBY = (
 
 @dataclass(frozen=True)
 class Ready:
-    """A load that is prepared: everything is known, nothing is written."""
+    """A prepared load: everything is known, and nothing has been written."""
 
     sources: Sources
     files: tuple[SourceFile, ...]
@@ -120,7 +120,7 @@ def prepared(
 ) -> Iterator[Ready]:
     """Read files and table, find the overlap, make the plan. `lanes` are those of a run that is resumed.
 
-    A table that is missing is created where that is asked for; a trial takes it back again.
+    A missing table is created if requested; a trial rolls that back.
     """
     config, cores = sessions.config, available_cores()
     with (

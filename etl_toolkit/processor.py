@@ -63,11 +63,11 @@ T = TypeVar("T")
 
 
 def _silent(event: Event) -> None:
-    """Progress that nobody asked for."""
+    """Discard an event: nobody is listening."""
 
 
 class ConflictAwareProcessor:
-    """Loads many files into one table at once, and leaves what loading them one after the other would have left.
+    """Loads many files into one table in parallel, with the result of loading them one after the other.
 
     `dsn` is a libpq URL or keyword string, a SQLAlchemy Engine, or None for the embedded server. `concurrency` overrides
     the configuration's. `on_event` is called, from several threads, with every `Event` of a load.
@@ -101,7 +101,7 @@ class ConflictAwareProcessor:
         format: FileFormat | None = None, skip: int = 0,
         progress: bool | None = None,
     ) -> LoadResult:  # fmt: skip
-        """Load `files` into `table` and return the LoadResult; cancelling the task stops the load, wherever it is.
+        """Load `files` into `table` and return the LoadResult; cancelling the task stops the load in any phase.
 
         The options are those of `ingest`; `pk_columns` is another name for `key`. Raises EtlError.
 
@@ -124,7 +124,7 @@ class ConflictAwareProcessor:
             await _in_steps(work)
         except asyncio.CancelledError as cancelled:
             stop.set("the task was cancelled")
-            await _in_steps(work)  # cancelled once more, it leaves at once: nothing is committed any more
+            await _in_steps(work)  # if cancelled again, it returns at once: nothing more is committed
             cancelled.add_note(str(work.exception() or "the load was complete by then"))
             raise
         return work.result()
@@ -191,7 +191,7 @@ class ConflictAwareProcessor:
     def load(self, files: Any, spec: LoadSpec, stop: Stop | None = None) -> LoadResult:
         """Load `files` as `spec` says.
 
-        Setting `stop` from another thread ends the load within seconds: StoppedError says what was committed before, if
+        Setting `stop` from another thread ends the load within seconds: StoppedError reports what was committed before, if
         anything was, and nothing is committed afterwards. Ctrl-C does the same, and KeyboardInterrupt arrives.
         """
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -205,9 +205,9 @@ class ConflictAwareProcessor:
         )  # fmt: skip
 
     def resume(self, run_id: str, *, force: bool = False, stop: Stop | None = None) -> LoadResult:
-        """Go on with an unfinished run: batches it committed are kept, the others loaded. Raises LedgerError if unsafe.
+        """Continue an unfinished run: batches it committed are kept, and the others are loaded. Raises LedgerError if unsafe.
 
-        Files must be as they were, and are looked for where they were; workers may differ. `stop` is as in `load`.
+        Files must be unchanged and in the same place; the number of workers may differ. `stop` is as in `load`.
         """
 
         def work(sessions: Sessions) -> LoadResult:
@@ -247,7 +247,7 @@ class ConflictAwareProcessor:
         try:
             return self._load_in_steps(files, spec, sessions, resumed)
         except Exception as error:
-            # A query or statement that is cancelled fails in many ways: what it failed with is not the reason.
+            # A cancelled query or statement fails in many ways: its own error is not the reason.
             if not sessions.stop.is_set() or (isinstance(error, StoppedError) and error.run_id):
                 raise
             done = "; ".join(sessions.notes) or "nothing was written"
@@ -291,12 +291,12 @@ class ConflictAwareProcessor:
             )  # fmt: skip
 
     def undo(self, run_id: str, *, force: bool = False, dry_run: bool = False) -> Undone:
-        """Take back everything a run wrote, or raise LedgerError and change nothing; `loading.undo` says when."""
+        """Undo everything a run wrote, or raise LedgerError and change nothing; `loading.undo` describes when."""
         take_back = partial(undo, run_id=run_id, force=force, dry_run=dry_run)
         return self._stoppable(take_back, run_id, Stop())
 
     def _note_retry(self, run_id: str, role: str, attempt: int, error: BaseException) -> None:
-        if attempt & (attempt - 1) == 0:  # 1, 2, 4, 8: a server that is away is asked for a minute
+        if attempt & (attempt - 1) == 0:  # 1, 2, 4, 8: a server that is away is tried for a minute
             self._on_event(Event("retry", {"batch": role, "attempt": attempt, **reason_of(error)}, run_id))
 
     def _with(self, card: Card | None) -> ConflictAwareProcessor:
@@ -326,24 +326,24 @@ def ingest(
         table: `name` or `schema.name`.
         key: The column or columns of the unique index that decides which rows are the same.
         dsn: A libpq URL or keyword string, SQLAlchemy Engine; None is the embedded server.
-        strategy: How the files reach the table, which ends the same with each; None: as `config` says, or chosen for these files.
+        strategy: How the files reach the table, which ends up the same with each; None: from `config`, or chosen for these files.
         order_by: The row with the greatest value of this column wins, instead of the last one.
-        on_conflict: What happens to a row whose key the table has: "newer" needs `order_by`.
-        create_table: Create the table where it is missing, with the types that the files suggest.
+        on_conflict: What happens to a row whose key is already in the table; "newer" needs `order_by`.
+        create_table: Create the table if it does not exist, with types that fit the values of the files.
         max_rejects: Rows that may be rejected before the load fails.
         atomic: Let readers see all rows or none.
         force: Use the named strategy even if it is not safe here.
-        undoable: Keep what is overwritten, for `undo`.
+        undoable: Keep overwritten rows, for `undo`.
         headers: Column names of headerless CSV files.
-        delimiter: Between the fields of CSV files; None: found out.
+        delimiter: Delimiter of CSV files; None: detected.
         quote: Quote character of CSV files; None: `"`.
-        encoding: Of CSV files; None: UTF-8, or as a byte order mark says.
+        encoding: Encoding of CSV files; None: UTF-8, or according to a byte order mark.
         extra_columns: What happens to a file column that the table lacks.
-        date_style: PostgreSQL's DateStyle under which texts are read; None: as the server says.
-        timezone: PostgreSQL's TimeZone under which texts are read; None: as the server says.
-        format: What the files are, whatever their names say; "pgtext" is COPY's text format.
-        skip: Lines before the header of CSV files, or before the data where `headers` are given.
-        concurrency: Workers, each with a connection; None: as `config` says, or one per core.
+        date_style: The DateStyle under which values are read; None: the server's.
+        timezone: The TimeZone under which values are read; None: the server's.
+        format: The format of the files, whatever their names; "pgtext" is COPY's text format.
+        skip: Number of lines before the header of CSV files, or before the data if `headers` is given.
+        concurrency: Number of workers, each with a connection; None: from `config`, or one per core, at most 8.
         config: Further settings of the load.
         on_event: Called, from several threads, with every Event of the load (see `etl_toolkit.observe`).
         progress: Show a live card in a notebook; None: in a notebook, False: never.
@@ -401,7 +401,7 @@ def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
 
 
 def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> dict[int, Counts]:
-    """Run the strategy, hold the counts against each other, and close the run in the ledger."""
+    """Run the strategy, check the counts, and close the run in the ledger."""
     try:
         check_reject_limit(run)
         counts = add_up([{file.position: Counts() for file in run.files}, STRATEGIES[run.plan.strategy](run)])
@@ -422,7 +422,7 @@ def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> dict[int, Coun
 
 
 def _stopped(coordinator: Coordinator, run: Run) -> StoppedError:
-    """What to tell of a load that was stopped: what of it was committed before."""
+    """The error of a load that was stopped, with what was committed before."""
     try:
         with run.sessions.sparing(coordinator.connection):
             read = partial(ledger.committed, run_id=run.run_id)
@@ -469,7 +469,7 @@ def _turned_back(run: Run, counts: Mapping[int, Counts]) -> tuple[LoadedBefore, 
 
 
 def _observed(watch: Watch) -> dict[str, float]:
-    """What the doctor will want to know of this run."""
+    """What the doctor checks about this run."""
     return {} if watch.memory_peak_ratio is None else {"memory_peak_ratio": round(watch.memory_peak_ratio, 3)}
 
 

@@ -1,4 +1,4 @@
-"""The rejected rows of a run, from the ledger: listed for people, or exported to be mended and loaded again."""
+"""The rejected rows of a run, from the ledger: listed for people, or exported to be fixed and loaded again."""
 
 from __future__ import annotations
 

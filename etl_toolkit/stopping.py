@@ -1,7 +1,7 @@
 """How a load is stopped: one token that is checked wherever the load works or waits, and before each COMMIT.
 
-A load runs in a thread of its own, and whoever started it waits in short steps. So a signal, a cancelled task, a button
-and a time limit all arrive at once, whatever the load is busy with, and all do the same: they set the token.
+A load runs in its own thread, and the caller waits in short steps. So a signal, a cancelled task, a button
+and a time limit take effect at once, whatever the load is doing, and all do the same: they set the token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Did the table end as the sequential load leaves it? Told by a hash over every row's text, computed in the server."""
+"""Did the table end as the sequential load leaves it? Decided by a hash over every row's text, computed on the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one would write by hand: plain psycopg2, and each the shortest form that a careful person would accept.
+"""What people write by hand: plain psycopg2, each in the shortest form that a careful engineer would accept.
 
 `sequential` is right by construction, so it is the oracle of every answer as well. `naive_parallel` is the tempting
 one: the same statements, all files at once, and the last COMMIT wins instead of the last file.

@@ -19,7 +19,7 @@ from etl_toolkit.model import FileKeys, KeyOverlap, Strategy
 
 COEFFICIENTS = tuple(item.name for item in fields(CostModel))
 FEWEST_RUNS = 2 * len(COEFFICIENTS)
-# Coefficients that always come together cannot be told apart by times; this keeps them near what they were.
+# Coefficients that always occur together cannot be separated by times; this keeps them near their old values.
 PULL_TO_DEFAULT = 0.05
 
 

@@ -81,7 +81,7 @@ class Workload:
 
     @property
     def shared(self) -> int:
-        """Distinct keys that stand in more than one file."""
+        """Distinct keys that appear in more than one file."""
         if self.files == 1:
             return 0
         between = max(0, 2 * self.step - self.distinct)  # keys of a middle file that neither neighbour has

@@ -56,7 +56,7 @@ def prepare(config: SweepConfig, scratch: Path, dsn: str) -> Prepared:
 
 
 def _own(config: SweepConfig, scratch: Path, dsn: str) -> Prepared:
-    """Describe the user's files: the overlap is the share of the distinct keys that stand in more than one file."""
+    """Describe the user's files: the overlap is the share of the distinct keys that appear in more than one file."""
     if config.own_table is not None:
         with closing(psycopg2.connect(dsn)) as connection:
             create, key = table_definition.of_table(connection, config.own_table, TABLE)

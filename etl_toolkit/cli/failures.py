@@ -15,7 +15,7 @@ MISTAKES = frozenset({"28P01", "28000", "3D000", "42501", "3F000", "42P01", "427
 
 
 def exit_code(error: EtlError) -> int:
-    """2 for what the user has to put right, 130 and 143 for a load that was stopped, else 1."""
+    """2 for what the user has to fix, 130 and 143 for a load that was stopped, else 1."""
     if isinstance(error, StoppedError):
         return INTERRUPTED if error.reason == CTRL_C else TERMINATED
     if isinstance(error, UsageError) or (isinstance(error, DatabaseError) and error.sqlstate in MISTAKES):
@@ -24,7 +24,7 @@ def exit_code(error: EtlError) -> int:
 
 
 def complain(message: str, code: int, error: EtlError | None = None) -> int:
-    """Say what is wrong, as the command line wants to hear it; return the exit code."""
+    """Print what is wrong, in terms of the command line; return the exit code."""
     print(f"etl-toolkit: {message}", file=sys.stderr)
     if is_json_wanted():
         what, _, hint = message.partition("; ")

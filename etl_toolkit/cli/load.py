@@ -110,7 +110,7 @@ def ingest(
 
 
 def report(result: Any, *, as_json: bool, quiet: bool = False) -> None:
-    """Print a LoadResult, of one that is `quiet` the warnings alone, and exit as it deserves."""
+    """Print a LoadResult (only its warnings if `quiet`), and exit with its code."""
     from etl_toolkit.display import result_warnings
 
     if as_json:
@@ -199,7 +199,7 @@ def show_plan(processor: Any, files: list[str], table: str, key: str, chosen: di
 
 @contextmanager
 def _sinks(progress: Any, log_json: Path | None, metrics: Path | None, *, spans: bool) -> Iterator[Any]:
-    """Everything that wants to hear of the events of a load, as one callback."""
+    """All listeners to the events of a load, as one callback."""
     from etl_toolkit.observe import JsonLog, PrometheusFile, Spans, fan_out
 
     with ExitStack() as stack:

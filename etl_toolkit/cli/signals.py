@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one stops the load in good order, a second one leaves at once."""
+"""Ctrl-C and SIGTERM: the first one stops the load cleanly, a second one exits at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etl_toolkit.stopping import CTRL_C, Stop
 
 
 class Terminated(BaseException):
-    """SIGTERM: stop like on Ctrl-C, with another exit code."""
+    """SIGTERM: stop as on Ctrl-C, with a different exit code."""
 
 
 def terminate(_signum: int, _frame: FrameType | None) -> NoReturn:

@@ -35,26 +35,26 @@ class ParallelConfig:
     concurrency: workers, each with one database connection; 0 means the cores of this machine, at most 8.
     strategy: the strategy of a load that does not name one.
     chunk_size: rows that `streaming` stages before it merges them into the table.
-    sub_batch_size: rows handed to COPY at a time, and the step in which a faulty file is searched for its bad rows.
+    sub_batch_size: rows sent at a time in the search for rows that the server refuses.
     conflict_detection: look for shared keys before loading. Off saves the key scan; `auto` then cannot prove files
         disjoint, so it loads them in order (`deterministic_processing`) or merges staged files by key partition.
     deterministic_processing: without conflict detection, load in file order, so that a reader midway sees a prefix of
         the sequential load. Off allows the staged partitions: the same outcome, shown all at the end.
     performance_monitoring: sample CPU and memory during the load and report them in the result.
     memory_alert_ratio: share of the memory limit (cgroup or machine) above which a load raises an alert.
-    memory_limit_bytes: what DuckDB and the files held beside it may take; beyond, it spills to `temp_directory`; 0: a quarter of
+    memory_limit_bytes: memory for DuckDB and the files held beside it; beyond that, it spills to `temp_directory`; 0: a quarter of
         the memory limit.
     temp_directory: where DuckDB spills and compressed input is unpacked; not set means the system's.
     time_limit_seconds: after how long a load is stopped, as if you had interrupted it (0: no limit).
-    sla_seconds: what a load may take; `doctor` holds the last run against it. 0: no promise.
+    sla_seconds: how long a load should take at most; `doctor` checks the last run. 0: not checked.
     retry_attempts: how often a batch is tried when a transient database error stops it; 1 means no second try.
     retry_budget_seconds: how long after the first failure no further try begins, and how long to wait for a server that went away.
     lock_wait_seconds: how long to wait for another run on the same table, which may have ended without its server having
         noticed (0: do not wait).
-    lock_timeout_seconds: how long a statement may wait for a lock of another session (0: for ever).
+    lock_timeout_seconds: how long a statement may wait for a lock of another session (0: forever).
     statement_timeout_seconds: how long one statement may run on the server (0: no limit).
-    idle_in_transaction_timeout_seconds: after how long the server ends a silent session of ours (0: never).
-    connect_timeout_seconds: how long opening a connection may take; libpq knows no less than 2.
+    idle_in_transaction_timeout_seconds: after how long the server ends an idle session in a transaction (0: never).
+    connect_timeout_seconds: how long opening a connection may take; libpq's minimum is 2.
     network_timeout_seconds: how long the network may be silent before a connection is given up, by the client and by the
         server; while rows are sent, `lock_timeout_seconds` longer (0: as the two systems are set).
     server_work_memory_bytes: `work_mem` of the sessions: what a sort or a hash join may hold, per worker.
@@ -90,7 +90,7 @@ class ParallelConfig:
             kinds, words = _KINDS[str(item.type)]
             if not isinstance(value, kinds) or (isinstance(value, bool) and item.type != "bool"):
                 raise ConfigError(f"{item.name} must be {words}, not {value!r}")
-            # `not >=` refuses NaN as well; infinity cannot be told to the server.
+            # `not >=` refuses NaN as well; infinity cannot be passed to the server.
             if isinstance(value, int | float) and not 0 <= value < float("inf"):
                 raise ConfigError(f"{item.name} must be 0 or more, not {value}")
         if self.strategy not in tuple(Strategy):
@@ -108,7 +108,7 @@ class ParallelConfig:
 
     @classmethod
     def development(cls) -> ParallelConfig:
-        """Two workers, small chunks, no conflict detection: for trying things out. Still never wrong."""
+        """Two workers, small chunks, no conflict detection: for experiments. The result is still right."""
         return cls(
             concurrency=2,
             chunk_size=10_000,

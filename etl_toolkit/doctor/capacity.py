@@ -17,7 +17,7 @@ SPARE_CONNECTIONS = 5
 LEAST_FREE_BYTES = 1 << 30
 LEAST_FREE_RATIO = 0.05
 
-# Of other users' sessions a plain role is not told the type; the server's own processes have no user. Sessions of the
+# A plain role cannot see the type of other users' sessions; the server's own processes have no user. Sessions of the
 # doctor that other checks have just closed may be seen for another moment.
 _IN_USE = """
 SELECT count(*), count(*) FILTER (WHERE usename = current_user),

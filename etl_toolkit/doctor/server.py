@@ -1,4 +1,4 @@
-"""Checks of the server: version, what survives a crash, collations, WAL, who stands in between, encryption."""
+"""Checks of the server: version, durability, collations, WAL, poolers, encryption."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _check_replication(patient: Patient) -> Iterator[Finding]:
 
 
 def check_pooler(patient: Patient) -> Iterator[Finding]:
-    """A pooler answers for the server at connect time; one in transaction mode does not let us in at all."""
+    """A pooler answers for the server at connect time; in transaction mode, connecting has already failed."""
     with patient.sessions.session("pooler") as connection:
         pooled = is_pooled(connection)
     if pooled:
@@ -119,7 +119,7 @@ def check_pooler(patient: Patient) -> Iterator[Finding]:
 
 
 def check_encryption(patient: Patient) -> Iterator[Finding]:
-    """Whether rows and password proofs can be read on the way."""
+    """Whether rows and password proofs can be read on the network."""
     info = patient.connection.info
     host = plain_text_host(patient.connection)
     if host is not None:

@@ -55,7 +55,7 @@ class _Watched:
 def copy_stream(cursor: Any, statement: Any, stream: Any, *, on_bytes: OnBytes) -> int:
     """COPY what `stream` reads; return the rows that the server took.
 
-    Raises what `stream` or `on_bytes` raised as it is: psycopg2 tells it as an error of the server.
+    Raises what `stream` or `on_bytes` raised, which psycopg2 would report as an error of the server.
     """
     watched = _Watched(stream, on_bytes)
     try:

@@ -1,4 +1,4 @@
-"""What the environment of this process says to libpq, kept from it: where a load runs must not change what it stores."""
+"""Hide from libpq what the environment of this process says: where a load runs must not change what it stores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# libpq sends what these say to the server, for any program of this user. What a DSN says is for this one.
+# libpq sends the values of these to the server, for any program of this user. The DSN is for this program only.
 CLIENTS_OWN = ("PGOPTIONS", "PGDATESTYLE", "PGTZ", "PGCLIENTENCODING", "PGGEQO")
 
 
@@ -41,8 +41,8 @@ _set_aside = _SetAside()
 def libpq_variables_hidden() -> Iterator[None]:
     """Keep the variables of `CLIENTS_OWN` from connections that are made inside.
 
-    There is no other way for PGDATESTYLE and PGTZ: they rank above the settings of role and database, and what those
-    were cannot be asked afterwards.
+    There is no other way for PGDATESTYLE and PGTZ: they override the settings of role and database, and what those
+    were cannot be queried afterwards.
     """
     with _set_aside.hidden():
         yield

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 POINTS = (
     "scanned",  # files read, plan made, nothing written
-    "begun",  # the run stands in the ledger
-    "compared",  # a part of the table is read out, to be held against the files
+    "begun",  # the run is recorded in the ledger
+    "compared",  # a part of the table is read out, to be compared with the files
     "claimed",  # a batch is claimed in its open transaction
     "copying",  # a block goes to COPY
     "copied",  # the rows of a file or a key range are staged, or in the table

@@ -29,7 +29,7 @@ NO_TEXT_DELIMITERS = frozenset("\\.abcdefghijklmnopqrstuvwxyz0123456789")
 class Merged:
     """What a merge did to the `rows` of one file that did not lose to another staged row.
 
-    Where files compete, `staged` rows of the file and its `distinct` keys tell whom the others lost to.
+    If files compete, the `staged` rows of the file and its `distinct` keys show which rows the others lost to.
     """
 
     rows: int = 0
@@ -135,7 +135,7 @@ def staging_table(name: str = STAGING) -> Identifier:
 class Upsert:
     """How staged rows meet the table.
 
-    `unique` says that no two staged rows have the same key, `sorted` that they stand in key order already;
+    `unique` says that no two staged rows have the same key, `sorted` that they are already in key order;
     `several_files` that rows of different files compete;
     `undoable` that the rows it overwrites are kept (see `undo`), for which the transaction has to be REPEATABLE READ;
     `rivals` whose rows it must not meet, where other lanes load at the same time.
@@ -175,7 +175,7 @@ class Upsert:
 
 
 def judged(upsert: Upsert, source: Composable) -> Composed:
-    """Compose the CTEs `latest` (staged rows that did not lose to another) and `judged` (what is to become of them).
+    """Compose the CTEs `latest` (staged rows that did not lose to another) and `judged` (what will happen to them).
 
     Unchanged rows are found by row image (`*<>`), which also tells `1.0` from `1.00` and works on json, and are left out
     before ON CONFLICT, whose own WHERE would lock each row first.
@@ -336,7 +336,7 @@ def arbiter_of(target: TargetTable) -> Composed:
 
 
 def overriding(upsert: Upsert) -> SQL:
-    """Values for a GENERATED ALWAYS identity column need to be insisted on."""
+    """Values for a GENERATED ALWAYS identity column must be overridden explicitly."""
     always = any(column.identity == "a" and column.name in upsert.layout.columns for column in upsert.target.columns)
     return SQL(" OVERRIDING SYSTEM VALUE") if always else SQL("")
 
@@ -372,7 +372,7 @@ def forecast(cursor: Any, upsert: Upsert) -> tuple[int, int, int]:
 
 
 def judge(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:
-    """Run `merge_statement`; return what became of the staged rows, by file position."""
+    """Run `merge_statement`; return what happened to the staged rows, by file position."""
     with printing(cursor) if upsert.undoable else nullcontext():  # it keeps rows as text
         cursor.execute(merge_statement(upsert, source))
         found = cursor.fetchall()

@@ -1,4 +1,4 @@
-"""Poolers: programs between client and server that share a few server sessions out among many clients."""
+"""Poolers: programs between client and server that share a few server sessions among many clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOKS = 4
 
 
 def is_pooled(connection: Any) -> bool:
-    """Whether something else answered at connect time: it announces a process that is not the one which serves us."""
+    """Whether something else answered at connect time: it announced a different process than the one that serves us."""
     return bool(connection.info.backend_pid != _process(connection))
 
 

@@ -144,7 +144,7 @@ class NearlySorted:
             if field.number:
                 delimiters = _places(data[:end], self._delimiter)
                 if len(delimiters) % len(begins):
-                    return order  # not the file that was looked at: somebody else will say so
+                    return order  # not the file that was inspected: another check reports that
                 fields = delimiters.reshape(len(begins), -1)[:, field.number - 1]
             texts = sliding_window_view(data, LOOKED_AT_BYTES)[fields[order]]
             is_last = number == len(self._key)
@@ -163,9 +163,9 @@ def _places(data: Any, byte: int, *, first: int | None = None) -> Any:
 
 
 def _sortable(texts: Any, *, is_integer: bool) -> Any:
-    """A number for each text, a row of bytes: in the order of the texts or the integers, as far as seven or eight bytes tell.
+    """A number for each text, a row of bytes: in the order of the texts or the integers, judged by seven or eight bytes.
 
-    An integer is told by its length first; of texts, those bytes at the start are left out that all have in common.
+    Integers are compared by length first; of texts, the bytes at the start that all have in common are left out.
     """
     if is_integer:
         lengths = (texts - ord("0") < 10).argmin(axis=1).astype(np.uint64)

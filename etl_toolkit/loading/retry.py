@@ -47,7 +47,7 @@ def wait_for_server(
 ) -> Result:
     """Call `connect` until it succeeds, fails for another reason than that the server is away, or the budget is spent.
 
-    Attempts are not counted, but where there is to be but one. Raises DatabaseError that is not transient any more.
+    Attempts are not counted, unless only one is allowed. Raises DatabaseError that is not transient any more.
     """
     if config.retry_attempts == 1:
         return connect()
@@ -68,7 +68,7 @@ def wait_for_server(
 
 
 class _Budget(stop_base):
-    """Stops when so many seconds have passed since the first failure."""
+    """Stops when this many seconds have passed since the first failure."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

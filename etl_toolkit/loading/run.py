@@ -1,4 +1,4 @@
-"""A load under way: what it was given, its sessions, its clock, and the bell that stops it."""
+"""A load in progress: its input, its sessions, its clock, and the flag that stops it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Event:
 
 
 class Phases:
-    """Seconds per phase, summed over all workers; each phase is told of when it begins and when it is done."""
+    """Seconds per phase, summed over all workers; an event reports when each phase begins and ends."""
 
     def __init__(self, notify: Callable[[Event], None] = lambda _event: None, run_id: str = "") -> None:
         self._notify = notify
@@ -127,13 +127,13 @@ class Run:
         return self._sent.get(thread or threading.get_ident(), 0)
 
     def take_back(self, since: int, *, thread: int | None = None) -> None:
-        """Count the rows that a thread has sent `since` as not sent: what they were for is undone, and done again."""
+        """Count the rows that a thread has sent `since` as not sent: their work is undone and repeated."""
         if undone := self.rows_sent(thread) - since:
             self._sent[thread or threading.get_ident()] = since
             self.notify(Event("bytes", {"bytes": 0, "rows": -undone}, self.run_id))
 
     def take_all_back(self) -> None:
-        """Count the rows that all threads have sent as not sent: the load begins anew."""
+        """Count the rows that all threads have sent as not sent: the load starts again."""
         if undone := sum(self._sent.values()):
             self._sent.clear()
             self.notify(Event("bytes", {"bytes": 0, "rows": -undone}, self.run_id))

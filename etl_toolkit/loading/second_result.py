@@ -1,4 +1,4 @@
-"""What psycopg2 prints where the server ends a session in the middle of COPY, and loses: the reason.
+"""The reason why the server ended a session during COPY, which psycopg2 prints and loses.
 
 libpq then has two results, the server's reason and the broken connection. psycopg2 makes an exception of the first, stumbles
 over it while it makes one of the second, prints the wreck through `sys.excepthook`, and raises the second one.

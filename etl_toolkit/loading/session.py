@@ -1,4 +1,4 @@
-"""Database sessions of a run: opened alike, known by name, and all cancelled together."""
+"""Database sessions of a run: opened in the same way, identified by name, and all cancelled together."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PINNED = {
     "extra_float_digits": "1",
     "bytea_output": "hex",
 }
-# A coordinator is silent while its workers load, and a load takes what it takes: `ParallelConfig` has its time-outs.
+# A coordinator is idle while its workers load, and a load may take long: `ParallelConfig` has its own timeouts.
 NO_TIMEOUT = {"idle_session_timeout": 140000, "transaction_timeout": 170000}  # and the version that brought it
 
 # A client that is killed, or cut off, leaves its statement running to the end, with its locks, unless the server looks for
@@ -80,7 +80,7 @@ class Sessions:
     It waits for a server that is starting and, once it has met it, for one that is away: `retry_budget_seconds`, or until
     `stop` or `failed` is set.
     `conventions` are those that values are read under. What is not named of them is taken from the first session, so that
-    all of them read alike even if the role's settings change meanwhile.
+    all of them read values in the same way even if the role's settings change meanwhile.
     """
 
     dsn: str = field(repr=False)  # it may hold a password
@@ -127,7 +127,7 @@ class Sessions:
         return run_with_retry(attempt, self.config, on_retry=partial(self.note_retry, role), sleep=self.stop.sleep)
 
     def note_retry(self, role: str, attempt: int, error: BaseException) -> None:
-        """Tell of another attempt before it is made; raises StoppedError where the load is being stopped."""
+        """Report another attempt before it is made; raises StoppedError if the load is being stopped."""
         self.stop.check()
         if self.failed.is_set():
             raise StoppedError("another worker has failed")
@@ -378,13 +378,13 @@ def _cancel(connection: Any) -> None:
 
 
 def _cut(connection: Any) -> None:
-    """End a connection under whoever waits for its server, which rolls back when it notices."""
+    """Close a connection although a thread may wait for its server, which rolls back when it notices."""
     with suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
         wire.shutdown(socket.SHUT_RDWR)
 
 
 def _meet(dial: Callable[[], Any]) -> Any:
-    """Connect for the first time: a server that says why not may be starting, one that says nothing may not exist."""
+    """Connect for the first time: a server that refuses with a reason may be starting; one that does not answer may not exist."""
     try:
         return dial()
     except TransientDatabaseError as error:
@@ -417,7 +417,7 @@ def _client_timeouts(config: ParallelConfig) -> dict[str, Any]:
 
 
 def check_dsn(dsn: str) -> None:
-    """Raise UsageError where a DSN cannot be read, or not for sure; the message repeats no part of it.
+    """Raise UsageError if a DSN cannot be read or is ambiguous; the message repeats no part of it.
 
     In a URL whose password has a bare `@` or `/`, libpq takes a part of the password for the host, port or database,
     and would name it in its own message.
@@ -440,7 +440,7 @@ def plain_text_host(connection: Any) -> str | None:
 
 
 def place(dsn: str) -> str:
-    """Say where a DSN leads, without user, password or options."""
+    """Return the server and database of a DSN in words, without user, password or options."""
     try:
         parts = parse_dsn(dsn) if dsn else {}
     except psycopg2.Error:

@@ -1,4 +1,4 @@
-"""The statements of the `write` form of the upsert: a plain UPDATE, and an INSERT whose ON CONFLICT finds out."""
+"""The statements of the `write` form of the upsert: a plain UPDATE, and an INSERT whose ON CONFLICT handles existing keys."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The tripwire: two workers of one run that meet on a key prove that the plan was wrong to call their keys disjoint.
 
-Lanes side by side are said to share no key. ON CONFLICT waits for whoever writes the same key at the same time and then
-looks at that row, so every row version that an upsert meets is told by its transaction; one of another lane of this run
-trips the wire. Partitions stay open until the last is loaded, so there one worker would wait for another for ever: it is
-enough to look who waits for whom.
+Parallel lanes share no key, according to the plan. ON CONFLICT waits for a concurrent writer of the same key and then
+looks at that row, so every row version that an upsert meets is identified by its transaction; one of another lane of this run
+trips the wire. Partitions stay open until the last is loaded, so there one worker would wait for another forever: it is
+enough to check which worker waits for which.
 
 Not seen: a row that one lane leaves as it is, in a transaction that began before another lane changed it.
 """
@@ -26,7 +26,7 @@ _MET = "etl_toolkit.met"  # a setting local to the transaction: the transactions
 class Rivals:
     """Whose rows a batch must not meet: all that were written since `horizon`, but for those of its own lane.
 
-    Transactions are told by the number that rows bear (`xmin`), as text.
+    Transactions are identified by the number in their rows (`xmin`), as text.
     """
 
     run_id: str
@@ -59,7 +59,7 @@ def own_rivals(cursor: Any, run_id: str, batch: Batch) -> Rivals:
 
 
 def guarded(found: Rivals | None, condition: Composable) -> Composable:
-    """The condition of DO UPDATE, which notes on the way whose row version in `etl_target` it looks at."""
+    """The condition of DO UPDATE, which also notes whose row version in `etl_target` it looks at."""
     if found is None:
         return condition
     return SQL(
@@ -116,7 +116,7 @@ def check_waiting(cursor: Any, run_id: str) -> None:
 
 
 def wait_for_nobody(cursor: Any) -> None:
-    """Let the transaction fail with LockNotAvailable, sooner than a deadlock is looked for, where it would wait for another."""
+    """Let the transaction fail with LockNotAvailable if it would wait for another, before the server checks for deadlocks."""
     cursor.execute("SET LOCAL lock_timeout = '200ms'")
 
 

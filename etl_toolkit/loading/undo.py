@@ -1,7 +1,7 @@
-"""Taking a finished run back: the rows it inserted are deleted, those it overwrote get their earlier values.
+"""Undoing a finished run: the rows it inserted are deleted, and those it overwrote get their earlier values.
 
-Which rows are the run's is told by PostgreSQL itself: every row version carries the number of the transaction that
-wrote it (`xmin`), and the ledger keeps those numbers per batch. A row that somebody wrote since carries another number,
+PostgreSQL itself shows which rows are the run's: every row version contains the number of the transaction that
+wrote it (`xmin`), and the ledger keeps those numbers per batch. A row that was written since has a different number,
 so the rows found must be exactly as many as the run wrote, or nothing is undone. Earlier values are kept by loads with
 `--undoable` only, as text in `etl_toolkit.before_images`, with the transaction that had written them; so after a later
 run is undone, the one before it can be undone, too.
@@ -31,7 +31,7 @@ from etl_toolkit.loading.writable import check_writable
 from etl_toolkit.model import TargetTable
 from etl_toolkit.target import read_target
 
-# A transaction number in a row has 32 bits, and comes round again after 2^32 transactions.
+# A transaction number in a row has 32 bits, and is used again after 2^32 transactions.
 OLDEST_TRANSACTIONS = 1 << 31
 
 
@@ -55,11 +55,11 @@ class _Written:
 
 
 def undo(sessions: Sessions, run_id: str, *, force: bool = False, dry_run: bool = False) -> Undone:
-    """Take back everything that run `run_id` wrote, in one transaction, or raise LedgerError and change nothing.
+    """Undo everything that run `run_id` wrote, in one transaction, or raise LedgerError and change nothing.
 
     Refused where a later run has written to the table (`force` overrides this), where any row was changed or deleted
     since, where deleting would cascade into other tables, and where the run overwrote rows without keeping them.
-    Sequences are not set back, triggers of the table fire.
+    Sequences are not reset; triggers of the table fire.
     """
     with sessions.session("undo", is_printing=True) as connection, ledger.locks_given_back(connection):
         check_writable(connection)

@@ -2,10 +2,10 @@
 
 `judge`: join staged rows with the table first, so that every row has a verdict before anything is written. Needed where
     verdicts are (`newer`, undo, partitioned tables, triggers that may drop rows).
-`write`: insert, and let ON CONFLICT find out. Rows that change nothing are left out either by a join before (no lock, no
-    write: best where most rows are unchanged) or by the WHERE of DO UPDATE (no join: best where many are written). Where
-    every row changes, a plain UPDATE goes first, which locks no row before it writes it: ON CONFLICT gets what is left.
-    A sample of the staged rows decides.
+`write`: insert, and let ON CONFLICT handle existing keys. Rows that change nothing are left out either by a join before (no lock,
+    no write: best where most rows are unchanged) or by the WHERE of DO UPDATE (no join: best where many are written). Where
+    every row changes, a plain UPDATE goes first, which locks no row before it writes it; ON CONFLICT handles the
+    remaining rows. A sample of the staged rows decides.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ MOSTLY = 0.5  # of a sample unchanged: from there on the join costs less than th
 def merge(
     cursor: Any, upsert: Upsert, source: Composable | None = None, *, staged: Mapping[int, int] | None = None
 ) -> dict[int, Merged]:
-    """Upsert the staged rows; return what became of them, by file position.
+    """Upsert the staged rows; return what happened to them, by file position.
 
-    `staged` are the rows staged per file, where the caller knows them; `source` the relation they stand in, by default
+    `staged` are the rows staged per file, where the caller knows them; `source` the relation they are in, by default
     the session's staging table.
     """
     if staged is not None and not any(staged.values()):
@@ -140,7 +140,7 @@ def _may_update(upsert: Upsert) -> bool:
 
 
 def _update(cursor: Any, upsert: Upsert, source: Composable) -> int:
-    """Update the rows that stand in the table and differ; return how many.
+    """Update the rows that are in the table and differ; return how many.
 
     The staged rows come in key order and are looked up one by one, which leaves the index in order as well; a sort or a
     hash of either side would not.
@@ -174,7 +174,7 @@ def _by_file(
 
 
 def _check_once(cursor: Any, upsert: Upsert, source: Composable) -> None:
-    """Raise ConflictTripwireError where two staged rows have one key: UPDATE takes either, and says nothing."""
+    """Raise ConflictTripwireError where two staged rows have the same key: UPDATE takes either, without an error."""
     cursor.execute(
         SQL(
             "SELECT FROM ({latest}) AS latest JOIN ({present}) AS present ON {on} "
@@ -190,7 +190,7 @@ def _check_once(cursor: Any, upsert: Upsert, source: Composable) -> None:
 
 @dataclass(frozen=True)
 class Sample:
-    """Of some staged rows, how many stand in the table as they are, and how many with other values."""
+    """Of some staged rows, how many are in the table unchanged, and how many with other values."""
 
     rows: int = 0
     unchanged: int = 0
@@ -238,7 +238,7 @@ def probed_rows(target: TargetTable, keys: Sequence[Sequence[str]]) -> Composed:
 
 
 def count_present(cursor: Any, target: TargetTable, keys: Sequence[Sequence[str]]) -> int:
-    """Return how many of some keys, given as texts of its parts, stand in the table."""
+    """Return how many of some keys, given as texts of its parts, are in the table."""
     cursor.execute(SQL("SELECT count(*) FROM ({}) AS found").format(probed_rows(target, keys)))
     return int(cursor.fetchone()[0])
 

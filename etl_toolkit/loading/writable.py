@@ -1,4 +1,4 @@
-"""Whether a server takes writes from this role, asked before the first one: a standby, a role that reads by default."""
+"""Whether a server accepts writes from this role, checked before the first one: not a standby, nor a read-only role."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def is_standby(connection: Any) -> bool:
 
 
 def check_writable(connection: Any) -> None:
-    """Raise TargetError where nothing may be written, saying who says so. Sessions of ours are READ WRITE where they may be."""
+    """Raise TargetError if nothing may be written, with the reason. Our sessions are READ WRITE if possible."""
     if is_standby(connection):
         raise TargetError(
             "the server is a standby and accepts no writes; name its primary, or both servers and "

@@ -1,6 +1,6 @@
-"""What can be seen of a load from outside: logs, metrics, spans, memory alerts, who blocks whom.
+"""What can be observed of a load: logs, metrics, spans, memory alerts, lock waits.
 
-Everything is fed from the events of a load (`Event` in `loading.run`). Telemetry that fails never fails a load.
+Everything is produced from the events of a load (`Event` in `loading.run`). A failure of telemetry never fails a load.
 
 | event | facts |
 |---|---|
@@ -14,7 +14,7 @@ Everything is fed from the events of a load (`Event` in `loading.run`). Telemetr
 | `bytes` | bytes and rows that went to COPY; many of them |
 | `waiting`, `wait_over` | session, seconds, what it waits for, who blocks it |
 | `loaded_before` | file, run, when; newer runs and how many rows they wrote; message |
-| `plain_text` | the remote host that is talked to without TLS |
+| `plain_text` | the remote host to which the connection is not encrypted |
 | `memory_alert` | bytes in use, limit, share, whose limit |
 | `finished` | status, counts, seconds, retries, phases, resources; error, SQLSTATE |
 """

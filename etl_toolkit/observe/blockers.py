@@ -39,7 +39,7 @@ class BlockerWatch:
     _waits: dict[int, _Wait] = field(default_factory=dict)
 
     def look(self) -> None:
-        """Look once. A wait is told at once, then each time it has doubled, and when it is over."""
+        """Look once. A wait is reported at once, then each time it has doubled, and when it is over."""
         with self.connection.cursor() as cursor:
             cursor.execute(_WAITING, {"prefix": self.prefix, "skip": len(self.prefix) + 1})
             found = cursor.fetchall()
@@ -50,7 +50,7 @@ class BlockerWatch:
                 wait.next_word = 0.0
             wait.seconds = seconds
             if not holders and seconds < 1.0:
-                continue  # whoever held it has ended, or the server has not yet noted who does
+                continue  # the holder has ended, or the server has not yet recorded a new one
             if seconds >= wait.next_word:
                 wait.next_word = max(1.0, 2 * seconds)
                 blocked_by = "; ".join(holders) or "a prepared transaction (see pg_prepared_xacts)"

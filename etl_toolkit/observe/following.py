@@ -190,7 +190,7 @@ class Following:
         return None
 
     def _expected_seconds(self, now: float) -> dict[str, float]:
-        """What each phase takes by the clock, as far as can be told from its size and from what is done of it."""
+        """The estimated wall time of each phase, from its size and from how much of it is done."""
         found = {name: self.bytes_total / rate for name, rate in _BYTES_PER_SECOND.items()}
         over = [self.phases[name] for name in found if self.phases[name].is_done]
         usual = sum(found[phase.name] for phase in over)

@@ -23,7 +23,7 @@ class JsonLog:
     """Writes an event as a line: `time` (UTC), `level`, `event`, `run`, and the facts of the event.
 
     Events that only progress is made of are left out (`MANY`). PostgreSQL quotes the value it cannot read in its message
-    (`invalid input syntax for type integer: "x"`); such values are row data, so what stands in quotes shows as `"…"`. The
+    (`invalid input syntax for type integer: "x"`); such values are row data, so text in quotes is shown as `"…"`. The
     rejects table has it in full.
     """
 

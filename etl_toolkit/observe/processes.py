@@ -74,7 +74,7 @@ def tree_members(root: int, processes: Mapping[int, tuple[int, float]]) -> list[
 
 
 def pss_bytes(process_id: int) -> int | None:
-    """Return the proportional set size; None where it is not told (not Linux, not our process, gone)."""
+    """Return the proportional set size; None if it is not available (not Linux, not our process, gone)."""
     try:
         text = Path(f"/proc/{process_id}/smaps_rollup").read_text()
     except OSError:

@@ -22,7 +22,7 @@ class PrometheusFile:
     """Writes one `.prom` file when a run finishes, replacing that of the run before.
 
     Give each scheduled load a file of its own in the collector's directory, and a `job` to know it by. The file appears
-    whole or not at all. A failed run keeps the time of the last success, so that "no success for a day" can be told.
+    atomically. A failed run keeps the time of the last success, so that "no success for a day" can be detected.
     """
 
     def __init__(self, path: str | Path, *, job: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Handing events to whoever listens, and telling of a load's beginning and end."""
+"""Passes events to listeners, and reports the beginning and the end of a load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two run directories side by side: what got faster, slower, or neither, drawn and told."""
+"""Two run directories side by side: what got faster, slower, or neither, drawn and described."""
 
 from __future__ import annotations
 

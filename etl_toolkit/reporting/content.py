@@ -65,7 +65,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Details:
-    """Parts that are there for whoever wants them."""
+    """Parts for readers who want the details."""
 
     summary: str
     parts: Sequence[Part]

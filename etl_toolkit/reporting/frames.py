@@ -1,4 +1,4 @@
-"""Results as pandas frames, for whoever wants to go on with them."""
+"""Results as pandas frames, for further analysis."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Shape = Mapping[str, Any]
 
 
 def headline(data: RunData) -> list[Part]:
-    """The parts that stand first: badge, sentence, picture."""
+    """The parts at the top: badge, sentence, chart."""
     report = data.record.report
     shapes = _chosen(report.get("shapes", []))
     parts: list[Part] = [*_badge(data, shapes), Text(report.get("finding", ""), "lead")]
@@ -76,7 +76,7 @@ def _panel(name: str, shapes: Sequence[Shape]) -> Panel:
 
     height = 0.12 + 0.52 * len(shapes)
     fastest = max(shape[which]["high"] for shape in shapes for which in ("rows_per_second", "plain_rows_per_second"))
-    right = 1.6 * fastest  # room for the labels, which stand behind the bars
+    right = 1.6 * fastest  # room for the labels, which follow the bars
     with style():
         drawing = Drawing(figsize=(WIDTH_INCHES, height))
         axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))

@@ -35,7 +35,7 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
 def label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Write the name of each line, given as (x, y, name, colour), to the right of the axes, level with its end.
 
-    The name of a line that ends earlier stands beside its end.
+    The name of a line that ends earlier is placed beside its end.
     """
     last = max((end[0] for end in ends), default=0.0)
     for x, y, name, color in ends:

@@ -119,7 +119,7 @@ def _execute(path: Path, parameters: Mapping[str, Any], out: Path, *, cwd: Path,
         class LocalKernelManager(AsyncKernelManager):  # type: ignore[misc,no-any-unimported,unused-ignore]
             """Talks to its kernel through files, not ports: nobody else on the machine can connect.
 
-            Left to itself it would name them alike in every process and put them into the current directory.
+            By default it would use the same names in every process and put them into the current directory.
             """
 
             transport = Unicode("ipc")

@@ -1,4 +1,4 @@
-"""The file × file matrix of shared keys, from what the manifest knows of the files or from a key overlap at hand."""
+"""The file × file matrix of shared keys, from the manifest's information about the files or from a given key overlap."""
 
 from __future__ import annotations
 

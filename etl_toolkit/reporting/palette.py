@@ -1,7 +1,7 @@
 """Colours that colour-blind readers can tell apart, and SVG that follows the reader's light or dark theme.
 
-Charts are drawn in stand-in colours; `to_svg` replaces them by CSS variables, whose values for light and dark stand in
-`THEME`. No series is told apart by its colour alone: each has a marker or dash of its own, and is labelled in place.
+Charts are drawn in placeholder colours; `to_svg` replaces them with CSS variables, whose values for light and dark are in
+`THEME`. No series is distinguished by its colour alone: each has its own marker or dash, and is labelled in place.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def style() -> Iterator[None]:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Return a figure as SVG to stand in an HTML page; `name` keeps its ids apart from those of other figures."""
+    """Return a figure as SVG for an HTML page; `name` keeps its ids distinct from those of other figures."""
     buffer = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)

@@ -1,4 +1,4 @@
-"""The sections for whoever takes it into production: settings, checklist, environment, how to reproduce, the data."""
+"""The sections for production use: settings, checklist, environment, how to reproduce, the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of a load or a sweep in a notebook: a bar for whoever watches, else a plain line now and then."""
+"""Progress of a load or a sweep in a notebook: a bar if someone is watching, otherwise an occasional plain line."""
 
 from __future__ import annotations
 

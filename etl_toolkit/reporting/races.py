@@ -1,6 +1,6 @@
 """Races of parallel upserts, each made to happen between two sessions, and every strategy on the same stage.
 
-A race is shown, not told: the interleaving is forced with locks, so that it happens every time, and the transcript is
+A race is reproduced, not described: the interleaving is forced with locks, so that it happens every time, and the transcript is
 what the server answered.
 """
 

@@ -115,7 +115,7 @@ def _heat_map(title: str, columns: Sequence[Column], *, name: str) -> Panel | No
 
 
 def _legend(drawing: Any, height: float) -> None:
-    """A strip that says which end is good."""
+    """A legend that shows which end is faster."""
     axes = drawing.add_axes((0.44, 0.1 / height, 0.3, 0.13 / height))
     axes.set_axis_off()
     axes.imshow([[step / 40 for step in range(41)]], cmap="cividis_r", aspect="auto")

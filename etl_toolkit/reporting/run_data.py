@@ -109,7 +109,7 @@ def find_runs(names: Sequence[str] = ("runs", "demo", "reports")) -> list[Path]:
 
 
 def strategy_place(strategy: str) -> tuple[int, str]:
-    """Where a strategy stands in every list: ours first, in the order of the documentation."""
+    """The position of a strategy in every list: ours first, in the order of the documentation."""
     return (ORDER.index(strategy), "") if strategy in ORDER else (len(ORDER), strategy)
 
 

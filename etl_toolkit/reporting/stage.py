@@ -1,4 +1,4 @@
-"""Two database sessions on a stage: what each says, when it waits, and what it is told, written down as it happens."""
+"""Two database sessions on a stage: what each sends, when it waits, and the replies, recorded as they happen."""
 
 from __future__ import annotations
 

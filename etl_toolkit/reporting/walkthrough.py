@@ -105,7 +105,7 @@ def with_every_strategy(
 
 
 def shared_key(files: Sequence[str], key: Sequence[str]) -> dict[str, str]:
-    """Return a key that stands in most of the files, as texts; empty when no two files share one."""
+    """Return a key that appears in most of the files, as texts; empty if no two files share one."""
     columns = ", ".join(f'"{name}"' for name in key)
     reads = [
         f"SELECT {columns}, {number} AS file FROM {'read_parquet' if name.endswith('.parquet') else 'read_csv'}(?)"

@@ -33,7 +33,7 @@ class Heard:
 
 @dataclass
 class WireTap:
-    """A tap in front of the server of `dsn`. `loses_reply_to` is asked with session and statement."""
+    """A tap in front of the server of `dsn`. `loses_reply_to` is called with session and statement."""
 
     dsn: str
     loses_reply_to: Callable[[str, str], bool] = lambda _session, _statement: False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# The variables with which libpq is told *where* to connect. PGUSER, PGPASSWORD or PGSSLMODE alone name no server.
+# The variables that tell libpq *where* to connect. PGUSER, PGPASSWORD or PGSSLMODE alone name no server.
 PLACE_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGDATABASE")
 
 

@@ -1,4 +1,4 @@
-"""The server that runs in a home, as told by the files that PostgreSQL itself keeps there."""
+"""The server that runs in a home, according to the files that PostgreSQL itself keeps there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class EmbeddedServer:
         return self.dsn.replace("postgresql://", "postgresql+psycopg2://", 1)
 
     def __reduce__(self) -> tuple[Callable[..., EmbeddedServer], tuple[Any, ...]]:
-        """Leave the password in its file, where whoever may use the server finds it again."""
+        """Leave the password in its file, where users of the server find it again."""
         place = (self.data_dir, self.bin_dir, self.host, self.port, self.socket_dir)
         return _unpickled, (place, self.user, self.database)
 
@@ -74,7 +74,7 @@ class Postmaster:
 
 
 def find_postmaster(home: Home) -> Postmaster | None:
-    """Return the postmaster of `home`, or None; a postmaster.pid that outlived its process counts as None.
+    """Return the postmaster of `home`, or None; a postmaster.pid whose process has ended counts as None.
 
     The lines of postmaster.pid are in PostgreSQL's src/include/utils/pidfile.h: process id, data directory, start time,
     port, socket directory, listen address, shared memory key, status. A server that is just starting has fewer.

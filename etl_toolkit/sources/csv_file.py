@@ -1,4 +1,4 @@
-"""One pass over a CSV file: hash, dialect, structure. What is malformed is set aside; what is not as it should be, mended.
+"""One pass over a CSV file: hash, dialect, structure. What is malformed is set aside; other deviations are corrected.
 
 A file that is UTF-8 and clean is read where it lies. Of any other one a copy is made in the working directory: unpacked,
 in UTF-8, every record ended by LF, malformed records and blank lines left out.
@@ -39,7 +39,7 @@ class Bounds:
 
 
 def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) -> SourceFile:
-    """Read a CSV file once and return it as a SourceFile, with a mended copy at `copy` where it needs one.
+    """Read a CSV file once and return it as a SourceFile, with a corrected copy at `copy` if it needs one.
 
     Raises SourceError where it is no CSV file, RejectLimitError at one malformed record too many.
     """
@@ -128,7 +128,7 @@ def _header(stream: Utf8Stream | CopyText, path: Path, options: ReadOptions, bou
 
 
 def _size_of_lines(head: bytes, count: int, *, at_end: bool) -> int | None:
-    """The bytes that so many lines take; None where more has to be read to know."""
+    """The number of bytes in this many lines; None if more must be read to know."""
     size = 0
     for _ in range(count):
         found = _LINE.match(head, size)

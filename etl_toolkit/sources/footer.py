@@ -1,4 +1,4 @@
-"""What the footer of a Parquet file promises, judged before a page of it is read."""
+"""What the footer of a Parquet file declares, checked before a page of it is read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_unpacked_size(path: Path, metadata: Any) -> None:
 def check_not_encrypted(path: Path, metadata: Any) -> None:
     """Raise SourceError for a file with encrypted columns behind a footer that is not: such a footer is signed.
 
-    To be asked first: pyarrow ends the process where it is asked about an encrypted column.
+    Call it first: pyarrow ends the process if it is asked about an encrypted column.
     """
     with path.open("rb") as file:
         file.seek(-8, os.SEEK_END)
@@ -48,7 +48,7 @@ def has_unknown_encoding(metadata: Any) -> bool:
 def unpacked_bytes(metadata: Any) -> int:
     """Return the least number of bytes that all columns take, by pyarrow's FileMetaData.
 
-    The sizes that stand in a footer are those of encoded pages, where one value repeated a thousand million times takes
+    The sizes in a footer are those of encoded pages, where one value repeated a billion times takes
     a few bytes. So values are counted as well: by their width, a NULL or a text of unknown length as one byte.
     """
     chunks = (

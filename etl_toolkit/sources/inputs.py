@@ -57,7 +57,7 @@ def expand(inputs: Iterable[Any]) -> list[Any]:
 
 
 def kind_of(path: Path, told: str | None = None) -> Literal["csv", "parquet"]:
-    """Return the format of a file: as told, else by its name.
+    """Return the format of a file: as given, or by its name.
 
     Raises SourceError for a directory, a pipe, an unknown ending, and content that is plainly something else.
     """

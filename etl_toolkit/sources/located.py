@@ -1,4 +1,4 @@
-"""Where a rejected record stands in its file: its number, its line, and its text as it is there.
+"""Where a rejected record is in its file: its number, its line, and its original text.
 
 Records are counted twice: in the file, malformed ones included, as every `Reject` and the ledger does; and among the
 records that can be read, as DuckDB does. The two differ by the malformed records before.

@@ -83,7 +83,7 @@ class Utf8Stream:
         mark, found = next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), (b"", "utf-8"))
         told = _python_codec(encoding)
         if told and not (found == told or (mark and found.startswith(told))):
-            mark = b""  # told what it is: the bytes only look like a mark
+            mark = b""  # the encoding was given: the bytes only look like a mark
         self.encoding = told or found
         decoder = found if mark else self.encoding
         self._head = head[len(mark) :]

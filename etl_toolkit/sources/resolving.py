@@ -113,7 +113,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def check_unchanged(file: SourceFile) -> None:
-    """Raise SourceError where a file is no longer as it was when it was looked at: what was read since may be anything."""
+    """Raise SourceError if a file has changed since it was inspected: what was read since may be anything."""
     if not file.stamp or file.readable is None or not file.readable.is_symlink():
         return  # a frame, or a copy of our own
     try:

@@ -1,7 +1,7 @@
 """Which bytes of a CSV file are clean: the rules of `records`, checked for a block at a time instead of a record.
 
 Clean means that every record has the right number of fields, that quotes only open, close and double where they may,
-and that the bytes are UTF-8 without NUL. Line ends other than LF, and blank lines, are mended on the way. What is not
+and that the bytes are UTF-8 without NUL. Line ends other than LF, and blank lines, are corrected on the way. What is not
 clean goes to the `Scanner`, which knows why; `tests/test_sources.py` holds the two against each other.
 """
 

@@ -1,6 +1,6 @@
 """Instants that go into columns without a time zone: they become the local time of the server's zone, as the server would say.
 
-The server's own rules decide, whatever this machine knows of zones: it is asked for its offsets on the days that occur.
+The server's own rules decide, not this machine's time zone data: its offsets on the days that occur are queried.
 """
 
 from __future__ import annotations

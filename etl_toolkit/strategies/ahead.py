@@ -1,8 +1,8 @@
-"""Files in order, and yet several at a time: the next ones are loaded ahead, and each commits behind the one before it.
+"""Files in order, but several at a time: the next ones are loaded ahead, and each commits after the one before it.
 
-A file goes ahead only straight into the table, where the unique index is the referee: keys of two files in a row that are
-the same meet there, whichever is written first. Then the later file is taken back and loaded in its turn. So the table
-goes through the very states that it goes through file by file, and after a crash holds the first so many files.
+A file is loaded ahead only straight into the table, where the unique index decides: equal keys of consecutive files
+meet there, whichever is written first. Then the later file is rolled back and loaded in its turn. So the table
+goes through the same states as file by file, and after a crash it contains the files up to some point and no others.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def _load(run: Run, batch: Batch, turn: threading.Event) -> FileCounts:
 
 
 def _load_ahead(run: Run, batch: Batch, turn: threading.Event) -> FileCounts | None:
-    """Load a batch before its turn and commit it then; None, and nothing is written, where that cannot be.
+    """Load a batch before its turn and commit it then; None, with nothing written, if that is not possible.
 
-    Whatever goes wrong is left to the load in its turn, when those before it have committed: it may go well then.
+    If anything goes wrong, the batch is loaded in its turn, when those before it have committed: it may succeed then.
     """
     try:
         with run.sessions.lend(batch.label) as connection, connection.cursor() as cursor:
@@ -84,7 +84,7 @@ def _load_ahead(run: Run, batch: Batch, turn: threading.Event) -> FileCounts | N
 
 
 def _wait(run: Run, turn: threading.Event, *, is_in_the_way: Callable[[], bool] = lambda: False) -> bool:
-    """Wait for a batch's turn; false where it is in the way of another before that."""
+    """Wait for a batch's turn; false if it blocks another batch before that."""
     while not turn.wait(LOOK_SECONDS):
         run.check()
         if is_in_the_way():

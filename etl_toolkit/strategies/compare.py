@@ -1,8 +1,8 @@
-"""Rows that stand in the table as they are, found without sending any: the table is read out and held against the files.
+"""Rows that are in the table unchanged, found without sending any: the table is read out and compared with the files.
 
 The server prints each row as the record that COPY would read it from, so a file's record that equals one of them, byte
-for byte, would change nothing. That is worth while where most rows are unchanged and the table is not much larger than
-the load; a sample tells. Every other row goes the ordinary way, also one that only looks different.
+for byte, would change nothing. That pays if most rows are unchanged and the table is not much larger than
+the load; a sample decides. Every other row goes the ordinary way, even one that only looks different.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TRUTH_VALUES = (SQL("{}"), SQL("{}::text"), SQL("pg_catalog.initcap({}::text)"))
 def set_unchanged_apart(run: Run, overlap: KeyOverlap) -> bool:
     """Fill the workspace's table `unequal` (row) with the winners that the table may not hold as they are.
 
-    False where that does not pay, and then there is no such table. Raises psycopg2.Error as the server says.
+    False if that does not pay; then there is no such table. Raises psycopg2.Error if the server does.
     """
     if not _may_compare(run):
         return False
@@ -76,14 +76,14 @@ def _may_compare(run: Run) -> bool:
         and run.spec.conflict_action is ConflictAction.UPDATE
         and not (target.hazards or target.is_partitioned)
         and all(target.column(name).base_type in ROUND_TRIP for name in run.layout.columns)
-        and all(column.is_utf8 for column in target.columns)  # other encodings print what they read not always alike
+        and all(column.is_utf8 for column in target.columns)  # other encodings do not always print what they read
         and overlap is not None
         and overlap.distinct_keys >= SMALLEST_LOAD
     )
 
 
 def _printed(run: Run) -> list[Composed] | None:
-    """How the server has to print the columns for most of a sample of the winners to equal it; None where nothing helps."""
+    """How the server must print the columns for most of a sample of the winners to equal it; None if nothing helps."""
     assert run.scan is not None
     keys = ", ".join(f"{name}::VARCHAR" for name in run.scan.key_columns)
     query = (
@@ -96,7 +96,7 @@ def _printed(run: Run) -> list[Composed] | None:
 
 
 def _spelling(run: Run, sample: Sequence[tuple[str, ...]], connection: Any) -> list[Composed] | None:
-    """How the server has to print the columns for most of a sample of (record, key …) to equal what it prints."""
+    """How the server must print the columns for most of a sample of (record, key …) to equal what it prints."""
     assert run.layout is not None
     assert run.plan.overlap is not None
     records = {row[0].encode() for row in sample}

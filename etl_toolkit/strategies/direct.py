@@ -64,7 +64,7 @@ def copy_absent(
 def copy_unseen(run: Run, cursor: Any, batch: Batch, file: SourceFile) -> dict[int, Counts] | None:
     """COPY a plain file whose rows were not scanned, if the table has none of its keys and none comes twice in it.
 
-    Returns its counts, or None: nothing is written, and nothing else of the load is tried this way. Raises psycopg2.Error
+    Returns its counts, or None: nothing is written, and no other batch is loaded this way. Raises psycopg2.Error
     where the server refuses a row.
     """
     if run.keys_met.is_set():
@@ -111,7 +111,7 @@ def _attempt(run: Run, cursor: Any, batch: Batch, copy: Callable[[], int]) -> in
 def _are_absent(run: Run, cursor: Any, keys: str) -> bool:
     """Whether the table is empty, or has none of a sample of the keys.
 
-    Only a guess. It has to be wrong once for the run to stop guessing.
+    Only a guess: once it is wrong, the run does not guess again.
     """
     if run.keys_met.is_set():
         return False

@@ -40,7 +40,7 @@ from etl_toolkit.strategies.together import RowsLostError, load_together
 def load_hashed(run: Run) -> dict[int, Counts]:
     """Stage every file, merge every partition, commit them together; return the counts per file.
 
-    A server that goes down empties unlogged tables: then all are staged anew, and partitions that are committed stay so.
+    A server crash empties unlogged tables: then all files are staged again, and committed partitions stay committed.
     """
     tables = [shared_staging(run.run_id, file.position) for file in run.files]
     try:

@@ -32,7 +32,7 @@ def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, C
 
 
 def load_with_retry(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) -> FileCounts:
-    """Load one batch, again after a transient error, and tell when it begins and when it is done."""
+    """Load one batch, again after a transient error, and report when it begins and when it is done."""
     return narrated(run, batch, partial(retried, run, batch, load))
 
 
@@ -42,7 +42,7 @@ def retried(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) ->
 
 
 def narrated(run: Run, batch: Batch, load: Callable[[], FileCounts]) -> FileCounts:
-    """Load one batch, and tell when it begins and when it is done."""
+    """Load one batch, and report when it begins and when it is done."""
     run.check()
     worker = threading.current_thread().name.removeprefix("etl-worker_")
     worker = f"worker {int(worker) + 1}" if worker.isdecimal() else "worker"
@@ -57,7 +57,7 @@ def narrated(run: Run, batch: Batch, load: Callable[[], FileCounts]) -> FileCoun
 
 
 def on_retry(run: Run, label: str) -> OnRetry:
-    """What happens before another attempt: it is counted and told, unless the load is being stopped.
+    """Before another attempt: count and report it, unless the load is being stopped.
 
     To be made by the thread that makes the attempts: rows that it sends from now on are sent again by the next one.
     """
@@ -117,7 +117,7 @@ def _await(run: Run, futures: Sequence[Future[T]], watch: Callable[[], None] | N
 
 
 def stop(run: Run, futures: Sequence[Future[T]]) -> None:
-    """Ring the bell, cancel what runs on server and client, and wait until every worker has rolled back."""
+    """Set the stop flag, cancel what runs on server and client, and wait until every worker has rolled back."""
     run.failed.set()
     for future in futures:
         future.cancel()

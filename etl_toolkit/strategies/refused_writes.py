@@ -39,7 +39,7 @@ from etl_toolkit.strategies.refused_rows import bounded, check_reject_limit
 from etl_toolkit.strategies.staging import stage
 
 _JUDGED, _WINNERS = Identifier("pg_temp", "etl_judged"), Identifier("pg_temp", "etl_winners")
-_AFTER_A_REFUSAL = 16  # rows to try next: bad rows come in crowds
+_AFTER_A_REFUSAL = 16  # rows to try next: bad rows come in clusters
 
 
 @dataclass(frozen=True)

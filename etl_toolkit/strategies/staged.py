@@ -83,7 +83,7 @@ def _attempt(run: Run, batch: Batch) -> FileCounts:
 
 
 def finish(run: Run, connection: Any, cursor: Any, batch: Batch, counts: FileCounts) -> FileCounts:
-    """Write down what was loaded, and commit it; return the counts."""
+    """Record what was loaded, and commit it; return the counts."""
     for position in batch.files:
         check_unchanged(run.file(position))
         ledger.record_rejects(cursor, run.run_id, run.refused.get(position, ()))
@@ -135,7 +135,7 @@ def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile], others: R
 
 
 def _load_file(run: Run, cursor: Any, file: SourceFile, others: Rivals | None) -> tuple[int, Merged]:
-    """Stage and merge one file, in chunks where the strategy and the key allow it; return rows staged and their fate."""
+    """Stage and merge one file, in chunks where the strategy and the key allow it; return the rows staged and the counts."""
     layout = layout_of(file, run.target)
     upsert = Upsert(
         run.target, layout, run.spec.conflict_action, run.spec.order_by, _has_unique_keys(run, file.position),
@@ -159,12 +159,12 @@ def _load_file(run: Run, cursor: Any, file: SourceFile, others: Rivals | None) -
 
 
 def _may_chunk(run: Run, file: SourceFile) -> bool:
-    """Whether a file may be merged in several statements without a trace.
+    """Whether a file may be merged in several statements without a visible difference.
 
     Not where the spelling of a key is kept from the first writer (each chunk would be one), nor where rows of one file
-    depend on each other (a child that stands before its parent), a trigger sees the statement, or a check looks at the row
+    depend on each other (a child that comes before its parent), a trigger sees the statement, or a check looks at the row
     in the table (it would see rows that lose to later ones of the file), nor where a file's own rows compete by `order_by`
-    (the table does not tell them from older rows).
+    (in the table they look like older rows).
     """
     competes = run.spec.order_by is not None and run.spec.conflict_action is not ConflictAction.NEWER
     coupled = run.target.forced("server") or run.target.forced("sequential")
@@ -200,7 +200,7 @@ def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile], others: 
 
 
 def counts_of(merged: Merged, *, staged: int, distinct: int | None, rejected: int) -> Counts:
-    """The counts of one file; `distinct` keys tell rows that lost inside the file from those that lost to another."""
+    """The counts of one file; `distinct` keys separate rows that lost within the file from those that lost to another file."""
     lost = staged - merged.rows
     same_file = lost if distinct is None else staged - distinct
     return Counts(

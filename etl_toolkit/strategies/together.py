@@ -1,7 +1,7 @@
 """Partitions side by side, several to a worker and its transaction, all committed together after the last is loaded.
 
 A row that the server refuses thus undoes every partition, so nothing of any file is written. Between the first and the
-last COMMIT only a lost connection can interfere, and then the ledger tells the retry which partitions are done.
+last COMMIT only a lost connection can interfere, and then the ledger shows the retry which partitions are done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Write = Callable[[Any, Batch], FileCounts]  # (cursor, batch) -> counts of the r
 
 
 class RowsLostError(AccountingError):
-    """Fewer rows, or more, than before: what was staged is gone. Nothing of it is committed."""
+    """Fewer rows, or more, than before: the staged rows are lost. None of them is committed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def load_together(
 ) -> dict[int, Counts]:
     """Load every partition with `write`, commit them together, and return the counts per file.
 
-    Workers take the partitions one by one, in order: whoever is done early takes the next. `lost` are the counts of rows
+    Workers take the partitions one by one, in order: a worker that finishes takes the next. `lost` are the counts of rows
     that no partition is sent: superseded and rejected. They are recorded with the first. `check` sees the counts before
     anything is committed, `meanwhile` runs beside the workers; both may raise.
     """
@@ -106,14 +106,14 @@ def _ours(taken: list[Batch], waiting: deque[Batch]) -> Iterator[Batch]:
 
 
 class Watchman:
-    """Looks now and then whether a worker waits for another one: a session that is opened when it is first needed."""
+    """Checks regularly whether a worker waits for another one, in a session that is opened when it is first needed."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._connection: Any = None
 
     def look(self) -> None:
-        """Raise ConflictTripwireError where two partitions met; a lost connection is none of the load's concern."""
+        """Raise ConflictTripwireError where two partitions met; a lost connection does not affect the load."""
         try:
             self._connection = self._connection or self._run.sessions.connect("tripwire", waits=False)
             with self._connection.cursor() as cursor:
@@ -163,7 +163,7 @@ def _load_one(run: Run, cursor: Any, batch: Batch, write: Write, lost: FileCount
 
 
 def _commit(run: Run, loaded: Loaded, write: Write, lost: FileCounts) -> FileCounts:
-    """Commit one worker's partitions; where the answer is lost, load them again: the ledger knows if they were done."""
+    """Commit one worker's partitions; if the reply is lost, load them again: the ledger shows whether they were committed."""
     try:
         loaded.connection.commit()
         reach("committed")

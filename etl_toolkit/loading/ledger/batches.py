@@ -29,7 +29,7 @@ class Claim:
 
 
 def claim(cursor: Any, run_id: str, batch: Batch, *, undoable: bool = False) -> Claim:
-    """Claim a batch as the first statement of its transaction. Raises LedgerError where the run was fenced.
+    """Claim a batch as the first statement of its transaction. Raises LedgerError if the run was fenced.
 
     A transaction that keeps the rows it overwrites (`undoable`) is REPEATABLE READ, so that it keeps exactly those.
     """
@@ -91,7 +91,7 @@ def record_rejects(cursor: Any, run_id: str, rejects: Sequence[Reject]) -> None:
 
 
 def committed(connection: Any, run_id: str) -> tuple[int, Counts]:
-    """Return how many batches of a run are committed, and what became of their rows."""
+    """Return how many batches of a run are committed, and the counts of their rows."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT counts FROM etl_toolkit.batches WHERE run_id = %s AND counts IS NOT NULL", (run_id,))
         found = [counts for (counts,) in cursor.fetchall()]
@@ -102,7 +102,7 @@ def committed(connection: Any, run_id: str) -> tuple[int, Counts]:
 def check_committed(connection: Any, run_id: str, batches: Sequence[Batch]) -> None:
     """Raise AccountingError where a batch whose COMMIT was answered is not in the ledger, and so not in the table.
 
-    A server that goes down forgets such commits where `synchronous_commit` is off.
+    A server that crashes loses such commits if `synchronous_commit` is off.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT number FROM etl_toolkit.batches WHERE run_id = %s AND counts IS NOT NULL", (run_id,))

@@ -12,7 +12,7 @@ from etl_toolkit.errors import LedgerError, map_driver_error
 SCHEMA = "etl_toolkit"
 CREATION_LOCK = 0x65746C5F746B  # "etl_tk"
 
-# To be counted up with every change that another release could not work with. The first release wrote no version.
+# Increase it with every change that another release could not work with. The first release wrote no version.
 VERSION = 1
 
 DEFINITION = """

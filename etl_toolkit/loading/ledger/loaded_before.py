@@ -1,4 +1,4 @@
-"""Content that a table has taken before something newer: loading it again turns the newer rows back."""
+"""Content that was loaded into a table before newer content: loading it again reverts the newer rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AND relname IN ('runs', 'files', 'batches') AND pg_catalog.has_schema_privilege(
 """
 
 # Newer is what was committed after the last time that the content was: by later runs, or behind it in the same one.
-# Content that is given now as well is not: its place among the files is the user's word.
+# Content that is given now as well is not: its position among the files is the user's choice.
 _TAKEN = """
 SELECT DISTINCT ON (content_hash) content_hash, run_id, started_at, position, started_at::text
 FROM etl_toolkit.files JOIN etl_toolkit.runs r USING (run_id)
@@ -46,7 +46,7 @@ SELECT array_agg(DISTINCT run_id), coalesce(sum(written), 0)::bigint FROM (
 
 
 def loaded_before(connection: Any, target_oid: int, files: Sequence[SourceFile]) -> tuple[LoadedBefore, ...]:
-    """Return the files whose content the table took before something newer; none where there is no ledger to be read."""
+    """Return the files whose content was loaded into the table before newer content; none if there is no ledger to read."""
     with connection.cursor() as cursor:
         cursor.execute(_MAY_READ)
         if not cursor.fetchone()[0]:

@@ -23,7 +23,7 @@ def begin(
     connection: Any, run_id: str, *, spec: LoadSpec, plan: Plan, target: TargetTable, files: Sequence[SourceFile],
     conventions: Mapping[str, str],
 ) -> None:  # fmt: skip
-    """Record a run as running. Earlier runs on the table that still say so are dead (we hold the lock): fence them.
+    """Record a run as running. Earlier runs on the table that are still marked so are dead (we hold the lock): fence them.
 
     May be called again where the reply was lost.
     """
@@ -68,7 +68,7 @@ def begin(
 
 
 def _json(value: Any) -> str:
-    """Characters as they are: an escape stands for a character that the database may have under another number, or not know."""
+    """Characters as they are: the database may have an escaped character under another number, or not at all."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -80,7 +80,7 @@ def _fence(cursor: Any, target_oid: int) -> None:
 
 
 def _make_durable(cursor: Any) -> None:
-    """Let the COMMIT of this transaction wait for the disk, and so for all before it, where the role does without."""
+    """Let the COMMIT of this transaction wait for the disk, and thus for all before it, even if the role does not."""
     cursor.execute(
         "SELECT pg_catalog.set_config('synchronous_commit', 'on', true) "
         "WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
@@ -90,7 +90,7 @@ def _make_durable(cursor: Any) -> None:
 def _drop_leftovers(cursor: Any) -> None:
     """Drop the staging tables that runs left behind when they were killed: those of no run that is running.
 
-    A run whose table is gone is not running, whatever its row says: nobody will come to fence it.
+    A run whose table was dropped is not running, whatever its row says: no later run will fence it.
     """
     cursor.execute(
         "SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relnamespace = 'etl_toolkit'::pg_catalog.regnamespace "

@@ -22,7 +22,7 @@ def lock_table(
     on_wait: Callable[[str, float], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Take the session's advisory lock on the target table; raises LedgerError that names the holder.
+    """Take the session's advisory lock on the target table; raises LedgerError with the session that holds it.
 
     While it waits it calls `on_wait` every ten seconds with the holder and the seconds waited.
     """
@@ -67,7 +67,7 @@ def give_locks_back(connection: Any) -> None:
 def locks_given_back(connection: Any) -> Iterator[None]:
     """Give the session's advisory locks back at the end: a server may end a closed session only a moment later.
 
-    Until then the next run on the table would be told that this one still loads.
+    Until then, it would look to the next run on the table as if this one were still loading.
     """
     try:
         yield
