@@ -20,7 +20,7 @@ from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import ConflictAction, LoadSpec, SourceFile, TargetTable
 from etl_toolkit.plan import match_columns
-from etl_toolkit.prepare import localized
+from etl_toolkit.prepare import localize_instants
 from etl_toolkit.sources import number_in_file, resolve, text_relation
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, literal, open_workspace
@@ -91,7 +91,7 @@ def explain(
             _read_as(connection, run)
             rows = _rows_of(connection, run, target, key, config=config, notes=notes)
             found.append((run, _candidates(connection, run, rows, notes)))
-        occurrences, holder = _judged(connection, target, found)
+        occurrences, holder = _judge_rows(connection, target, found)
         if holder is not None:
             _read_as(connection, next(run for run in past if run.run_id == holder.run_id))
             as_read = _present_row(connection, target, key)
@@ -153,7 +153,7 @@ def _rows_of(
             sources = resolve(
                 names, spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes
             )
-            files = localized(match_columns(sources.files, target, spec), connection, workspace)
+            files = localize_instants(match_columns(sources.files, target, spec), connection, workspace)
             rows = []
             for file, (position, _, content) in zip(files, there, strict=True):
                 if content != file.content_hash:
@@ -218,7 +218,7 @@ def _candidates(
     return found
 
 
-def _judged(
+def _judge_rows(
     connection: Any, target: TargetTable, found: Sequence[tuple[PastRun, Sequence[_Candidate]]]
 ) -> tuple[list[Occurrence], _Candidate | None]:
     """Say of each row, the latest first, whether it won and why; and which one the table should hold now."""

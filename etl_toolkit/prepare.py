@@ -109,7 +109,7 @@ def resource_failures_told() -> Iterator[None]:
 
 
 @contextmanager
-def prepared(
+def prepare_load(
     files: Any,
     spec: LoadSpec,
     sessions: Sessions,
@@ -130,7 +130,7 @@ def prepared(
         ) as workspace,
     ):
         with phases.phase("sources"):
-            sources = resolved(files, spec, config, workspace, phases)
+            sources = resolve_files(files, spec, config, workspace, phases)
         with phases.phase("target"):
             look = partial(
                 _look_at_table, sources, spec, workspace, sessions, is_resumed=lanes is not None, is_trial=is_trial
@@ -235,7 +235,9 @@ def _look_at_table(
     target = read_target(connection, spec.table, spec.key)
     order_by = spec.order_by and fold_name(spec.order_by, (column.name for column in target.columns))
     spec = replace(spec, key=target.key, order_by=order_by)
-    sources = replace(sources, files=localized(match_columns(sources.files, target, spec), connection, workspace))
+    sources = replace(
+        sources, files=localize_instants(match_columns(sources.files, target, spec), connection, workspace)
+    )
     if not is_resumed and may_read_once(sources.files, target):  # what is resumed is what the ledger lists
         is_first_kept = spec.conflict_action is ConflictAction.IGNORE
         sources = read_once(sources, workspace, is_first_kept=is_first_kept)
@@ -248,16 +250,16 @@ def _look_at_table(
     return _Table(created, target, spec, sources, refusal, is_standby(connection), before)
 
 
-def localized(files: tuple[SourceFile, ...], connection: Any, workspace: Workspace) -> tuple[SourceFile, ...]:
+def localize_instants(files: tuple[SourceFile, ...], connection: Any, workspace: Workspace) -> tuple[SourceFile, ...]:
     """The files, with the offsets of the session's zone where instants of theirs become local times."""
     with connection.cursor() as cursor:
         return with_offsets(files, workspace, partial(offsets_at, cursor))
 
 
-def resolved(files: Any, spec: LoadSpec, config: ParallelConfig, workspace: Workspace, phases: Phases) -> Sources:
+def resolve_files(files: Any, spec: LoadSpec, config: ParallelConfig, workspace: Workspace, phases: Phases) -> Sources:
     """Look at the files that are named, under the limits of the configuration."""
     return resolve(
-        listed(files), spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes,
+        as_list(files), spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes,
         on_look=lambda size, total: phases.tell("looked", bytes=size, total_bytes=total),
     )  # fmt: skip
 
@@ -271,7 +273,7 @@ def _scan(
     return scan(files, spec.key, workspace, key_types=key_types(target), layout=layout, order=order)
 
 
-def forecasted(ready: Ready, sessions: Sessions) -> Plan:
+def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
     """The plan with predicted inserts, updates and unchanged rows, scaled up from a sample of the rows to load.
 
     The sample is staged and compared with the table in a transaction that is rolled back.
@@ -306,7 +308,7 @@ def forecasted(ready: Ready, sessions: Sessions) -> Plan:
     return replace(plan, predicted_inserts=inserts, predicted_updates=updates, predicted_unchanged=unchanged)
 
 
-def listed(files: Any) -> list[Any]:
+def as_list(files: Any) -> list[Any]:
     """One path, glob or frame, or several of them, as a list."""
     if (
         isinstance(files, str)

@@ -25,7 +25,7 @@ from etl_toolkit.errors import (
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.conventions import PRINTED, named_conventions
-from etl_toolkit.loading.coordinator import Coordinator, coordinated
+from etl_toolkit.loading.coordinator import Coordinator, open_coordinator
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Event, Phases, Run
 from etl_toolkit.loading.session import Sessions, plain_text_host
@@ -46,10 +46,10 @@ from etl_toolkit.model import (
     Strategy,
     StrategyName,
 )
-from etl_toolkit.observe import Card, Watch, card_if_wanted, fan_out, told
+from etl_toolkit.observe import Card, Watch, card_if_wanted, fan_out, report_load
 from etl_toolkit.overlap import measure
 from etl_toolkit.plan import spelled_as
-from etl_toolkit.prepare import Resumed, forecasted, prepared, resolved
+from etl_toolkit.prepare import Resumed, forecast_plan, prepare_load, resolve_files
 from etl_toolkit.ranking import collapse
 from etl_toolkit.request import connection_string, key_columns, load_spec
 from etl_toolkit.scan import scan
@@ -62,7 +62,7 @@ from etl_toolkit.workspace import open_workspace
 T = TypeVar("T")
 
 
-def _silent(event: Event) -> None:
+def _ignore_event(event: Event) -> None:
     """Discard an event: nobody is listening."""
 
 
@@ -79,7 +79,7 @@ class ConflictAwareProcessor:
         *,
         concurrency: int | None = None,
         config: ParallelConfig | None = None,
-        on_event: Callable[[Event], None] = _silent,
+        on_event: Callable[[Event], None] = _ignore_event,
     ) -> None:
         self._dsn = dsn
         config = config or ParallelConfig()
@@ -149,7 +149,7 @@ class ConflictAwareProcessor:
 
         def look() -> KeyOverlap:
             with open_workspace(self.config, threads=available_cores(), stop=stop) as workspace:
-                sources = resolved(files, spec, self.config, workspace, Phases())
+                sources = resolve_files(files, spec, self.config, workspace, Phases())
                 types = [KEY_TYPES["text"]] * len(spec.key)
                 spelled = [spelled_as(file, spec.key) for file in sources.files]
                 scanned = scan(spelled, spec.key, workspace, key_types=types)
@@ -183,8 +183,8 @@ class ConflictAwareProcessor:
 
         def make(sessions: Sessions) -> Plan:
             doing = driver_errors_mapped(doing=f"planning a load into {table}")
-            with doing, prepared(files, spec, sessions, Phases(), is_trial=True) as ready:
-                return forecasted(ready, sessions)
+            with doing, prepare_load(files, spec, sessions, Phases(), is_trial=True) as ready:
+                return forecast_plan(ready, sessions)
 
         return self._stoppable(make, "plan", Stop(), conventions=named_conventions(spec.read))
 
@@ -197,7 +197,7 @@ class ConflictAwareProcessor:
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
         def work(sessions: Sessions) -> LoadResult:
-            return told(self._on_event, run_id, spec, lambda: self._load(files, spec, sessions))
+            return report_load(self._on_event, run_id, spec, lambda: self._load(files, spec, sessions))
 
         return self._stoppable(
             work, run_id, stop or Stop(),
@@ -221,7 +221,7 @@ class ConflictAwareProcessor:
             sessions.conventions = resumed.conventions  # not those that the first session has brought
             spec = replace(spec, strategy=Strategy(past.strategy), force=True)
             files = [name for _, name, _ in past.files]
-            return told(self._on_event, run_id, spec, lambda: self._load(files, spec, sessions, resumed))
+            return report_load(self._on_event, run_id, spec, lambda: self._load(files, spec, sessions, resumed))
 
         return self._stoppable(work, run_id, stop or Stop(), limit_seconds=self.config.time_limit_seconds)
 
@@ -261,9 +261,9 @@ class ConflictAwareProcessor:
         phases = Phases(self._on_event, run_id)
         with (
             driver_errors_mapped(doing=f"loading into {spec.table}"),
-            coordinated(sessions) as coordinator,
+            open_coordinator(sessions) as coordinator,
             Watch(sessions, self._on_event) as watch,
-            prepared(files, spec, sessions, phases, lanes=resumed.lanes if resumed else None) as ready,
+            prepare_load(files, spec, sessions, phases, lanes=resumed.lanes if resumed else None) as ready,
         ):
             if host := plain_text_host(coordinator.connection):
                 self._on_event(
@@ -287,7 +287,7 @@ class ConflictAwareProcessor:
                 counts=sum(counts.values(), Counts()), files=_by_name(run, counts),
                 wall_seconds=time.perf_counter() - started, phases=phases.as_dict(), plan=ready.plan, completed=True,
                 duplicates=ready.sources.duplicates, retries=run.retries, created_sql=ready.created_sql,
-                resources=watch.resources(), loaded_before=_turned_back(run, counts), rejects=_rejected(run),
+                resources=watch.resources(), loaded_before=_count_reverted(run, counts), rejects=_collect_rejects(run),
             )  # fmt: skip
 
     def undo(self, run_id: str, *, force: bool = False, dry_run: bool = False) -> Undone:
@@ -316,7 +316,7 @@ def ingest(
     headers: Sequence[str] | None = None, delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
     extra_columns: ExtraColumns = "error", date_style: str | None = None, timezone: str | None = None,
     format: FileFormat | None = None, skip: int = 0,
-    concurrency: int | None = None, config: ParallelConfig | None = None, on_event: Callable[[Event], None] = _silent,
+    concurrency: int | None = None, config: ParallelConfig | None = None, on_event: Callable[[Event], None] = _ignore_event,
     progress: bool | None = None, stop: Stop | None = None,
 ) -> LoadResult:  # fmt: skip
     """Load files or frames into a table and wait for it; works inside a running event loop as well.
@@ -407,13 +407,13 @@ def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> dict[int, Coun
         counts = add_up([{file.position: Counts() for file in run.files}, STRATEGIES[run.plan.strategy](run)])
         _check_accounting(run, counts)
         reach("finishing")
-        _close(coordinator, run, "complete", counts, observed=_observed(watch))
+        _close(coordinator, run, "complete", counts, observed=_collect_observations(watch))
         return counts
     except BaseException as error:
-        stopped = _stopped(coordinator, run) if run.stop.is_set() else None
+        stopped = _explain_stop(coordinator, run) if run.stop.is_set() else None
         status = "interrupted" if stopped or not isinstance(error, Exception) else "failed"
         words = str(stopped) if stopped else f"{type(error).__name__}: {error}"
-        _close(coordinator, run, status, {}, error=words, observed=_observed(watch))
+        _close(coordinator, run, status, {}, error=words, observed=_collect_observations(watch))
         if stopped:
             raise stopped from None
         if isinstance(error, psycopg2.Error):
@@ -421,7 +421,7 @@ def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> dict[int, Coun
         raise
 
 
-def _stopped(coordinator: Coordinator, run: Run) -> StoppedError:
+def _explain_stop(coordinator: Coordinator, run: Run) -> StoppedError:
     """The error of a load that was stopped, with what was committed before."""
     try:
         with run.sessions.sparing(coordinator.connection):
@@ -442,7 +442,7 @@ def _stopped(coordinator: Coordinator, run: Run) -> StoppedError:
     )  # fmt: skip
 
 
-def _rejected(run: Run) -> tuple[RejectedRow, ...]:
+def _collect_rejects(run: Run) -> tuple[RejectedRow, ...]:
     """The rejected rows, in the order of the files."""
     return tuple(
         RejectedRow(run.file(item.file).name, item.record, item.line, item.reason, item.sqlstate, item.raw)
@@ -460,7 +460,7 @@ def _by_name(run: Run, counts: Mapping[int, Counts]) -> dict[str, Counts]:
     return named
 
 
-def _turned_back(run: Run, counts: Mapping[int, Counts]) -> tuple[LoadedBefore, ...]:
+def _count_reverted(run: Run, counts: Mapping[int, Counts]) -> tuple[LoadedBefore, ...]:
     """The files that were loaded before something newer, with how many rows they changed again."""
     changed = {name: count.updated for name, count in _by_name(run, counts).items()}
     return tuple(
@@ -468,7 +468,7 @@ def _turned_back(run: Run, counts: Mapping[int, Counts]) -> tuple[LoadedBefore, 
     )
 
 
-def _observed(watch: Watch) -> dict[str, float]:
+def _collect_observations(watch: Watch) -> dict[str, float]:
     """What the doctor checks about this run."""
     return {} if watch.memory_peak_ratio is None else {"memory_peak_ratio": round(watch.memory_peak_ratio, 3)}
 

@@ -52,7 +52,7 @@ class Coordinator:
 
 
 @contextmanager
-def coordinated(sessions: Sessions) -> Iterator[Coordinator]:
+def open_coordinator(sessions: Sessions) -> Iterator[Coordinator]:
     """Open the coordinator's session; at the end it gives its locks back and is closed.
 
     A server may end a closed session only a moment later, and until then the next run on the table would have to wait.

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from etl_toolkit.observe.jsonlog import JsonLog
     from etl_toolkit.observe.prometheus import PrometheusFile
     from etl_toolkit.observe.spans import Spans
-    from etl_toolkit.observe.telling import fan_out, told
+    from etl_toolkit.observe.telling import fan_out, report_load
     from etl_toolkit.observe.watch import Watch
 
-__all__ = ["Card", "JsonLog", "PrometheusFile", "Spans", "Watch", "card_if_wanted", "fan_out", "told"]
+__all__ = ["Card", "JsonLog", "PrometheusFile", "Spans", "Watch", "card_if_wanted", "fan_out", "report_load"]
 
 _HOMES = {
     "Card": "card",
@@ -41,7 +41,7 @@ _HOMES = {
     "Watch": "watch",
     "card_if_wanted": "card",
     "fan_out": "telling",
-    "told": "telling",
+    "report_load": "telling",
 }
 
 

@@ -39,7 +39,7 @@ def fan_out(*sinks: Sink) -> Sink:
     return tell
 
 
-def told(tell: Sink, run_id: str, spec: LoadSpec, load: Callable[[], LoadResult]) -> LoadResult:
+def report_load(tell: Sink, run_id: str, spec: LoadSpec, load: Callable[[], LoadResult]) -> LoadResult:
     """Call `load`; tell when it starts, and with which outcome it finishes."""
     began = time.perf_counter()
     tell(Event("started", {"table": spec.table, "strategy": str(spec.strategy)}, run_id))

@@ -17,7 +17,7 @@ def recommendation(data: RunData) -> Section:
     """The rule with its evidence, and the file of settings that follows from it."""
     rows = [
         [
-            _load(rule["when"]),
+            _describe_load(rule["when"]),
             rule["then"]["strategy"]
             + (f", batches of {rule['then']['batch_rows']:,} rows" if rule["then"]["batch_rows"] else ""),
             rule["then"]["workers"],
@@ -31,7 +31,9 @@ def recommendation(data: RunData) -> Section:
         if rows
         else Text("The runs do not support a recommendation.", "alert")
     ]
-    undecided = [[_load(rule["when"]), _evidence(rule["evidence"])] for rule in data.record.report.get("undecided", [])]
+    undecided = [
+        [_describe_load(rule["when"]), _evidence(rule["evidence"])] for rule in data.record.report.get("undecided", [])
+    ]
     if undecided:
         columns = ("load", f"our best, {data.record.report['undecided'][0]['then']['strategy']}: time / time of others")
         parts.append(
@@ -48,7 +50,7 @@ def recommendation(data: RunData) -> Section:
     return Section("Recommendation", parts)
 
 
-def _load(when: Case) -> str:
+def _describe_load(when: Case) -> str:
     low, high = when["overlap"]
     overlap = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
     return f"{overlap} overlap, {when['rows'][0]:,} rows, {STATES.get(when['table_state'], when['table_state'])}"

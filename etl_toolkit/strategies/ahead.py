@@ -20,7 +20,7 @@ from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import is_waited_for, wait_for_nobody
 from etl_toolkit.model import Batch, Counts
-from etl_toolkit.strategies.lanes import FileCounts, add_up, narrated, retried, run_all
+from etl_toolkit.strategies.lanes import FileCounts, add_up, report_batch, retry_batch, run_all
 from etl_toolkit.strategies.staged import finish, load_absent, load_files
 
 LOOK_SECONDS = 0.1
@@ -41,20 +41,20 @@ def load_in_order(run: Run) -> dict[int, Counts]:
                 batch, turn, next_turn = waiting.popleft()
             except IndexError:  # another worker was quicker
                 return
-            loaded.append(narrated(run, batch, partial(_load, run, batch, turn)))
+            loaded.append(report_batch(run, batch, partial(_load_in_turn, run, batch, turn)))
             next_turn.set()
 
     run_all(run, [work] * run.plan.workers, workers=run.plan.workers)
     return add_up(loaded)
 
 
-def _load(run: Run, batch: Batch, turn: threading.Event) -> FileCounts:
+def _load_in_turn(run: Run, batch: Batch, turn: threading.Event) -> FileCounts:
     sent_before = run.rows_sent()
     if not turn.is_set() and not run.keys_met.is_set() and (counts := _load_ahead(run, batch, turn)) is not None:
         return counts
     run.take_back(sent_before)
     _wait(run, turn)
-    return retried(run, batch, load_files)
+    return retry_batch(run, batch, load_files)
 
 
 def _load_ahead(run: Run, batch: Batch, turn: threading.Event) -> FileCounts | None:

@@ -53,7 +53,7 @@ def copy_absent(
         with run.workspace.cursor() as source:
             return copy_records(cursor, source, query, statement, held=scan.held, on_bytes=run.on_bytes)
 
-    rows = _attempt(run, cursor, batch, copy)
+    rows = _copy_or_undo(run, cursor, batch, copy)
     if rows is None:
         return None
     if rows != sum(per_file.values()):
@@ -85,11 +85,11 @@ def copy_unseen(run: Run, cursor: Any, batch: Batch, file: SourceFile) -> dict[i
         sent = lines.sent
         return rows
 
-    rows = _attempt(run, cursor, batch, copy)
+    rows = _copy_or_undo(run, cursor, batch, copy)
     return None if rows is None else {file.position: Counts(read=sent, inserted=rows)}
 
 
-def _attempt(run: Run, cursor: Any, batch: Batch, copy: Callable[[], int]) -> int | None:
+def _copy_or_undo(run: Run, cursor: Any, batch: Batch, copy: Callable[[], int]) -> int | None:
     """Let a COPY into the table return its rows, or None: one of their keys is there, and the COPY is undone."""
     sent_before = run.rows_sent()
     cursor.execute("SAVEPOINT etl_direct")

@@ -33,15 +33,15 @@ def run_lanes(run: Run, load: Callable[[Run, Batch], FileCounts]) -> dict[int, C
 
 def load_with_retry(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) -> FileCounts:
     """Load one batch, again after a transient error, and report when it begins and when it is done."""
-    return narrated(run, batch, partial(retried, run, batch, load))
+    return report_batch(run, batch, partial(retry_batch, run, batch, load))
 
 
-def retried(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) -> FileCounts:
+def retry_batch(run: Run, batch: Batch, load: Callable[[Run, Batch], FileCounts]) -> FileCounts:
     """Load one batch, again after a transient error."""
     return run_with_retry(lambda: load(run, batch), run.config, on_retry=on_retry(run, batch.label), sleep=run.sleep)
 
 
-def narrated(run: Run, batch: Batch, load: Callable[[], FileCounts]) -> FileCounts:
+def report_batch(run: Run, batch: Batch, load: Callable[[], FileCounts]) -> FileCounts:
     """Load one batch, and report when it begins and when it is done."""
     run.check()
     worker = threading.current_thread().name.removeprefix("etl-worker_")

@@ -135,7 +135,7 @@ def _refused_once(run: Run, cursor: Any, upsert: Upsert) -> Generator[_Refused]:
         raise error
     if upsert.kept_identities:
         cursor.execute(changed_identities(one_each, _slice(upsert, 1, count)))
-        yield from (_Refused(row, identity_reason(upsert), IDENTITY_SQLSTATE) for row in _taken_out(run.target, cursor))
+        yield from (_Refused(row, identity_reason(upsert), IDENTITY_SQLSTATE) for row in _take_out(run.target, cursor))
     for key in run.target.foreign_keys:
         if key.is_self and {*key.columns, *key.referenced_columns} <= set(upsert.layout.columns):
             yield from _childless(run, cursor, key)
@@ -193,7 +193,7 @@ def _refusal(target: TargetTable, cursor: Any, place: int, error: psycopg2.Error
     return _Refused(cursor.fetchone()[0], failure.message, failure.sqlstate or "")
 
 
-def _taken_out(target: TargetTable, cursor: Any) -> list[int]:
+def _take_out(target: TargetTable, cursor: Any) -> list[int]:
     """Take the rows that the last query has found out of the winners, and return them."""
     rows = [row for (row,) in cursor.fetchall()]
     cursor.execute(ours(target, "DELETE FROM {} WHERE etl_row = ANY ({}::bigint[])").format(_WINNERS, Literal(rows)))
@@ -212,7 +212,7 @@ def _childless(run: Run, cursor: Any, key: ForeignKey) -> Generator[_Refused]:
     ).format(winners=_WINNERS, given=given, table=table(run.target), equal=equal)
     while True:
         cursor.execute(orphans)
-        if not (rows := _taken_out(run.target, cursor)):
+        if not (rows := _take_out(run.target, cursor)):
             return
         reason = f"violates foreign key constraint {key.name}: no such row in {key.references}"
         yield from (_Refused(row, reason, "23503") for row in rows)

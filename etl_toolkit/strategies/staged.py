@@ -44,19 +44,19 @@ def load_files(run: Run, batch: Batch) -> FileCounts:
     sent_before = run.rows_sent()
     with driver_errors_mapped(doing=f"loading {_names(run, batch)}"):
         try:
-            return _attempt(run, batch)
+            return _load_once(run, batch)
         except psycopg2.Error as error:
             found = is_row_error(error) and not run.is_stopped and _find_refused(run, batch)
             if not found:
                 raise
         run.take_back(sent_before)
         try:
-            return _attempt(run, batch)
+            return _load_once(run, batch)
         except psycopg2.Error as error:
             if not is_row_error(error) or run.is_stopped or not find_refused_writes(run, batch):
                 raise
         run.take_back(sent_before)
-        return _attempt(run, batch)
+        return _load_once(run, batch)
 
 
 def _find_refused(run: Run, batch: Batch) -> int:
@@ -66,7 +66,7 @@ def _find_refused(run: Run, batch: Batch) -> int:
     return found or find_refused_writes(run, batch)
 
 
-def _attempt(run: Run, batch: Batch) -> FileCounts:
+def _load_once(run: Run, batch: Batch) -> FileCounts:
     with run.sessions.lend(batch.label) as connection, connection.cursor() as cursor:
         claimed = ledger.claim(cursor, run.run_id, batch, undoable=run.spec.undoable)
         if not claimed.is_ours:

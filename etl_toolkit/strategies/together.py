@@ -24,7 +24,7 @@ from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import check_waiting
 from etl_toolkit.model import Batch, Counts
-from etl_toolkit.strategies.lanes import FileCounts, add_up, narrated, on_retry, run_all
+from etl_toolkit.strategies.lanes import FileCounts, add_up, on_retry, report_batch, run_all
 
 Write = Callable[[Any, Batch], FileCounts]  # (cursor, batch) -> counts of the rows it wrote
 
@@ -66,7 +66,7 @@ def load_together(
         taken: list[Batch] = []
 
         def attempt() -> Loaded | None:
-            return _load(run, worker, _ours(taken, waiting), write, lost)
+            return _load_partitions(run, worker, _ours(taken, waiting), write, lost)
 
         if done := run_with_retry(attempt, run.config, on_retry=on_retry(run, worker), sleep=run.sleep):
             with run.lock:
@@ -128,7 +128,7 @@ class Watchman:
             self._connection = None
 
 
-def _load(run: Run, worker: str, batches: Iterable[Batch], write: Write, lost: FileCounts) -> Loaded | None:
+def _load_partitions(run: Run, worker: str, batches: Iterable[Batch], write: Write, lost: FileCounts) -> Loaded | None:
     """Load partitions in one transaction and leave it open; of one committed before, only take over the counts."""
     batches = iter(batches)
     if (first := next(batches, None)) is None:
@@ -138,7 +138,7 @@ def _load(run: Run, worker: str, batches: Iterable[Batch], write: Write, lost: F
         counts, done = [], []
         with connection.cursor() as cursor:
             for batch in chain([first], batches):
-                counts.append(narrated(run, batch, partial(_load_one, run, cursor, batch, write, lost)))
+                counts.append(report_batch(run, batch, partial(_load_one, run, cursor, batch, write, lost)))
                 done.append(batch)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what could still fail at COMMIT fails now
         reach("completed")
@@ -177,7 +177,7 @@ def _commit(run: Run, loaded: Loaded, write: Write, lost: FileCounts) -> FileCou
         run.tell("commit_lost", batch=", ".join(batch.label for batch in loaded.batches), **reason_of(error))
 
     def load_and_commit() -> FileCounts:
-        again = _load(run, loaded.worker, loaded.batches, write, lost)
+        again = _load_partitions(run, loaded.worker, loaded.batches, write, lost)
         assert again is not None
         try:
             if _read(again) != _read(loaded):
