@@ -8,7 +8,7 @@ spelling they turn down costs speed, one they let through wrongly would cost row
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from etl_toolkit.model import Column, Layout, TargetTable
@@ -88,6 +88,21 @@ def _characters(limit: int) -> str:
     return rf"(?s:.{{0,{min(limit, 1000)}}})"
 
 
+def _json() -> str:
+    """Objects and arrays of plain values, or of flat ones of these, as a CSV field."""
+    text, number = r"\"\"CHARACTER*\"\"", r"-?(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?"
+    plain = f"(?:{text}|{number}|true|false|null)"
+
+    def pack(value: str) -> str:
+        return rf"\[(?:{value}(?:, ?{value})*)?\]|\{{(?:{text}: ?{value}(?:, ?{text}: ?{value})*)?\}}"
+
+    return rf"(?:\{{\}}|\[\]|\"(?:{pack(f'(?:{plain}|{pack(plain)})')})\")"
+
+
+_OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_IP4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_IP6 = r"[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{1,4}){7}"
+_JSON = _json()
 _VALUES = {
     "text": "TEXT*",
     "int2": r"-?\d{1,4}",
@@ -99,17 +114,27 @@ _VALUES = {
     "uuid": _UUID,
     "date": _DAY,
     "timestamp": rf"{_DAY}[ T]{_TIME}",
+    "time": _TIME,
+    "interval": rf"(?:\d{{1,5}} (?:year|mon|month|week|day|hour|minute|second)s?|(?:\d{{1,5}} days? )?{_TIME})",
+    "inet": rf"(?:{_IP4}(?:/(?:3[0-2]|[12]?\d))?|{_IP6})",
+    "cidr": rf"(?:{_IP4}|{_IP6})",
+    "macaddr": r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}",
+    "bytea": r"\\x(?:[0-9a-fA-F]{2})*",
+    "json": _JSON,
+    "jsonb": _JSON,
     "timestamptz": rf"{_DAY}[ T]{_TIME}{_OFFSET}?",  # without an offset it is read in some zone, whichever that is
 }
 
 
 def value_grammar(column: Column) -> str | None:
-    """Return a grammar of texts that the server surely accepts for `column`, unquoted; None: no such grammar.
+    """Return a grammar of texts that the server surely accepts for `column`, unquoted but for JSON; None: no such grammar.
 
-    `TEXT` in it stands for one character of text, which depends on the delimiter, `DIGITS` for a number of digits that any
-    float8 or numeric takes: the caller puts them in.
+    `TEXT` in it stands for one character of text, which depends on the delimiter, `CHARACTER` for one of a text in JSON, `DIGITS`
+    for a number of digits that any float8 or numeric takes: the caller puts them in.
     """
-    if column.base_type == "varchar":
+    if column.base_type == "interval" and column.type_modifier >= 0:
+        return None
+    if column.base_type in ("varchar", "bpchar"):
         limit = column.type_modifier - 4
         return "TEXT*" if limit < 0 else f"TEXT{{0,{limit}}}" if limit <= 1000 else None
     if column.base_type == "numeric":
@@ -128,12 +153,19 @@ def _numeric_grammar(modifier: int) -> str | None:
 
 
 def record_grammar(
-    target: TargetTable, layout: Layout, *, is_short: bool = False, proven: Sequence[str] = ()
+    target: TargetTable,
+    layout: Layout,
+    *,
+    is_short: bool = False,
+    is_unquoted: bool = False,
+    proven: Sequence[str] = (),
+    apart: Collection[str] = (),
 ) -> str | None:
     """Return a grammar of whole records that the server surely accepts into `target`; None where there is none.
 
     `is_short` says that no record is longer than SHORT_RECORD_BYTES: then digits need not be counted, which RE2 does at
-    the price of a third of its speed. The values of `proven` columns are known to be well spelled.
+    the price of a third of its speed; `is_unquoted` that none has a quote. The values of `proven` columns are known to be well
+    spelled; those of columns `apart` are judged elsewhere, so any text will do.
 
     A table with CHECK constraints, domains, foreign keys, generated columns, partitions or indexes on expressions has none:
     any of them may refuse a row whose every value is well spelled, and the client cannot evaluate them.
@@ -144,8 +176,7 @@ def record_grammar(
         or any(column.is_generated and column.not_null for column in target.columns)
     ):
         return None
-    delimiter = layout.delimiter if layout.delimiter in ",;|:" else r"\t"
-    delimiter = r"\|" if delimiter == "|" else delimiter
+    delimiter = _delimiter(layout)
     others = "" if all(column.is_utf8 for column in target.columns) else r"\x{80}-\x{10FFFF}"  # may be refused
     text = rf"[^\"\r\n\x00{delimiter}{others}]"
     digits = r"\d+" if is_short else r"\d{1,100}"
@@ -156,16 +187,37 @@ def record_grammar(
         if kind and kind.duckdb_type != "VARCHAR":  # what matched is a number, a date, …; a text may still hold a NUL
             parts.append(f"[^{delimiter}]+")
             continue
+        if name in apart:
+            parts.append(_field(layout))
+            continue
         grammar = value_grammar(column)
         if grammar is None:
             return None
         grammar = grammar.replace("DIGITS", digits)
         is_text = grammar.startswith("TEXT")
-        grammar = grammar.replace("TEXT", text)
+        grammar = grammar.replace("TEXT", text).replace("CHARACTER", rf"[^\"\\\x00-\x1F{others}]")
         if is_text:
             # Unquoted empty is NULL; a quoted text is spelled out by the second alternative.
             at_least_one = grammar.replace("{0,", "{1,") if "{0," in grammar else grammar[:-1] + "+"
             quoted = rf"|\"(?:[^\"\x00{others}]|\"\")*\"" if column.type_modifier < 0 else ""
             grammar = f"(?:{at_least_one}{quoted})"
+        elif not is_unquoted and column.base_type not in ("json", "jsonb"):
+            grammar = rf"(?:{grammar}|\"{grammar}\")"
         parts.append(grammar if column.not_null else f"(?:{grammar})?")
     return delimiter.join(parts)
+
+
+def _delimiter(layout: Layout) -> str:
+    delimiter = layout.delimiter if layout.delimiter in ",;|:" else r"\t"
+    return r"\|" if delimiter == "|" else delimiter
+
+
+def _field(layout: Layout) -> str:
+    """A grammar of any field of a record, quoted or not."""
+    return rf"(?:\"(?:[^\"]|\"\")*\"|[^\"\r\n{_delimiter(layout)}]*)"
+
+
+def field_grammar(layout: Layout, name: str) -> str:
+    """A grammar whose first group is the field of a column as it is spelled in a record, quotes included."""
+    field, delimiter = _field(layout), _delimiter(layout)
+    return rf"^(?:{field}{delimiter}){{{layout.columns.index(name)}}}({field})(?:{delimiter}|$)"

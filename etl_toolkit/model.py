@@ -171,6 +171,7 @@ class Column:
     is_deterministic: bool = True
     is_utf8: bool = True
     collation: str | None = None
+    is_enum: bool = False
 
     @property
     def is_generated(self) -> bool:

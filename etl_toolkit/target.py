@@ -274,6 +274,7 @@ def _columns(cursor: Any, oid: int) -> tuple[Column, ...]:
             is_deterministic=deterministic,
             is_utf8=encoding in (None, "UTF8"),
             collation=collation,
+            is_enum=kind == "e",
         )
         for (name, type_name, base, modifier, not_null, expression, generated, identity, deterministic, kind,
              domain_not_null, reads, is_repeatable, collation) in cursor.fetchall()

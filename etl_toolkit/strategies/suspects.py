@@ -1,17 +1,20 @@
 """Rows that the server might refuse: those of a collapsed load that are never sent, or that it has turned down once.
 
 A row whose text matches `record_grammar` is surely fine; all others are put to the server by one COPY, in a transaction that
-is rolled back. Only if it refuses that are they looked at one by one. What it refuses is taken out of the load, so the set of
-rejects is that of any other strategy.
+is rolled back. Columns that have no grammar, or on which a CHECK or a foreign key depends, go there by themselves. Only if the
+server refuses anything are the rows looked at one by one. What it refuses is taken out of the load, so the set of rejects is
+that of any other strategy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from etl_toolkit.keys import SHORT_RECORD_BYTES, record_grammar
+from etl_toolkit.keys import SHORT_RECORD_BYTES, field_grammar, record_grammar
+from etl_toolkit.loading.apart import Part, set_apart
 from etl_toolkit.loading.conditions import LONG_ENTRY_BYTES
 from etl_toolkit.loading.copy import RecordReader, copy_stream
 from etl_toolkit.loading.rejects import Refusal, has_refused, refused_records
@@ -20,7 +23,7 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Layout, Reject, TargetTable
 from etl_toolkit.scan import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan
-from etl_toolkit.sources import located, number_in_file
+from etl_toolkit.sources import is_record, located, number_in_file
 from etl_toolkit.strategies.refused_rows import bounded, check_reject_limit
 from etl_toolkit.workspace import Workspace, literal
 
@@ -51,18 +54,63 @@ def _check(run: Run, where: str) -> int:
     """Ask the server about the rows that are not surely fine, and take the refused ones out of the load."""
     assert run.scan is not None
     assert run.layout is not None
+    is_unquoted = all(is_record(file, run.layout) for file in run.files)
     is_short = all(file.is_plain and file.longest_record_bytes <= SHORT_RECORD_BYTES for file in run.files)
-    grammar = record_grammar(run.target, run.layout, is_short=is_short, proven=run.target.key)
-    doubtful = f"NOT regexp_full_match(record, {literal(grammar)})" if grammar else "true"
-    if run.target.wide_indexes and not is_short:
-        doubtful += f" OR strlen(record) > {LONG_ENTRY_BYTES}"
+    grammar = partial(
+        record_grammar, layout=run.layout, is_short=is_short, is_unquoted=is_unquoted, proven=run.target.key
+    )
+    long = f" OR strlen(record) > {LONG_ENTRY_BYTES}" if run.target.wide_indexes and not is_short else ""
+    whole = grammar(run.target)
+    apart = None if whole else set_apart(run.target, run.layout)
+    rest = grammar(apart.rest, apart=apart.columns - set(run.target.key)) if apart else None
+    fields = (
+        [Fields(part, _fields_query(run.layout, part, is_unquoted=is_unquoted)) for part in apart.parts]
+        if apart and rest
+        else []
+    )
+    doubt = Doubt(_unlike(whole) + long, _unlike(whole or rest) + long, fields)
     with run.phases.phase("rejects"):
-        found = Inquiry(run.scan, run.target, run.layout, run.workspace, run.sessions).refused(
-            where, doubtful, limit=run.spec.max_rejects
-        )
+        inquiry = Inquiry(run.scan, run.target, run.layout, run.workspace, run.sessions)
+        found = inquiry.refused(where, doubt, limit=run.spec.max_rejects)
     for rejects in found.values():
         run.note_rejects(rejects)
     return len(found)
+
+
+def _unlike(grammar: str | None) -> str:
+    return f"NOT regexp_full_match(record, {literal(grammar)})" if grammar else "true"
+
+
+def _fields_query(layout: Layout, part: Part, *, is_unquoted: bool) -> str:
+    """The different combinations of the fields of a part, each spelled as a record."""
+    delimiter = literal(layout.delimiter)
+    fields = [
+        f"split_part(record, {delimiter}, {layout.columns.index(name) + 1})"
+        if is_unquoted
+        else f"regexp_extract(record, {literal(field_grammar(layout, name))}, 1)"
+        for name in part.layout.columns
+    ]
+    return f"SELECT DISTINCT {f' || {delimiter} || '.join(fields)} AS record FROM found"
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Columns that are put to the server by themselves, and the query of their values."""
+
+    part: Part
+    query: str
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Which rows the server may refuse: a condition on their record.
+
+    `whole` are those it may refuse at all; it refuses none of them if it takes the records of the `rest` and all `fields`.
+    """
+
+    whole: str = "true"
+    rest: str = "true"
+    fields: Sequence[Fields] = ()
 
 
 @dataclass(frozen=True)
@@ -77,25 +125,29 @@ class Inquiry:
 
     def doubtful_keys(self, *, limit: int) -> dict[int, tuple[Reject, ...]]:
         """The refused ones of the rows whose key is NULL or not surely spelled right, by file."""
-        return self.refused(f"doubt IN ({NULL_KEY}, {UNPROVEN})", "true", limit=limit)
+        return self.refused(f"doubt IN ({NULL_KEY}, {UNPROVEN})", Doubt(), limit=limit)
 
-    def refused(self, where: str, doubtful: str, *, limit: int) -> dict[int, tuple[Reject, ...]]:
-        """The refused ones of the rows that meet two conditions, by file; they are taken out of the load.
-
-        The second one is the dearer, and is only put to rows that meet the first.
+    def refused(self, where: str, doubt: Doubt, *, limit: int) -> dict[int, tuple[Reject, ...]]:
+        """The refused ones of the rows that meet a condition and are in doubt, by file; they are taken out of the load.
 
         More than `limit` + 1 are not looked for: one too many is enough to fail the load.
         """
         again = partial(self.sessions.note_retry, "rejects")
-        asked = partial(self._refused, where, doubtful, limit=limit)
+        asked = partial(self._refused, where, doubt, limit=limit)
         return run_with_retry(asked, self.sessions.config, on_retry=again, sleep=self.sessions.stop.sleep)
 
-    def _refused(self, where: str, doubtful: str, *, limit: int) -> dict[int, tuple[Reject, ...]]:
+    def _refused(self, where: str, doubt: Doubt, *, limit: int) -> dict[int, tuple[Reject, ...]]:
         few = f"SELECT rowid AS row, {self.scan.record_sql} FROM rows WHERE {where}"
         few = f"WITH few AS MATERIALIZED ({few}) SELECT * FROM few"
-        if not self._has_refused(few, doubtful):
+        if not any(
+            self._has_refused(few, query, target, layout)
+            for query, target, layout in [
+                (f"SELECT record FROM found WHERE {doubt.rest}", self.target, self.layout),
+                *((fields.query, fields.part.target, fields.part.layout) for fields in doubt.fields),
+            ]
+        ):
             return {}
-        refusals = self._look_for_refused(few, doubtful, limit=limit)
+        refusals = self._look_for_refused(few, doubt.whole, limit=limit)
         if not refusals:
             return {}
         mine = "rowid IN (SELECT unnest(?::BIGINT[]))"
@@ -115,8 +167,7 @@ class Inquiry:
         self.workspace.query(f"UPDATE rows SET doubt = {REJECTED} WHERE {mine}", [rows])
         return found
 
-    def _has_refused(self, few: str, doubtful: str) -> bool:
-        query = f"SELECT record FROM found WHERE {doubtful}"
+    def _has_refused(self, few: str, query: str, target: TargetTable, layout: Layout) -> bool:
         with (
             self.scan.with_records(self.workspace, few) as source,
             RecordReader(source, query, self.scan.files) as records,
@@ -124,7 +175,7 @@ class Inquiry:
             if records.is_empty():
                 return False
             with self.sessions.session("rejects") as connection:
-                return has_refused(connection, self.target, self.layout, partial(self._send, records))
+                return has_refused(connection, target, layout, partial(self._send, records))
 
     def _send(self, records: RecordReader, cursor: Any, statement: Any) -> int:
         copy_stream(cursor, statement, records, on_bytes=lambda *_: self.sessions.stop.check())
