@@ -128,7 +128,7 @@ def test_an_unsteady_case_is_marked() -> None:
 def test_a_report_of_nothing_is_a_report() -> None:
     report = analysis.report(made.manifest([]), [])
     assert report["cases"] == report["recommendations"] == []
-    assert report["finding"].startswith("No run ended with the right answer")
+    assert report["finding"].startswith("No run ended with the correct result")
     json.dumps(report, allow_nan=False)
 
 

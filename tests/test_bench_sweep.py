@@ -210,7 +210,7 @@ def test_a_sweep_by_settings_leaves_settings_out_where_time_is_short_and_never_r
 
 def test_a_foreign_directory_is_not_written_to(tmp_path: Path, dsn: str) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="not empty and no run directory"):
+    with pytest.raises(UsageError, match="not empty and not a run directory"):
         sweep.run(TINY, directory=tmp_path, dsn=dsn)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

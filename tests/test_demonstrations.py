@@ -112,7 +112,7 @@ def test_a_tap_that_loses_nothing_is_no_demonstration(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "load", lambda *_: None)
-    with pytest.raises(trials.NotShownError, match="nothing was shown"):
+    with pytest.raises(trials.NotShownError, match="nothing was tested"):
         trials.load_with_lost_reply(Strategy.AUTO, [], database)
 
 

@@ -219,9 +219,9 @@ def test_a_run_without_results_is_a_page_that_says_what_is_missing(tmp_path: Pat
     nothing = analysis.report(run_data.read(directory).record.manifest, [])
     (directory / "report.json").write_text(json.dumps(content | nothing))
     html = report.render(directory, tmp_path / "page.html").read_text()
-    assert "No run ended with the right answer" in html
+    assert "No run ended with the correct result" in html
     assert html.count("Not measured in this run") == 7
-    assert "did not run to its end" not in html
+    assert "did not finish" not in html
 
 
 def test_the_notebook_stays_in_the_run_directory_and_the_manifest_says_how_it_went(
@@ -244,7 +244,7 @@ def test_a_notebook_that_fails_still_gives_a_page_which_says_so(
     nbformat.write(notebook, tmp_path / "04_parallel_upsert_analysis.ipynb")
     monkeypatch.setattr(notebooks, "PLACES", (tmp_path,))
     html = report.render(directory, tmp_path / "page.html").read_text()
-    assert "did not run to its end" in html
+    assert "did not finish" in html
     assert "RuntimeError: &lt;i&gt;no&lt;/i&gt; recommendation" in html
     assert re.findall(r'<h2 id="([^"]+)">', html) == ["finding", "limits", "recommendation"]
     manifest = json.loads((directory / "manifest.json").read_text())
@@ -273,7 +273,7 @@ def test_what_is_to_be_downloaded_is_inside_the_page(html: str) -> None:
 
 
 def test_no_run_directory_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="is no run directory"):
+    with pytest.raises(UsageError, match="is not a run directory"):
         report.render(tmp_path, tmp_path / "page.html")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="etl-toolkit bench --quick"):

@@ -298,7 +298,7 @@ class TestRefuses:
             "CREATE TRIGGER stamp BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION stamp()"
         )
         result = load(range(50, 70))
-        assert "11 of 11 rows would not come back as they were" in self.refusal(processor, result.run_id, rows)
+        assert "11 of 11 rows would not be restored exactly" in self.refusal(processor, result.run_id, rows)
 
     def test_while_another_run_holds_the_table(
         self, load: Load, processor: ConflictAwareProcessor, execute: Any, rows: Any, connection: Any

@@ -33,7 +33,7 @@ class Answer:
             return None
         if self.rows != right.rows:
             return f"wrong answer: the table has {self.rows} rows, the sequential load leaves {right.rows}"
-        return f"wrong result: {right.rows} rows as after the sequential load, but not with the same values"
+        return f"wrong answer: {right.rows} rows as after the sequential load, but not with the same values"
 
 
 def table_answer(
