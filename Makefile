@@ -1,6 +1,6 @@
 # One command for people and for CI. Everything runs in .venv, made from requirements.lock; a stamp makes the second
-# call quick. `make test PYTHON=/path/to/python3.12` chooses the interpreter; ETL_DSN another server than the throw-away
-# one (its user must be allowed to create databases), ETL_PG_BIN another PostgreSQL for the throw-away one.
+# call quick. `make test PYTHON=/path/to/python3.12` chooses the interpreter; ETL_DSN another server than the temporary
+# one (its user must be allowed to create databases), ETL_PG_BIN another PostgreSQL for the temporary one.
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11 python,$(shell \
 	$(name) -c 'import sys; assert sys.version_info >= (3, 11); print("$(name)")' 2>/dev/null)))
@@ -14,7 +14,7 @@ PIP_AUDIT_VERSION := 2.10.1
 AUDIT  ?= build/audit/bin/pip-audit
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
 
-# Tests start hundreds of Pythons; without bytecode each of them would compile the package anew.
+# Tests start hundreds of Pythons; without bytecode each of them would compile the package again.
 export PYTHONDONTWRITEBYTECODE :=
 
 # Most tests wait for a server, so there are more workers than cores.
@@ -46,7 +46,7 @@ $(PEERS): requirements-peers.lock $(STAMP)
 demo: $(STAMP) ## generate 3 CSV + 3 Parquet files, load them, quick sweep, HTML report
 	$(BIN)/python -m etl_toolkit demo $(ARGS)
 
-test: $(STAMP) ## the tests, against throw-away PostgreSQLs (or ETL_DSN)
+test: $(STAMP) ## the tests, against temporary PostgreSQLs (or ETL_DSN)
 	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 test-faults: $(STAMP) ## the tests that kill servers, workers and connections
@@ -74,7 +74,7 @@ lint-imports: $(STAMP)
 lint-notebooks: $(STAMP)
 	$(BIN)/python -m nbstripout --verify notebooks/*.ipynb
 
-format: $(STAMP) ## let ruff put right what it can
+format: $(STAMP) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python -m nbstripout notebooks/*.ipynb
@@ -98,14 +98,14 @@ picture: $(STAMP) ## draw the README's picture from what the demo prints
 bench-peers: $(PEERS) ## the same workload through other loaders
 	$(BIN)/python -m etl_toolkit.bench.peers $(ARGS)
 
-lock: ## resolve pyproject.toml anew into requirements.lock and requirements-peers.lock
+lock: ## resolve pyproject.toml again into requirements.lock and requirements-peers.lock
 	@test -x build/lock/bin/uv || { "$(PYTHON)" -m venv build/lock && build/lock/bin/pip install --quiet uv==$(UV_VERSION); }
 	build/lock/bin/uv pip compile pyproject.toml --extra all --upgrade $(LOCK) --output-file requirements.lock
 	build/lock/bin/uv pip compile pyproject.toml --extra bench-peers --upgrade $(LOCK) --constraints requirements.lock --output-file requirements-peers.lock
 
 # Without --strict a package that the advisory service does not know counts as one without a vulnerability. It has an
 # environment of its own: what looks at the dependencies is none of them.
-audit: ## look for known vulnerabilities of the locked dependencies, or say why that cannot be done here
+audit: ## look for known vulnerabilities of the locked dependencies, or say why that is not possible here
 	@mkdir -p build; test -x $(AUDIT) || { "$(PYTHON)" -m venv build/audit && \
 		build/audit/bin/pip install --quiet pip-audit==$(PIP_AUDIT_VERSION); } >build/audit.log 2>&1 || \
 		{ echo "not audited: pip-audit cannot be installed here: $$(tail -n 1 build/audit.log | cut -c 1-200)"; exit 0; }; \

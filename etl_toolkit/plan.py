@@ -158,7 +158,7 @@ def common_layout(files: Sequence[SourceFile], target: TargetTable) -> Layout | 
         return None
     sent = Counter(layout for layout, file in zip(layouts, files, strict=True) if file.is_copyable)
     layout = sent.most_common(1)[0][0] if sent else layouts[0]
-    return replace(layout, is_bare=set(layouts) == {layout} and layout.is_bare)  # others' are spelled anew
+    return replace(layout, is_bare=set(layouts) == {layout} and layout.is_bare)  # others are written again
 
 
 def may_read_once(files: Sequence[SourceFile], target: TargetTable) -> bool:

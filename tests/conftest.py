@@ -60,7 +60,7 @@ def _admin(dsn: str) -> Iterator[Connection]:
 
 @contextmanager
 def new_database(dsn: str, admin: Connection) -> Iterator[str]:
-    """DSN of a new, empty database, dropped afterwards together with whoever is still connected."""
+    """DSN of a new, empty database, dropped afterwards together with any session that is still connected."""
     name = f"etl_test_{uuid.uuid4().hex[:12]}"
     create = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
     if admin.server_version >= 150000:

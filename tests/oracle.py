@@ -125,7 +125,7 @@ class Oracle:
         """Load the files in order, row by row, without those that are refused; return these as (file, record).
 
         A row that an empty table of this kind would refuse is bad by itself. Of the others, the one that counts for each key
-        of a file is written in the order of the file; where any is refused, the file begins anew without it.
+        of a file is written in the order of the file; where any is refused, the file starts again without it.
         """
         refused: set[tuple[int, int]] = set()
         with connection.cursor() as cursor:

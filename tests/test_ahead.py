@@ -102,8 +102,8 @@ def ahead_of_turn(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return threads
 
 
-def test_a_file_that_waits_for_its_turn_makes_way_for_the_one_before(load: Any, ahead_of_turn: set[str]) -> None:
-    """Without `is_waited_for` the two would wait for each other for ever."""
+def test_a_file_that_waits_for_its_turn_gives_way_to_the_one_before(load: Any, ahead_of_turn: set[str]) -> None:
+    """Without `is_waited_for` the two would wait for each other forever."""
     second_is_in = threading.Event()
 
     def at_copying() -> None:

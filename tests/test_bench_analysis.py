@@ -275,7 +275,7 @@ def test_a_run_compared_with_itself_shows_no_difference() -> None:
     assert {case.verdict for case in found.cases} == {"no difference shown"}
 
 
-def test_what_got_slower_and_faster_is_told_largest_change_first() -> None:
+def test_what_got_slower_and_faster_is_listed_largest_change_first() -> None:
     a, b, c = made.case("partitioned"), made.case("hybrid"), made.case("streaming")
     found = compare.compare(
         made.record({a: times(1.0), b: times(1.0), c: times(1.0)}),

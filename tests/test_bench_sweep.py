@@ -215,7 +215,9 @@ def test_a_foreign_directory_is_not_written_to(tmp_path: Path, dsn: str) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_role_that_may_not_create_databases_is_told_so(database: str, connection: Connection, tmp_path: Path) -> None:
+def test_a_role_that_may_not_create_databases_is_refused_with_the_reason(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
     with connection.cursor() as cursor:
         cursor.execute("CREATE ROLE etl_bench_guest LOGIN PASSWORD 'guest'")
     try:

@@ -111,7 +111,7 @@ def test_the_spelling_of_a_value_is_a_change(load: Any) -> None:
 
 
 def test_a_line_of_a_value_is_no_row_of_the_table(load: Any) -> None:
-    """The middle line of the last row's text reads like the row that the file brings anew."""
+    """The middle line of the last row's text reads like the row that the file brings."""
     columns, types = ("id", "v"), "id int PRIMARY KEY, v text"
     same = tuple((str(id_), "same") for id_ in range(100))
     result = load(

@@ -84,7 +84,7 @@ def test_wins_and_losses_of_each_file_add_up_to_its_distinct_keys(overlap: KeyOv
         assert number[1] == number[4] + number[5]
 
 
-def test_wins_are_not_told_when_intersections_are_not_all_listed(overlap: KeyOverlap) -> None:
+def test_wins_are_not_shown_when_intersections_are_not_all_listed(overlap: KeyOverlap) -> None:
     partial = replace(overlap, intersections=overlap.intersections[:2])
     assert [row[-2:] for row in rows_of(overlap_text(partial), "Files, in load order")[1:]] == [["–", "–"]] * 3
 

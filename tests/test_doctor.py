@@ -129,7 +129,7 @@ class TestServer:
         assert (report.ok, [finding.check for finding in report.findings]) == (False, ["connection"])
         assert "canary" not in str(report)
 
-    def test_a_standby_that_is_waited_for_in_vain_is_found_and_does_not_hold_the_doctor_up(self, database: str) -> None:
+    def test_a_standby_that_is_missing_is_found_and_does_not_hold_the_doctor_up(self, database: str) -> None:
         with server.temporary() as embedded:
             execute(
                 embedded.dsn,

@@ -145,7 +145,7 @@ def test_a_file_that_an_interrupted_run_did_not_reach_has_no_part_in_it(
 
 
 @pytest.mark.parametrize("change", ["UPDATE t SET v = 'theirs'", "DELETE FROM t"])
-def test_a_row_that_is_not_what_the_files_say_is_told(
+def test_a_row_that_is_not_what_the_files_say_is_reported(
     database: str, connection: Connection, load: Any, change: str
 ) -> None:
     load(a="7,1,x")
@@ -154,14 +154,14 @@ def test_a_row_that_is_not_what_the_files_say_is_told(
     assert any("the row is not what the files say" in note for note in explain(database, "t", {"id": "7"}).notes)
 
 
-def test_a_row_that_was_there_before_is_told(database: str, connection: Connection, load: Any) -> None:
+def test_a_row_that_was_there_before_is_reported(database: str, connection: Connection, load: Any) -> None:
     execute(connection, "INSERT INTO t VALUES (7, 1, 'theirs')")
     load(a="7,2,x", on_conflict="ignore")
 
     assert any("it was there before" in note for note in explain(database, "t", {"id": "7"}).notes)
 
 
-def test_a_file_that_has_changed_or_gone_is_told(database: str, load: Any, tmp_path: Path) -> None:
+def test_a_file_that_has_changed_or_gone_is_reported(database: str, load: Any, tmp_path: Path) -> None:
     load(a="7,1,x", b="7,2,y")
     (tmp_path / "a.csv").write_text("id,seen,v\n7,1,other\n")
     (tmp_path / "b.csv").unlink()
@@ -172,7 +172,7 @@ def test_a_file_that_has_changed_or_gone_is_told(database: str, load: Any, tmp_p
     assert any("b.csv no longer exists" in note for note in notes)
 
 
-def test_a_key_that_only_the_server_can_compare_is_found_by_its_spelling_and_this_is_told(
+def test_a_key_that_only_the_server_can_compare_is_found_by_its_spelling_and_this_is_reported(
     database: str, connection: Connection, tmp_path: Path
 ) -> None:
     execute(connection, "CREATE TABLE n (id numeric PRIMARY KEY, v text)")
@@ -186,7 +186,7 @@ def test_a_key_that_only_the_server_can_compare_is_found_by_its_spelling_and_thi
     assert verdicts(explain(database, "n", {"id": "1.0"})) == [("a", 1, "won: the only row with this key")]
 
 
-def test_a_key_that_is_none_is_told(database: str, load: Any) -> None:
+def test_a_key_that_is_none_is_reported(database: str, load: Any) -> None:
     with pytest.raises(DatabaseError, match="explaining a row of t"):
         explain(database, "t", {"id": "seven"}, config=ParallelConfig())
     with pytest.raises(UsageError, match="COLUMN=VALUE"):

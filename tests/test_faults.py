@@ -62,7 +62,7 @@ def disjoint(number: int) -> Rows:
 
 
 def mostly_unchanged(number: int) -> Rows:
-    """2,000 rows of which 180 are new and every tenth other differs from what stands in the table; some in two files."""
+    """2,000 rows of which 180 are new and every tenth other differs from the table; some in two files."""
     keys = range(number * 1900, number * 1900 + 2000)
     return Rows(("id", "v"), tuple((str(key), f"file {number}" if key % 10 == 0 else "before") for key in keys))
 
@@ -310,7 +310,7 @@ def test_a_killed_load_is_resumed_with_other_workers(
     assert_rejects_are_told(connection, result, scenario)
     assert_nothing_is_left(connection, work)
     assert query(connection, "SELECT status FROM etl_toolkit.runs") == [("complete",)]
-    assert before >= (number if point == "committed" else 0), "a batch that was committed stands in the ledger"
+    assert before >= (number if point == "committed" else 0), "a batch that was committed is in the ledger"
     if scenario.more.get("undoable"):
         ConflictAwareProcessor(database, config=config_for(work)).undo(run_id)
         assert query(connection, "SELECT loaded::text FROM loaded ORDER BY id") == before_it
@@ -1111,7 +1111,7 @@ def test_the_limit_of_temporary_files_is_reached(
 
 
 @pytest.mark.parametrize("strategy", ["deterministic", "streaming", "partitioned"])
-def test_a_working_directory_that_takes_no_more_is_told(
+def test_a_working_directory_that_takes_no_more_is_reported(
     database: str, connection: Connection, tmp_path: Path, work: Path, strategy: str
 ) -> None:
     """A limit on the size of files stands for a full disk; the control loads the same without it."""

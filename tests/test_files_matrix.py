@@ -155,7 +155,7 @@ def twice(labels: Sequence[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("label", "strategy"), twice(list(CASES)))
-def test_good_rows_load_and_bad_ones_are_told_by_line(
+def test_good_rows_load_and_bad_ones_are_reported_by_line(
     label: str, strategy: str, database: str, connection: Connection, tmp_path: Path
 ) -> None:
     case = CASES[label]
@@ -250,7 +250,7 @@ def test_rejects_of_different_headers_are_exported_apart(database: str, connecti
     assert (tmp_path / "bad-2.csv").read_text() == "v;id\nx\n"
 
 
-def test_rows_being_mended_are_not_written_over(database: str, connection: Connection, tmp_path: Path) -> None:
+def test_rows_being_fixed_are_not_written_over(database: str, connection: Connection, tmp_path: Path) -> None:
     seed(connection)
     (tmp_path / "a.csv").write_bytes(b"id,v\n1\n")
     result = ingest(tmp_path / "a.csv", "t", "id", database, max_rejects=9)
@@ -342,7 +342,7 @@ def test_torn_and_damaged_parquet_is_named(database: str, connection: Connection
     assert content(connection) == []
 
 
-def test_directory_missing_and_dangling_files_are_told_apart(
+def test_directory_missing_and_dangling_files_are_distinguished(
     database: str, connection: Connection, tmp_path: Path
 ) -> None:
     seed(connection)
@@ -359,7 +359,7 @@ def test_directory_missing_and_dangling_files_are_told_apart(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_file_without_permission_is_told(database: str, connection: Connection, tmp_path: Path) -> None:
+def test_file_without_permission_is_reported(database: str, connection: Connection, tmp_path: Path) -> None:
     seed(connection)
     path = tmp_path / "secret.csv"
     path.write_bytes(b"id,v\n1,a\n")
@@ -440,7 +440,7 @@ def test_two_thousand_columns_load(strategy: str, database: str, connection: Con
 # --- the same content twice ----------------------------------------------------------------------------------------------
 
 
-def test_same_content_is_loaded_once_and_told(database: str, connection: Connection, tmp_path: Path) -> None:
+def test_same_content_is_loaded_once_and_reported(database: str, connection: Connection, tmp_path: Path) -> None:
     seed(connection)
     first, copy, other = (tmp_path / name for name in ("a.csv", "b.csv", "c.csv"))
     first.write_bytes(b"id,v\n1,a\n")

@@ -191,7 +191,7 @@ def test_a_load_ends_alike_whether_its_files_are_held_or_not(
     assert bool(sent_from_memory) is is_held
 
 
-def test_a_row_that_is_refused_is_told_by_its_number(load: Any, connection: Connection, small_pieces: None) -> None:
+def test_a_row_that_is_refused_is_reported_by_its_number(load: Any, connection: Connection, small_pieces: None) -> None:
     bad = Rows(("id", "v", "n"), (*rows(1, range(150, 400)).rows, ("1000", "bad", "x")))
     result = load(rows(0, range(200)), bad, max_rejects=1)
     assert (result.counts.rejected, result.counts.inserted) == (1, 400)

@@ -239,7 +239,7 @@ def test_a_run_that_stopped_between_two_commits_is_resumed(database: str, connec
 
 
 @pytest.mark.parametrize("place", [0, 2_047, 2_048, 122_879, 122_880, 129_999])
-def test_one_key_that_stands_twice_is_found_wherever_it_lies(tmp_path: Path, place: int) -> None:
+def test_one_key_that_appears_twice_is_found_wherever_it_lies(tmp_path: Path, place: int) -> None:
     """Duplicates lie next to each other once the rows are sorted; DuckDB looks at 2,048 rows, and keeps 122,880, at once."""
     keys = [f"{number:06}" for number in range(130_000)]
     source = tmp_path / "a.csv"

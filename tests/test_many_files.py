@@ -82,7 +82,7 @@ def test_the_overlap_is_that_of_the_sets_of_keys(
     assert found_overlap(found) == expected_overlap(keys)
 
 
-def test_files_at_positions_beyond_16_bits_are_told_apart(tmp_path: Path) -> None:
+def test_files_at_positions_beyond_16_bits_are_distinguished(tmp_path: Path) -> None:
     with open_workspace(ParallelConfig(), threads=1) as workspace:
         files = resolve(write(tmp_path, [[1, 2], [2, 3], [4]]), ReadOptions(), workspace).files
         far = [replace(file, position=position) for position, file in enumerate(files, start=65_535)]

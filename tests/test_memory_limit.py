@@ -20,7 +20,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> GeneratedFiles:
 
 
 @pytest.mark.parametrize("megabytes", [8, 12])
-def test_a_limit_that_is_too_small_is_told(
+def test_a_limit_that_is_too_small_is_reported(
     database: str, connection: Connection, tmp_path: Path, generated: GeneratedFiles, megabytes: int
 ) -> None:
     with connection.cursor() as cursor:

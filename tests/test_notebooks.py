@@ -81,7 +81,7 @@ def test_a_notebook_says_what_it_asks_takes_and_gives_and_ends_with_the_answer(n
 
 
 @every_notebook
-def test_parameters_stand_in_one_tagged_cell_with_plain_types_and_a_comment_each(name: str) -> None:
+def test_parameters_are_in_one_tagged_cell_with_plain_types_and_a_comment_each(name: str) -> None:
     tagged = [cell for cell in read(name).cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
     for line in tagged[0].source.splitlines():

@@ -114,7 +114,7 @@ class TestJsonLog:
         assert 'invalid input syntax for type integer: "…" (SQLSTATE 22P02)' in last["message"]
         assert "confidential" not in stream.getvalue()
 
-    def test_a_load_that_fails_before_it_is_planned_is_told_too(self, load: Load) -> None:
+    def test_a_load_that_fails_before_it_is_planned_is_reported_too(self, load: Load) -> None:
         stream = io.StringIO()
         with pytest.raises(SourceError, match="column 'nope' is not in"):
             load(JsonLog(stream), text="nope\n")

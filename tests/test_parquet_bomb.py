@@ -69,7 +69,7 @@ def test_one_of_compressed_text_is_refused_by_the_size_of_its_pages(tmp_path: Pa
 def test_one_long_text_in_a_dictionary_that_no_footer_tells_of_ends_at_the_memory_limit(
     database: str, connection: Any, tmp_path: Path
 ) -> None:
-    """How long the text of a row is, stands in the pages only."""
+    """Only the pages show how long the text of a row is."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE t (id bigint PRIMARY KEY, v text)")
     once = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), 3000), ["x" * (1 << 20)])

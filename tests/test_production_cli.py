@@ -53,7 +53,7 @@ class TestDoctor:
         assert shown == failed
 
     def test_exits_with_0_where_none_did(self, command: Command, connection: Any) -> None:
-        """What a throw-away server rightly fails is left to `test_doctor`; a sound one needs its own."""
+        """What a temporary server rightly fails is left to `test_doctor`; a sound one needs its own."""
         from etl_toolkit import server
 
         with server.temporary("durable") as sound:

@@ -108,7 +108,7 @@ TEXT = b'id\tname\tv\n1\t\\N\ta\\tb\\\\c\n2\t\tx\\ny\n3\t\\x41\\102\tq"u,o\n4\ta
 LOADED = [("1", None, "a\tb\\c"), ("2", "", "x\ny"), ("3", "AB", 'q"u,o'), ("4", "a\nb", ".x")]
 
 
-def test_copy_text_is_told_apart_and_loads_as_the_message_says(
+def test_copy_text_is_recognized_and_loads_as_the_message_says(
     table: str, connection: Connection, tmp_path: Path
 ) -> None:
     path = put(tmp_path / "a.tsv", TEXT)

@@ -163,7 +163,7 @@ def test_one_reject_too_many_writes_nothing_of_its_file(
 @pytest.mark.parametrize("strategy", ["deterministic", "streaming", "partitioned"])
 @pytest.mark.parametrize("fault", ["CHECK", "NULL key", "foreign key", "not a number"])
 @pytest.mark.parametrize("place", ["first", "last", "only", "all"])
-def test_wherever_the_bad_row_stands(
+def test_wherever_the_bad_row_is(
     database: str, connection: Connection, tables: None, tmp_path: Path, place: str, fault: str, strategy: str
 ) -> None:
     bad_places = {"first": [0], "last": [2], "only": [0], "all": [0, 1, 2, 3, 4]}[place]

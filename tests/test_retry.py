@@ -20,7 +20,7 @@ CONFIG = ParallelConfig(retry_attempts=5, retry_budget_seconds=0.3)
 
 
 def failing(times: int, *, seconds: float = 0.0, sqlstate: str | None = None) -> Callable[[], int]:
-    """A task that takes a while and fails so many times; it returns how often it was called."""
+    """A task that takes a while and fails a given number of times; it returns how often it was called."""
     calls = 0
 
     def task() -> int:

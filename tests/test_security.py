@@ -38,7 +38,7 @@ from etl_toolkit.sources import resolve
 from etl_toolkit.workspace import open_workspace
 
 ROOT = Path(__file__).parent.parent
-CANARY = "cAnArY-7f3a-p%40ss"  # as it stands in a URL; the password itself has an @
+CANARY = "cAnArY-7f3a-p%40ss"  # as it is written in a URL; the password itself has an @
 PASSWORD = CANARY.replace("%40", "@")
 
 HOSTILE_NAMES = [
@@ -483,7 +483,7 @@ class TestDependencies:
     def test_an_audit_fails_for_a_vulnerability_and_never_passes_for_clean_unseen(
         self, tmp_path: Path, log: str, code: int, expected: tuple[int, str]
     ) -> None:
-        """The words are those of pip-audit 2.10.1; a program that says them stands in for it and for the network."""
+        """The words are those of pip-audit 2.10.1; a program that prints them replaces it and the network."""
         program = tmp_path / "pip-audit"
         program.write_text(f"#!/bin/sh\ntest \"$1\" = --strict || exit 9\ncat >&2 <<'end'\n{log}\nend\nexit {code}\n")
         program.chmod(0o755)

@@ -470,7 +470,7 @@ def test_order_by_needs_the_same_columns_in_every_file(database: str, connection
         ingest([first, second], "loaded", "id", database, order_by="seen")
 
 
-def test_the_same_content_is_loaded_once_and_told(database: str, connection: Connection, tmp_path: Path) -> None:
+def test_the_same_content_is_loaded_once_and_reported(database: str, connection: Connection, tmp_path: Path) -> None:
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, v text)")
     content = Rows(("id", "v"), (("1", "a"), ("2", "b")))

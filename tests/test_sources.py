@@ -202,7 +202,7 @@ def test_a_fault_late_in_the_file_leaves_what_was_before_it_as_it_was(tmp_path: 
         assert [(item.record, item.line) for item in file.malformed] == [(55_555, 55_557)]
 
 
-def test_mending_does_not_hold_the_file(tmp_path: Path) -> None:
+def test_correcting_does_not_hold_the_file(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
     path.write_bytes(b"id,v\n1\n" + b"123456,some text\r\n" * 2_000_000)
     tracemalloc.start()
@@ -274,7 +274,7 @@ def test_options_no_file_can_have_are_a_usage_error(
         pass
 
 
-def test_bytes_that_the_told_encoding_lacks_are_placed(tmp_path: Path) -> None:
+def test_bytes_that_the_given_encoding_lacks_are_placed(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
     path.write_bytes(b"id,v\n1,\x81\n")
     with (
@@ -481,7 +481,7 @@ def test_parquet_written_with_an_unnamed_index_loads_without_it(tmp_path: Path) 
     ],
     ids=["twice in pandas", "mixed types", "twice in Arrow"],
 )
-def test_frames_that_are_no_table_are_told_so(frame: Any, message: str) -> None:
+def test_frames_that_are_no_table_are_reported(frame: Any, message: str) -> None:
     with pytest.raises(SourceError, match=message), opened(frame):
         pass
 

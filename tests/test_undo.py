@@ -253,7 +253,7 @@ class TestRefuses:
         execute("ALTER TABLE t ADD extra int")
         assert "the columns of public.t have changed" in self.refusal(processor, result.run_id, rows)
 
-    def test_a_table_that_was_made_anew(
+    def test_a_table_that_was_recreated(
         self, load: Load, processor: ConflictAwareProcessor, execute: Any, rows: Any
     ) -> None:
         execute(TABLE)

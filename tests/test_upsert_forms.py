@@ -66,7 +66,7 @@ def test_where_every_row_changes_they_are_updated_plainly(load: Any, connection:
 
 @pytest.mark.parametrize("strategy", ["partitioned", "full_parallel", "deterministic"])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_new_and_unchanged_rows_behind_the_sample_are_told_apart(load: Any, strategy: str, workers: int) -> None:
+def test_new_and_unchanged_rows_behind_the_sample_are_distinguished(load: Any, strategy: str, workers: int) -> None:
     first = dict.fromkeys(range(0, 300, 2), "new") | dict.fromkeys(range(100, 120, 2), "old")
     second = dict.fromkeys(range(1, 300, 2), "new") | dict.fromkeys(range(1000, 1030), "new")
     result = load(first, second, strategy=strategy, config=ParallelConfig(concurrency=workers))
@@ -117,7 +117,7 @@ def test_a_row_that_a_stranger_deletes_meanwhile_is_inserted(load: Any, database
 
 
 @pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
-def test_two_rows_for_one_key_are_told(
+def test_two_rows_for_one_key_are_reported(
     database: str, connection: Connection, tmp_path: Path, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(keys.KEY_TYPES, "numeric", keys.KeyType("VARCHAR", None))  # a wrong verdict: 1.0 is not 1.00

@@ -78,7 +78,7 @@ def times_by_round(samples: Iterable[Sample]) -> dict[int, float]:
 
 
 def compare_within_settings(cases: list[dict[str, Any]], by_case: Mapping[str, list[Sample]]) -> None:
-    """Fill in what a case is against others: the floor, a twin and whoever failed are no competitors."""
+    """Fill in what a case is against others: the floor, a twin and failed cases do not count."""
     for setting in dict.fromkeys(case["setting"] for case in cases):
         rivals = [case for case in cases if case["setting"] == setting and case["wall_seconds"]]
         fair = [case for case in rivals if case["kind"] != "floor" and not case["is_twin"] and not case["failures"]]

@@ -68,7 +68,7 @@ class Monitor:
         if self._process.poll() is not None:  # it fell with a server that fell
             self.close()
             self._process = self._started()
-        # The DSN may hold a password, so it goes through the pipe: a command line is there for everybody to read.
+        # The DSN may hold a password, so it goes through the pipe: everybody can read a command line.
         self._say(json.dumps({"dsn": dsn, "client": client, "interval_seconds": interval_seconds}))
         self._hear()
         self._is_watching = True

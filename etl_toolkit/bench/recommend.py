@@ -1,6 +1,6 @@
 """The rule that a sweep gives evidence for: (overlap × rows × table state) → strategy, workers, rows per batch.
 
-The fastest of our strategies wins a setting. Where no difference to `auto` is shown, `auto` wins: it decides anew when
+The fastest of our strategies wins a setting. Where no difference to `auto` is shown, `auto` wins: it decides again when
 the files change. Neighbouring overlaps with the same outcome become one rule. Nothing is said beyond what was measured,
 and nothing is recommended where another right way was faster, or looked faster in too few runs to tell.
 """

@@ -50,7 +50,7 @@ def run(
     """Measure what `config` says and write the run directory; continue it when it was interrupted.
 
     `dsn` names a server where the role may create databases: the sweep works in databases of its own and drops them.
-    None starts a throw-away server with the `durable` settings. `command`, words or text, goes into the manifest
+    None starts a temporary server with the `durable` settings. `command`, words or text, goes into the manifest
     without its DSN.
     A KeyboardInterrupt leaves a readable directory with the status `interrupted`, and is raised again.
 

@@ -233,7 +233,7 @@ class Sessions:
 
     @contextmanager
     def lend(self, role: str) -> Iterator[Any]:
-        """A connection as that of `session`, but one that goes to whoever asks next: to open one costs more than a small batch.
+        """A connection as that of `session`, but one that goes to the next caller: opening one costs more than a small batch.
 
         Where the block fails it is closed, so that nobody goes on with what is half done. Nothing that outlives a transaction
         may be left in it.

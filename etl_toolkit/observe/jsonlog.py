@@ -70,5 +70,5 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def without_values(message: str) -> str:
-    """Return `message` with whatever stands in double quotes left out."""
+    """Return `message` without the text in double quotes."""
     return _VALUE.sub('"…"', message)

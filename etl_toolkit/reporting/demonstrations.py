@@ -40,7 +40,7 @@ LONGEST_STATEMENT = 2_000
 def record(directory: Path | str, dsn: str | None = None) -> Path:
     """Make every race happen, load with every strategy, and write what was seen into the run directory.
 
-    `dsn` names a server where the role may create databases; None starts a throw-away one. Takes about half a minute.
+    `dsn` names a server where the role may create databases; None starts a temporary one. Takes about half a minute.
     A race that cannot be made here is left out, and the record says why.
 
     Raises:

@@ -29,7 +29,7 @@ def sample_files(place: Path | str, workload: Workload) -> GeneratedFiles:
 
 
 def new_table(dsn: str | None, workload: Workload, name: str, *, schema: str = "etl_notebook") -> str:
-    """Create the table that the files of `workload` belong to, anew, and return its name."""
+    """Create the table that the files of `workload` belong to, replacing it, and return its name."""
     with closing(psycopg2.connect(connection_string(dsn))) as connection, connection, connection.cursor() as cursor:
         cursor.execute("SET client_min_messages = warning")
         cursor.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))

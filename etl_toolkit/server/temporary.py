@@ -1,4 +1,4 @@
-"""A throw-away server for tests, and the removal of those whose owner died."""
+"""A temporary server for tests, and the removal of those whose owner died."""
 
 from __future__ import annotations
 
