@@ -74,7 +74,8 @@ def test_the_directory_is_whole_and_the_journal_gone(record: RunRecord) -> None:
         "samples.parquet",
         "timeline.parquet",
     ]
-    assert ParallelConfig.from_toml(record.directory / "recommended.toml").concurrency == 2
+    recommended = ParallelConfig.from_toml(record.directory / "recommended.toml")
+    assert recommended.concurrency == (2 if record.report["recommendations"] else ParallelConfig().concurrency)
 
 
 def test_the_manifest_says_how_it_was_measured(record: RunRecord) -> None:

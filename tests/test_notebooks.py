@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
@@ -144,7 +143,7 @@ def test_02_loads_alike_with_every_strategy_and_auto_writes_nothing_again(place:
     assert "full_parallel declined: full_parallel is not safe here" in html
     assert "won: the last row of the last file wins" in html
     assert "tqdm" not in html
-    assert "partitioned: 2 batches, 2 workers" in html
+    assert ": 360 rows read" in html  # what the card of the first load has become
 
 
 def test_03_sweeps_and_04_and_explore_read_what_it_left(place: Path) -> None:
@@ -153,7 +152,8 @@ def test_03_sweeps_and_04_and_explore_read_what_it_left(place: Path) -> None:
         "table_states": ["empty"], "workers": [1], "rows_per_file": 50, "files": 2, "rounds": 1, "demonstrations": False,
     }  # fmt: skip
     swept = shown(run("03_benchmark_sweep", place, **parameters))
-    assert "<code>partitioned</code> loaded right in every run" in swept
+    assert "2 of 2 runs" in swept
+    assert "<code>partitioned</code> is " in swept  # … as fast as; a wrong run is compared with nothing
     analysed = shown(run("04_parallel_upsert_analysis", place))
     assert 'id="finding"' in analysed
     assert "8 of 8" not in analysed
@@ -377,7 +377,7 @@ def test_awaited_and_blocking_loads_both_work_in_a_cell(kernel: Any, connection:
 def test_a_cell_is_watched_where_it_may_ask_for_input(kernel: Any) -> None:
     _, client = kernel
     for answers in (True, False):
-        code = f"from etl_toolkit.reporting.progress import is_watched; assert is_watched() is {answers}"
+        code = f"from etl_toolkit.observe.card import is_watched; assert is_watched() is {answers}"
         reply = wait_for_reply(client, client.execute(code, allow_stdin=answers))
         assert reply["status"] == "ok", reply.get("evalue")
 
@@ -404,18 +404,3 @@ def test_results_come_as_frames(tmp_path: Path) -> None:
     keys = (FileKeys(0, "d/a", 5, 5), FileKeys(1, "d/b", 4, 4))
     overlap = KeyOverlap(keys, 7, 2, (), {(0, 1): 2}, ((0, 1),), key=("id",))
     assert frames.shared_keys(overlap).to_dict() == {"a": {"a": 5, "b": 2}, "b": {"a": 2, "b": 4}}
-
-
-def test_progress_is_plain_lines_when_nobody_watches(database: str, capsys: pytest.CaptureFixture[str]) -> None:
-    import pandas as pd
-
-    from etl_toolkit import ingest
-    from etl_toolkit.reporting.progress import LoadProgress
-
-    with psycopg2.connect(database) as opened, opened.cursor() as cursor:
-        cursor.execute("CREATE TABLE t (id bigint PRIMARY KEY, value text)")
-    opened.close()
-
-    with LoadProgress() as progress:
-        ingest(pd.DataFrame({"id": [1], "value": ["a"]}), "t", "id", database, on_event=progress)
-    assert capsys.readouterr().err.splitlines() == ["deterministic: 1 batches, 1 workers"]
