@@ -1,9 +1,9 @@
-"""Which keys and values the client may judge: types, and spellings of them, on which DuckDB and the server agree.
+"""Which keys and values the client may compare: types, and spellings of them, on which DuckDB and the server agree.
 
 Key equality is the server's. For the types listed here, a value spelled in the listed grammar is equal to another one in
 DuckDB exactly when it is equal for the server (`tests/test_key_equality.py` asks the server). Every other type, and every
 other spelling, is *unproven*: the load then takes the server path. The grammars are RE2, and deliberately narrow: a
-spelling they turn down costs speed, one they let through wrongly would cost rows.
+spelling that they refuse costs speed, one that they accept wrongly would cost rows.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from etl_toolkit.model import Column, Layout, TargetTable
 
-SHORT_RECORD_BYTES = 300  # a number of so many digits is far from the limits of float8 (1e308) and numeric
+SHORT_RECORD_BYTES = 300  # a number with this many digits is far from the limits of float8 (1e308) and numeric
 
 _INTEGER = r"-?\d+"
-# No two branches of it begin alike, so RE2 needs one pass. The 29th of February depends on the year, and is left out.
+# No two of its branches begin with the same characters, so RE2 needs one pass. It leaves out the 29th of February, which
+# depends on the year.
 _DAY = (
     r"[12]\d{3}-(?:0(?:[13578]-(?:0[1-9]|[12]\d|3[01])|[469]-(?:0[1-9]|[12]\d|30)|2-(?:0[1-9]|1\d|2[0-8]))"
     r"|1(?:[02]-(?:0[1-9]|[12]\d|3[01])|1-(?:0[1-9]|[12]\d|30)))"

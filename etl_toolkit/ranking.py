@@ -12,7 +12,7 @@ MASK_BITS = 62  # bits of a BIGINT that are safe to shift into
 SORTED_PARTS = (
     4  # of the memory limit: what is sorted at once takes a quarter of it, and DuckDB's sort about as much again
 )
-SAMPLED = 64  # one key of so many, before all of them are looked at
+SAMPLED = 64  # one key out of this many is checked before all of them are
 KEYS_TO_A_TEXT = 10  # on average, for its rank to be worth finding
 
 
@@ -21,7 +21,7 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
 
     `files` tells the set of files that have the key from every other set: see `file_set`. The winner, as `scan_.row_sql`
     knows it, is the last row, the first one for `ignore`, or the greatest order column with ties to the last. Where no key
-    stands in two rows, `keys` is a view of `rows`.
+    appears in two rows, `keys` is a view of `rows`.
     """
     workspace.query(f"DROP {'TABLE' if _is_table('keys', workspace) else 'VIEW'} IF EXISTS keys")
     workspace.query("DROP TABLE IF EXISTS ordered")
@@ -64,7 +64,7 @@ def file_set(scan_: KeyScan) -> str:
 def put_in_order(scan_: KeyScan, workspace: Workspace) -> None:
     """Create `ordered`: (row, [file, record]), the winners in key order, unless `collapse` has made it on its way.
 
-    Records that are not held are brought into that order as well, so many at a time that they fit into memory.
+    Records that are not held are brought into that order as well, as many at a time as fit into memory.
     """
     if _is_table("ordered", workspace):
         return
@@ -91,10 +91,10 @@ def _is_table(name: str, workspace: Workspace) -> bool:
 
 
 def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:
-    """Whether no key stands in two rows; if so, and lines are held, `ordered` is made.
+    """Whether no key appears in two rows; if so, and lines are held, `ordered` is made.
 
-    A sample of the keys tells of most loads with duplicates. Else the rows are sorted and neighbours compared: that costs
-    no more than to count the keys, and rows that are sorted can be loaded.
+    A sample of the keys reveals most loads with duplicates. Otherwise the rows are sorted and neighbours compared: that costs
+    no more than counting the keys, and sorted rows can be loaded.
     """
     usable = f"SELECT {scan_.key_sql}, {scan_.row_sql} AS winner FROM rows WHERE doubt = {PROVEN}"
     sampled = f"hash({scan_.key_sql}) % {SAMPLED} = 0"

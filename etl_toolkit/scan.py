@@ -17,8 +17,8 @@ from etl_toolkit.keys import KeyType
 from etl_toolkit.model import Layout, SourceFile
 from etl_toolkit.sources import (
     HeldLines,
-    alike,
     extract_expression,
+    group_alike,
     is_in_reach,
     is_record,
     line_texts,
@@ -135,7 +135,7 @@ def scan(
         if missing := [name for name in key if name not in file.carried]:
             raise missing_key_error(file, missing)
     wanted = _Wanted(tuple(key), tuple(key_types), layout, order)
-    held = _held(files, wanted, workspace)
+    held = _hold_lines(files, wanted, workspace)
     try:
         with workspace.cursor() as source:
             if held:
@@ -144,7 +144,7 @@ def scan(
                     source.register(f"lines_{number}", held.lines(number))
                     selects.append(_select(stream, wanted, relation=f"lines_{number}"))
             else:
-                selects = [_select(run, wanted) for run in alike(files)]
+                selects = [_select(run, wanted) for run in group_alike(files)]
             for first in range(0, len(selects), RELATIONS_AT_ONCE):
                 some = " UNION ALL ".join(selects[first : first + RELATIONS_AT_ONCE])
                 source.execute(("INSERT INTO rows " if first else "CREATE TABLE rows AS ") + some)
@@ -170,7 +170,7 @@ class _Wanted:
         return [*self.key, *([self.order[0]] if self.order else [])]
 
 
-def _held(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace) -> HeldLines | None:
+def _hold_lines(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace) -> HeldLines | None:
     """The files' lines in memory, where there is room for them, each is the record to send, and has what is wanted in reach."""
     layout = wanted.layout
     if layout is None or not workspace.held_bytes or not all(is_record(file, layout) for file in files):
@@ -181,7 +181,7 @@ def _held(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace) ->
 
 
 def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None = None) -> str:
-    """The rows of neighbouring files that are read alike; `relation` has their lines where those are held."""
+    """The rows of neighbouring files that are read in the same way; `relation` has their lines if those are held."""
     file, layout, order = run[0], wanted.layout, wanted.order
     names = [*wanted.compared, *(layout.columns if layout else ())]
     source, texts = (relation, line_texts(file, names)) if relation else text_relation(run, names)
@@ -214,7 +214,7 @@ def _typed(file: SourceFile, name: str, text: str, kind: KeyType, *, is_line: bo
         return text
     cast, proven = f"TRY_CAST({text} AS {kind.duckdb_type})", f"regexp_full_match({text}, {literal(kind.grammar)})"
     if kind.is_integer and name == file.columns[0]:
-        proven = f"({cast}::VARCHAR = {text} OR {proven})"  # the usual spelling is told faster than by RE2
+        proven = f"({cast}::VARCHAR = {text} OR {proven})"  # the usual spelling is recognized faster than by RE2
     elif is_line and kind.is_one_pass and (found := extract_expression(file, name, kind.grammar)):
         return f"TRY_CAST({found} AS {kind.duckdb_type})"
     return f"CASE WHEN {proven} THEN {cast} END"

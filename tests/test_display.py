@@ -74,7 +74,7 @@ def test_overlap_text_has_files_matrix_groups_and_winners(overlap: KeyOverlap) -
         ["800", "–", "0"],
         ["0", "0", "–"],
     ]
-    assert rows_of(text, "and who wins")[1] == ["1, 2", "800", f"2 {NASTY}.csv"]
+    assert rows_of(text, "and which file wins")[1] == ["1, 2", "800", f"2 {NASTY}.csv"]
     assert [row[1] for row in rows_of(text, "Groups")] == ["files (#)", "1, 2", "3"]
 
 

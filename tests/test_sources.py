@@ -26,7 +26,7 @@ from psycopg2.extensions import connection as Connection
 from etl_toolkit import ParallelConfig, ingest
 from etl_toolkit.errors import SourceError, UsageError
 from etl_toolkit.model import ReadOptions, Reject, SourceFile
-from etl_toolkit.sources import located, number_in_file, octets, ordinals, resolve, text_relation
+from etl_toolkit.sources import locate, number_in_file, octets, ordinals, resolve, text_relation
 from etl_toolkit.sources.records import Record, Scanner, Shape
 from etl_toolkit.sources.structure import pieces
 from etl_toolkit.workspace import Workspace, open_workspace
@@ -304,7 +304,7 @@ def test_records_are_found_again_by_number(tmp_path: Path) -> None:
     path.write_text("id,v\n" + "".join(lines), newline="")
     with opened(path) as (workspace, (file,)):
         wanted = [Reject(0, number, None, "r", "22000", "") for number in (49_999, 0, 1, 30_000)]
-        found = located(file, wanted, workspace, max_line_bytes=1 << 20)
+        found = locate(file, wanted, workspace, max_line_bytes=1 << 20)
     assert [(item.record, item.line, item.raw) for item in found] == [
         (number, 2 + 2 * number, lines[number].rstrip("\r\n")) for number in (49_999, 0, 1, 30_000)
     ]

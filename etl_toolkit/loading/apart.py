@@ -1,4 +1,4 @@
-"""Which columns of a record have to be shown to the server, where the texts of the others are surely fine.
+"""Which columns of a record the server must check, if the texts of the others are certainly valid.
 
 A CHECK or a foreign key depends on a few columns, which have far fewer different values than there are rows; a type without
 a grammar concerns one column. So these go to the server by themselves, each combination once, and not whole records.

@@ -174,7 +174,7 @@ class Upsert:
         return self.action is ConflictAction.IGNORE or not self.values
 
 
-def judged(upsert: Upsert, source: Composable) -> Composed:
+def compose_judged(upsert: Upsert, source: Composable) -> Composed:
     """Compose the CTEs `latest` (staged rows that did not lose to another) and `judged` (what will happen to them).
 
     Unchanged rows are found by row image (`*<>`), which also tells `1.0` from `1.00` and works on json, and are left out
@@ -316,7 +316,7 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
     ).format(
         is_inserted=SQL("NULL::bool" if target.is_partitioned else "(etl_target.xmax = 0)"),
         inserted=ours(target, _NEW_AND_WRITTEN if target.is_partitioned else _INSERTED),
-        judged=judged(upsert, source), kept=_kept(upsert), table=table(target), columns=names(layout.columns),
+        judged=compose_judged(upsert, source), kept=_kept(upsert), table=table(target), columns=names(layout.columns),
         overriding=overriding(upsert), order=writing_order(upsert),
         arbiter=arbiter_of(target), resolution=resolution,
     )  # fmt: skip
@@ -365,7 +365,7 @@ def forecast(cursor: Any, upsert: Upsert) -> tuple[int, int, int]:
             upsert.target,
             "WITH {} SELECT count(*) FILTER (WHERE etl_new), count(*) FILTER (WHERE etl_differs), "
             "count(*) FILTER (WHERE NOT etl_new AND NOT etl_differs) FROM judged",
-        ).format(judged(upsert, staging_table()))
+        ).format(compose_judged(upsert, staging_table()))
     )
     new, differing, same = cursor.fetchone()
     return int(new), int(differing), int(same)

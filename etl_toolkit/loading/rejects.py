@@ -1,6 +1,6 @@
-"""Bad rows: the server itself says which records it would refuse, and why.
+"""Bad rows: the server itself decides which records it would refuse, and why.
 
-Records go into a throw-away copy of the table (same types, NOT NULL and CHECK constraints). Where none is bad, one COPY
+Records go into a temporary copy of the table (same types, NOT NULL and CHECK constraints). Where none is bad, one COPY
 of them all shows that. Else they go there once more, under a savepoint: where COPY refuses one, its message names the line;
 that record is noted, and COPY goes on behind it, with few records at first. Foreign keys are looked up afterwards. What
 only writing a row shows is found by `strategies.refused_writes`.
@@ -24,7 +24,7 @@ from psycopg2.sql import SQL, Composable, Identifier
 from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading.conditions import conditions, copied_columns, foreign_keys, index_long_entries
 from etl_toolkit.loading.copy import is_row_error
-from etl_toolkit.loading.merge import Upsert, copy_into, judged, table
+from etl_toolkit.loading.merge import Upsert, compose_judged, copy_into, table
 from etl_toolkit.loading.naming import ours, own_name
 from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.model import ForeignKey, Layout, TargetTable
@@ -32,7 +32,7 @@ from etl_toolkit.model import ForeignKey, Layout, TargetTable
 _PROBE = Identifier("pg_temp", "etl_probe")
 # COPY learns from the first line how lines end. Line breaks inside the first record would be miscounted without this one.
 _HEADER = b"etl_probe\n"
-_AFTER_A_REFUSAL = 16  # rows to try next: bad rows come in crowds, and all that is sent behind one is sent again
+_AFTER_A_REFUSAL = 16  # rows to try next: bad rows come in clusters, and all rows sent after one are sent again
 IDENTITY_SQLSTATE = "428C9"  # what an UPDATE of such a column is refused with
 # "COPY etl_probe, line 3, column v: …", in the language of the server.
 _LINE = re.compile(r"\betl_probe\D*(\d+)")
@@ -76,7 +76,7 @@ def refused_records(
 
 @contextmanager
 def _probing(connection: Any, target: TargetTable, layout: Layout) -> Iterator[Any]:
-    """A cursor in a transaction with the throw-away table, which is rolled back."""
+    """A cursor in a transaction with the temporary table, which is rolled back."""
     try:
         with connection.cursor() as cursor:
             cursor.execute(_create_probe(target, layout))
@@ -84,7 +84,9 @@ def _probing(connection: Any, target: TargetTable, layout: Layout) -> Iterator[A
                 cursor.execute(statement)
             yield cursor
     finally:
-        if not connection.closed:  # whoever stops asking early may have closed the session before we are collected
+        if (
+            not connection.closed
+        ):  # a caller that stops early may have closed the session before this generator is collected
             connection.rollback()
 
 
@@ -123,10 +125,10 @@ def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tup
         yield Refusal(chunk[bad][0], reason, sqlstate, chunk[bad][1])
         start, window = bad + 1, _AFTER_A_REFUSAL
     if target.foreign_keys:
-        yield from _looked_up(cursor, target, layout, dict(chunk))
+        yield from _look_up(cursor, target, layout, dict(chunk))
 
 
-def _looked_up(cursor: Any, target: TargetTable, layout: Layout, records: Mapping[int, str]) -> Iterator[Refusal]:
+def _look_up(cursor: Any, target: TargetTable, layout: Layout, records: Mapping[int, str]) -> Iterator[Refusal]:
     """The records that COPY took although the table would not: those without a parent row."""
     for key in foreign_keys(target, layout):
         cursor.execute(_orphans(key, _PROBE, ours(target, "q.etl_row")))
@@ -195,13 +197,13 @@ def changed_identities(upsert: Upsert, source: Composable) -> sql.Composed:
     """Select `etl_row` of the rows to be written that would change such a column; a stale row changes nothing."""
     return ours(
         upsert.target, "WITH {} SELECT etl_row FROM judged WHERE NOT etl_new AND NOT etl_stale AND etl_changes_identity"
-    ).format(judged(upsert, source))
+    ).format(compose_judged(upsert, source))
 
 
 def identity_reason(upsert: Upsert) -> str:
     """Why such a row is refused."""
     name = ", ".join(upsert.kept_identities)
-    return f"column {name} is GENERATED ALWAYS AS IDENTITY and has another value in the row that is there"
+    return f"column {name} is GENERATED ALWAYS AS IDENTITY and has a different value in the existing row"
 
 
 def _has_orphans(cursor: Any, key: ForeignKey, rows: Composable) -> bool:

@@ -11,13 +11,13 @@ names, globs, frames ──► inputs ──► csv_file / typed ──► resol
 from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR, too_many_rejects
 from etl_toolkit.sources.held import HeldLines
-from etl_toolkit.sources.inputs import expand, partition_of, shown
-from etl_toolkit.sources.located import located, number_in_file, ordinals
+from etl_toolkit.sources.inputs import escape_name, expand, partition_of
+from etl_toolkit.sources.located import locate, number_in_file, ordinals
 from etl_toolkit.sources.relation import (
     UnreadableTextError,
-    alike,
     csv_relation,
     extract_expression,
+    group_alike,
     is_in_reach,
     is_record,
     line_texts,
@@ -35,16 +35,17 @@ __all__ = [
     "LINE_SEPARATOR",
     "HeldLines",
     "UnreadableTextError",
-    "alike",
     "check_texts",
     "check_unchanged",
     "csv_relation",
+    "escape_name",
     "expand",
     "extract_expression",
+    "group_alike",
     "is_in_reach",
     "is_record",
     "line_texts",
-    "located",
+    "locate",
     "names_of",
     "number_in_file",
     "ordinals",
@@ -54,7 +55,6 @@ __all__ = [
     "record_expression",
     "resolve",
     "resource_failure",
-    "shown",
     "text_relation",
     "too_many_rejects",
     "typed_relation",

@@ -14,7 +14,7 @@ import duckdb
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Reject, SourceFile
 from etl_toolkit.sources.csv_file import too_many_rejects
-from etl_toolkit.sources.inputs import shown
+from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.records import ENCODING_SQLSTATE, PLAIN_SHAPE, encoding_reason
 from etl_toolkit.sources.relation import read_failure, typed_relation
 from etl_toolkit.workspace import Workspace
@@ -82,7 +82,8 @@ def _bad_rows(file: SourceFile, batch: Any) -> dict[int, str]:
         except pa.ArrowInvalid:
             if kinds.is_nested(kind):
                 raise SourceError(
-                    f"{shown(file.name)}: column {name!r} has text that is not UTF-8 inside another type; write the file again"
+                    f"{escape_name(file.name)}: column {name!r} has text that is not UTF-8 inside "
+                    "another type; write the file again"
                 ) from None
         values = column.dictionary_decode() if kinds.is_dictionary(column.type) else column
         for row, value in enumerate(values.cast(pa.large_binary()).to_pylist()):

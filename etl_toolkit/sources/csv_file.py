@@ -18,7 +18,7 @@ from etl_toolkit.errors import RejectLimitError, SourceError
 from etl_toolkit.model import CsvDialect, ReadOptions, Reject, SourceFile
 from etl_toolkit.sources.copy_text import NULL_FIELD, CopyText
 from etl_toolkit.sources.dialect import Header, read_header
-from etl_toolkit.sources.inputs import shown, storable
+from etl_toolkit.sources.inputs import escape_name, storable
 from etl_toolkit.sources.octets import Utf8Stream, open_utf8
 from etl_toolkit.sources.records import Shape
 from etl_toolkit.sources.structure import BLOCK_BYTES, Piece, pieces
@@ -142,7 +142,7 @@ def too_many_rejects(name: str, reject: Reject, allowed: int) -> RejectLimitErro
     """The error that ends a load at one reject too many; it names the first one's place and reason."""
     place = f"line {reject.line:,}" if reject.line is not None else f"record {reject.record + 1:,}"
     return RejectLimitError(
-        f"{shown(name)}, {place}: {reject.reason} (SQLSTATE {reject.sqlstate}); more than {allowed} rows would be rejected, "
+        f"{escape_name(name)}, {place}: {reject.reason} (SQLSTATE {reject.sqlstate}); more than {allowed} rows would be rejected, "
         "so nothing of this file is written; fix the file, or allow rejects with --max-rejects N"
     )
 
@@ -205,8 +205,8 @@ class _Mending:
         if b"\\N" in data and (found := NULL_FIELD.search(data)):
             line = piece.first_line + data.count(b"\n", 0, found.start() + 1)
             raise SourceError(
-                f"{shown(self.path)}, line {line:,}: a field is \\N, which is NULL in PostgreSQL's COPY text format; load the "
-                "file with --format pgtext, or with --format csv if these are characters"
+                f"{escape_name(self.path)}, line {line:,}: a field is \\N, which is NULL in PostgreSQL's COPY text format; load "
+                "the file with --format pgtext, or with --format csv if these are characters"
             )
 
     def _set_aside(self, piece: Piece, bounds: Bounds) -> None:

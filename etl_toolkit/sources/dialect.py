@@ -7,7 +7,7 @@ from pathlib import Path
 
 from etl_toolkit.errors import SourceError, UsageError
 from etl_toolkit.model import ReadOptions
-from etl_toolkit.sources.inputs import shown
+from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.records import Record, Scanner, Shape, count_lines
 
 DELIMITERS = (",", "\t", ";", "|")
@@ -67,7 +67,7 @@ def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, 
     if not sample.records:
         if options.headers is None:
             raise SourceError(
-                f"{shown(path)}: is empty; a CSV file needs a header line (or name its columns with --headers)"
+                f"{escape_name(path)}: is empty; a CSV file needs a header line (or name its columns with --headers)"
             )
         return Header(sample.delimiter, options.headers, False, b"", 0, 0, is_tidy=not head)
     first = sample.records[0]
@@ -79,7 +79,7 @@ def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, 
         reason = first.fault.reason if first.fault else ""
         if b"\0" in first.raw:
             reason += "; if the file is UTF-16, give --encoding utf-16-le"
-        raise SourceError(f"{shown(path)}, line {first.lines_before + 1}: the header cannot be read: {reason}")
+        raise SourceError(f"{escape_name(path)}, line {first.lines_before + 1}: the header cannot be read: {reason}")
     columns = _checked(names, path, lines=options.skip + first.lines_before + 1)
     size = head.find(first.raw) + len(first.raw)
     size += 2 if head[size : size + 2] == b"\r\n" else min(1, len(head) - size)
@@ -101,7 +101,7 @@ def _check_no_header(names: tuple[str, ...] | None, options: ReadOptions, path: 
     same = sum(left == right for left, right in zip(told, found, strict=False))
     if 2 * same > len([name for name in found if name]):
         raise SourceError(
-            f"{shown(path)}, line {line + options.skip}: looks like a header, and --headers would load it as a row; "
+            f"{escape_name(path)}, line {line + options.skip}: looks like a header, and --headers would load it as a row; "
             f"skip it with --skip {line + options.skip}"
         )
 
@@ -110,9 +110,9 @@ def _checked(names: tuple[str, ...], path: Path, *, lines: int) -> tuple[str, ..
     remedy = f"fix the header, or skip it with --skip {lines} and name all columns with --headers"
     for number, name in enumerate(names, start=1):
         if not name:
-            raise SourceError(f"{shown(path)}: column {number} of the header has no name; {remedy}")
+            raise SourceError(f"{escape_name(path)}: column {number} of the header has no name; {remedy}")
         if name in names[: number - 1]:
-            raise SourceError(f"{shown(path)}: column {name!r} appears twice in the header; {remedy}")
+            raise SourceError(f"{escape_name(path)}: column {name!r} appears twice in the header; {remedy}")
     return names
 
 

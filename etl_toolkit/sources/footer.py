@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from etl_toolkit.errors import SourceError
-from etl_toolkit.sources.inputs import shown
+from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.octets import UNPACKED_MINIMUM_BYTES, UNPACKED_RATIO
 
 _SIGNATURE_BYTES = 28
@@ -19,7 +19,7 @@ def check_unpacked_size(path: Path, metadata: Any) -> None:
     size, packed = unpacked_bytes(metadata), path.stat().st_size
     if size > max(UNPACKED_MINIMUM_BYTES, UNPACKED_RATIO * packed):
         raise SourceError(
-            f"{shown(path)}: by its footer it unpacks to {size:,} bytes or more, over {UNPACKED_RATIO} times its size, as a "
+            f"{escape_name(path)}: by its footer it unpacks to {size:,} bytes or more, over {UNPACKED_RATIO} times its size, as a "
             "decompression bomb does; if it is meant to, write it again with compression and dictionaries off, or as CSV"
         )
 
@@ -33,7 +33,7 @@ def check_not_encrypted(path: Path, metadata: Any) -> None:
         file.seek(-8, os.SEEK_END)
         size = int.from_bytes(file.read(4), "little")
     if size == metadata.serialized_size + _SIGNATURE_BYTES:
-        raise SourceError(f"{shown(path)}: has encrypted columns; write it again without encryption")
+        raise SourceError(f"{escape_name(path)}: has encrypted columns; write it again without encryption")
 
 
 def has_unknown_encoding(metadata: Any) -> bool:

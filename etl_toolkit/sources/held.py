@@ -24,7 +24,7 @@ LINES_AT_ONCE = 2 << 20  # bytes; what is found in them fits the second-level ca
 QUOTED_AT_ONCE = 1 << 19  # bytes; of quotes more has to be found
 INLINE_BYTES = 12  # Arrow keeps a shorter text in the view itself
 BUFFER_BITS = 30  # Arrow counts in a buffer with 32 bits
-STREAMS = 16  # DuckDB reads so many side by side; more files than these share one
+STREAMS = 16  # DuckDB reads this many in parallel; if there are more files, they share streams
 
 
 def held_bytes(files: Sequence[SourceFile]) -> int:

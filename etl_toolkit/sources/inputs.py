@@ -49,7 +49,7 @@ def expand(inputs: Iterable[Any]) -> list[Any]:
             found.extend(Path(match) for match in matches)
         else:
             raise UnknownFileError(
-                f"{shown(item)}: no such file, and no file matches it; check the path or quote the glob"
+                f"{escape_name(item)}: no such file, and no file matches it; check the path or quote the glob"
             )
     if not found:
         raise UsageError("no files given; name at least one CSV or Parquet file, or a frame")
@@ -64,15 +64,15 @@ def kind_of(path: Path, told: str | None = None) -> Literal["csv", "parquet"]:
     name = path.name.lower()
     if storable(path) != str(path):
         raise SourceError(
-            f"{shown(path)}: the file name is not UTF-8; rename the file, or give it another name with a link"
+            f"{escape_name(path)}: the file name is not UTF-8; rename the file, or give it another name with a link"
         )
     if path.is_dir():
-        raise SourceError(f"{shown(path)}: is a directory; name its files, for example {shown(path)}/*.csv")
+        raise SourceError(f"{escape_name(path)}: is a directory; name its files, for example {escape_name(path)}/*.csv")
     if not path.exists():
-        raise SourceError(f"{shown(path)}: is a link to a file that does not exist")
+        raise SourceError(f"{escape_name(path)}: is a link to a file that does not exist")
     if not path.is_file():
         raise SourceError(
-            f"{shown(path)}: is not a regular file; a load reads its files more than once, so save it first"
+            f"{escape_name(path)}: is not a regular file; a load reads its files more than once, so save it first"
         )
     _check_content(path, is_packed=name.endswith(PACKED_SUFFIXES), is_parquet=told == "parquet")
     if told == "parquet" or (told is None and name.endswith(PARQUET_SUFFIXES)):
@@ -80,7 +80,7 @@ def kind_of(path: Path, told: str | None = None) -> Literal["csv", "parquet"]:
     if told is not None or name.endswith(CSV_SUFFIXES):
         return "csv"
     raise SourceError(
-        f"{shown(path)}: unknown type of file; known extensions are {', '.join(CSV_SUFFIXES + PARQUET_SUFFIXES)}; "
+        f"{escape_name(path)}: unknown type of file; known extensions are {', '.join(CSV_SUFFIXES + PARQUET_SUFFIXES)}; "
         "give its format with --format csv, pgtext or parquet"
     )
 
@@ -92,15 +92,15 @@ def _check_content(path: Path, *, is_packed: bool, is_parquet: bool) -> None:
         file.seek(max(0, path.stat().st_size - 4))
         tail = file.read(4)
     if tail == b"PARE" and head[:4] == b"PARE":
-        raise SourceError(f"{shown(path)}: is an encrypted Parquet file; write it again without encryption")
+        raise SourceError(f"{escape_name(path)}: is an encrypted Parquet file; write it again without encryption")
     has_parquet_name = is_parquet or path.name.lower().endswith(PARQUET_SUFFIXES)
     if head[:4] == tail == b"PAR1" and not has_parquet_name:
-        raise SourceError(f"{shown(path)}: is a Parquet file; rename it, or pass --format parquet")
+        raise SourceError(f"{escape_name(path)}: is a Parquet file; rename it, or pass --format parquet")
     for magic, what, remedy in _OTHERS:
         if head.startswith(magic) and not is_packed:
             is_packed_parquet = has_parquet_name and "compressed" in what
-            what_to_do = "unpack it first" if is_packed_parquet else remedy.format(shown(path))
-            raise SourceError(f"{shown(path)}: is {what}; {what_to_do}")
+            what_to_do = "unpack it first" if is_packed_parquet else remedy.format(escape_name(path))
+            raise SourceError(f"{escape_name(path)}: is {what}; {what_to_do}")
 
 
 def path_values(path: Path) -> tuple[tuple[str, str | None], ...]:
@@ -130,7 +130,7 @@ def _decoded(text: str) -> str:
     return storable(text) if "\0" in found else found
 
 
-def shown(name: str | os.PathLike[str]) -> str:
+def escape_name(name: str | os.PathLike[str]) -> str:
     """A file name for one line of a message: control characters and what is not UTF-8 are spelled out."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(

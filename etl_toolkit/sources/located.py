@@ -14,7 +14,7 @@ from dataclasses import replace
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Layout, Reject, SourceFile
 from etl_toolkit.sources.csv_file import reopen, shape_of
-from etl_toolkit.sources.inputs import shown
+from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.records import Scanner
 from etl_toolkit.sources.relation import record_expression, text_relation
 from etl_toolkit.stopping import Stop
@@ -36,7 +36,7 @@ def ordinals(file: SourceFile, rejects: Iterable[Reject]) -> list[int]:
     return [number - bisect_right(malformed, number) for number in numbers]
 
 
-def located(
+def locate(
     file: SourceFile, rejects: Sequence[Reject], workspace: Workspace, *, max_line_bytes: int
 ) -> tuple[Reject, ...]:
     """Return the rejects with line and text as their file has them, from another pass over it.
@@ -54,7 +54,7 @@ def located(
     )
     if len(places) < len(wanted):
         raise SourceError(
-            f"{shown(file.name)}: record {wanted[-1] + 1:,} is gone; did the file change during the load?"
+            f"{escape_name(file.name)}: record {wanted[-1] + 1:,} is gone; did the file change during the load?"
         )
     return tuple(replace(item, line=places[item.record][0], raw=places[item.record][1]) for item in rejects)
 

@@ -18,7 +18,7 @@ import zstandard
 from blake3 import blake3
 
 from etl_toolkit.errors import SourceError, UsageError
-from etl_toolkit.sources.inputs import shown
+from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.structure import BLOCK_BYTES, ByteStream
 
 # A file may grow this much when it is unpacked; text rarely reaches a tenth of it, a decompression bomb a thousandfold.
@@ -78,7 +78,7 @@ class Utf8Stream:
 
     def __init__(self, path: Path, raw: HashedFile, *, encoding: str | None) -> None:
         self._unpacked = _unpack(path, raw)
-        self._name = shown(path)
+        self._name = escape_name(path)
         head = self._unpacked.read(4)
         mark, found = next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), (b"", "utf-8"))
         told = _python_codec(encoding)
@@ -135,7 +135,7 @@ def open_utf8(path: Path, *, encoding: str | None) -> Iterator[tuple[HashedFile,
             yield raw, Utf8Stream(path, raw, encoding=encoding)
     except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
         detail = str(error).strip().rstrip(".")
-        raise SourceError(f"{shown(path)}: cannot be decompressed: {detail}; is the file complete?") from None
+        raise SourceError(f"{escape_name(path)}: cannot be decompressed: {detail}; is the file complete?") from None
 
 
 def _unpack(path: Path, raw: HashedFile) -> ByteStream:
@@ -183,7 +183,7 @@ class _Bounded:
         self._size += len(data)
         if self._size > max(UNPACKED_MINIMUM_BYTES, UNPACKED_RATIO * self._raw.size):
             raise SourceError(
-                f"{shown(self._path)}: unpacks to more than {UNPACKED_RATIO} times its size ({self._size:,} bytes so far), "
+                f"{escape_name(self._path)}: unpacks to more than {UNPACKED_RATIO} times its size ({self._size:,} bytes so far), "
                 "as a decompression bomb does; if it is meant to, unpack it and load the result"
             )
         return data

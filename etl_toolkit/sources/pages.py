@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from etl_toolkit.errors import SourceError
-from etl_toolkit.sources.inputs import shown
+from etl_toolkit.sources.inputs import escape_name
 
 _PACKED_BYTES, _CHECKSUM = 3, 4  # fields of PageHeader: compressed_page_size and crc
 _STOP, _TRUE, _FALSE, _BYTE, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 0, 1, 2, 3, 6, 7, 8, 9, 10, 12
@@ -28,7 +28,7 @@ def verify_checksums(path: Path, metadata: Any) -> None:
                 for page in _pages(data, first, first + column.total_compressed_size):
                     if zlib.crc32(data[page.begin : page.end]) != page.checksum:
                         raise SourceError(
-                            f"{shown(path)}: is damaged: a page of column {column.path_in_schema!r}, row group {group + 1}, "
+                            f"{escape_name(path)}: is damaged: a page of column {column.path_in_schema!r}, row group {group + 1}, "
                             "does not match its checksum; copy it again from where it was written, or write it again"
                         )
 

@@ -10,7 +10,7 @@ import duckdb
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Layout, SourceFile
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
-from etl_toolkit.sources.inputs import shown
+from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.typed import hides_bytes, typed_text
 from etl_toolkit.workspace import literal
 
@@ -104,7 +104,7 @@ def _refuse_hidden_bytes(file: SourceFile, names: Sequence[str], targets: Sequen
     for name, kind, target in zip(file.columns, file.relation_types, targets, strict=True):
         if name in names and hides_bytes(kind, target):
             raise SourceError(
-                f"{shown(file.name)}: column {name!r} has bytes inside of another type, and JSON has no form for them; "
+                f"{escape_name(file.name)}: column {name!r} has bytes inside of another type, and JSON has no form for them; "
                 "cast them to text, or leave the column out"
             )
 
@@ -175,22 +175,22 @@ def _options(files: Sequence[SourceFile]) -> str:
 
 
 def read_failure(files: Iterable[SourceFile], error: BaseException) -> SourceError:
-    """Turn DuckDB's complaint into one line that names the file, what is wrong, and what to do.
+    """Turn DuckDB's error into one line that names the file, what is wrong, and what to do.
 
-    What DuckDB reads is known to be clean, so what is left is a Parquet file that is damaged inside, a file that changed
+    What DuckDB reads is known to be clean, so the remaining causes are a Parquet file that is damaged inside, a file that changed
     or went away, and a machine without memory or disk.
     """
     text = str(error).strip()
     named = next((file for file in files if file.readable is not None and file.readable.name in text), None)
-    where = shown(named.name) if named else "reading"
+    where = escape_name(named.name) if named else "reading"
     if shortage := resource_failure(error, where):
         return shortage
     if named and BAD_TEXT in text:
-        return UnreadableTextError(f"{where}: has text that is not UTF-8; write it again", named.position)
+        return UnreadableTextError(f"{where}: has text that is not UTF-8; write the file again", named.position)
     detail = next(iter(text.splitlines()), type(error).__name__)
     if named:
-        detail = detail.replace(str(named.readable), shown(named.name))
-    remedy = "write it again" if named and named.format == "parquet" else "was it changed or removed meanwhile?"
+        detail = detail.replace(str(named.readable), escape_name(named.name))
+    remedy = "write it again" if named and named.format == "parquet" else "was it changed or removed in the meantime?"
     return SourceError(f"{where}: cannot be read: {detail}; {remedy}")
 
 
@@ -227,7 +227,7 @@ def record_expression(file: SourceFile, texts: Sequence[str], layout: Layout) ->
     return f"concat_ws({literal(delimiter)}, {', '.join(spelled)})"
 
 
-def alike(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
+def group_alike(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
     """Split the files into runs of neighbours that one relation can read; every frame is on its own."""
     run: list[SourceFile] = []
     for file in files:

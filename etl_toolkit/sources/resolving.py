@@ -19,7 +19,7 @@ from etl_toolkit.sources.csv_file import Bounds, examine_csv
 from etl_toolkit.sources.dialect import check_options
 from etl_toolkit.sources.frames import examine_frame
 from etl_toolkit.sources.held import held_bytes
-from etl_toolkit.sources.inputs import expand, kind_of, path_values, shown
+from etl_toolkit.sources.inputs import escape_name, expand, kind_of, path_values
 from etl_toolkit.sources.relation import parquet_relation, read_failure, typed_relation
 from etl_toolkit.sources.typed import INDEX_PREFIX, examine_parquet
 from etl_toolkit.workspace import Workspace
@@ -104,7 +104,7 @@ def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds) -> So
         of_path = tuple((name, text) for name, text in path_values(path) if name.casefold() not in own)
         return replace(examined, stamp=stamp, path_values=of_path)
     except OSError as error:
-        raise SourceError(f"{shown(path)}: cannot be read: {error.strerror or error}") from None
+        raise SourceError(f"{escape_name(path)}: cannot be read: {error.strerror or error}") from None
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -122,7 +122,7 @@ def check_unchanged(file: SourceFile) -> None:
         is_same = False
     if not is_same:
         raise SourceError(
-            f"{shown(file.name)}: was changed or removed while it was being loaded, so nothing of it is written; "
+            f"{escape_name(file.name)}: was changed or removed while it was being loaded, so nothing of it is written; "
             "load it again once it is complete"
         )
 
@@ -160,7 +160,7 @@ def _with_relation(file: SourceFile, workspace: Workspace) -> SourceFile:
     kinds = tuple(kind for name, kind in described if not name.startswith(INDEX_PREFIX))
     if len(kinds) != len(file.columns):
         raise SourceError(
-            f"{shown(file.name)}: DuckDB finds {len(kinds)} columns where Arrow finds {len(file.columns)}"
+            f"{escape_name(file.name)}: DuckDB finds {len(kinds)} columns where Arrow finds {len(file.columns)}"
         )
     numbers = count()
     names = tuple(

@@ -17,7 +17,7 @@ from etl_toolkit.errors import SourceError
 from etl_toolkit.model import SourceFile
 from etl_toolkit.sources.exact import conversions, convert
 from etl_toolkit.sources.footer import check_not_encrypted, check_unpacked_size, has_unknown_encoding
-from etl_toolkit.sources.inputs import shown, storable
+from etl_toolkit.sources.inputs import escape_name, storable
 from etl_toolkit.sources.pages import verify_checksums
 from etl_toolkit.sources.records import PLAIN_SHAPE
 from etl_toolkit.stopping import Stop
@@ -36,7 +36,7 @@ def examine_parquet(path: Path, copy: Path, stop: Stop | None = None) -> SourceF
     stop = stop or Stop()
     size = path.stat().st_size
     if not size:
-        raise SourceError(f"{shown(path)}: is empty; a Parquet file has a footer even without rows")
+        raise SourceError(f"{escape_name(path)}: is empty; a Parquet file has a footer even without rows")
     digest = _hashed(path, stop)
     try:
         with pq.ParquetFile(path) as source:
@@ -44,8 +44,8 @@ def examine_parquet(path: Path, copy: Path, stop: Stop | None = None) -> SourceF
             check_unpacked_size(path, source.metadata)
             verify_checksums(path, source.metadata)
             schema, rows = source.schema_arrow, source.metadata.num_rows
-            columns = column_names(schema.names, shown(path))
-            wanted = conversions(schema, shown(path), in_parquet=True)
+            columns = column_names(schema.names, escape_name(path))
+            wanted = conversions(schema, escape_name(path), in_parquet=True)
             if is_rewritten := bool(wanted) or has_unknown_encoding(source.metadata):
                 _rewrite(source, copy, wanted, stop)
     except (pa.ArrowException, OSError) as error:
@@ -53,7 +53,7 @@ def examine_parquet(path: Path, copy: Path, stop: Stop | None = None) -> SourceF
             raise
         detail = str(error).strip().splitlines()[0].rstrip(".")
         raise SourceError(
-            f"{shown(path)}: is not a readable Parquet file: {detail}; was it written to the end?"
+            f"{escape_name(path)}: is not a readable Parquet file: {detail}; was it written to the end?"
         ) from None
     return SourceFile(
         0,

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import SourceFile
-from etl_toolkit.sources.inputs import shown
+from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.relation import names_of, typed_relation
 from etl_toolkit.sources.typed import LOCAL_TYPES, is_instant
 from etl_toolkit.workspace import Workspace
@@ -41,7 +41,7 @@ def _offsets(file: SourceFile, workspace: Workspace, ask: AskOffsets) -> tuple[t
             continue
         if kind.endswith("]"):
             raise SourceError(
-                f"{shown(file.name)}: column {name!r} holds lists of instants, the table's has no time zone; "
+                f"{escape_name(file.name)}: column {name!r} holds lists of instants, the table's has no time zone; "
                 "convert them to local times first"
             )
         columns.append(own)

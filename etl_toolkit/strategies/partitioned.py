@@ -39,7 +39,7 @@ from etl_toolkit.workspace import literal
 class Range:
     """A range of keys: a stretch of the table `ordered`; its winners per file, and those that are to be sent.
 
-    The others stand in the table as they are.
+    The others are in the table unchanged.
     """
 
     stretch: str  # of `ordered`: a FROM and WHERE
@@ -55,7 +55,7 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
     assert run.scan is not None
     assert run.plan.overlap is not None
     try:
-        # Looked at while the others load: few loads have a bad row among those that lose, and the others lose no time.
+        # Checked while the others load: few loads have a bad row among the losers, and the other loads lose no time.
         meanwhile = partial(check_losers, run) if run.plan.overlap.has_losers else None
         return _load_ranges(run, run.plan.overlap, meanwhile=meanwhile)
     except RefusedLosersError:

@@ -12,7 +12,7 @@ from etl_toolkit.loading.rejects import refused_records
 from etl_toolkit.loading.run import Run
 from etl_toolkit.model import Reject, SourceFile
 from etl_toolkit.plan import layout_of
-from etl_toolkit.sources import located, number_in_file, read_failure, too_many_rejects
+from etl_toolkit.sources import locate, number_in_file, read_failure, too_many_rejects
 from etl_toolkit.strategies.staging import records_query
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def find_rejects(run: Run, file: SourceFile) -> tuple[Reject, ...]:
             Reject(file.position, number_in_file(file, item.row), None, item.reason, item.sqlstate, item.record)
             for item in bounded(refused_records(connection, run.target, layout, chunks), run.spec.max_rejects)
         )
-    found = located(file, found, run.workspace, max_line_bytes=run.config.max_line_bytes)
+    found = locate(file, found, run.workspace, max_line_bytes=run.config.max_line_bytes)
     run.note_rejects(found)
     return found
 

@@ -34,7 +34,7 @@ from etl_toolkit.loading.rejects import IDENTITY_SQLSTATE, changed_identities, i
 from etl_toolkit.loading.run import Run
 from etl_toolkit.model import Batch, ForeignKey, Reject, SourceFile, TargetTable
 from etl_toolkit.plan import layout_of
-from etl_toolkit.sources import located, number_in_file, ordinals
+from etl_toolkit.sources import locate, number_in_file, ordinals
 from etl_toolkit.strategies.refused_rows import bounded, check_reject_limit
 from etl_toolkit.strategies.staging import stage
 
@@ -98,7 +98,7 @@ def _judge(run: Run, cursor: Any, files: Sequence[SourceFile]) -> int:
     rejects = _rejects(run, files, ends, refused)
     for file in files:
         own = [reject for reject in rejects if reject.file == file.position]
-        run.note_rejects(located(file, own, run.workspace, max_line_bytes=run.config.max_line_bytes))
+        run.note_rejects(locate(file, own, run.workspace, max_line_bytes=run.config.max_line_bytes))
     check_reject_limit(run)
     cursor.execute(SQL("DROP TABLE {}").format(_JUDGED))
     cursor.execute(drop_staging())

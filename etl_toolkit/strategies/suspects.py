@@ -23,7 +23,7 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import Layout, Reject, TargetTable
 from etl_toolkit.scan import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan
-from etl_toolkit.sources import is_record, located, number_in_file
+from etl_toolkit.sources import is_record, locate, number_in_file
 from etl_toolkit.strategies.refused_rows import bounded, check_reject_limit
 from etl_toolkit.workspace import Workspace, literal
 
@@ -160,7 +160,7 @@ class Inquiry:
             found[file] = (*found.get(file, ()), Reject(file, record, None, item.reason, item.sqlstate, item.record))
         longest = self.sessions.config.max_line_bytes
         found = {
-            file: located(self.scan.file_at[file], items, self.workspace, max_line_bytes=longest)
+            file: locate(self.scan.file_at[file], items, self.workspace, max_line_bytes=longest)
             for file, items in found.items()
         }
         # Last, since another worker's failure may stop us anywhere: a row that is out of the load must be on the list.
