@@ -153,7 +153,7 @@ def open_body(file: SourceFile) -> Iterator[BinaryIO]:
             yield stream
     except OSError as error:
         raise SourceError(
-            f"{file.name}: cannot be read any more: {error.strerror}; was it removed meanwhile?"
+            f"{file.name}: cannot be read any more: {error.strerror}; was it removed in the meantime?"
         ) from None
 
 
