@@ -178,6 +178,9 @@ def prepare_load(
             plan = replace(plan, reasons=(*plan.reasons, reason))
         if found.is_standby:
             plan = replace(plan, reasons=(*plan.reasons, STANDBY))
+        if of_paths := sorted({name for file in matched for name, _ in file.path_values}):
+            reason = f"{', '.join(of_paths)} of a row is what the directory of its file says"
+            plan = replace(plan, reasons=(*plan.reasons, reason))
         if words := conventions_in_words(matched, target, sessions.conventions):
             plan = replace(plan, reasons=(*plan.reasons, words))
         reach("scanned")

@@ -52,6 +52,7 @@ def test_a_column_that_only_the_path_has_takes_its_value(
     ]
     result = ingest(files, "t", "id", database, strategy=strategy)
     assert result
+    assert "dt, region of a row is what the directory of its file says" in result.reasons
     assert rows(connection, "SELECT id, v, dt::text, region FROM t ORDER BY id") == [
         (1, "a", "2024-01-01", "a/b é"), (2, "b", "2024-01-01", "a/b é"), (3, "c", "2024-01-02", None),
     ]  # fmt: skip

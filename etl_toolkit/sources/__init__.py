@@ -3,9 +3,12 @@
 names, globs, frames ──► inputs ──► csv_file / typed ──► resolving ──► relation / held
                                       │
                                       ├─ octets     decompress, decode, hash
+                                      ├─ copy_text  COPY's text format as CSV
                                       ├─ dialect    delimiter and header
                                       ├─ structure  what is clean, a block at a time
-                                      └─ records    what is not, a record at a time
+                                      ├─ records    what is not, a record at a time
+                                      ├─ exact      Arrow types that DuckDB reads exactly; cells of pandas: `cells`
+                                      └─ pages      checksums of Parquet; its text that is not UTF-8: `bad_texts`
 """
 
 from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts

@@ -79,7 +79,7 @@ def _arrow_table(frame: Any) -> Any:
             if (values := as_arrow(column)) is not column:
                 plain.isetitem(number, values)
         return pa.Table.from_pandas(plain, preserve_index=has_names)
-    if type(frame).__module__.partition(".")[0] == "polars" and hasattr(frame, "columns"):
+    if type(frame).__module__.partition(".")[0] == "polars" and type(frame).__name__ == "DataFrame":
         return _of_polars(frame)
     if isinstance(frame, pa.RecordBatch):
         return pa.Table.from_batches([frame])
