@@ -20,9 +20,9 @@ MATRIX_FILES = 12
 LISTED = 20
 
 
-def overlap_text(overlap: KeyOverlap) -> str:
-    """Show a key overlap as plain text."""
-    return to_text(overlap_blocks(overlap))
+def overlap_text(overlap: KeyOverlap, *, all_files: bool = False) -> str:
+    """Show a key overlap as plain text; of many files the first and a sum of the others, unless `all_files` are wanted."""
+    return to_text(overlap_blocks(overlap, all_files=all_files))
 
 
 def overlap_html(overlap: KeyOverlap) -> str:
@@ -30,9 +30,9 @@ def overlap_html(overlap: KeyOverlap) -> str:
     return to_html(overlap_blocks(overlap))
 
 
-def plan_text(plan: Plan) -> str:
+def plan_text(plan: Plan, *, all_files: bool = False) -> str:
     """Show a plan as plain text."""
-    return to_text(plan_blocks(plan))
+    return to_text(plan_blocks(plan, all_files=all_files))
 
 
 def plan_html(plan: Plan) -> str:
@@ -40,9 +40,9 @@ def plan_html(plan: Plan) -> str:
     return to_html(plan_blocks(plan))
 
 
-def result_text(result: LoadResult) -> str:
+def result_text(result: LoadResult, *, all_files: bool = False) -> str:
     """Show a load's result as plain text."""
-    return to_text(result_blocks(result))
+    return to_text(result_blocks(result, all_files=all_files))
 
 
 def result_html(result: LoadResult) -> str:
@@ -58,7 +58,7 @@ def cut_to_screen(text: str) -> str:
     return "\n".join([*lines[:room], f"… {len(lines) - room:,} more lines; print() shows them all"])
 
 
-def overlap_blocks(overlap: KeyOverlap) -> list[Block]:
+def overlap_blocks(overlap: KeyOverlap, *, all_files: bool = False) -> list[Block]:
     """Files, the matrix of shared keys, groups, and who wins."""
     names = short_names([file.name for file in overlap.files])
     name_of = {file.position: name for file, name in zip(overlap.files, names, strict=True)}
@@ -69,7 +69,7 @@ def overlap_blocks(overlap: KeyOverlap) -> list[Block]:
             f"({overlap.overlap_ratio:.0%}) appear in more than one file",
             _overlap_notes(overlap),
         ),
-        _files_table(overlap, names),
+        _files_table(overlap, names, all_files=all_files),
     ]
     if overlap.pairs:
         blocks.append(_pairs_table(overlap, name_of))
@@ -101,7 +101,7 @@ def _overlap_notes(overlap: KeyOverlap) -> list[str]:
     return notes
 
 
-def _files_table(overlap: KeyOverlap, names: Sequence[str]) -> Table:
+def _files_table(overlap: KeyOverlap, names: Sequence[str], *, all_files: bool) -> Table:
     wins: dict[int, int] | None = None
     if sum(item.keys for item in overlap.intersections) == overlap.distinct_keys:  # else: more than are listed
         wins = {file.position: 0 for file in overlap.files}
@@ -114,7 +114,20 @@ def _files_table(overlap: KeyOverlap, names: Sequence[str]) -> Table:
         counted = [file.rows, file.distinct_keys, file.duplicates, file.null_keys]
         rows.append([file.position + 1, name, *counted, won, lost])
     head = ("#", "file", "rows", "distinct keys", "repeated in file", "NULL keys", "wins", "loses to later file")
-    return Table("Files, in load order", head, rows)
+    return Table("Files, in load order", head, rows if all_files else _first(rows, name_at=1))
+
+
+def _first(rows: list[list[Cell]], *, name_at: int) -> list[list[Cell]]:
+    """The first rows of a table of files, and what is in the others added up, where there are many."""
+    if len(rows) <= LISTED + 1:
+        return rows
+    left_out = rows[LISTED:]
+    sums: list[Cell] = []
+    for column in list(zip(*left_out, strict=True))[name_at + 1 :]:
+        numbers = [cell for cell in column if isinstance(cell, int)]
+        sums.append(sum(numbers) if numbers else None)
+    before: list[Cell] = [""] * name_at
+    return [*rows[:LISTED], [*before, f"… {len(left_out):,} more files (--all-files lists them)", *sums]]
 
 
 def _pairs_table(overlap: KeyOverlap, name_of: dict[int, str]) -> Table:
@@ -144,7 +157,7 @@ def _winners_table(overlap: KeyOverlap, name_of: dict[int, str]) -> Table:
     )
 
 
-def plan_blocks(plan: Plan) -> list[Block]:
+def plan_blocks(plan: Plan, *, all_files: bool = False) -> list[Block]:
     """Strategy with reasons, who loads what, what it should take and do, and the overlap it rests on."""
     workers = f"{plan.workers} worker{'s' if plan.workers != 1 else ''}"
     blocks: list[Block] = [
@@ -165,7 +178,7 @@ def plan_blocks(plan: Plan) -> list[Block]:
     more = f" (the first {LISTED} of {len(plan.lanes):,})" if len(plan.lanes) > LISTED else ""
     caption = f"Lanes: {plan.workers} at a time; the batches of one lane in order{more}"
     blocks.append(Table(caption, ("lane", "batches", "reads files (#)"), lanes))
-    return blocks + (overlap_blocks(plan.overlap) if plan.overlap else [])
+    return blocks + (overlap_blocks(plan.overlap, all_files=all_files) if plan.overlap else [])
 
 
 def _left_out(duplicates: Sequence[tuple[str, str]]) -> list[str]:
@@ -190,7 +203,7 @@ def _outcome_table(plan: Plan) -> Table:
     return Table("Predicted outcome", ("rows", "number"), rows)
 
 
-def result_blocks(result: LoadResult) -> list[Block]:
+def result_blocks(result: LoadResult, *, all_files: bool = False) -> list[Block]:
     """What happened to every row, per file and in total, and where the time went."""
     verdict = "every row is accounted for" if result else _failure(result)
     title = (
@@ -211,7 +224,7 @@ def result_blocks(result: LoadResult) -> list[Block]:
         notes.append("created: " + " ".join(result.created_sql.split()))
     longest = sorted(result.phases.items(), key=lambda item: -item[1])
     phases = Table("Seconds per phase, summed over all workers", ("phase", "seconds"), longest)
-    return [Lines(title, notes), _counts_table(result), phases]
+    return [Lines(title, notes), _counts_table(result, all_files=all_files), phases]
 
 
 def result_warnings(result: LoadResult) -> list[str]:
@@ -231,7 +244,7 @@ def _equation(counts: Counts) -> str:
     return f"{counts.read:,} read {'=' if counts.balances else '≠'} {parts or '0'}"
 
 
-def _counts_table(result: LoadResult) -> Table:
+def _counts_table(result: LoadResult, *, all_files: bool) -> Table:
     """A column for every count that is not zero throughout."""
     names = _shown(result.counts)
     shorts = short_names(list(result.files))
@@ -239,6 +252,7 @@ def _counts_table(result: LoadResult) -> Table:
         [short, *(getattr(counts, name) for name in names)]
         for short, counts in zip(shorts, result.files.values(), strict=True)
     ]
+    rows = rows if all_files else _first(rows, name_at=0)
     rows.append(["sum", *(getattr(result.counts, name) for name in names)])
     return Table("What happened to the rows", ("file", *(_word(name) for name in names)), rows, sums=True)
 

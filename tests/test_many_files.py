@@ -16,10 +16,20 @@ from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, overlap, ranking, scan
+from etl_toolkit.display import result_text
 from etl_toolkit.keys import KEY_TYPES
-from etl_toolkit.model import ConflictAction, KeyOverlap, ReadOptions
+from etl_toolkit.model import (
+    ConflictAction,
+    Counts,
+    KeyOverlap,
+    LoadResult,
+    Plan,
+    ReadOptions,
+    Strategy,
+)
 from etl_toolkit.request import load_spec
 from etl_toolkit.sources import resolve
+from etl_toolkit.strategies import hashed
 from etl_toolkit.workspace import open_workspace
 
 KEYS = st.lists(st.lists(st.integers(0, 12), max_size=8), min_size=1, max_size=9)
@@ -118,3 +128,42 @@ def test_a_load_of_many_files_takes_no_more_memory_than_its_rows_need(
     assert result
     assert (result.counts.inserted, len(result.files)) == (1_000, 500)
     assert grown_bytes < 150_000_000
+
+
+def test_many_files_share_a_few_staging_tables_and_keep_their_counts(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that only the server compares. Control: with a table for each file, thousands of them run out of locks."""
+    made: list[Any] = []
+    create = hashed.create_shared_staging
+    monkeypatch.setattr(
+        hashed, "create_shared_staging", lambda *given, **named: made.append(given) or create(*given, **named)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (k numeric PRIMARY KEY, file int)")
+        paths = write(tmp_path, [[number // 2, 100 + number] for number in range(50)])
+        paths[7].write_text("k,file\n3,7\nx,7\n107,7\n")
+        result = ConflictAwareProcessor(database).load(
+            paths, load_spec("t", ["k"], strategy="partitioned", max_rejects=1)
+        )
+        assert result
+        assert len(made) <= 2 * hashed.MOST_TABLES  # one of them twice, because of the reject
+        cursor.execute("SELECT k::int, file FROM t ORDER BY k")
+        last = {number // 2: number for number in range(50)}
+        assert cursor.fetchall() == [*last.items(), *((100 + number, number) for number in range(50))]
+        assert [counts.read for counts in result.files.values()] == [2] * 7 + [3] + [2] * 42
+        assert (result.counts.rejected, result.counts.superseded_later_file) == (1, 25)
+
+
+def test_a_result_of_many_files_lists_the_first_and_adds_the_others_up() -> None:
+    counts = {f"/d/{number:03d}.csv": Counts(read=number, inserted=number) for number in range(300)}
+    plan = Plan(Strategy.PARTITIONED, (), (), 1, "client")
+    total = sum(range(300))
+    result = LoadResult(
+        "r", "t", Strategy.PARTITIONED, (), Counts(read=total, inserted=total), counts, 1.0, {}, plan, completed=True
+    )
+    listed = [line.split() for line in result_text(result).splitlines() if ".csv" in line or "more files" in line]
+    assert [line[0] for line in listed[:20]] == [f"{number:03d}.csv" for number in range(20)]
+    assert (len(listed), listed[20][:2]) == (21, ["…", "280"])
+    assert f"{sum(range(20, 300)):,}" in listed[20]
+    assert result_text(result, all_files=True).count(".csv") == 300

@@ -13,6 +13,7 @@ import typer
 
 from etl_toolkit.cli import options
 from etl_toolkit.cli.options import (
+    AllFiles,
     Config,
     DateStyle,
     Delimiter,
@@ -80,6 +81,7 @@ def ingest(
     extra_columns: ExtraColumns = "error",
     date_style: DateStyle = None,
     timezone: TimeZone = None,
+    all_files: AllFiles = False,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings only: no progress, no report.")] = False,
 ) -> None:
@@ -98,7 +100,15 @@ def ingest(
     }  # fmt: skip
     server = options.resolve_dsn(dsn)
     if dry_run:
-        return show_plan(ConflictAwareProcessor(server, config=settings), files, table, key, chosen, as_json=as_json)
+        return show_plan(
+            ConflictAwareProcessor(server, config=settings),
+            files,
+            table,
+            key,
+            chosen,
+            all_files=all_files,
+            as_json=as_json,
+        )
     with (
         Progress(quiet=quiet) as progress,
         _sinks(progress, log_json, metrics, spans=spans) as on_event,
@@ -106,17 +116,17 @@ def ingest(
     ):
         processor = ConflictAwareProcessor(server, config=settings, on_event=on_event)
         result = processor.load(files, load_spec(table, options.split(key), **chosen), stop)
-    report(result, as_json=as_json, quiet=quiet)
+    report(result, all_files=all_files, as_json=as_json, quiet=quiet)
 
 
-def report(result: Any, *, as_json: bool, quiet: bool = False) -> None:
+def report(result: Any, *, as_json: bool, all_files: bool = False, quiet: bool = False) -> None:
     """Print a LoadResult (only its warnings if `quiet`), and exit with its code."""
-    from etl_toolkit.display import result_warnings
+    from etl_toolkit.display import result_text, result_warnings
 
     if as_json:
         options.print_json(result.as_dict())
     elif not quiet:
-        typer.echo(str(result))
+        typer.echo(result_text(result, all_files=all_files))
     if quiet:
         for warning in result_warnings(result):
             typer.echo(f"warning: {warning}", err=True)
@@ -148,6 +158,7 @@ def plan(
     extra_columns: ExtraColumns = "error",
     date_style: DateStyle = None,
     timezone: TimeZone = None,
+    all_files: AllFiles = False,
     as_json: Json = False,
 ) -> None:
     """Show the key overlap, the strategy and its reasons, and what would be written. Writes nothing."""
@@ -159,7 +170,7 @@ def plan(
     settings = load_config(config, jobs=jobs, strategy=strategy)
     chosen = {"order_by": order_by, "on_conflict": on_conflict, "create_table": create_table, **reading}
     processor = ConflictAwareProcessor(options.resolve_dsn(dsn), config=settings)
-    show_plan(processor, files, table, key, chosen, as_json=as_json)
+    show_plan(processor, files, table, key, chosen, all_files=all_files, as_json=as_json)
 
 
 def overlap(
@@ -171,6 +182,7 @@ def overlap(
     encoding: Encoding = None,
     file_format: Format = None,
     skip: Skip = 0,
+    all_files: AllFiles = False,
     as_json: Json = False,
 ) -> None:
     """Show which files share keys. Needs no database."""
@@ -183,10 +195,12 @@ def overlap(
     if as_json:
         options.print_json(as_json_value(asdict(found)))
     else:
-        typer.echo(overlap_text(found))
+        typer.echo(overlap_text(found, all_files=all_files))
 
 
-def show_plan(processor: Any, files: list[str], table: str, key: str, chosen: dict[str, Any], *, as_json: bool) -> None:
+def show_plan(
+    processor: Any, files: list[str], table: str, key: str, chosen: dict[str, Any], *, all_files: bool, as_json: bool
+) -> None:
     """Print what a load would do."""
     from etl_toolkit.display import plan_text
 
@@ -194,7 +208,7 @@ def show_plan(processor: Any, files: list[str], table: str, key: str, chosen: di
     if as_json:
         options.print_json(as_json_value(asdict(found)))
     else:
-        typer.echo(plan_text(found))
+        typer.echo(plan_text(found, all_files=all_files))
 
 
 @contextmanager

@@ -52,6 +52,7 @@ Skip = Annotated[
 Wait = Annotated[
     float | None, typer.Option("--wait", help="Seconds to wait for another run on the table. Default: 10.")
 ]
+AllFiles = Annotated[bool, typer.Option("--all-files", help="List all files, however many there are.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 

@@ -62,13 +62,13 @@ def create_staging(target: TargetTable, layout: Layout, *, name: str = STAGING) 
     return statement
 
 
-def shared_staging(run_id: str, position: int) -> Identifier:
-    """The name of a staging table that other sessions can read: one per run and file, in the ledger's schema."""
-    return Identifier("etl_toolkit", f"stage_{run_id}_{position}")
+def shared_staging(run_id: str, number: int) -> Identifier:
+    """The name of a staging table that other sessions can read: one of a run's, in the ledger's schema."""
+    return Identifier("etl_toolkit", f"stage_{run_id}_{number}")
 
 
 def create_shared_staging(target: TargetTable, layout: Layout, destination: Composable, *, file: int) -> Composed:
-    """An unlogged staging table for one file. The ledger never counts on it: crash recovery empties it."""
+    """An unlogged staging table, at first for one `file`. The ledger never counts on it: crash recovery empties it."""
     return ours(target,
         "DROP TABLE IF EXISTS {name}; CREATE UNLOGGED TABLE {name} AS SELECT {file} AS etl_file, {columns} "
         "FROM {table} WITH NO DATA; ALTER TABLE {name} {actions}"
@@ -95,10 +95,10 @@ def staged_partition(
     return SQL("({}) AS staged").format(SQL(" UNION ALL ").join(rows))
 
 
-def set_file(target: TargetTable, position: int, *, name: str = STAGING) -> Composed:
-    """Let the rows staged from now on belong to the file at `position`."""
+def set_file(target: TargetTable, position: int, *, table: Composable | None = None) -> Composed:
+    """Let the rows staged from now on belong to the file at `position`; `table` is the session's own staging table."""
     return ours(target, "ALTER TABLE {} ALTER etl_file SET DEFAULT {}").format(
-        staging_table(name), sql.Literal(position)
+        table or staging_table(), sql.Literal(position)
     )
 
 

@@ -1,7 +1,8 @@
 """`partitioned` for keys that only the server can compare: staged in parallel, merged by hash partition.
 
-Every file goes into an unlogged staging table of its own, in the table's types; then each worker merges the rows whose key
-hashes into its partition, by the hash operators of the key's own types, so equal keys always meet in one partition.
+Every file goes into an unlogged staging table in the table's types, of its own unless there are many; then each worker
+merges the rows whose key hashes into its partition, by the hash operators of the key's own types, so equal keys always
+meet in one partition.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain, pairwise
 from typing import Any
 
 import psycopg2
@@ -20,6 +22,7 @@ from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import (
     Upsert,
     create_shared_staging,
+    set_file,
     shared_staging,
     staged_partition,
 )
@@ -36,17 +39,20 @@ from etl_toolkit.strategies.staged import counts_of
 from etl_toolkit.strategies.staging import may_be_long, stage
 from etl_toolkit.strategies.together import RowsLostError, load_together
 
+MOST_TABLES = 16
+
 
 def load_hashed(run: Run) -> dict[int, Counts]:
     """Stage every file, merge every partition, commit them together; return the counts per file.
 
     A server crash empties unlogged tables: then all files are staged again, and committed partitions stay committed.
     """
-    tables = [shared_staging(run.run_id, file.position) for file in run.files]
+    groups = _groups(run.files)
+    tables = [shared_staging(run.run_id, number) for number in range(len(groups))]
     try:
         for attempt in itertools.count(1):
             try:
-                return _stage_and_merge(run, tables)
+                return _stage_and_merge(run, groups, tables)
             except (RowsLostError, psycopg2.errors.UndefinedTable) as error:
                 if attempt >= run.config.retry_attempts:
                     raise
@@ -60,8 +66,18 @@ def load_hashed(run: Run) -> dict[int, Counts]:
         drop_staging(run, tables)
 
 
-def _stage_and_merge(run: Run, tables: Sequence[Composable]) -> dict[int, Counts]:
-    staged = run_all(run, [partial(_stage_with_retry, run, file) for file in run.files], workers=run.plan.workers)
+def _groups(files: Sequence[SourceFile]) -> list[Sequence[SourceFile]]:
+    """The files, in order, by the staging table that they share: a table for each of thousands would take a lock for each."""
+    count = min(MOST_TABLES, len(files))
+    edges = [len(files) * number // count for number in range(count + 1)]
+    return [files[first:end] for first, end in pairwise(edges)]
+
+
+def _stage_and_merge(
+    run: Run, groups: Sequence[Sequence[SourceFile]], tables: Sequence[Composable]
+) -> dict[int, Counts]:
+    tasks = [partial(_stage_with_retry, run, *each) for each in zip(groups, tables, strict=True)]
+    staged = list(chain.from_iterable(run_all(run, tasks, workers=run.plan.workers)))
     rejected = {file.position: len(run.refused.get(file.position, ())) for file in run.files}
     lost = {position: Counts(read=count, rejected=count) for position, count in rejected.items()}
 
@@ -97,34 +113,41 @@ def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) ->
     }
 
 
-def _stage_with_retry(run: Run, file: SourceFile) -> int:
-    """Stage one file in a transaction of its own; where the server refuses rows, find them all and go without."""
+def _stage_with_retry(run: Run, files: Sequence[SourceFile], table: Composable) -> list[int]:
+    """Stage the files of one table in a transaction of its own; where the server refuses rows, find them all and go without."""
 
-    def attempt() -> int:
-        layout = layout_of(file, run.target)
-        destination = shared_staging(run.run_id, file.position)
-        with run.sessions.lend(f"stage {file.position + 1}") as connection, connection.cursor() as cursor:
-            cursor.execute(create_shared_staging(run.target, layout, destination, file=file.position))
-            rows = sum(stage(run, cursor, file, layout, destination=destination))
-            refuse_staged(cursor, run.target, layout, destination, may_be_long=may_be_long(file))
-            check_unchanged(file)
+    def attempt() -> list[int]:
+        label = f"stage {files[0].position + 1}"
+        with run.sessions.lend(label) as connection, connection.cursor() as cursor:
+            layout = layout_of(files[0], run.target)
+            cursor.execute(create_shared_staging(run.target, layout, table, file=files[0].position))
+            rows = [_stage(run, cursor, file, table) for file in files]
+            refuse_staged(cursor, run.target, layout, table, may_be_long=any(map(may_be_long, files)))
+            for file in files:
+                check_unchanged(file)
             reach("copied")
             run.sessions.commit(connection)
         reach("staged")
         return rows
 
-    def attempt_without_rejects() -> int:
+    def attempt_without_rejects() -> list[int]:
         sent_before = run.rows_sent()
         try:
             return attempt()
         except psycopg2.Error as error:
-            if run.is_stopped or not is_row_error(error) or not find_rejects(run, file):
+            if run.is_stopped or not is_row_error(error) or not sum(len(find_rejects(run, file)) for file in files):
                 raise
         check_reject_limit(run)
         run.take_back(sent_before)
         return attempt()
 
-    return run_with_retry(attempt_without_rejects, run.config, on_retry=on_retry(run, file.name), sleep=run.sleep)
+    label = ", ".join(file.name for file in files[:2]) + (", …" if len(files) > 2 else "")
+    return run_with_retry(attempt_without_rejects, run.config, on_retry=on_retry(run, label), sleep=run.sleep)
+
+
+def _stage(run: Run, cursor: Any, file: SourceFile, table: Composable) -> int:
+    cursor.execute(set_file(run.target, file.position, table=table))
+    return sum(stage(run, cursor, file, layout_of(file, run.target), destination=table))
 
 
 def drop_staging(run: Run, tables: Sequence[Composable]) -> None:
