@@ -56,8 +56,8 @@ def load_hashed(run: Run) -> dict[int, Counts]:
             except (RowsLostError, psycopg2.errors.UndefinedTable) as error:
                 if attempt >= run.config.retry_attempts:
                     raise
-                on_retry(run, "staging")(attempt, error)
                 run.failed.clear()
+                on_retry(run, "staging")(attempt, error)
                 run.take_all_back()
         raise AssertionError
     except psycopg2.Error as error:
