@@ -1,7 +1,8 @@
 """The environment in which tests, and the programs that they start, run: the same whoever starts them.
 
 A `make` inside a `make` prints more, a shell in Turkish prints other words, a terminal of 20 columns breaks lines. So
-nothing of the caller's environment is kept but what says where things are and which server to test.
+nothing of the caller's environment is kept but what says where things are and which server to test. Temporary files
+are in /tmp, whose name no shell splits; PYTEST_DEBUG_TEMPROOT moves them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-KEPT = {"PATH", "TMPDIR", "LD_LIBRARY_PATH", "ETL_DSN", "ETL_PG_BIN", "ETL_PAGE", "ETL_SCREENSHOTS"}
+KEPT = {"PATH", "LD_LIBRARY_PATH", "ETL_DSN", "ETL_PG_BIN", "ETL_PAGE", "ETL_SCREENSHOTS"}
 UMASK = 0o022
 
 
@@ -47,4 +48,5 @@ def _become(environ: Mapping[str, str]) -> None:
     os.environ.clear()
     forget_terminal()
     os.environ.update(environ)
+    tempfile.tempdir = None  # looked up anew
     time.tzset()

@@ -20,7 +20,7 @@ POISON = {
     "MAKEFLAGS": "w", "MAKELEVEL": "1", "MFLAGS": "-w", "PYTHONPATH": "/nonexistent", "PYTHONHASHSEED": "7",
     "PYTHONSAFEPATH": "1", "GIT_DIR": "/nonexistent", "GIT_WORK_TREE": "/nonexistent", "LC_ALL": "tr_TR.UTF-8",
     "LANG": "de_DE.UTF-8", "LANGUAGE": "de", "COLUMNS": "20", "LINES": "5", "TERM": "dumb", "FORCE_COLOR": "1", "CI": "true",
-    "HOME": "/nonexistent", "TZ": "Asia/Kathmandu", "PGHOST": "db.example", "PGOPTIONS": "-c datestyle=german",
+    "HOME": "/nonexistent", "TMPDIR": "/nonexistent a", "TZ": "Asia/Kathmandu", "PGHOST": "db.example", "PGOPTIONS": "-c datestyle=german",
     "ETL_CONCURRENCY": "7", "XDG_STATE_HOME": "/nonexistent", "BASH_ENV": "/nonexistent", "CDPATH": "/",
 }  # fmt: skip
 POISONED_UMASK = 0o077

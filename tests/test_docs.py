@@ -246,7 +246,9 @@ def production(orders: str, tmp_path: Path) -> Callable[[str], str]:
     (tmp_path / "environment").write_text(f"ETL_DSN='{orders} sslmode=prefer'\n")
     (tmp_path / "production.toml").write_text(template("production"))
     program = tmp_path / "etl-toolkit"
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m etl_toolkit "$@"\n')
+    program.write_text(
+        f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m etl_toolkit "$@"\n'
+    )
     program.chmod(0o755)
 
     def here(text: str) -> str:

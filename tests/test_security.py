@@ -484,7 +484,8 @@ class TestDependencies:
         self, tmp_path: Path, log: str, code: int, expected: tuple[int, str]
     ) -> None:
         """The words are those of pip-audit 2.10.1; a program that prints them replaces it and the network."""
-        program = tmp_path / "pip-audit"
+        program = tmp_path / "a directory" / "pip-audit"
+        program.parent.mkdir()
         program.write_text(f"#!/bin/sh\ntest \"$1\" = --strict || exit 9\ncat >&2 <<'end'\n{log}\nend\nexit {code}\n")
         program.chmod(0o755)
         (tmp_path / "requirements.lock").touch()
