@@ -51,9 +51,8 @@ def merge(
     if staged is not None and not any(staged.values()):
         return {}
     rows = source or staging_table()
-    needs_verdicts = upsert.undoable or upsert.action is ConflictAction.NEWER or upsert.target.is_partitioned
     try:
-        if needs_verdicts or _may_drop_rows(upsert):
+        if upsert.undoable or needs_verdicts(upsert):
             merged = _with_lost(cursor, upsert, rows)
         else:
             merged = _write(cursor, upsert, rows, staged if upsert.unique else None)
@@ -89,8 +88,10 @@ def _check_rivals(cursor: Any, upsert: Upsert, source: Composable) -> None:
         check_kept(cursor, upsert.rivals, kept)
 
 
-def _may_drop_rows(upsert: Upsert) -> bool:
-    return any(hazard.kind is HazardKind.ROW_TRIGGER for hazard in upsert.target.hazards)
+def needs_verdicts(upsert: Upsert) -> bool:
+    """Whether it has to be known what becomes of a row before it is written; a row trigger may drop it."""
+    has_row_triggers = any(hazard.kind is HazardKind.ROW_TRIGGER for hazard in upsert.target.hazards)
+    return upsert.action is ConflictAction.NEWER or upsert.target.is_partitioned or has_row_triggers
 
 
 def _with_lost(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:

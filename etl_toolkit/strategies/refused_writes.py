@@ -32,11 +32,13 @@ from etl_toolkit.loading.merge import (
 from etl_toolkit.loading.naming import ours
 from etl_toolkit.loading.rejects import IDENTITY_SQLSTATE, changed_identities, identity_reason
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.statements import write_statement
+from etl_toolkit.loading.upsert import needs_verdicts
 from etl_toolkit.model import Batch, ForeignKey, Reject, SourceFile, TargetTable
 from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import locate, number_in_file, ordinals
 from etl_toolkit.strategies.refused_rows import bounded, check_reject_limit
-from etl_toolkit.strategies.staging import stage
+from etl_toolkit.strategies.staging import has_unique_keys, stage
 
 _JUDGED, _WINNERS = Identifier("pg_temp", "etl_judged"), Identifier("pg_temp", "etl_winners")
 _AFTER_A_REFUSAL = 16  # rows to try next: bad rows come in clusters
@@ -72,8 +74,10 @@ def find_refused_writes(run: Run, batch: Batch) -> int:
 def _judge(run: Run, cursor: Any, files: Sequence[SourceFile]) -> int:
     """Load files that meet the table together; note the rows that it refuses, and return how many."""
     layout = layout_of(files[0], run.target)
+    several = len(files) > 1
     upsert = Upsert(
-        run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=len(files) > 1
+        run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=several,
+        unique=not several and has_unique_keys(run, files[0].position),
     )  # fmt: skip
     cursor.execute(create_staging(run.target, layout))
     ends: list[int] = []
@@ -90,7 +94,7 @@ def _judge(run: Run, cursor: Any, files: Sequence[SourceFile]) -> int:
     limit = run.spec.max_rejects - run.reject_count()
     while again := list(bounded(_refused_once(run, cursor, upsert), limit - len(refused))):
         refused += again
-        if len(refused) > limit:
+        if len(refused) > limit or upsert.unique:  # no other row of the file has the key of one that is refused
             break
         cursor.execute("ROLLBACK TO SAVEPOINT etl_judged")
         gone = Literal([item.row for item in again])
@@ -176,7 +180,11 @@ def _write(cursor: Any, upsert: Upsert, first: int, last: int) -> psycopg2.Error
     """Write some of the winners; where the table refuses, undo it and return the error."""
     cursor.execute("SAVEPOINT etl_slice")
     try:
-        cursor.execute(merge_statement(upsert, _slice(upsert, first, last)))
+        rows = _slice(upsert, first, last)
+        if needs_verdicts(upsert):
+            cursor.execute(merge_statement(upsert, rows))
+        else:
+            cursor.execute(write_statement(upsert, rows, prefilter=False, count_rows=False))
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
     except psycopg2.Error as error:
         if not is_row_error(error):

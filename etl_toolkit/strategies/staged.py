@@ -36,7 +36,7 @@ from etl_toolkit.strategies.direct import Chosen, copy_absent, copy_unseen
 from etl_toolkit.strategies.lanes import FileCounts
 from etl_toolkit.strategies.refused_rows import check_reject_limit, find_rejects
 from etl_toolkit.strategies.refused_writes import find_refused_writes
-from etl_toolkit.strategies.staging import may_be_long, stage
+from etl_toolkit.strategies.staging import has_unique_keys, may_be_long, stage
 
 
 def load_files(run: Run, batch: Batch) -> FileCounts:
@@ -138,7 +138,7 @@ def _load_file(run: Run, cursor: Any, file: SourceFile, others: Rivals | None) -
     """Stage and merge one file, in chunks where the strategy and the key allow it; return the rows staged and the counts."""
     layout = layout_of(file, run.target)
     upsert = Upsert(
-        run.target, layout, run.spec.conflict_action, run.spec.order_by, _has_unique_keys(run, file.position),
+        run.target, layout, run.spec.conflict_action, run.spec.order_by, has_unique_keys(run, file.position),
         undoable=run.spec.undoable, rivals=others,
     )  # fmt: skip
     total, staged = Merged(), 0
@@ -213,14 +213,6 @@ def counts_of(merged: Merged, *, staged: int, distinct: int | None, rejected: in
         rejected=rejected,
         stale=merged.stale,
     )
-
-
-def _has_unique_keys(run: Run, position: int) -> bool:
-    """Whether the scan proved that no two rows of the file have the same key."""
-    overlap = run.plan.overlap
-    if overlap is None or run.plan.key_path == "server":
-        return False
-    return not overlap.file_at[position].duplicates
 
 
 def _names(run: Run, batch: Batch) -> str:

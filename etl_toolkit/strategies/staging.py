@@ -68,3 +68,11 @@ def records_query(file: SourceFile, layout: Layout) -> str:
 def may_be_long(file: SourceFile) -> bool:
     """Whether a record of the file may be too long for an index of the table."""
     return not 0 < file.longest_record_bytes <= LONG_ENTRY_BYTES
+
+
+def has_unique_keys(run: Run, position: int) -> bool:
+    """Whether the scan proved that no two rows of the file have the same key."""
+    overlap = run.plan.overlap
+    if overlap is None or run.plan.key_path == "server":
+        return False
+    return not overlap.file_at[position].duplicates
