@@ -151,14 +151,14 @@ def test_a_row_that_is_not_what_the_files_say_is_reported(
     load(a="7,1,x")
     execute(connection, change)
 
-    assert any("the row is not what the files say" in note for note in explain(database, "t", {"id": "7"}).notes)
+    assert any("the row differs from the files" in note for note in explain(database, "t", {"id": "7"}).notes)
 
 
 def test_a_row_that_was_there_before_is_reported(database: str, connection: Connection, load: Any) -> None:
     execute(connection, "INSERT INTO t VALUES (7, 1, 'theirs')")
     load(a="7,2,x", on_conflict="ignore")
 
-    assert any("it was there before" in note for note in explain(database, "t", {"id": "7"}).notes)
+    assert any("it existed before" in note for note in explain(database, "t", {"id": "7"}).notes)
 
 
 def test_a_file_that_has_changed_or_gone_is_reported(database: str, load: Any, tmp_path: Path) -> None:

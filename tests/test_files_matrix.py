@@ -305,7 +305,7 @@ FAULTS: dict[str, tuple[str, bytes | Callable[[], bytes], str]] = {
     "no key column": ("f.csv", b"nr,v\n1,2\n", "nr"),
     "empty Parquet": ("f.parquet", b"", "is empty"),
     "no Parquet": ("f.parquet", b"id,v\n1,a\n" * 9, "not a readable Parquet file"),
-    "odd ending": ("f.xls", b"id,v\n", "unknown kind of file"),
+    "odd ending": ("f.xls", b"id,v\n", "unknown type of file"),
 }  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def test_a_backslash_and_n_are_characters_where_it_is_said(table: str, connectio
 
 def test_any_ending_loads_as_the_format_that_is_given(table: str, connection: Connection, tmp_path: Path) -> None:
     path = put(tmp_path / "a.tbl", "id|name|v\n1|a|x\n")
-    with pytest.raises(SourceError, match=r"unknown kind of file.*--format csv"):
+    with pytest.raises(SourceError, match=r"unknown type of file.*--format csv"):
         ingest(path, "t", "id", table)
     ingest(path, "t", "id", table, format="csv")
     assert rows(connection) == [("1", "a", "x")]
@@ -179,7 +179,7 @@ def test_a_file_that_is_something_else_is_reported_as_what_it_is(
 @pytest.mark.parametrize("name", ["op", "_op", "Operation", "is_deleted", "__deleted", "change_type"])
 def test_a_column_that_marks_deletes_is_not_to_be_ignored(table: str, tmp_path: Path, name: str) -> None:
     path = put(tmp_path / "a.csv", f"id,{name}\n1,D\n")
-    with pytest.raises(SourceError, match="marks deleted rows") as caught:
+    with pytest.raises(SourceError, match="mark deleted rows") as caught:
         ingest(path, "t", "id", table)
     assert "--extra-columns" not in str(caught.value)
 

@@ -216,7 +216,7 @@ def standby(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 class TestAStandby:
     def test_is_named_where_a_load_is_asked_of_it(self, standby: str, files: list[Path]) -> None:
-        with pytest.raises(TargetError, match="the server is a standby, and takes no writes; name its primary"):
+        with pytest.raises(TargetError, match="the server is a standby and accepts no writes; name its primary"):
             ingest(files, "t", "id", standby)
 
     def test_makes_plans(self, standby: str, files: list[Path], tmp_path: Path) -> None:

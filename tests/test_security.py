@@ -217,7 +217,7 @@ class TestSecrets:
         artefacts["result, pickle"] = disassembled(pickle.dumps(result))
         artefacts["repr of processor"] = repr(processor)
         artefacts["repr of sessions"] = repr(Sessions(dsn, config, "run"))
-        with pytest.raises(TypeError, match="is not pickled"):
+        with pytest.raises(TypeError, match="cannot be pickled"):
             pickle.dumps(processor)
         provider.shutdown()
 

@@ -258,7 +258,7 @@ def test_delimiter_is_the_one_that_splits_alike(data: bytes, delimiter: str, tmp
         ({"quote": ",", "delimiter": ","}, "other than the delimiter"),
         ({"encoding": "klingon"}, "unknown encoding 'klingon'"),
         ({"encoding": "base64"}, "does not encode text"),
-        ({"headers": ("id", "id")}, "each of them once"),
+        ({"headers": ("id", "id")}, "headers must be distinct names"),
     ],
 )
 def test_options_no_file_can_have_are_a_usage_error(
@@ -477,7 +477,7 @@ def test_parquet_written_with_an_unnamed_index_loads_without_it(tmp_path: Path) 
     [
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "frame 1: .*Duplicate column names"),
         (pd.DataFrame({"a": [1, "x"]}), "frame 1: .*column a.*give every column one type"),
-        (pa.table([[1], [2]], names=["a", "a"]), "frame 1: column 'a' stands twice"),
+        (pa.table([[1], [2]], names=["a", "a"]), "frame 1: column 'a' appears twice"),
     ],
     ids=["twice in pandas", "mixed types", "twice in Arrow"],
 )
