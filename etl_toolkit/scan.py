@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import groupby
 from typing import Any
 
 import duckdb
@@ -24,6 +25,7 @@ from etl_toolkit.sources import (
     line_texts,
     read_failure,
     record_expression,
+    split_streams,
     text_relation,
 )
 from etl_toolkit.workspace import Workspace, literal
@@ -135,19 +137,15 @@ def scan(
         if missing := [name for name in key if name not in file.carried]:
             raise missing_key_error(file, missing)
     wanted = _Wanted(tuple(key), tuple(key_types), layout, order)
-    held = _hold_lines(files, wanted, workspace)
+    held = HeldLines(_group_streams(files, wanted)) if layout and workspace.held_bytes else None
     try:
-        with workspace.cursor() as source:
-            if held:
-                selects = []
-                for number, stream in enumerate(held.streams):
-                    source.register(f"lines_{number}", held.lines(number))
-                    selects.append(_select(stream, wanted, relation=f"lines_{number}"))
-            else:
-                selects = [_select(run, wanted) for run in group_alike(files)]
-            for first in range(0, len(selects), RELATIONS_AT_ONCE):
-                some = " UNION ALL ".join(selects[first : first + RELATIONS_AT_ONCE])
-                source.execute(("INSERT INTO rows " if first else "CREATE TABLE rows AS ") + some)
+        try:
+            _read(files, wanted, workspace, held)
+        except duckdb.Error:
+            if held is None or not held.is_full:
+                raise
+            held = None  # the records are longer than they were thought to be
+            _read(files, wanted, workspace, held)
     except duckdb.Error as error:
         raise read_failure(files, error) from None
     scan_ = KeyScan(tuple(files), tuple(key), {}, {}, layout is not None, order is not None, held)
@@ -169,18 +167,54 @@ class _Wanted:
         """The columns by which rows are compared."""
         return [*self.key, *([self.order[0]] if self.order else [])]
 
-
-def _hold_lines(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace) -> HeldLines | None:
-    """The files' lines in memory, where there is room for them, each is the record to send, and has what is wanted in reach."""
-    layout = wanted.layout
-    if layout is None or not workspace.held_bytes or not all(is_record(file, layout) for file in files):
-        return None
-    if not all(is_in_reach(file, name) for file in files for name in wanted.compared):
-        return None
-    return HeldLines(files)
+    @property
+    def retyped(self) -> str:
+        """The columns of `rows` that come back from Arrow, which has not all of DuckDB's types."""
+        types = {f"k{number}": kind for number, (_, kind) in enumerate(zip(self.key, self.key_types, strict=False))}
+        types |= {"o": self.order[1]} if self.order else {}
+        return ", ".join(f"{name}::{kind.duckdb_type} AS {name}" for name, kind in types.items())
 
 
-def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None = None) -> str:
+def _group_streams(files: Sequence[SourceFile], wanted: _Wanted) -> list[list[SourceFile]]:
+    """Neighbouring files that are held alike: by their own lines, or by records that are spelled for them."""
+    streams: list[list[SourceFile]] = []
+    for is_own, some in groupby(files, partial(_has_lines, wanted=wanted)):
+        run = list(some)
+        streams += split_streams(run) if is_own else group_alike(run)
+    return streams
+
+
+def _has_lines(file: SourceFile, wanted: _Wanted) -> bool:
+    """Whether the lines of a file are the records to send, and have what is wanted in reach."""
+    is_sent = wanted.layout is not None and is_record(file, wanted.layout)
+    return is_sent and all(is_in_reach(file, name) for name in wanted.compared)
+
+
+def _read(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace, held: HeldLines | None) -> None:
+    """Create `rows`."""
+    streams = held.streams if held else list(group_alike(files))
+    for first in range(0, len(streams), RELATIONS_AT_ONCE):
+        some = streams[first : first + RELATIONS_AT_ONCE]
+        with ExitStack() as stack:
+            source = stack.enter_context(workspace.cursor())
+            selects = []
+            for number, run in enumerate(some, start=first):
+                name = f"stream_{number}"
+                if held is None:
+                    selects.append(_select(run, wanted))
+                elif _has_lines(run[0], wanted):
+                    source.register(name, held.lines(number))
+                    selects.append(_select(run, wanted, relation=name))
+                else:
+                    spelled = stack.enter_context(workspace.cursor()).sql(_select(run, wanted, end=" || chr(10)"))
+                    source.register(name, held.take_in(number, spelled.to_arrow_reader(FOUND_AT_ONCE)))
+                    selects.append(f"SELECT * REPLACE ({wanted.retyped}) FROM {name}")
+            source.execute(
+                ("INSERT INTO rows " if first else "CREATE OR REPLACE TABLE rows AS ") + " UNION ALL ".join(selects)
+            )
+
+
+def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None = None, end: str = "") -> str:
     """The rows of neighbouring files that are read in the same way; `relation` has their lines if those are held."""
     file, layout, order = run[0], wanted.layout, wanted.order
     names = [*wanted.compared, *(layout.columns if layout else ())]
@@ -204,7 +238,7 @@ def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None 
         items.append("place")
     elif layout:
         record = record_expression(file, texts[len(names) - len(layout.columns) :], layout)
-        items.append(f"{record} AS record")
+        items.append(f"{record}{end} AS record")
     return f"SELECT {', '.join(items)} FROM {source}"
 
 

@@ -12,16 +12,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ParallelConfig, plan
+from etl_toolkit import ParallelConfig, ingest, plan
 from etl_toolkit.errors import SourceError
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.model import Layout, ReadOptions
 from etl_toolkit.scan import scan
-from etl_toolkit.sources import HeldLines, held, resolve
+from etl_toolkit.sources import HeldLines, held, resolve, split_streams
 from etl_toolkit.strategies import compare
 from etl_toolkit.workspace import Workspace, open_workspace
-from tests.loads import load_as_expected
-from tests.oracle import Oracle, Rows
+from tests.loads import CONFIG, load_as_expected
+from tests.oracle import Format, Oracle, Rows, write
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters='",\r\n\0\x1f', exclude_categories=["Cs"]), max_size=20)
 FILES = st.lists(st.lists(st.tuples(TEXTS, TEXTS), max_size=12), min_size=1, max_size=3)
@@ -55,7 +55,7 @@ def test_every_line_is_found_by_its_place(
         options = ReadOptions(delimiter=",", headers=None if has_header else ("a", "b"))
         files = resolve(paths, options, workspace).files
         assert workspace.held_bytes >= sum(path.stat().st_size for path in paths)
-        holder = HeldLines(files)
+        holder = HeldLines(split_streams(files))
         read = [holder.lines(file.position).read_all() for file in files]
         places = pa.chunked_array([chunk for table in read for chunk in table["place"].chunks], pa.int64())
 
@@ -118,7 +118,7 @@ def test_quoted_records_are_held_as_the_server_would_quote_them(
     options, key, kinds = ReadOptions(delimiter=delimiter), ["a", "b", "c"], [KEY_TYPES["text"]] * 3
     with open_workspace(ParallelConfig(), threads=1) as workspace:
         files = resolve(paths, options, workspace).files
-        holder = HeldLines(files)
+        holder = HeldLines(split_streams(files))
         assert [holder.lines(file.position).read_all()["line"].to_pylist() for file in files] == expected
         read = []
         for size in (workspace.held_bytes, 0):
@@ -230,6 +230,42 @@ def test_quoted_files_load_alike_whether_they_are_held_or_not(
         assert cursor.fetchall() == [(1, 200, 402, raw)]
 
 
+@pytest.fixture
+def mixed_files(tmp_path: Path) -> list[Any]:
+    """The rows of four files of (id, v, n) that share keys: CSV, Parquet, CSV with other columns first, and a frame."""
+    contents = [rows(number, range(50 * number, 200 + 50 * number)) for number in range(4)]
+    turned = Rows(("n", "v", "id"), tuple(row[::-1] for row in contents[2].rows))
+    forms: list[tuple[Rows, Format]] = [
+        (contents[0], "csv"), (contents[1], "parquet"), (turned, "quoted"), (contents[3], "arrow")
+    ]  # fmt: skip
+    return [write(content, tmp_path, str(number), form) for number, (content, form) in enumerate(forms)]
+
+
+@pytest.mark.parametrize("case", ["held", "not held", "longer than thought"])
+@pytest.mark.usefixtures("small_pieces")
+def test_records_that_are_spelled_anew_load_alike_wherever_they_are_kept(
+    database: str, connection: Connection, mixed_files: list[Any], sent_from_memory: list[int],
+    monkeypatch: pytest.MonkeyPatch, case: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(plan, "SMALLEST_RANGE", 10)
+    if case == "not held":
+        monkeypatch.setattr(Workspace, "reserve", lambda self, size: None)
+    if case == "longer than thought":
+        monkeypatch.setattr(held, "SPELLED_RATIO", 0)
+        monkeypatch.setattr(held, "FIELD_BYTES", 0)
+        monkeypatch.setattr(held, "SLACK_BYTES", 500)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, v text, n int)")
+
+    result = ingest(mixed_files, "loaded", "id", database, strategy="partitioned", config=CONFIG)
+
+    assert (result.counts.read, result.counts.inserted, result.counts.superseded_later_file) == (800, 350, 450)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM loaded ORDER BY id")
+        assert cursor.fetchall() == [(id_, f"{min(3, id_ // 50)}/{id_}", id_) for id_ in range(350)]
+    assert bool(sent_from_memory) is (case == "held")
+
+
 @pytest.mark.parametrize(("megabytes", "is_held"), [(9, True), (11, False)])
 def test_files_are_held_where_they_leave_duckdb_half_of_the_memory(
     tmp_path: Path, megabytes: int, is_held: bool
@@ -246,8 +282,12 @@ def test_files_are_held_where_they_leave_duckdb_half_of_the_memory(
         assert limit == [(True,)]
 
 
-def test_a_line_that_is_too_long_keeps_its_file_from_being_held(load: Any, sent_from_memory: list[int]) -> None:
-    load(Rows(("id", "v", "n"), (("1", "v" * held.LONGEST_LINE_BYTES, "1"), ("2", "short", "2"))))
+@pytest.mark.parametrize("form", ["csv", "parquet", "arrow"])
+def test_a_line_that_is_too_long_keeps_its_file_from_being_held(
+    load: Any, sent_from_memory: list[int], form: str
+) -> None:
+    long = Rows(("id", "v", "n"), (("1", "v" * held.LONGEST_LINE_BYTES, "1"), ("2", "short", "2")))
+    load(long, form=form)
     assert sent_from_memory == []
 
 

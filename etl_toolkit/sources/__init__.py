@@ -13,7 +13,7 @@ names, globs, frames ──► inputs ──► csv_file / typed ──► resol
 
 from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR, too_many_rejects
-from etl_toolkit.sources.held import HeldLines
+from etl_toolkit.sources.held import HeldLines, split_streams
 from etl_toolkit.sources.inputs import escape_name, expand, partition_of
 from etl_toolkit.sources.located import locate, number_in_file, ordinals
 from etl_toolkit.sources.relation import (
@@ -58,6 +58,7 @@ __all__ = [
     "record_expression",
     "resolve",
     "resource_failure",
+    "split_streams",
     "text_relation",
     "too_many_rejects",
     "typed_relation",

@@ -1,4 +1,4 @@
-"""CSV files held in memory: DuckDB keeps a number for each record, its *place*, and the bytes are fetched when they are sent.
+"""Records held in memory: DuckDB keeps a number for each, its *place*, and the bytes are fetched when they are sent.
 
 Grouping, joining and sorting then move 8 bytes a row instead of the row (late materialization: Abadi et al., ICDE 2007).
 A place is where the line begins, counted in bytes over all files, and its size: places are in the order of the rows.
@@ -23,33 +23,38 @@ LONGEST_LINE_BYTES = (1 << SIZE_BITS) - 1  # a batch of 2,048 of them is 64 MB
 LINES_AT_ONCE = 2 << 20  # bytes; what is found in them fits the second-level cache
 QUOTED_AT_ONCE = 1 << 19  # bytes; of quotes more has to be found
 INLINE_BYTES = 12  # Arrow keeps a shorter text in the view itself
+SLACK_BYTES = 1 << 16  # what a file may take beyond the guess
 BUFFER_BITS = 30  # Arrow counts in a buffer with 32 bits
 STREAMS = 16  # DuckDB reads this many in parallel; if there are more files, they share streams
+# More text than Parquet files and frames have as a rule; those that have more are not held.
+SPELLED_RATIO, FIELD_BYTES = 6, 16
 
 
 def held_bytes(files: Sequence[SourceFile]) -> int:
-    """The memory it takes to hold the files; 0 where a record is too long, or is not what COPY reads as it is."""
-    if not all(file.is_copyable and file.longest_record_bytes < LONGEST_LINE_BYTES for file in files):
+    """The memory it takes to hold the records of the files, of those that have to be spelled anew a guess; 0: one is too long."""
+    if any(file.longest_record_bytes >= LONGEST_LINE_BYTES for file in files):
         return 0
     return sum(_room_for(file) for file in files)
 
 
 def _room_for(file: SourceFile) -> int:
+    if file.format != "csv":
+        fields = (file.records or 0) * len(file.columns)
+        return max(SPELLED_RATIO * file.size_bytes, FIELD_BYTES * fields) + SLACK_BYTES
     assert file.readable is not None
     is_theirs = file.readable.is_symlink()  # and may be gone by now; else it is a copy of ours
     return (file.size_bytes if is_theirs else file.readable.stat().st_size) + 1  # the last line may lack its end
 
 
 class HeldLines:
-    """The records of files, in their order. `lines` reads files in, `lines_at` and `with_records` find lines again.
+    """The records of files, in their order. `lines` and `take_in` fill a stream, `lines_at` and `with_records` find lines again.
 
     A line is a record: where it has quotes, line breaks may be in them. Quotes that say nothing are left out.
-
-    Neighbouring files share a stream, and a batch of its lines, where there are many of them: cost grows with rows.
     """
 
-    def __init__(self, files: Sequence[SourceFile]) -> None:
-        self.streams = _streams(files)
+    def __init__(self, streams: Sequence[Sequence[SourceFile]]) -> None:
+        self.streams = streams
+        self.is_full = False  # once records were spelled that had no room
         ends = list(accumulate(sum(map(_room_for, stream)) for stream in self.streams))
         self._begins = [0, *ends]
         # Not numpy's own memory: it asks for huge pages, which a virtual machine may first have to get from its host.
@@ -118,6 +123,32 @@ class HeldLines:
         if start > block:
             yield read, start
 
+    def take_in(self, number: int, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        """The same rows with a `place` for their `record`: a text that ends with LF, and is the next one of a stream.
+
+        Raises OSError, and then `is_full`, where there is no room for one.
+        """
+        at = rows.schema.get_field_index("record")
+        schema = rows.schema.set(at, pa.field("place", pa.int64()))
+        return pa.RecordBatchReader.from_batches(schema, self._taken_in(number, rows, at, schema))
+
+    def _taken_in(
+        self, number: int, rows: pa.RecordBatchReader, at: int, schema: pa.Schema
+    ) -> Iterator[pa.RecordBatch]:
+        begin = self._begins[number]
+        for batch in rows:
+            _, offsets, data = batch.column(at).buffers()
+            ends = np.frombuffer(offsets, dtype=np.int64)[batch.column(at).offset :][: len(batch) + 1]
+            sizes, end = np.diff(ends), begin + int(ends[-1] - ends[0])
+            if end > self._begins[number + 1] or sizes.max(initial=0) > LONGEST_LINE_BYTES:
+                self.is_full = True
+                raise OSError("no room for these records")
+            self._bytes[begin:end] = np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]]
+            places = begin + ends[:-1] - ends[0] << SIZE_BITS | sizes
+            columns = [*batch.columns[:at], _array(places, pa.int64()), *batch.columns[at + 1 :]]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+            begin = end
+
     def with_records(
         self, rows: pa.RecordBatchReader, files_of: Callable[[Any], Any] | None = None
     ) -> pa.RecordBatchReader:
@@ -169,8 +200,11 @@ def _array(numbers: Any, kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
 
 
-def _streams(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
-    """The files in order, each in a stream of its own or, where there are many, in streams of about the same size."""
+def split_streams(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
+    """The files in order, each in a stream of its own or, where there are many, in streams of about the same size.
+
+    Neighbouring files then share a batch of lines: cost grows with rows.
+    """
     if len(files) <= STREAMS:
         return [[file] for file in files]
     ends = list(accumulate(map(_room_for, files)))
