@@ -25,7 +25,7 @@ from etl_toolkit.model import (
     Strategy,
     TargetTable,
 )
-from etl_toolkit.row_checks import half_read_checks
+from etl_toolkit.row_checks import half_read_checks, whole_row_checks
 from etl_toolkit.scan import missing_key_error
 
 # More ranges than workers keep all of them busy to the end, and let one range be sorted while another is sent. Small ones
@@ -294,6 +294,11 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
             Strategy.PARTITIONED,
             f"{half_read[0].name or 'an expression of the table'} reads columns that are not in the files ({reads}), so "
             "a row that loses to a later file may be refused because of the row in the table",
+        )
+    if whole := whole_row_checks(question.target):
+        obstacles.setdefault(
+            Strategy.PARTITIONED,
+            f"{whole[0].name} reads the whole row, so a row that loses to a later file cannot be checked without writing it",
         )
     order_by = question.spec.order_by
     if order_by and key_path == "client" and order_type(question.target.column(order_by)) is None:

@@ -99,6 +99,11 @@ def half_read_checks(target: TargetTable, layout: Layout) -> list[RowCheck]:
     return found
 
 
+def whole_row_checks(target: TargetTable) -> list[RowCheck]:
+    """Return the checks that read the row as a whole, such as `CHECK (t IS NOT NULL)`: only the table itself can judge them."""
+    return [check for check in target.checks if "*" in check.columns]
+
+
 def _evaluated(condition: str | None, expressions: Sequence[str]) -> str:
     """A CHECK that always holds, and fails where one of the expressions does: they need no equality for that."""
     evaluated = " AND ".join(f"(({expression}) IS NULL) IS NOT NULL" for expression in expressions) or "true"

@@ -467,11 +467,31 @@ def test_rows_are_not_collapsed_across_files_where_the_row_in_the_table_may_make
         cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, low int, high int, CHECK (low <= high))")
         cursor.execute("INSERT INTO loaded VALUES (1, 1, 5)")
 
-    with pytest.raises(UnsafeStrategyError, match=r"loaded_check reads columns that the files do not carry \(high\)"):
+    with pytest.raises(UnsafeStrategyError, match=r"loaded_check reads columns that are not in the files \(high\)"):
         ingest(
             files_of([Rows(("id", "low"), (("1", "9"),))], tmp_path, ["csv"]), "loaded", "id", database,
             strategy="partitioned",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", ["auto", "deterministic", "streaming", "hybrid"])
+def test_a_check_of_the_whole_row_is_for_the_table_to_judge(
+    database: str, connection: Connection, tmp_path: Path, strategy: str
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, v text)")
+        cursor.execute("ALTER TABLE loaded ADD CONSTRAINT whole CHECK (loaded IS NOT NULL)")
+    contents = [Rows(("id", "v"), (("1", "a"), ("2", None), ("3", None), ("3", "c"))), Rows(("id", "v"), (("2", "b"),))]
+    files = files_of(contents, tmp_path, ["csv", "csv"])
+
+    assert ingest(
+        files, "loaded", "id", database, strategy=strategy, max_rejects=5, config=ParallelConfig(chunk_size=1)
+    )
+
+    assert recorded(connection) == {(0, 1, "23514")}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM loaded ORDER BY id")
+        assert cursor.fetchall() == [(1, "a"), (2, "b"), (3, "c")]
 
 
 def test_a_row_whose_parent_is_missing_in_the_table_itself_is_rejected(

@@ -29,7 +29,7 @@ from etl_toolkit.loading.tripwire import Rivals, rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, SourceFile, Strategy
 from etl_toolkit.plan import layout_of
-from etl_toolkit.row_checks import half_read_checks
+from etl_toolkit.row_checks import half_read_checks, whole_row_checks
 from etl_toolkit.scan import PROVEN
 from etl_toolkit.sources import check_unchanged, is_record
 from etl_toolkit.strategies.direct import Chosen, copy_absent, copy_unseen
@@ -169,7 +169,9 @@ def _may_chunk(run: Run, file: SourceFile) -> bool:
     competes = run.spec.order_by is not None and run.spec.conflict_action is not ConflictAction.NEWER
     coupled = run.target.forced("server") or run.target.forced("sequential")
     is_streaming = run.plan.strategy is Strategy.STREAMING and not coupled and not competes
-    return is_streaming and not half_read_checks(run.target, layout_of(file, run.target))
+    return is_streaming and not (
+        half_read_checks(run.target, layout_of(file, run.target)) or whole_row_checks(run.target)
+    )
 
 
 def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile], others: Rivals | None) -> dict[int, Counts]:
