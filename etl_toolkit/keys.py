@@ -209,8 +209,7 @@ def record_grammar(
 
 
 def _delimiter(layout: Layout) -> str:
-    delimiter = layout.delimiter if layout.delimiter in ",;|:" else r"\t"
-    return r"\|" if delimiter == "|" else delimiter
+    return f"\\x{ord(layout.delimiter):02x}"
 
 
 def _field(layout: Layout) -> str:

@@ -42,7 +42,7 @@ def test_a_record_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_directory_is_no_record(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no run directory"):
+    with pytest.raises(UsageError, match="is not a run directory"):
         records.load(tmp_path)
 
 

@@ -17,9 +17,7 @@ from etl_toolkit.loading.grants import ledger_sql
 
 ROOT = Path(__file__).parent.parent
 
-NEWER = (
-    "version 2, and this release of etl-toolkit works with version 1; install the release of etl-toolkit that made it"
-)
+NEWER = "version 2, and this release of etl-toolkit works with version 1; install the release of etl-toolkit that created it"
 OLDER = "version 0, and this release of etl-toolkit works with version 1; let its owner rename it (ALTER SCHEMA"
 
 

@@ -130,8 +130,11 @@ class _Sample:
         return cls(delimiter, scanner, scanner.scan(head, at_end=at_end, limit=SAMPLE_RECORDS).records)
 
     def quality(self, expected: int | None) -> tuple[int, int, int]:
-        """How many of the records have the number of fields there should be: the first criterion where that is several."""
+        """How many of the records have the number of fields there should be: the first criterion where that is several.
+
+        Of a file with one column nothing speaks for a delimiter, and the usual one is taken: a record that has it is malformed.
+        """
         counts = [len(self.scanner.fields(record.raw)) for record in self.records if record.fault is None]
         width = expected or (counts[0] if counts else 0)
         matching = counts.count(width)
-        return (matching if width > 1 else 0, width, matching)
+        return (matching, width, matching) if width > 1 else (0, width, len(counts))
