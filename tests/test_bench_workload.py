@@ -109,7 +109,7 @@ def test_the_server_takes_the_table_and_every_row(tmp_path: Path, connection: Co
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"overlap": 50}, "overlap is 50; it is a share from 0 to 1"),
+        ({"overlap": 50}, "overlap is 50; it must be a fraction from 0 to 1"),
         ({"format": "xlsx"}, "choose from"),
         ({"files": 0}, "at least 1"),
         ({"files": 10_000, "rows": 1_000_000}, "more than 2\\^32"),

@@ -350,7 +350,7 @@ class TestTelemetryNeverFailsALoad:
         sessions = Sessions("host=127.0.0.1 port=1", config, "run")
         with caplog.at_level(logging.WARNING, logger="etl_toolkit"), Watch(sessions, lambda event: None) as watch:
             assert set(watch.resources()) == {"memory_peak_ratio"}
-        assert "the watch over run run has ended" in caplog.text
+        assert "monitoring of run run has ended" in caplog.text
 
     def test_an_interrupt_by_the_caller_still_gets_through(self, load: Load) -> None:
         def interrupt(event: Event) -> None:

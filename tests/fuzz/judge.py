@@ -70,7 +70,9 @@ def _judged(bench: Bench, client: Client) -> Iterator[str]:
 def _load_before(bench: Bench) -> None:
     """What is in the table before the load, in all that are to be compared."""
     before = bench.case.before
-    bad = bench.refusals(before) if before.rows else {}
+    bad = set(bench.refusals(before)) if before.rows else set()
+    if bench.case.table.is_coupled:
+        bad |= set(bench.refused_writes(before, [at for at in range(len(before.rows)) if at not in bad]))
     good = tuple(row for at, row in enumerate(before.rows) if at not in bad)
     for table in ("loaded", "expected", "initial"):
         oracle = replace(bench.oracle(table), order_by=None, action="update")
