@@ -228,7 +228,7 @@ class TestStart:
         server.start(place / "pg", profile="fast")
         server.stop(place / "pg")
         (place / "pg" / "cluster" / "PG_VERSION").write_text("9\n")
-        with pytest.raises(ServerError, match=r"made by PostgreSQL 9, but .* is \d+; set ETL_PG_BIN"):
+        with pytest.raises(ServerError, match=r"created by PostgreSQL 9, but .* is \d+; set ETL_PG_BIN"):
             server.start(place / "pg")
 
     def test_error_carries_the_log(self, place: Path) -> None:
@@ -236,7 +236,7 @@ class TestStart:
         server.stop(place / "pg")
         with (place / "pg" / "cluster" / "postgresql.auto.conf").open("a") as file:
             file.write("shared_buffers = 'plenty'\n")
-        with pytest.raises(ServerError, match=r'did not start; put right what .*server.log names(.|\n)*"plenty"'):
+        with pytest.raises(ServerError, match=r'did not start; fix what .*server.log reports(.|\n)*"plenty"'):
             server.start(place / "pg", profile="fast")
 
     def test_cluster_that_cannot_recover_is_tried_once(self, place: Path) -> None:

@@ -6,6 +6,7 @@ and passes everything on; it cannot listen to an encrypted connection, so it ask
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import threading
@@ -20,6 +21,8 @@ from psycopg2.extensions import make_dsn
 
 STARTUP_BYTES = 8
 BLOCK_BYTES = 1 << 16
+
+_RENAMED = re.compile(r"SET application_name TO '([^']*)'")  # a session that goes from one worker to the next
 
 
 @dataclass
@@ -116,14 +119,21 @@ class _Line:
             self.server.sendall(head + rest)
             session = _application_name(rest)
             said: Heard | None = None
+            begin = ""  # heard with what follows it, which may give the session another name
             while True:
                 kind, length = self._exactly(1), self._exactly(4)
                 body = self._exactly(struct.unpack("!I", length)[0] - 4)
                 if kind == b"Q":
                     statement = body.rstrip(b"\0").decode("utf-8", "replace")
+                    session = renamed[1] if (renamed := _RENAMED.match(statement)) else session
                     if self.tap.loses_reply_to(session, statement):
                         self.is_dead.set()
-                    said = self.tap.hear(session, statement)
+                    if statement.startswith("BEGIN"):
+                        begin = statement
+                    else:
+                        if begin:
+                            self.tap.hear(session, begin)
+                        said, begin = self.tap.hear(session, statement), ""
                 elif kind == b"d" and said is not None:
                     said.copy_bytes += len(body)
                 self.server.sendall(kind + length + body)
