@@ -28,7 +28,8 @@ def clean_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
 def in_clean_environment() -> Iterator[None]:
     """Clean this process's environment; every program that it starts inherits that."""
     before, umask = dict(os.environ), os.umask(UMASK)
-    with tempfile.TemporaryDirectory(prefix="etl_toolkit-home-", ignore_cleanup_errors=True) as home:
+    # A short name: kernels have their sockets below it, whose paths end at 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="etl-", ignore_cleanup_errors=True) as home:
         _become(clean_environment(before, Path(home)))
         try:
             yield
