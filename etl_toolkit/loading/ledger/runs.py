@@ -94,6 +94,7 @@ def _drop_leftovers(cursor: Any) -> None:
     """
     cursor.execute(
         "SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relnamespace = 'etl_toolkit'::pg_catalog.regnamespace "
+        "AND c.relkind = 'r' "  # their indexes go with them
         "AND pg_catalog.starts_with(c.relname::text, 'stage_') AND pg_catalog.pg_has_role(c.relowner, 'USAGE') "
         "AND NOT EXISTS (SELECT FROM etl_toolkit.runs r WHERE r.status = 'running' "
         "AND EXISTS (SELECT FROM pg_catalog.pg_class t WHERE t.oid = r.target_oid) "
