@@ -35,7 +35,7 @@ def failing(times: int, *, seconds: float = 0.0, sqlstate: str | None = None) ->
 
 
 def silent(_attempt: int, _error: BaseException) -> None:
-    """Nobody is told."""
+    """Ignore the retry."""
 
 
 def test_an_attempt_that_worked_for_longer_than_the_budget_is_tried_again() -> None:

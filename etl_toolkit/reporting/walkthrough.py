@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import psycopg2
@@ -85,8 +84,9 @@ class Walk:
 
 
 def with_every_strategy(
-    files: Sequence[str], tables: Mapping[StrategyName, str], key: Sequence[str], dsn: str | None, **options: Any
-) -> Walk:
+    files: Sequence[str], tables: Mapping[StrategyName, str], key: Sequence[str], dsn: str | None, *,
+    concurrency: int | None = None, progress: bool | None = None,
+) -> Walk:  # fmt: skip
     """Load `files` once per strategy, into a table of its own, and read what each table holds afterwards."""
     results: dict[str, LoadResult] = {}
     refused: dict[str, str] = {}
@@ -95,7 +95,9 @@ def with_every_strategy(
         connection.autocommit = True
         for strategy, table in tables.items():
             try:
-                results[strategy] = ingest(list(files), table, key, dsn, strategy=strategy, **options)
+                results[strategy] = ingest(
+                    list(files), table, key, dsn, strategy=strategy, concurrency=concurrency, progress=progress
+                )
             except UnsafeStrategyError as error:
                 refused[strategy] = _short(str(error), files)
                 continue
