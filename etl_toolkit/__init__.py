@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from etl_toolkit.config import ParallelConfig
     from etl_toolkit.errors import EtlError, StoppedError
     from etl_toolkit.history import check_production, explain_row, rejects, runs
-    from etl_toolkit.model import ConflictAction, KeyOverlap, LoadResult, Plan, Strategy
+    from etl_toolkit.model import ConflictAction, KeyOverlap, LoadResult, Plan, ReadOptions, Strategy, WriteOptions
     from etl_toolkit.processor import ConflictAwareProcessor, ingest
     from etl_toolkit.stopping import Stop
 
@@ -22,9 +22,11 @@ __all__ = [
     "LoadResult",
     "ParallelConfig",
     "Plan",
+    "ReadOptions",
     "Stop",
     "StoppedError",
     "Strategy",
+    "WriteOptions",
     "check_production",
     "explain_row",
     "ingest",
@@ -40,9 +42,11 @@ _HOMES = {
     "LoadResult": "model",
     "ParallelConfig": "config",
     "Plan": "model",
+    "ReadOptions": "model",
     "Stop": "stopping",
     "StoppedError": "errors",
     "Strategy": "model",
+    "WriteOptions": "model",
     "check_production": "history",
     "explain_row": "history",
     "ingest": "processor",

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from etl_toolkit.typed_options import make_options, option
+
 
 class Strategy(StrEnum):
     """How the files of one load reach the table."""
@@ -34,6 +36,7 @@ StrategyName = Literal["auto", "full_parallel", "hybrid", "deterministic", "stre
 OnConflict = Literal["update", "ignore", "newer"]
 ExtraColumns = Literal["error", "ignore"]
 FileFormat = Literal["csv", "pgtext", "parquet"]
+Loaded = Literal["again", "skip"]
 
 
 # --- sources -----------------------------------------------------------------------------------------------------------
@@ -41,24 +44,36 @@ FileFormat = Literal["csv", "pgtext", "parquet"]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How files are read; None means: find out.
+    """How files are read; None means: find out. Each field says what it is."""
 
-    `headers` names the columns of headerless CSV files; `skip` is the number of lines before the header, or before the data
-    where `headers` are given. `format` overrides what the name of a file says. `extra_columns` says what happens to a file
-    column that the table does not have: `error` (default) or `ignore`. `date_style` (`DMY`, `ISO, DMY`, …) and `timezone`
-    are PostgreSQL's settings under which texts become dates and times; None means the setting of the server, the database
-    or the role.
-    """
+    delimiter: str | None = option(
+        None, "delimiter of CSV files; detected if not given", spellings={"\\t": "\t", "tab": "\t"}
+    )
+    quote: str = option('"', "quote character of CSV files; an empty text if they have none")
+    encoding: str | None = option(None, "encoding of CSV files; UTF-8, or according to a byte order mark, if not given")
+    headers: tuple[str, ...] | None = option(None, "column names of CSV files without a header")
+    extra_columns: ExtraColumns = option("error", "what happens to a file column that the table does not have")
+    date_style: str | None = option(
+        None, "PostgreSQL's DateStyle (`DMY`, `ISO, DMY`) under which texts become dates; the server's if not given"
+    )
+    timezone: str | None = option(
+        None, "time zone of timestamps without one; the TimeZone of the server, the database or the role if not given"
+    )
+    format: FileFormat | None = option(
+        None, "format of the files, whatever their names; `pgtext` is the text format of COPY"
+    )
+    skip: int = option(
+        0, "number of lines before the header of CSV files, or before the data if `headers` are given", minimum=0
+    )
 
-    delimiter: str | None = None
-    quote: str = '"'
-    encoding: str | None = None
-    headers: tuple[str, ...] | None = None
-    extra_columns: ExtraColumns = "error"
-    date_style: str | None = None
-    timezone: str | None = None
-    format: FileFormat | None = None
-    skip: int = 0
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """What rows do to the table, beyond the key and the conflict action. Each field says what it is."""
+
+    loaded: Loaded = option(
+        "again", "what happens to files whose content the table has taken: they are loaded again, or skipped"
+    )
 
 
 @dataclass(frozen=True)
@@ -663,17 +678,16 @@ class LoadSpec:
     force: bool = False
     undoable: bool = False
     read: ReadOptions = ReadOptions()
+    write: WriteOptions = WriteOptions()
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> LoadSpec:
         """Build a spec from its `asdict`, as the ledger keeps it."""
-        read = dict(values["read"])
-        if read.get("headers"):
-            read["headers"] = tuple(read["headers"])
         typed = {
             "key": tuple(values["key"]),
             "conflict_action": ConflictAction(values["conflict_action"]),
             "strategy": Strategy(values["strategy"]),
-            "read": ReadOptions(**read),
+            "read": make_options(ReadOptions, values["read"]),
+            "write": make_options(WriteOptions, values.get("write", {})),
         }
         return cls(**{**values, **typed})

@@ -14,6 +14,7 @@ import psycopg2
 
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
+from etl_toolkit.errors import UsageError
 from etl_toolkit.keys import fold_name
 from etl_toolkit.loading.conventions import conventions_in_words, offsets_at
 from etl_toolkit.loading.failpoints import reach
@@ -122,6 +123,8 @@ def prepare_load(
 
     A missing table is created if requested; a trial rolls that back.
     """
+    if spec.write.loaded == "skip":
+        raise UsageError('loaded = "skip" is not available yet')
     config, cores = sessions.config, available_cores()
     with (
         resource_failures_told(),

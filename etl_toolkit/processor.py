@@ -42,16 +42,18 @@ from etl_toolkit.model import (
     LoadSpec,
     OnConflict,
     Plan,
+    ReadOptions,
     RejectedRow,
     Strategy,
     StrategyName,
+    WriteOptions,
 )
 from etl_toolkit.observe import Card, Watch, card_if_wanted, fan_out, report_load
 from etl_toolkit.overlap import measure
 from etl_toolkit.plan import spelled_as
 from etl_toolkit.prepare import Resumed, forecast_plan, prepare_load, resolve_files
 from etl_toolkit.ranking import collapse
-from etl_toolkit.request import connection_string, key_columns, load_spec
+from etl_toolkit.request import connection_string, default_spec, spec_of
 from etl_toolkit.scan import scan
 from etl_toolkit.stopping import STEP_SECONDS, Stop, run_stoppable
 from etl_toolkit.strategies import STRATEGIES
@@ -93,12 +95,13 @@ class ConflictAwareProcessor:
 
     async def process_with_strategy(
         self, files: Any, table: str, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
-        pk_columns: str | Sequence[str] | None = None,
-        strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict = "update",
-        create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
+        pk_columns: str | Sequence[str] | None = None, read: ReadOptions | None = None, write: WriteOptions | None = None,
+        strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict | None = None,
+        create_table: bool | None = None, max_rejects: int | None = None, atomic: bool | None = None,
+        force: bool | None = None, undoable: bool | None = None,
         delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
-        extra_columns: ExtraColumns = "error", date_style: str | None = None, timezone: str | None = None,
-        format: FileFormat | None = None, skip: int = 0,
+        extra_columns: ExtraColumns | None = None, date_style: str | None = None, timezone: str | None = None,
+        format: FileFormat | None = None, skip: int | None = None,
         progress: bool | None = None,
     ) -> LoadResult:  # fmt: skip
         """Load `files` into `table` and return the LoadResult; cancelling the task stops the load in any phase.
@@ -107,13 +110,7 @@ class ConflictAwareProcessor:
 
             result = await ConflictAwareProcessor(dsn).process_with_strategy("drops/*.csv", "orders", key=["id"])
         """
-        spec = load_spec(
-            table, key_columns(key, pk_columns),
-            strategy=strategy or self.config.strategy, order_by=order_by, on_conflict=on_conflict,
-            create_table=create_table, max_rejects=max_rejects,
-            atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
-            encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone, format=format, skip=skip,
-        )  # fmt: skip
+        spec = spec_of(locals(), default_spec(self.config))
         stop = Stop()
         with card_if_wanted(progress=progress) as card:
             return await self._with(card)._load_unless_cancelled(files, spec, stop)
@@ -131,9 +128,10 @@ class ConflictAwareProcessor:
 
     def analyze(
         self, files: Any, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
-        pk_columns: str | Sequence[str] | None = None, delimiter: str | None = None, quote: str | None = None,
-        encoding: str | None = None, extra_columns: ExtraColumns = "ignore", format: FileFormat | None = None, skip: int = 0,
-        max_rejects: int = 0,
+        pk_columns: str | Sequence[str] | None = None, read: ReadOptions | None = None,
+        delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
+        extra_columns: ExtraColumns | None = None, format: FileFormat | None = None, skip: int | None = None,
+        max_rejects: int | None = None,
     ) -> KeyOverlap:  # fmt: skip
         """Return which of `files` share keys, keys compared as text; needs no database and writes nothing.
 
@@ -141,10 +139,10 @@ class ConflictAwareProcessor:
 
             overlap = ConflictAwareProcessor().analyze("drops/*.csv", key="id")
         """
-        spec = load_spec(
-            "", key_columns(key, pk_columns), headers=headers, delimiter=delimiter, quote=quote, encoding=encoding,
-            extra_columns=extra_columns, format=format, skip=skip, max_rejects=max_rejects,
-        )  # fmt: skip
+        return self.measure(files, spec_of(locals()))
+
+    def measure(self, files: Any, spec: LoadSpec) -> KeyOverlap:
+        """Return which of `files` share keys, read as `spec` says; `analyze` with its options gathered."""
         stop = Stop()
 
         def look() -> KeyOverlap:
@@ -160,12 +158,13 @@ class ConflictAwareProcessor:
 
     def plan(
         self, files: Any, table: str, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
-        pk_columns: str | Sequence[str] | None = None,
-        strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict = "update",
-        create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
+        pk_columns: str | Sequence[str] | None = None, read: ReadOptions | None = None, write: WriteOptions | None = None,
+        strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict | None = None,
+        create_table: bool | None = None, max_rejects: int | None = None, atomic: bool | None = None,
+        force: bool | None = None, undoable: bool | None = None,
         delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
-        extra_columns: ExtraColumns = "error", date_style: str | None = None, timezone: str | None = None,
-        format: FileFormat | None = None, skip: int = 0,
+        extra_columns: ExtraColumns | None = None, date_style: str | None = None, timezone: str | None = None,
+        format: FileFormat | None = None, skip: int | None = None,
     ) -> Plan:  # fmt: skip
         """Return what a load would do and why, with predicted inserts, updates and unchanged rows. Writes nothing.
 
@@ -173,16 +172,13 @@ class ConflictAwareProcessor:
 
             print(ConflictAwareProcessor(dsn).plan("drops/*.csv", "orders", key="id"))
         """
-        spec = load_spec(
-            table, key_columns(key, pk_columns),
-            strategy=strategy or self.config.strategy, order_by=order_by, on_conflict=on_conflict,
-            create_table=create_table, max_rejects=max_rejects,
-            atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
-            encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone, format=format, skip=skip,
-        )  # fmt: skip
+        return self.forecast(files, spec_of(locals(), default_spec(self.config)))
+
+    def forecast(self, files: Any, spec: LoadSpec) -> Plan:
+        """Return what loading `files` as `spec` says would do; `plan` with its options gathered."""
 
         def make(sessions: Sessions) -> Plan:
-            doing = driver_errors_mapped(doing=f"planning a load into {table}")
+            doing = driver_errors_mapped(doing=f"planning a load into {spec.table}")
             with doing, prepare_load(files, spec, sessions, Phases(), is_trial=True) as ready:
                 return forecast_plan(ready, sessions)
 
@@ -311,11 +307,13 @@ class ConflictAwareProcessor:
 
 def ingest(
     files: Any, table: str, key: str | Sequence[str], dsn: Any = None, *,
-    strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict = "update",
-    create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
+    read: ReadOptions | None = None, write: WriteOptions | None = None,
+    strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict | None = None,
+    create_table: bool | None = None, max_rejects: int | None = None, atomic: bool | None = None, force: bool | None = None,
+    undoable: bool | None = None,
     headers: Sequence[str] | None = None, delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
-    extra_columns: ExtraColumns = "error", date_style: str | None = None, timezone: str | None = None,
-    format: FileFormat | None = None, skip: int = 0,
+    extra_columns: ExtraColumns | None = None, date_style: str | None = None, timezone: str | None = None,
+    format: FileFormat | None = None, skip: int | None = None,
     concurrency: int | None = None, config: ParallelConfig | None = None, on_event: Callable[[Event], None] = _ignore_event,
     progress: bool | None = None, stop: Stop | None = None,
 ) -> LoadResult:  # fmt: skip
@@ -326,11 +324,13 @@ def ingest(
         table: `name` or `schema.name`.
         key: The column or columns of the unique index that decides which rows are the same.
         dsn: A libpq URL or keyword string, SQLAlchemy Engine; None is the embedded server.
+        read: How the files are read, with all options of reading; those below that are also parameters override it.
+        write: What the rows do to the table beyond key and conflict action.
         strategy: How the files reach the table, which ends up the same with each; None: from `config`, or chosen for these files.
         order_by: The row with the greatest value of this column wins, instead of the last one.
-        on_conflict: What happens to a row whose key is already in the table; "newer" needs `order_by`.
+        on_conflict: What happens to a row whose key is already in the table; None: "update"; "newer" needs `order_by`.
         create_table: Create the table if it does not exist, with types that fit the values of the files.
-        max_rejects: Rows that may be rejected before the load fails.
+        max_rejects: Rows that may be rejected before the load fails; None: 0.
         atomic: Let readers see all rows or none.
         force: Use the named strategy even if it is not safe here.
         undoable: Keep overwritten rows, for `undo`.
@@ -338,7 +338,7 @@ def ingest(
         delimiter: Delimiter of CSV files; None: detected.
         quote: Quote character of CSV files; None: `"`.
         encoding: Encoding of CSV files; None: UTF-8, or according to a byte order mark.
-        extra_columns: What happens to a file column that the table lacks.
+        extra_columns: What happens to a file column that the table lacks; None: "error".
         date_style: The DateStyle under which values are read; None: the server's.
         timezone: The TimeZone under which values are read; None: the server's.
         format: The format of the files, whatever their names; "pgtext" is COPY's text format.
@@ -358,14 +358,9 @@ def ingest(
     Example:
         ingest("drops/*.csv", "sales.orders", key="order_id", dsn="postgresql://etl@db/shop")
     """
+    options = locals()
     processor = ConflictAwareProcessor(dsn, concurrency=concurrency, config=config, on_event=on_event)
-    spec = load_spec(
-        table, key,
-        strategy=strategy or processor.config.strategy, order_by=order_by, on_conflict=on_conflict,
-        create_table=create_table, max_rejects=max_rejects,
-        atomic=atomic, force=force, undoable=undoable, headers=headers, delimiter=delimiter, quote=quote,
-        encoding=encoding, extra_columns=extra_columns, date_style=date_style, timezone=timezone, format=format, skip=skip,
-    )  # fmt: skip
+    spec = spec_of(options, default_spec(processor.config))
     stop = stop or Stop()
     with card_if_wanted(progress=progress) as card:
         return processor._with(card).load(files, spec, stop)

@@ -3,48 +3,78 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import UsageError
-from etl_toolkit.model import ConflictAction, ExtraColumns, FileFormat, LoadSpec, OnConflict, ReadOptions, Strategy
+from etl_toolkit.model import (
+    ConflictAction,
+    ExtraColumns,
+    FileFormat,
+    LoadSpec,
+    OnConflict,
+    ReadOptions,
+    Strategy,
+    StrategyName,
+    WriteOptions,
+)
+from etl_toolkit.typed_options import make_options
+
+T = TypeVar("T")
+NOTHING_ASKED = LoadSpec(table="", key=())
 
 
 def load_spec(
-    table: str, key: str | Sequence[str], *,
-    strategy: str = "auto", order_by: str | None = None, on_conflict: OnConflict = "update",
-    create_table: bool = False, max_rejects: int = 0, atomic: bool = False, force: bool = False, undoable: bool = False,
-    headers: Sequence[str] | None = None, delimiter: str | None = None, quote: str | None = None,
-    encoding: str | None = None, extra_columns: ExtraColumns = "error",
-    date_style: str | None = None, timezone: str | None = None, format: FileFormat | None = None, skip: int = 0,
+    table: str, key: str | Sequence[str], *, read: ReadOptions | None = None, write: WriteOptions | None = None,
+    strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict | None = None,
+    create_table: bool | None = None, max_rejects: int | None = None, atomic: bool | None = None, force: bool | None = None,
+    undoable: bool | None = None,
+    headers: Sequence[str] | None = None, delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
+    extra_columns: ExtraColumns | None = None, date_style: str | None = None, timezone: str | None = None,
+    format: FileFormat | None = None, skip: int | None = None,
 ) -> LoadSpec:  # fmt: skip
-    """Make a LoadSpec of loose options, as `ingest` describes them. Raises UsageError for a choice that there is not."""
-    return LoadSpec(
-        table=table,
-        key=(key,) if isinstance(key, str) else tuple(key),
-        order_by=order_by,
-        conflict_action=_choice(ConflictAction, on_conflict, "conflict action"),
-        strategy=_choice(Strategy, strategy, "strategy"),
-        create_table=create_table,
-        max_rejects=max_rejects,
-        atomic=atomic,
-        force=force,
-        undoable=undoable,
-        read=ReadOptions(
-            headers=tuple(headers) if headers else None,
-            delimiter=delimiter,
-            quote=ReadOptions.quote if quote is None else quote,
-            encoding=encoding,
-            extra_columns=extra_columns,
-            date_style=date_style,
-            timezone=timezone,
-            format=format,
-            skip=skip,
-        ),
-    )
+    """Make a LoadSpec of loose options, as `ingest` describes them. Raises UsageError for what is wrong with them."""
+    return spec_of(locals())
+
+
+def spec_of(arguments: Mapping[str, Any], base: LoadSpec = NOTHING_ASKED) -> LoadSpec:
+    """Make a LoadSpec of the arguments of a public function, its `locals()`; what is None is as in `base`.
+
+    `read` and `write` replace those of `base`, and an option of reading that is given by its own name overrides `read`.
+    Other arguments are none of ours. Raises UsageError for what is wrong with an option.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    chosen = {item.name: given[item.name] for item in fields(LoadSpec) if item.name in given}
+    if "key" in given or "pk_columns" in given or not base.key:
+        key = key_columns(given.get("key"), given.get("pk_columns"))
+        chosen["key"] = (key,) if isinstance(key, str) else tuple(key)
+    if "on_conflict" in given:
+        chosen["conflict_action"] = _choice(ConflictAction, given["on_conflict"], "conflict action")
+    if "strategy" in given:
+        chosen["strategy"] = _choice(Strategy, given["strategy"], "strategy")
+    shortcuts = {item.name: given[item.name] for item in fields(ReadOptions) if item.name in given}
+    if not shortcuts.get("headers", True):  # no names are none at all
+        shortcuts["headers"] = None
+    chosen["read"] = make_options(ReadOptions, shortcuts, _checked(ReadOptions, chosen.get("read", base.read)))
+    chosen["write"] = _checked(WriteOptions, chosen.get("write", base.write))
+    return replace(base, **chosen)
+
+
+def default_spec(config: ParallelConfig) -> LoadSpec:
+    """What is loaded as the configuration says, where nothing else is asked for."""
+    return replace(NOTHING_ASKED, strategy=Strategy(config.strategy))
+
+
+def _checked(kind: type[T], options: T) -> T:
+    """The same options, with lists made tuples. Raises UsageError for a value that no option of its name can have."""
+    if not isinstance(options, kind):
+        raise UsageError(f"{kind.__name__} is expected, not {type(options).__name__}")
+    return make_options(kind, {item.name: getattr(options, item.name) for item in fields(options)})  # type: ignore[arg-type]
 
 
 def key_columns(key: str | Sequence[str] | None, pk_columns: str | Sequence[str] | None) -> str | Sequence[str]:

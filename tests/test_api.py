@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
+import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,23 +28,115 @@ from etl_toolkit.model import (
     ReadOptions,
     Strategy,
     StrategyName,
+    WriteOptions,
 )
 from etl_toolkit.request import load_spec
+from etl_toolkit.typed_options import describe_options, make_options, parse_assignments
 
-OPTIONS = ({item.name for item in fields(LoadSpec)} - {"table", "key", "conflict_action", "read"}) | {
-    "on_conflict",
-    *(item.name for item in fields(ReadOptions)),
-}
+# The options of reading that are parameters of their own; `read` takes all of them.
+SHORTCUTS = {
+    "delimiter": ";", "quote": "'", "encoding": "latin-1", "headers": ["a", "b"], "extra_columns": "ignore", "date_style": "DMY",
+    "timezone": "Asia/Tokyo", "format": "pgtext", "skip": 2,
+}  # fmt: skip
+OPTIONS = ({item.name for item in fields(LoadSpec)} - {"table", "key", "conflict_action"}) | {"on_conflict", *SHORTCUTS}
+TAKING_OPTIONS = [ingest, load_spec, ConflictAwareProcessor.process_with_strategy, ConflictAwareProcessor.plan]
 
 
-@pytest.mark.parametrize(
-    "function",
-    [ingest, load_spec, ConflictAwareProcessor.process_with_strategy, ConflictAwareProcessor.plan, ingest_command],
-)
+@pytest.mark.parametrize("function", [*TAKING_OPTIONS, ingest_command])
 def test_every_option_of_a_load_is_a_parameter(function: Any) -> None:
     taken = inspect.signature(function).parameters
     assert {name.removeprefix("file_") for name in taken} >= OPTIONS
     assert not [name for name, item in taken.items() if item.kind is inspect.Parameter.VAR_KEYWORD]
+
+
+@pytest.mark.parametrize("function", TAKING_OPTIONS)
+def test_an_option_has_the_same_type_everywhere_and_may_be_left_out(function: Any) -> None:
+    for name in OPTIONS:
+        item, same = inspect.signature(function).parameters[name], inspect.signature(load_spec).parameters[name]
+        assert (item.annotation, item.default) == (same.annotation, None), name
+
+
+def spec_that_is_loaded(monkeypatch: pytest.MonkeyPatch, through: str, **options: Any) -> LoadSpec:
+    """What a public function makes of its arguments."""
+    seen: list[LoadSpec] = []
+
+    def note(_self: Any, _files: Any, spec: LoadSpec, *_: Any) -> Any:
+        seen.append(spec)
+
+    for name in ("load", "forecast", "measure"):
+        monkeypatch.setattr(ConflictAwareProcessor, name, note)
+    processor = ConflictAwareProcessor("dbname=none")
+    if through == "ingest":
+        ingest("f", "t", "id", "dbname=none", **options)
+    elif through == "process_with_strategy":
+        asyncio.run(processor.process_with_strategy("f", "t", "id", **options))
+    elif through == "plan":
+        processor.plan("f", "t", "id", **options)
+    elif through == "analyze":
+        processor.analyze("f", "id", **options)
+    else:
+        return load_spec("t", "id", **options)
+    return seen[0]
+
+
+@pytest.mark.parametrize("through", ["ingest", "process_with_strategy", "plan", "load_spec"])
+def test_every_option_arrives(monkeypatch: pytest.MonkeyPatch, through: str) -> None:
+    own = {
+        "strategy": "partitioned", "order_by": "b", "on_conflict": "newer", "create_table": True, "max_rejects": 3,
+        "atomic": True, "force": True, "undoable": True, "write": WriteOptions(loaded="skip"),
+    }  # fmt: skip
+    assert set(own) | set(SHORTCUTS) | {"read"} == OPTIONS
+    expected = LoadSpec(
+        "t", ("id",), strategy=Strategy.PARTITIONED, order_by="b", conflict_action=ConflictAction.NEWER, create_table=True,
+        max_rejects=3, atomic=True, force=True, undoable=True, write=WriteOptions(loaded="skip"),
+        read=ReadOptions(**{**SHORTCUTS, "headers": ("a", "b")}),  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert spec_that_is_loaded(monkeypatch, through, **own, **SHORTCUTS) == expected
+    assert spec_that_is_loaded(monkeypatch, through, **own, read=ReadOptions(**SHORTCUTS)) == expected  # type: ignore[arg-type]
+    over = spec_that_is_loaded(monkeypatch, through, read=ReadOptions(skip=5, delimiter="|"), skip=0)
+    assert over.read == ReadOptions(delimiter="|")
+    assert LoadSpec.from_mapping(json.loads(json.dumps(asdict(expected)))) == expected
+
+
+def test_an_overlap_takes_the_options_of_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = ReadOptions(delimiter="tab")
+    assert spec_that_is_loaded(monkeypatch, "analyze", read=reading, skip=1).read == ReadOptions(delimiter="\t", skip=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"read": ReadOptions(skip=-1)}, "skip must be 0 or more, not -1"),
+        (
+            {"extra_columns": "ignroe"},
+            'extra_columns must be "error" or "ignore", not \'ignroe\' (did you mean ignore?)',
+        ),
+        ({"headers": [1, 2]}, "headers[0] must be a text, not 1; headers[1] must be a text, not 2"),
+        ({"write": ReadOptions()}, "WriteOptions is expected, not ReadOptions"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        load_spec("t", "id", **options)
+
+
+def test_assignments_are_toml_or_bare_words() -> None:
+    words = ["skip=2", "delimiter=;", "quote='", "encoding=1252", 'headers=["a", "b"]', "timezone=UTC", "skip=3"]
+    values = parse_assignments(ReadOptions, words, origin="--read")
+    assert make_options(ReadOptions, values) == ReadOptions(
+        delimiter=";", quote="'", encoding="1252", headers=("a", "b"), timezone="UTC", skip=3
+    )
+    with pytest.raises(UsageError, match="--read skip: write --read NAME=VALUE"):
+        parse_assignments(ReadOptions, ["skip"], origin="--read")
+    with pytest.raises(UsageError, match=re.escape("--read: delimeter is not known (did you mean delimiter?)")):
+        make_options(ReadOptions, parse_assignments(ReadOptions, ["delimeter=;"], origin="--read"), origin="--read")
+
+
+def test_every_option_says_what_it_is() -> None:
+    for kind in (ReadOptions, WriteOptions):
+        for name, _, takes, meaning in describe_options(kind):
+            assert meaning, name
+            assert takes != "a value", name
 
 
 @pytest.mark.parametrize(

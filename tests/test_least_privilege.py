@@ -16,8 +16,8 @@ from etl_toolkit.doctor import run_checks
 from etl_toolkit.errors import DatabaseError, EtlError, LedgerError, UsageError
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.grants import LEDGER_PRIVILEGES, database_sql, ledger_sql, table_sql
-from etl_toolkit.processor import load_spec
 from etl_toolkit.rejected import list_rejects
+from etl_toolkit.request import load_spec
 
 ROLE = "etl_loader"
 TABLE = """

@@ -22,7 +22,7 @@ from etl_toolkit.loading.run import Event
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.memory import memory_limit_bytes, memory_state
 from etl_toolkit.observe import JsonLog, PrometheusFile, Spans, Watch, fan_out
-from etl_toolkit.processor import load_spec
+from etl_toolkit.request import load_spec
 
 Load = Callable[..., LoadResult]
 Sink = Callable[[Event], None]

@@ -33,7 +33,7 @@ from etl_toolkit.loading.grants import ledger_sql, table_sql
 from etl_toolkit.loading.run import Event
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.observe import JsonLog, PrometheusFile, Spans, fan_out
-from etl_toolkit.processor import load_spec
+from etl_toolkit.request import load_spec
 from etl_toolkit.sources import resolve
 from etl_toolkit.workspace import open_workspace
 

@@ -26,7 +26,7 @@ from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, prepare
 from etl_toolkit.errors import StoppedError, TransientDatabaseError
 from etl_toolkit.loading import failpoints, ledger
 from etl_toolkit.loading.session import Sessions
-from etl_toolkit.processor import load_spec
+from etl_toolkit.request import load_spec
 from etl_toolkit.sources import csv_file
 from etl_toolkit.stopping import Stop
 from etl_toolkit.workspace import Workspace

@@ -13,7 +13,7 @@ import pytest
 from etl_toolkit import ConflictAwareProcessor, LoadResult, ParallelConfig
 from etl_toolkit.errors import DatabaseError, LedgerError, StoppedError
 from etl_toolkit.loading.run import Event
-from etl_toolkit.processor import load_spec
+from etl_toolkit.request import load_spec
 from etl_toolkit.stopping import Stop
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, v text, w numeric)"

@@ -29,11 +29,13 @@ from etl_toolkit.cli.options import (
     OnConflict,
     OrderBy,
     Quote,
+    Read,
     Skip,
     Strategy,
     Table,
     TimeZone,
     Wait,
+    Write,
 )
 from etl_toolkit.cli.signals import stopped_by_signals
 from etl_toolkit.errors import UsageError
@@ -54,16 +56,22 @@ def ingest(
     strategy: Strategy = None,
     jobs: Jobs = None,
     order_by: OrderBy = None,
-    on_conflict: OnConflict = "update",
+    on_conflict: OnConflict = None,
     create_table: Annotated[
-        bool, typer.Option("--create-table", help="Create the table if it does not exist.")
-    ] = False,
+        bool | None, typer.Option("--create-table/--no-create-table", help="Create the table if it does not exist.")
+    ] = None,
     max_rejects: Annotated[
-        int, typer.Option(min=0, help="Number of rows that may be rejected before the load fails.")
-    ] = 0,
-    atomic: Annotated[bool, typer.Option("--atomic", help="Let readers see all rows or none.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Use the named strategy even if it is not safe here.")] = False,
-    undoable: Annotated[bool, typer.Option("--undoable", help="Keep overwritten rows, for `undo RUN`.")] = False,
+        int | None, typer.Option(min=0, help="Number of rows that may be rejected before the load fails. Default: 0.")
+    ] = None,
+    atomic: Annotated[
+        bool | None, typer.Option("--atomic/--no-atomic", help="Let readers see all rows or none.")
+    ] = None,
+    force: Annotated[
+        bool | None, typer.Option("--force/--no-force", help="Use the named strategy even if it is not safe here.")
+    ] = None,
+    undoable: Annotated[
+        bool | None, typer.Option("--undoable/--no-undoable", help="Keep overwritten rows, for `undo RUN`.")
+    ] = None,
     wait: Wait = None,
     preset: Annotated[str | None, typer.Option(help="Settings to start from: production or development.")] = None,
     log_json: Annotated[Path | None, typer.Option(help="Append structured log lines to this file.")] = None,
@@ -77,37 +85,28 @@ def ingest(
     quote: Quote = None,
     encoding: Encoding = None,
     file_format: Format = None,
-    skip: Skip = 0,
-    extra_columns: ExtraColumns = "error",
+    skip: Skip = None,
+    extra_columns: ExtraColumns = None,
     date_style: DateStyle = None,
     timezone: TimeZone = None,
+    read: Read = None,
+    write: Write = None,
     all_files: AllFiles = False,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings only: no progress, no report.")] = False,
 ) -> None:
     """Load files into a table in parallel, upserting; the table ends up as if they had been loaded one by one."""
+    chosen = options.load_options(locals())
     from etl_toolkit.cli.progress import Progress
     from etl_toolkit.processor import ConflictAwareProcessor
-    from etl_toolkit.request import load_spec
+    from etl_toolkit.request import default_spec, spec_of
 
-    reading = options.read_options(
-        headers, delimiter, quote, encoding, extra_columns, date_style, timezone, file_format=file_format, skip=skip
-    )
     settings = load_config(config, preset=preset, jobs=jobs, wait=wait, strategy=strategy)
-    chosen = {
-        "strategy": settings.strategy, "order_by": order_by, "on_conflict": on_conflict, "create_table": create_table,
-        "max_rejects": max_rejects, "atomic": atomic, "force": force, "undoable": undoable, **reading,
-    }  # fmt: skip
+    spec = spec_of(chosen, default_spec(settings))
     server = options.resolve_dsn(dsn)
     if dry_run:
         return show_plan(
-            ConflictAwareProcessor(server, config=settings),
-            files,
-            table,
-            key,
-            chosen,
-            all_files=all_files,
-            as_json=as_json,
+            ConflictAwareProcessor(server, config=settings), files, spec, all_files=all_files, as_json=as_json
         )
     with (
         Progress(quiet=quiet) as progress,
@@ -115,7 +114,7 @@ def ingest(
         stopped_by_signals() as stop,
     ):
         processor = ConflictAwareProcessor(server, config=settings, on_event=on_event)
-        result = processor.load(files, load_spec(table, options.split(key), **chosen), stop)
+        result = processor.load(files, spec, stop)
     report(result, all_files=all_files, as_json=as_json, quiet=quiet)
 
 
@@ -143,10 +142,10 @@ def plan(
     strategy: Strategy = None,
     jobs: Jobs = None,
     order_by: OrderBy = None,
-    on_conflict: OnConflict = "update",
+    on_conflict: OnConflict = None,
     create_table: Annotated[
-        bool, typer.Option("--create-table", help="Plan for a table that would be created.")
-    ] = False,
+        bool | None, typer.Option("--create-table/--no-create-table", help="Plan for a table that would be created.")
+    ] = None,
     config: Config = None,
     dsn: Dsn = None,
     headers: Headers = None,
@@ -154,23 +153,23 @@ def plan(
     quote: Quote = None,
     encoding: Encoding = None,
     file_format: Format = None,
-    skip: Skip = 0,
-    extra_columns: ExtraColumns = "error",
+    skip: Skip = None,
+    extra_columns: ExtraColumns = None,
     date_style: DateStyle = None,
     timezone: TimeZone = None,
+    read: Read = None,
+    write: Write = None,
     all_files: AllFiles = False,
     as_json: Json = False,
 ) -> None:
     """Show the key overlap, the strategy and its reasons, and what would be written. Writes nothing."""
+    chosen = options.load_options(locals())
     from etl_toolkit.processor import ConflictAwareProcessor
+    from etl_toolkit.request import default_spec, spec_of
 
-    reading = options.read_options(
-        headers, delimiter, quote, encoding, extra_columns, date_style, timezone, file_format=file_format, skip=skip
-    )
     settings = load_config(config, jobs=jobs, strategy=strategy)
-    chosen = {"order_by": order_by, "on_conflict": on_conflict, "create_table": create_table, **reading}
     processor = ConflictAwareProcessor(options.resolve_dsn(dsn), config=settings)
-    show_plan(processor, files, table, key, chosen, all_files=all_files, as_json=as_json)
+    show_plan(processor, files, spec_of(chosen, default_spec(settings)), all_files=all_files, as_json=as_json)
 
 
 def overlap(
@@ -181,30 +180,29 @@ def overlap(
     quote: Quote = None,
     encoding: Encoding = None,
     file_format: Format = None,
-    skip: Skip = 0,
+    skip: Skip = None,
+    read: Read = None,
     all_files: AllFiles = False,
     as_json: Json = False,
 ) -> None:
     """Show which files share keys. Needs no database."""
+    chosen = options.load_options(locals())
     from etl_toolkit.display import overlap_text
     from etl_toolkit.processor import ConflictAwareProcessor
+    from etl_toolkit.request import spec_of
 
-    reading = options.read_options(headers, delimiter, quote, encoding, "ignore", file_format=file_format, skip=skip)
-    reading = {name: value for name, value in reading.items() if name not in ("date_style", "timezone")}
-    found = ConflictAwareProcessor().analyze(files, options.split(key), **reading)
+    found = ConflictAwareProcessor().measure(files, spec_of(chosen))
     if as_json:
         options.print_json(as_json_value(asdict(found)))
     else:
         typer.echo(overlap_text(found, all_files=all_files))
 
 
-def show_plan(
-    processor: Any, files: list[str], table: str, key: str, chosen: dict[str, Any], *, all_files: bool, as_json: bool
-) -> None:
+def show_plan(processor: Any, files: list[str], spec: Any, *, all_files: bool, as_json: bool) -> None:
     """Print what a load would do."""
     from etl_toolkit.display import plan_text
 
-    found = processor.plan(files, table, options.split(key), **chosen)
+    found = processor.forecast(files, spec)
     if as_json:
         options.print_json(as_json_value(asdict(found)))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,9 @@ Strategy = Annotated[
     typer.Option("--strategy", "-s", help="auto, full_parallel, hybrid, deterministic, streaming or partitioned."),
 ]
 OrderBy = Annotated[str | None, typer.Option("--order-by", help="The row with the greatest value of this column wins.")]
-OnConflict = Annotated[str, typer.Option("--on-conflict", help="update, ignore, or newer (with --order-by).")]
+OnConflict = Annotated[
+    str | None, typer.Option("--on-conflict", help="update (default), ignore, or newer (with --order-by).")
+]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file with a [load] table.")]
 Headers = Annotated[
     str | None, typer.Option("--headers", help="Column names of headerless CSV files, comma-separated.")
@@ -33,7 +36,16 @@ Delimiter = Annotated[str | None, typer.Option("--delimiter", help="Default: det
 Quote = Annotated[str | None, typer.Option("--quote", help='Quote character. Default: ".')]
 Encoding = Annotated[str | None, typer.Option("--encoding", help="Default: UTF-8, or according to a byte order mark.")]
 ExtraColumns = Annotated[
-    str, typer.Option("--extra-columns", help="What to do with columns that the table lacks: error or ignore.")
+    str | None,
+    typer.Option("--extra-columns", help="What to do with columns that the table lacks: error (default) or ignore."),
+]
+Read = Annotated[
+    list[str] | None,
+    typer.Option("--read", metavar="NAME=VALUE", help="Any option that `feed options` lists for reading; repeatable."),
+]
+Write = Annotated[
+    list[str] | None,
+    typer.Option("--write", metavar="NAME=VALUE", help="Any option that `feed options` lists for writing; repeatable."),
 ]
 DateStyle = Annotated[
     str | None,
@@ -47,7 +59,8 @@ Format = Annotated[
     typer.Option("--format", help="csv, pgtext (COPY's text format) or parquet. Default: by the file name."),
 ]
 Skip = Annotated[
-    int, typer.Option("--skip", min=0, help="Lines to skip before the header, or with --headers before the data.")
+    int | None,
+    typer.Option("--skip", min=0, help="Lines to skip before the header, or with --headers before the data."),
 ]
 Wait = Annotated[
     float | None, typer.Option("--wait", help="Seconds to wait for another run on the table. Default: 10.")
@@ -68,23 +81,18 @@ def resolve_dsn(given: str | None) -> str | None:
     return server.resolve_dsn(given, os.environ)
 
 
-def read_options(
-    headers: str | None, delimiter: str | None, quote: str | None, encoding: str | None, extra_columns: str,
-    date_style: str | None = None, timezone: str | None = None, *, file_format: str | None = None, skip: int = 0,
-) -> dict[str, Any]:  # fmt: skip
-    """Options of reading, as `ingest` takes them."""
-    named = {"\\t": "\t", "tab": "\t"}
-    return {
-        "headers": split(headers) if headers else None,
-        "delimiter": named.get(delimiter, delimiter) if delimiter else None,
-        "quote": quote,
-        "encoding": encoding,
-        "extra_columns": extra_columns,
-        "date_style": date_style,
-        "timezone": timezone,
-        "format": file_format,
-        "skip": skip,
-    }
+def load_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a load among the arguments of a command, as `ingest` takes them; what is None is not given."""
+    from etl_toolkit.model import ReadOptions, WriteOptions
+    from etl_toolkit.typed_options import make_options, parse_assignments
+
+    given = {name.removeprefix("file_"): value for name, value in arguments.items() if value is not None}
+    for name, kind in (("read", ReadOptions), ("write", WriteOptions)):
+        if name in given:
+            given[name] = make_options(
+                kind, parse_assignments(kind, given[name], origin=f"--{name}"), origin=f"--{name}"
+            )
+    return given | {name: split(given[name]) for name in ("key", "headers") if name in given}
 
 
 def print_json(value: Any) -> None:
