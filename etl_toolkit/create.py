@@ -17,7 +17,7 @@ from psycopg2.sql import SQL, Composed, Identifier
 
 from etl_toolkit.errors import SourceError, UnknownTableError, map_driver_error
 from etl_toolkit.model import LoadSpec, SourceFile
-from etl_toolkit.sources import csv_relation, read_failure
+from etl_toolkit.sources import csv_relation, in_chosen_order, read_failure
 from etl_toolkit.target import find_table
 from etl_toolkit.workspace import Workspace, literal
 
@@ -137,7 +137,8 @@ def infer_columns(files: Sequence[SourceFile], key: Sequence[str], workspace: Wo
     Columns of several files that differ in case alone are one, spelled as in the first, or as the key spells it.
     """
     names = _common_names(files, key)
-    kinds: dict[str, set[str]] = {name: set() for name in dict.fromkeys(names.values())}
+    in_order = in_chosen_order(dict.fromkeys(names.values()), files[0].read) if files else []
+    kinds: dict[str, set[str]] = {name: set() for name in in_order}
     for file in files:
         if missing := [name for name in key if name not in {names[file.position, own] for own in file.carried}]:
             listed = ", ".join(file.carried)
@@ -145,7 +146,8 @@ def infer_columns(files: Sequence[SourceFile], key: Sequence[str], workspace: Wo
                 f"{file.name}: has no key column {', '.join(map(repr, missing))}; its columns are {listed}"
             )
         for own, found in _kinds(file, workspace).items():
-            kinds[names[file.position, own]] |= found
+            if (file.position, own) in names:
+                kinds[names[file.position, own]] |= found
     _check_limits(kinds)
     if empty := [name for name in key if not kinds[name]]:
         if not any(file.records for file in files):

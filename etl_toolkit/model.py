@@ -35,8 +35,13 @@ class ConflictAction(StrEnum):
 StrategyName = Literal["auto", "full_parallel", "hybrid", "deterministic", "streaming", "partitioned"]
 OnConflict = Literal["update", "ignore", "newer"]
 ExtraColumns = Literal["error", "ignore"]
+QuotedEmpty = Literal["text", "null"]
+Names = Literal["exact", "snake"]
+PerColumn = tuple[str, ...] | Mapping[str, tuple[str, ...]]  # for all columns, or by their names
 FileFormat = Literal["csv", "pgtext", "parquet"]
 Loaded = Literal["again", "skip"]
+
+LEFT_OUT = "\0"  # begins the name of a file's column that is not loaded
 
 
 # --- sources -----------------------------------------------------------------------------------------------------------
@@ -64,6 +69,29 @@ class ReadOptions:
     )
     skip: int = option(
         0, "number of lines before the header of CSV files, or before the data if `headers` are given", minimum=0
+    )
+    null: PerColumn = option(
+        (), "texts that are NULL where they are not quoted, for all columns or by column (`*`: all others)"
+    )
+    quoted_empty: QuotedEmpty = option("text", 'what `""` is; with `null`, quoted texts of `null` are NULL as well')
+    trim: bool = option(False, "whether blanks around values are left out; a value of nothing else is NULL")
+    decimal: Literal[".", ","] = option(".", "what is before the decimals of a number")
+    thousands: str = option("", "what is between the thousands of a number, for example . , ' or a blank")
+    currency: tuple[str, ...] = option(
+        (), "signs and codes that may stand before or behind a number, for example € or EUR"
+    )
+    date_format: PerColumn = option(
+        (),
+        "formats of dates and timestamps as of strptime (`%d.%m.%Y`), for all columns or by column (`*`: all others)",
+    )
+    true: tuple[str, ...] = option((), "words for true, in any case, beside those of the server")
+    false: tuple[str, ...] = option((), "words for false, in any case, beside those of the server")
+    names: Names = option("exact", "`snake` names columns in lower case, with _ for whatever is no letter or digit")
+    rename: Mapping[str, str] | None = option(
+        None, "other names for columns of the files: name in the file, name in the table"
+    )
+    columns: tuple[str, ...] = option(
+        (), "columns to load, by their new names; others are left out; all if none is given"
     )
 
 
@@ -103,7 +131,8 @@ class SourceFile:
     whatever the `encoding` of its `dialect`. `malformed` records are not in it; it has `records` of them, the longest of
     `longest_record_bytes`. `target_types` are the server's types of `columns`, once matched. `header` is the line under
     which its records can be loaded as a CSV file. `path_values` are columns that its path carries (`dt=2024-01-01/…`), with
-    their text, and it has not itself; once matched, those that the table has.
+    their text, and it has not itself; once matched, those that the table has. `read` is how it was asked to be read. The name
+    of a column that is not to be loaded begins with `LEFT_OUT`.
     `offsets` are those of the server's zone, in seconds, and the second of the epoch from which on each holds: for its
     instants that go into columns without a time zone.
     """
@@ -132,11 +161,15 @@ class SourceFile:
     stamp: tuple[int, ...] = ()
     path_values: tuple[tuple[str, str | None], ...] = ()
     offsets: tuple[tuple[int, int], ...] = ()
+    read: ReadOptions = ReadOptions()
 
     @property
     def carried(self) -> tuple[str, ...]:
         """The columns that it has a value for: its own, and those of its path."""
-        return (*self.columns, *(name for name, _ in self.path_values))
+        return (
+            *(name for name in self.columns if not name.startswith(LEFT_OUT)),
+            *(name for name, _ in self.path_values),
+        )
 
     @property
     def own_columns(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from etl_toolkit.errors import SourceError, TargetError, UnknownColumnError, Uns
 from etl_toolkit.hints import did_you_mean, has_no_header
 from etl_toolkit.keys import KEY_TYPES, KeyType, fold_name, key_type
 from etl_toolkit.model import (
+    LEFT_OUT,
     Batch,
     Column,
     ConflictAction,
@@ -78,7 +79,8 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
     if len(set(renamed)) < len(renamed):
         raise SourceError(f"{file.name}: two of its columns differ only in case and match the same column of the table")
     where = f"{file.name}: "
-    if (extra := [name for name in renamed if name not in names]) and spec.read.extra_columns == "error":
+    unknown = [name for name in renamed if name not in names and not name.startswith(LEFT_OUT)]
+    if (extra := unknown) and spec.read.extra_columns == "error":
         free = [column.name for column in target.columns if column.name not in taken]
         words = (
             f"{where}column {', '.join(map(repr, extra))} is not in {target.qualified_name}, which has "

@@ -16,6 +16,7 @@ from etl_toolkit.sources.csv_file import LINE_SEPARATOR, too_many_rejects
 from etl_toolkit.sources.held import HeldLines, split_streams
 from etl_toolkit.sources.inputs import escape_name, expand, partition_of
 from etl_toolkit.sources.located import locate, number_in_file, ordinals
+from etl_toolkit.sources.naming import in_chosen_order
 from etl_toolkit.sources.relation import (
     UnreadableTextError,
     csv_relation,
@@ -45,6 +46,7 @@ __all__ = [
     "expand",
     "extract_expression",
     "group_alike",
+    "in_chosen_order",
     "is_in_reach",
     "is_record",
     "line_texts",

@@ -22,6 +22,7 @@ from etl_toolkit.sources.inputs import escape_name, storable
 from etl_toolkit.sources.octets import Utf8Stream, open_utf8
 from etl_toolkit.sources.records import Shape
 from etl_toolkit.sources.structure import BLOCK_BYTES, Piece, pieces
+from etl_toolkit.sources.values import converts_values
 from etl_toolkit.stopping import Stop
 
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)")
@@ -62,9 +63,11 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
                 seen = raw.size
         content_hash = raw.finish()
     dialect = CsvDialect(header.delimiter, options.quote, text.encoding, header.has_header, skip, copy_text)
+    is_literal = not converts_values(options)
     return SourceFile(
         0, storable(path), "csv", header.columns, content_hash, raw.size, path=path, dialect=dialect,
-        is_plain=mending.is_plain, is_copyable=mending.is_copyable, is_bare=mending.is_plain and not mending.has_backslash,
+        is_plain=mending.is_plain and is_literal, is_copyable=mending.is_copyable and is_literal,
+        is_bare=mending.is_plain and is_literal and not mending.has_backslash,
         readable=mending.copy if mending.is_copied else None,
         malformed=tuple(mending.malformed), records=mending.count, longest_record_bytes=mending.longest,
         header=header.raw.decode() if header.has_header else shape.spell(header.columns),

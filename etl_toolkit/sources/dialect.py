@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from etl_toolkit.errors import SourceError, UsageError
+from etl_toolkit.errors import SourceError
 from etl_toolkit.model import ReadOptions
 from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.records import Record, Scanner, Shape, count_lines
@@ -28,24 +28,6 @@ class Header:
     size: int
     lines: int
     is_tidy: bool
-
-
-def check_options(options: ReadOptions) -> ReadOptions:
-    r"""Return the options with `\t` read as a tab. Raises UsageError for what no CSV file can have."""
-    delimiter = "\t" if options.delimiter == "\\t" else options.delimiter
-    if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '\r\n\0"'):
-        raise UsageError(f"the delimiter must be one ASCII character, not {delimiter!r}; for example , ; | or \\t")
-    quote = options.quote
-    if len(quote) > 1 or not quote.isascii() or quote in ("\r", "\n", "\0") or (quote and quote == delimiter):
-        raise UsageError(f"the quote must be one ASCII character other than the delimiter, or empty, not {quote!r}")
-    for name in options.headers or ():
-        if not name or options.headers is None or options.headers.count(name) > 1:
-            raise UsageError(f"headers must be distinct names that are not empty; {name!r} is not")
-    if options.format not in (None, "csv", "pgtext", "parquet"):
-        raise UsageError(f"unknown format {options.format!r}; choose csv, pgtext or parquet")
-    if options.skip < 0:
-        raise UsageError(f"the number of lines to skip must be 0 or more, not {options.skip}")
-    return replace(options, delimiter=delimiter, quote=quote)
 
 
 def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, max_bytes: int) -> Header | None:
@@ -80,7 +62,9 @@ def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, 
         if b"\0" in first.raw:
             reason += "; if the file is UTF-16, give --encoding utf-16-le"
         raise SourceError(f"{escape_name(path)}, line {first.lines_before + 1}: the header cannot be read: {reason}")
-    columns = _checked(names, path, lines=options.skip + first.lines_before + 1)
+    columns = names
+    if options.names == "exact":
+        _check_header(names, path, lines=options.skip + first.lines_before + 1)
     size = head.find(first.raw) + len(first.raw)
     size += 2 if head[size : size + 2] == b"\r\n" else min(1, len(head) - size)
     tidy = first.raw + b"\n" == head[:size] or (first.raw == head and at_end)
@@ -106,14 +90,15 @@ def _check_no_header(names: tuple[str, ...] | None, options: ReadOptions, path: 
         )
 
 
-def _checked(names: tuple[str, ...], path: Path, *, lines: int) -> tuple[str, ...]:
-    remedy = f"fix the header, or skip it with --skip {lines} and name all columns with --headers"
+def _check_header(names: tuple[str, ...], path: Path, *, lines: int) -> None:
+    remedy = (
+        f"fix the header, give --read names=snake, or skip it with --skip {lines} and name all columns with --headers"
+    )
     for number, name in enumerate(names, start=1):
         if not name:
             raise SourceError(f"{escape_name(path)}: column {number} of the header has no name; {remedy}")
         if name in names[: number - 1]:
             raise SourceError(f"{escape_name(path)}: column {name!r} appears twice in the header; {remedy}")
-    return names
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from etl_toolkit.model import SourceFile
 from etl_toolkit.sources.quoting import drop_idle_quotes
+from etl_toolkit.sources.values import converts_values
 
 SIZE_BITS = 15
 LONGEST_LINE_BYTES = (1 << SIZE_BITS) - 1  # a batch of 2,048 of them is 64 MB
@@ -42,6 +43,8 @@ def _room_for(file: SourceFile) -> int:
         fields = (file.records or 0) * len(file.columns)
         return max(SPELLED_RATIO * file.size_bytes, FIELD_BYTES * fields) + SLACK_BYTES
     assert file.readable is not None
+    if converts_values(file.read):  # `true` is longer than `j`
+        return 2 * file.readable.stat().st_size + SLACK_BYTES
     is_theirs = file.readable.is_symlink()  # and may be gone by now; else it is a copy of ours
     return (file.size_bytes if is_theirs else file.readable.stat().st_size) + 1  # the last line may lack its end
 

@@ -11,6 +11,7 @@ from etl_toolkit.model import Layout, SourceFile
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.typed import hides_bytes, typed_text
+from etl_toolkit.sources.values import converted, nulls_of_reader
 from etl_toolkit.workspace import literal
 
 NO_ROOM = ("No space left", "File too large", "quota exceeded", "max_temp_directory_size", "Could not write file")
@@ -153,14 +154,18 @@ def line_relation(files: Sequence[SourceFile]) -> str:
 
 
 def csv_relation(files: Sequence[SourceFile]) -> str:
-    """A relation (file_index, c0, c1, …) over CSV files that are alike: unquoted empty is NULL, quoted empty the empty text."""
+    """A relation (file_index, c0, c1, …) over CSV files that are alike: unquoted empty is NULL, quoted empty the empty text.
+
+    Where the files are read with other rules for values, the texts are those that PostgreSQL reads.
+    """
     names, dialect = names_of(files[0]), files[0].dialect
     columns = ", ".join(f"'{name}': 'VARCHAR'" for name in names)
-    return (
+    relation = (
         f"(SELECT file_index, {', '.join(names)} FROM read_csv([{_paths(files)}], columns = {{{columns}}}, "
         f"delim = {literal(dialect.delimiter)}, quote = {literal(dialect.quote)}, escape = {literal(dialect.quote)}, "
-        f"allow_quoted_nulls = false, {_options(files)}))"
+        f"{nulls_of_reader(files[0].read)}, {_options(files)}))"
     )
+    return converted(relation, files[0], names)
 
 
 def _options(files: Sequence[SourceFile]) -> str:
@@ -268,4 +273,4 @@ def group_alike(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
 
 def _form(file: SourceFile) -> tuple[object, ...]:
     shape = (file.format, file.is_plain, file.dialect, file.columns, file.path_values, file.target_types, file.offsets)
-    return *shape, file.relation_columns, file.relation_types
+    return *shape, file.relation_columns, file.relation_types, file.read

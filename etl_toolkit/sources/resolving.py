@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import duckdb
+from blake3 import blake3
 
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import ReadOptions, SourceFile, Sources
+from etl_toolkit.sources.asked import check_options
 from etl_toolkit.sources.csv_file import Bounds, examine_csv
-from etl_toolkit.sources.dialect import check_options
 from etl_toolkit.sources.frames import examine_frame
 from etl_toolkit.sources.held import held_bytes
 from etl_toolkit.sources.inputs import escape_name, expand, kind_of, path_values
+from etl_toolkit.sources.naming import check_names, name_columns
 from etl_toolkit.sources.relation import parquet_relation, read_failure, typed_relation
 from etl_toolkit.sources.typed import INDEX_PREFIX, examine_parquet
 from etl_toolkit.workspace import Workspace
@@ -46,10 +49,31 @@ def resolve(
     tasks = [_task(item, number, options, bounds, workspace) for number, item in enumerate(items, start=1)]
     with ThreadPoolExecutor(max_workers=EXAMINERS, thread_name_prefix="etl-examine") as pool:
         examined = list(pool.map(lambda task: task(), tasks))
+    examined = [_read_as(file, options) for file in examined]
+    check_names(examined, options)
     files = [_placed(file, position, workspace) for position, file in enumerate(examined)]
     workspace.reserve(held_bytes(files))
     workspace.lock_down(file.path for file in files if file.path is not None)
     return Sources(tuple(files))
+
+
+def _read_as(file: SourceFile, options: ReadOptions) -> SourceFile:
+    """The file with its columns named, and known by how it is read as well as by its bytes.
+
+    Two feeds may read the same bytes and get different rows: what one has loaded, the other has not.
+    """
+    said = {
+        item.name: getattr(options, item.name)
+        for item in fields(options)
+        if item.name != "extra_columns" and getattr(options, item.name) != item.default
+    }
+    if file.format != "csv":
+        said = {name: value for name, value in said.items() if name in ("names", "rename", "columns")}
+    named = name_columns(replace(file, read=options), options)
+    if not said:
+        return named
+    spelled = json.dumps(said, sort_keys=True).encode()
+    return replace(named, content_hash=blake3(file.content_hash.encode() + spelled).hexdigest())
 
 
 def read_once(sources: Sources, workspace: Workspace, *, is_first_kept: bool) -> Sources:

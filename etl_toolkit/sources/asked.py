@@ -1,0 +1,95 @@
+"""What may be asked of the reading of files: options that no file can have are refused before one is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from etl_toolkit.errors import UsageError
+from etl_toolkit.model import PerColumn, ReadOptions
+from etl_toolkit.sources.values import date_grammar
+
+_FORMATS = ("csv", "pgtext", "parquet")
+_SEPARATORS = (".", ",", "'", "\u2019", "_", " ")
+
+
+def check_options(options: ReadOptions) -> ReadOptions:
+    r"""Return the options with `\t` read as a tab, and one text as a list of one. Raises UsageError for what cannot be."""
+    delimiter = "\t" if options.delimiter == "\\t" else options.delimiter
+    if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '\r\n\0"'):
+        raise UsageError(f"the delimiter must be one ASCII character, not {delimiter!r}; for example , ; | or \\t")
+    quote = options.quote
+    if len(quote) > 1 or not quote.isascii() or quote in ("\r", "\n", "\0") or (quote and quote == delimiter):
+        raise UsageError(f"the quote must be one ASCII character other than the delimiter, or empty, not {quote!r}")
+    for name in options.headers or ():
+        if not name or options.headers is None or options.headers.count(name) > 1:
+            raise UsageError(f"headers must be distinct names that are not empty; {name!r} is not")
+    if options.format not in (None, *_FORMATS):
+        raise UsageError(f"unknown format {options.format!r}; choose {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")
+    if options.skip < 0:
+        raise UsageError(f"the number of lines to skip must be 0 or more, not {options.skip}")
+    checked = replace(
+        options, delimiter=delimiter, quote=quote, null=_listed(options.null), date_format=_listed(options.date_format),
+        currency=_as_tuple(options.currency), true=_as_tuple(options.true), false=_as_tuple(options.false),
+        columns=_as_tuple(options.columns),
+    )  # fmt: skip
+    _check_columns(checked)
+    _check_values(checked)
+    return checked
+
+
+def _as_tuple(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _listed(value: PerColumn | str) -> PerColumn:
+    return {name: _as_tuple(each) for name, each in value.items()} if isinstance(value, Mapping) else _as_tuple(value)
+
+
+def _check_columns(options: ReadOptions) -> None:
+    if options.names not in ("exact", "snake"):
+        raise UsageError(f"unknown form of names {options.names!r}; choose exact or snake")
+    for option, names in (("columns", list(options.columns)), ("rename", list((options.rename or {}).values()))):
+        for name in names:
+            if not name or "\0" in name:
+                raise UsageError(f"{option}: a name must not be empty")
+            if names.count(name) > 1:
+                raise UsageError(f"{option}: {name!r} is named twice")
+
+
+def _check_values(options: ReadOptions) -> None:
+    if options.quoted_empty not in ("text", "null"):
+        raise UsageError(f"quoted_empty must be text or null, not {options.quoted_empty!r}")
+    if options.decimal not in (".", ","):
+        raise UsageError(f"decimal must be . or , and not {options.decimal!r}")
+    if options.thousands and options.thousands not in _SEPARATORS:
+        raise UsageError(f"thousands must be one of {' '.join(_SEPARATORS[:-1])} or a blank, not {options.thousands!r}")
+    if options.thousands == options.decimal:
+        raise UsageError(
+            f"thousands and decimal are both {options.decimal!r}; name the one that is before the decimals as decimal"
+        )
+    _check_words(options)
+    _check_date_formats(options.date_format)
+
+
+def _check_words(options: ReadOptions) -> None:
+    for sign in options.currency:
+        if not sign.strip() or any(
+            character.isdigit() or character in "+-.,'eE()" for character in sign if len(sign) == 1
+        ):
+            raise UsageError(f"a currency is a sign or a code, for example € or EUR, and not {sign!r}")
+    for word in options.true:
+        if word.lower() in (other.lower() for other in options.false):
+            raise UsageError(f"{word!r} is given for both true and false")
+
+
+def _check_date_formats(asked: PerColumn) -> None:
+    formats = asked.values() if isinstance(asked, Mapping) else [asked]
+    for date_format in (item for some in formats for item in some):
+        try:
+            date_grammar(date_format)
+        except ValueError as error:
+            raise UsageError(f"date_format {date_format!r}: {error}") from None
+        if "%" not in date_format:
+            raise UsageError(f"date_format {date_format!r}: has no directive; for example %d.%m.%Y")
