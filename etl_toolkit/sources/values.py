@@ -62,24 +62,36 @@ def converted(relation: str, file: SourceFile, names: Sequence[str]) -> str:
         return relation
     targets = file.target_types or (_UNKNOWN,) * len(names)
     columns = list(zip(names, file.columns, targets, strict=True))
-    layers = (
-        [f"{_without_blanks(name)} AS {name}" for name in names] if options.trim else [],
-        [f"{_without_nulls(name, _of_column(options.null, own))} AS {name}" for name, own, _ in columns],
-        [f"{_spelled(name, own, target, options)} AS {name}" for name, own, target in columns],
-    )
-    for layer in layers:  # one on top of the other, so that no expression is evaluated twice
-        if any(item != f"{name} AS {name}" for item, name in zip(layer, names, strict=False)):
-            relation = f"(SELECT file_index, {', '.join(layer)} FROM {relation})"
-    return relation
+    if options.trim:
+        relation = _layer(
+            relation, [item for name in names for item in (name, f"trim({name}, {literal(_BLANKS)}) AS {_bare(name)}")]
+        )
+    relation = _layer(relation, [f"{_without_nulls(name, own, options)} AS {name}" for name, own, _ in columns])
+    return _layer(relation, [f"{_spelled(name, own, target, options)} AS {name}" for name, own, target in columns])
 
 
-def _without_blanks(text: str) -> str:
-    """The text without blanks around it: NULL where nothing is left of blanks, empty where it was."""
-    return f"CASE WHEN {text} = '' THEN '' ELSE nullif(trim({text}, {literal(_BLANKS)}), '') END"
+def _layer(relation: str, items: Sequence[str]) -> str:
+    """One SELECT on top of another, so that no expression is evaluated twice."""
+    return f"(SELECT file_index, {', '.join(items)} FROM {relation})"
 
 
-def _without_nulls(text: str, markers: Sequence[str]) -> str:
-    return f"CASE WHEN {text} IN ({', '.join(map(literal, markers))}) THEN NULL ELSE {text} END" if markers else text
+def _bare(name: str) -> str:
+    return f"bare_{name}"
+
+
+def _without_nulls(text: str, name: str, options: ReadOptions) -> str:
+    """The text without the blanks around it; NULL for a marker, and for nothing but blanks.
+
+    A marker without blanks that is for all columns was one for DuckDB's reader already, unless it is quoted.
+    """
+    bare = _bare(text) if options.trim else text
+    conditions = []
+    if isinstance(options.null, Mapping) and (markers := _of_column(options.null, name)):
+        conditions.append(f"{bare} IN ({', '.join(map(literal, markers))})")
+    if options.trim:
+        markers = ["", *(options.null if not isinstance(options.null, Mapping) else ())]
+        conditions.append(f"({bare} IN ({', '.join(map(literal, markers))}) AND {bare} <> {text})")
+    return f"CASE WHEN {' OR '.join(conditions)} THEN NULL ELSE {bare} END" if conditions else text
 
 
 def _of_column(values: PerColumn, name: str) -> Sequence[str]:

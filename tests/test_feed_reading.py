@@ -1,0 +1,165 @@
+"""Files that are spelled in other ways load as the same rows in plain CSV would, with every strategy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from psycopg2.extensions import connection as Connection
+
+from etl_toolkit import ConflictAwareProcessor, explain_row, ingest
+from etl_toolkit.errors import EtlError
+from etl_toolkit.model import LoadResult, ReadOptions, Strategy
+
+STRATEGIES = [str(strategy) for strategy in Strategy]
+GERMAN = ReadOptions(
+    delimiter=";", decimal=",", thousands=".", currency=("€",), date_format=("%d.%m.%Y", "%d.%m.%Y %H:%M"), trim=True,
+    null=("NA", "-"), true=("ja",), false=("nein",), names="snake", rename={"Kunden-Nr.": "id"},
+)  # fmt: skip
+FILES = [
+    "Kunden-Nr.;Betrag #;Tag;Um;Aktiv;Name\n"
+    "1.000;1.234,56 €;31.12.2024;01.02.2024 03:04;ja; Ann \n"
+    "2;NA;-;-;nein;\"NA\"\n"
+    "1.001;-5;01.01.1999;01.01.1999 00:00;;\"\"\n",
+    "Kunden-Nr.;Betrag #;Tag;Um;Aktiv;Name\n"
+    "1000;€ 7,5;1.2.2024;01.02.2024 03:05; Nein ;\"a;b\"\n"
+    " 3 ;1.2;01.02.2024;01.02.2024 03:04;x;short group\n"
+    "4;1,5-;2024-02-01;01.02.2024 03:04;ja;other date\n"
+    "5;8;01.02.2024;01.02.2024 03:04;vielleicht;no truth\n"
+    "6;0,10;29.02.2024;29.02.2024 23:59;JA;  \n",
+]  # fmt: skip
+ROWS = [
+    (2, None, None, None, False, "NA"),
+    (6, "0.10", "2024-02-29", "2024-02-29 23:59:00", True, None),
+    (1000, "7.5", "2024-02-01", "2024-02-01 03:05:00", False, "a;b"),
+    (1001, "-5", "1999-01-01", "1999-01-01 00:00:00", None, ""),
+]
+REJECTS = [
+    (1, 1, 3, "3 ;1.2;01.02.2024;01.02.2024 03:04;x;short group", "is no number with decimal ,"),
+    (1, 2, 4, "4;1,5-;2024-02-01;01.02.2024 03:04;ja;other date", "is not of the format %d.%m.%Y or"),
+    (1, 3, 5, "5;8;01.02.2024;01.02.2024 03:04;vielleicht;no truth", "vielleicht"),
+]
+
+
+@pytest.fixture
+def table(database: str, connection: Connection) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE t (id bigint PRIMARY KEY, betrag_number numeric, tag date, um timestamp, aktiv bool, name text)"
+        )
+    return database
+
+
+def put(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def rows(
+    connection: Connection, columns: str = "id, betrag_number::text, tag::text, um::text, aktiv, name"
+) -> list[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {columns} FROM t ORDER BY 1")
+        return list(cursor.fetchall())
+
+
+def rejects(connection: Connection, result: LoadResult) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT file, record, line, raw, reason FROM etl_toolkit.rejects WHERE run_id = %s ORDER BY 1, 2",
+            (result.run_id,),
+        )
+        return list(cursor.fetchall())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_reads_values_alike(table: str, connection: Connection, tmp_path: Path, strategy: Any) -> None:
+    files = [put(tmp_path / f"{number}.csv", text) for number, text in enumerate(FILES)]
+    force = strategy == "full_parallel"
+    result = ingest(files[force:], "t", "id", table, read=GERMAN, strategy=strategy, max_rejects=3)
+    expected = ROWS[1:3] if force else ROWS
+    assert rows(connection) == expected
+    found = rejects(connection, result)
+    assert [row[1:4] for row in found] == [
+        (record, line, text if line > 3 else " " + text) for _, record, line, text, _ in REJECTS
+    ]
+    assert all(part in row[4] for row, (*_, part) in zip(found, REJECTS, strict=True))
+    assert result
+
+
+def test_explain_reads_the_values_as_the_load_did(table: str, connection: Connection, tmp_path: Path) -> None:
+    files = [put(tmp_path / f"{number}.csv", text) for number, text in enumerate(FILES)]
+    ingest(files, "t", "id", table, read=GERMAN, max_rejects=3)
+    found = explain_row("t", {"id": "1000"}, dsn=table)
+    assert [(item.values["betrag_number"], item.verdict[:4]) for item in found.occurrences] == [
+        ("7.5", "won:"),
+        ("1234.56", "lost"),
+    ]
+    assert not found.notes
+
+
+def test_the_same_bytes_read_in_another_way_are_other_content(
+    table: str, connection: Connection, tmp_path: Path
+) -> None:
+    path = put(tmp_path / "a.csv", "id,betrag_number\n1,1.234\n")
+    results = [
+        ingest(path, "t", "id", table, read=read)
+        for read in (ReadOptions(), ReadOptions(decimal=",", thousands="."), ReadOptions())
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT content_hash FROM etl_toolkit.files f JOIN etl_toolkit.runs r USING (run_id) ORDER BY started_at"
+        )
+        first, second, third = (row[0] for row in cursor.fetchall())
+    assert first == third != second
+    assert [bool(result.loaded_before) for result in results] == [False, False, True]
+    assert rows(connection, "betrag_number::text") == [("1.234",)]
+
+
+def test_columns_are_renamed_chosen_and_put_in_order(database: str, connection: Connection, tmp_path: Path) -> None:
+    csv = put(tmp_path / "a.csv", "Order ID,note,,note,Größe\n1,a,b,c,d\n")
+    parquet = tmp_path / "b.parquet"
+    pq.write_table(pa.table({"orderId": [2], "note": ["x"], "Größe": ["y"]}), parquet)
+    read = ReadOptions(names="snake", columns=["größe", "id"], rename={"order_id": "id"})
+    result = ingest([csv, parquet], "t", "id", database, read=read, create_table=True)
+    assert result.created_sql is not None
+    assert result.created_sql.index('"größe" text') < result.created_sql.index('"id" bigint')
+    assert rows(connection, "*") == [("d", 1), ("y", 2)]
+
+
+@pytest.mark.parametrize(("read", "message"), [
+    ({"columns": ["nmae", "id"]}, "columns: no file has a column 'nmae' (did you mean name?)"),
+    ({"rename": {"nmae": "x"}}, "rename: no file has a column 'nmae'"),
+    ({"null": {"nmae": ["x"]}}, "null: no file has a column 'nmae'"),
+    ({"rename": {"name": "id"}}, "are both named 'id'"),
+    ({"columns": ["name"]}, "has no key column 'id'"),
+])  # fmt: skip
+def test_a_column_that_no_file_has_is_a_mistake(table: str, tmp_path: Path, read: dict[str, Any], message: str) -> None:
+    with pytest.raises(EtlError, match=re.escape(message)):
+        ingest(put(tmp_path / "a.csv", "id,name\n1,a\n"), "t", "id", table, read=ReadOptions(**read))
+
+
+def test_a_table_is_created_with_the_types_of_the_values_as_they_are_spelled(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    files = [put(tmp_path / f"{number}.csv", text) for number, text in enumerate([FILES[0]])]
+    ingest(files, "t", "id", database, read=GERMAN, create_table=True)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT attname, format_type(atttypid, -1) FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0"
+        )
+        assert dict(cursor.fetchall()) == {
+            "id": "bigint", "betrag_number": "numeric", "tag": "date", "um": "timestamp without time zone", "aktiv": "boolean", "name": "text",
+        }  # fmt: skip
+
+
+def test_keys_are_compared_as_they_are_meant(table: str, tmp_path: Path) -> None:
+    files = [put(tmp_path / "a.csv", "id;name\n1.000;a\n"), put(tmp_path / "b.csv", "id;name\n1000;b\n")]
+    read = ReadOptions(thousands=".", decimal=",")
+    assert ConflictAwareProcessor(table).plan(files, "t", ["id"], read=read).overlap.shared_keys == 1  # type: ignore[union-attr]
+    assert ConflictAwareProcessor().analyze(files, ["id"], read=read).shared_keys == 1
