@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from etl_toolkit.config import ParallelConfig
     from etl_toolkit.errors import EtlError, StoppedError
+    from etl_toolkit.feed import Feed
     from etl_toolkit.history import check_production, explain_row, rejects, runs
     from etl_toolkit.model import ConflictAction, KeyOverlap, LoadResult, Plan, ReadOptions, Strategy, WriteOptions
     from etl_toolkit.processor import ConflictAwareProcessor, ingest
@@ -18,6 +19,7 @@ __all__ = [
     "ConflictAction",
     "ConflictAwareProcessor",
     "EtlError",
+    "Feed",
     "KeyOverlap",
     "LoadResult",
     "ParallelConfig",
@@ -38,6 +40,7 @@ _HOMES = {
     "ConflictAction": "model",
     "ConflictAwareProcessor": "processor",
     "EtlError": "errors",
+    "Feed": "feed",
     "KeyOverlap": "model",
     "LoadResult": "model",
     "ParallelConfig": "config",

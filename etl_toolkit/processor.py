@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ from etl_toolkit.errors import (
     map_driver_error,
     reason_of,
 )
+from etl_toolkit.feed import Feed
+from etl_toolkit.feed.document import open_feed
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.conventions import PRINTED, named_conventions
@@ -53,7 +56,7 @@ from etl_toolkit.overlap import measure
 from etl_toolkit.plan import spelled_as
 from etl_toolkit.prepare import Resumed, forecast_plan, prepare_load, resolve_files
 from etl_toolkit.ranking import collapse
-from etl_toolkit.request import connection_string, default_spec, spec_of
+from etl_toolkit.request import NOTHING_ASKED, check_named, connection_string, default_spec, spec_of
 from etl_toolkit.scan import scan
 from etl_toolkit.stopping import STEP_SECONDS, Stop, run_stoppable
 from etl_toolkit.strategies import STRATEGIES
@@ -306,8 +309,8 @@ class ConflictAwareProcessor:
 
 
 def ingest(
-    files: Any, table: str, key: str | Sequence[str], dsn: Any = None, *,
-    read: ReadOptions | None = None, write: WriteOptions | None = None,
+    files: Any = None, table: str | None = None, key: str | Sequence[str] | None = None, dsn: Any = None, *,
+    feed: Feed | str | os.PathLike[str] | None = None, read: ReadOptions | None = None, write: WriteOptions | None = None,
     strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict | None = None,
     create_table: bool | None = None, max_rejects: int | None = None, atomic: bool | None = None, force: bool | None = None,
     undoable: bool | None = None,
@@ -323,7 +326,8 @@ def ingest(
         files: A path, a glob, a pandas, polars or Arrow frame, or a list of them, in loading order.
         table: `name` or `schema.name`.
         key: The column or columns of the unique index that decides which rows are the same.
-        dsn: A libpq URL or keyword string, SQLAlchemy Engine; None is the embedded server.
+        dsn: A libpq URL or keyword string, SQLAlchemy Engine; None is the feed's, else the embedded server.
+        feed: A feed file, or a `Feed`: all of this in one file. What is given here overrides it.
         read: How the files are read, with all options of reading; those below that are also parameters override it.
         write: What the rows do to the table beyond key and conflict action.
         strategy: How the files reach the table, which ends up the same with each; None: from `config`, or chosen for these files.
@@ -357,10 +361,15 @@ def ingest(
 
     Example:
         ingest("drops/*.csv", "sales.orders", key="order_id", dsn="postgresql://etl@db/shop")
+        ingest(feed="feeds/orders.toml")
     """
     options = locals()
+    if given := open_feed(feed):
+        dsn, config = given.dsn if dsn is None else dsn, config or given.config
+        files = given.files if files is None else files
     processor = ConflictAwareProcessor(dsn, concurrency=concurrency, config=config, on_event=on_event)
-    spec = spec_of(options, default_spec(processor.config))
+    spec = spec_of(options, default_spec(processor.config, given.spec if given else NOTHING_ASKED))
+    check_named(files, spec)
     stop = stop or Stop()
     with card_if_wanted(progress=progress) as card:
         return processor._with(card).load(files, spec, stop)

@@ -65,9 +65,17 @@ def spec_of(arguments: Mapping[str, Any], base: LoadSpec = NOTHING_ASKED) -> Loa
     return replace(base, **chosen)
 
 
-def default_spec(config: ParallelConfig) -> LoadSpec:
-    """What is loaded as the configuration says, where nothing else is asked for."""
-    return replace(NOTHING_ASKED, strategy=Strategy(config.strategy))
+def default_spec(config: ParallelConfig, base: LoadSpec = NOTHING_ASKED) -> LoadSpec:
+    """What `base` asks for, by the strategy that the configuration names."""
+    return replace(base, strategy=Strategy(config.strategy))
+
+
+def check_named(files: Any, spec: LoadSpec) -> None:
+    """Raise UsageError where it is not said what is loaded, or into which table."""
+    if files is None or files in ([], ()):
+        raise UsageError("no files given; name at least one CSV or Parquet file, or a feed with --feed FILE")
+    if not spec.table:
+        raise UsageError("no table given; name it with --table NAME, or a feed with --feed FILE")
 
 
 def _checked(kind: type[T], options: T) -> T:

@@ -9,7 +9,7 @@ import json
 import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -95,6 +95,36 @@ def parse_options(
     except TypeError:
         missing = [name for name, item in known.items() if item.name not in converted and _is_required(item)]
         return None, tuple(Mistake((), f"lacks {name}") for name in missing)
+
+
+def json_schema(kind: type[Any]) -> dict[str, Any]:
+    """The JSON Schema of a table with these options."""
+    hints, properties = _hints(kind), {}
+    for name, item in option_fields(kind).items():
+        properties[name] = _schema_of(hints[item.name]) | {"description": item.metadata.get("doc", "")}
+        if item.default is not MISSING and item.default not in (None, ()):
+            properties[name]["default"] = item.default
+        if item.metadata.get("minimum") is not None:
+            properties[name]["minimum"] = item.metadata["minimum"]
+    required = [name for name, item in option_fields(kind).items() if _is_required(item)]
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return schema | {"required": required} if required else schema
+
+
+def _schema_of(hint: Any) -> dict[str, Any]:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        kinds = [_schema_of(kind) for kind in arguments if kind is not type(None)]
+        return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin is tuple:
+        return {"anyOf": [_schema_of(arguments[0]), {"type": "array", "items": _schema_of(arguments[0])}]}
+    if origin is not None and issubclass(origin, Mapping):
+        return {"type": "object", "additionalProperties": _schema_of(arguments[1])}
+    if is_dataclass(hint) and isinstance(hint, type):
+        return json_schema(hint)
+    return {"type": {bool: "boolean", int: "integer", float: "number", str: "string"}[hint]}
 
 
 def parse_assignments(kind: type[Any], assignments: Iterable[str], *, origin: str) -> dict[str, Any]:
@@ -238,6 +268,4 @@ def _spell_default(value: Any) -> str:
 
 
 def _is_required(item: Field[Any]) -> bool:
-    from dataclasses import MISSING
-
     return item.default is MISSING and item.default_factory is MISSING

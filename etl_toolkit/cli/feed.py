@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 feed = typer.Typer(help="Files that describe a load.", no_args_is_help=True)
@@ -29,3 +31,18 @@ def list_options() -> None:
             ]
         )
     )
+
+
+@feed.command("schema")
+def show_schema(
+    derive: Annotated[
+        bool, typer.Option("--derive", help="From the code, not from the published file.", hidden=True)
+    ] = False,
+) -> None:
+    """Print the JSON Schema of a feed file, for editors."""
+    from etl_toolkit.cli.options import print_json
+    from etl_toolkit.feed.schema import feed_schema, schema_text
+
+    if derive:
+        return print_json(feed_schema())
+    typer.echo(schema_text(), nl=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,25 +20,31 @@ from etl_toolkit.cli.options import (
     Dsn,
     Encoding,
     ExtraColumns,
+    FeedFile,
     Files,
     Format,
     Headers,
     Jobs,
     Json,
-    Key,
+    LoadKey,
     OnConflict,
     OrderBy,
     Quote,
     Read,
     Skip,
     Strategy,
-    Table,
+    TargetTable,
     TimeZone,
     Wait,
     Write,
 )
 from etl_toolkit.cli.signals import stopped_by_signals
 from etl_toolkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from etl_toolkit.config import ParallelConfig
+    from etl_toolkit.feed import Feed
+    from etl_toolkit.model import LoadSpec
 
 REJECTED_EXIT_CODE = 3
 
@@ -50,9 +56,10 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    files: Files,
-    table: Table,
-    key: Key,
+    files: Files = None,
+    table: TargetTable = None,
+    key: LoadKey = None,
+    feed: FeedFile = None,
     strategy: Strategy = None,
     jobs: Jobs = None,
     order_by: OrderBy = None,
@@ -96,14 +103,14 @@ def ingest(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings only: no progress, no report.")] = False,
 ) -> None:
     """Load files into a table in parallel, upserting; the table ends up as if they had been loaded one by one."""
-    chosen = options.load_options(locals())
+    arguments = locals()
     from etl_toolkit.cli.progress import Progress
     from etl_toolkit.processor import ConflictAwareProcessor
-    from etl_toolkit.request import default_spec, spec_of
 
-    settings = load_config(config, preset=preset, jobs=jobs, wait=wait, strategy=strategy)
-    spec = spec_of(chosen, default_spec(settings))
-    server = options.resolve_dsn(dsn)
+    given = options.open_feed(feed)
+    settings = load_config(config, given, preset=preset, jobs=jobs, wait=wait, strategy=strategy)
+    files, spec = _asked(arguments, given, settings)
+    server = options.resolve_dsn(dsn, given)
     if dry_run:
         return show_plan(
             ConflictAwareProcessor(server, config=settings), files, spec, all_files=all_files, as_json=as_json
@@ -136,9 +143,10 @@ def report(result: Any, *, as_json: bool, all_files: bool = False, quiet: bool =
 
 
 def plan(
-    files: Files,
-    table: Table,
-    key: Key,
+    files: Files = None,
+    table: TargetTable = None,
+    key: LoadKey = None,
+    feed: FeedFile = None,
     strategy: Strategy = None,
     jobs: Jobs = None,
     order_by: OrderBy = None,
@@ -163,18 +171,20 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show the key overlap, the strategy and its reasons, and what would be written. Writes nothing."""
-    chosen = options.load_options(locals())
+    arguments = locals()
     from etl_toolkit.processor import ConflictAwareProcessor
-    from etl_toolkit.request import default_spec, spec_of
 
-    settings = load_config(config, jobs=jobs, strategy=strategy)
-    processor = ConflictAwareProcessor(options.resolve_dsn(dsn), config=settings)
-    show_plan(processor, files, spec_of(chosen, default_spec(settings)), all_files=all_files, as_json=as_json)
+    given = options.open_feed(feed)
+    settings = load_config(config, given, jobs=jobs, strategy=strategy)
+    files, spec = _asked(arguments, given, settings)
+    processor = ConflictAwareProcessor(options.resolve_dsn(dsn, given), config=settings)
+    show_plan(processor, files, spec, all_files=all_files, as_json=as_json)
 
 
 def overlap(
-    files: Files,
-    key: Key,
+    files: Files = None,
+    key: LoadKey = None,
+    feed: FeedFile = None,
     headers: Headers = None,
     delimiter: Delimiter = None,
     quote: Quote = None,
@@ -186,16 +196,29 @@ def overlap(
     as_json: Json = False,
 ) -> None:
     """Show which files share keys. Needs no database."""
-    chosen = options.load_options(locals())
+    arguments = locals()
+    from etl_toolkit.config import ParallelConfig
     from etl_toolkit.display import overlap_text
     from etl_toolkit.processor import ConflictAwareProcessor
-    from etl_toolkit.request import spec_of
 
-    found = ConflictAwareProcessor().measure(files, spec_of(chosen))
+    given = options.open_feed(feed)
+    settings = given.config if given else ParallelConfig()
+    files, spec = _asked(arguments | {"table": "any"}, given, settings)
+    found = ConflictAwareProcessor(config=settings).measure(files, spec)
     if as_json:
         options.print_json(as_json_value(asdict(found)))
     else:
         typer.echo(overlap_text(found, all_files=all_files))
+
+
+def _asked(arguments: dict[str, Any], feed: Feed | None, settings: ParallelConfig) -> tuple[list[str], LoadSpec]:
+    """The files that a command is to load, and how: as its flags say, else as the feed does."""
+    from etl_toolkit.request import NOTHING_ASKED, check_named, default_spec
+
+    files = arguments["files"] or (list(feed.files) if feed else [])
+    spec = options.spec_of_flags(arguments, default_spec(settings, feed.spec if feed else NOTHING_ASKED))
+    check_named(files, spec)
+    return files, spec
 
 
 def show_plan(processor: Any, files: list[str], spec: Any, *, all_files: bool, as_json: bool) -> None:
@@ -229,14 +252,14 @@ def _sinks(progress: Any, log_json: Path | None, metrics: Path | None, *, spans:
 
 
 def load_config(
-    path: Any, *, preset: str | None = None, jobs: int | None = None, wait: float | None = None,
+    path: Any, feed: Feed | None = None, *, preset: str | None = None, jobs: int | None = None, wait: float | None = None,
     strategy: str | None = None,
 ) -> Any:  # fmt: skip
-    """The configuration: flags before the environment before the file before the preset before the defaults."""
+    """The configuration: flags before the environment, the file, the feed, the preset and the defaults."""
     from etl_toolkit.config import resolve_config
 
     flags = {"preset": preset, "concurrency": jobs, "lock_wait_seconds": wait, "strategy": strategy}
-    return resolve_config(path, os.environ, flags)[0]
+    return resolve_config(path, os.environ, flags, (str(feed.path), dict(feed.settings)) if feed else None)[0]
 
 
 def as_json_value(value: Any) -> Any:

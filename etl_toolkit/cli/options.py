@@ -7,13 +7,25 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-Files = Annotated[list[str], typer.Argument(help="CSV, TSV or Parquet files (.gz, .zst), or globs, in loading order.")]
+if TYPE_CHECKING:
+    from etl_toolkit.feed import Feed
+    from etl_toolkit.model import LoadSpec
+
+Files = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILES...", help="CSV, TSV or Parquet files (.gz, .zst), or globs, in loading order."),
+]
 Table = Annotated[str, typer.Option("--table", "-t", help="Target table, `name` or `schema.name`.")]
-Key = Annotated[str, typer.Option("--key", "-k", help="Key column, or several separated by commas.")]
+# With a feed, both are optional.
+TargetTable = Annotated[str | None, typer.Option("--table", "-t", help="Target table, `name` or `schema.name`.")]
+LoadKey = Annotated[str | None, typer.Option("--key", "-k", help="Key column, or several separated by commas.")]
+FeedFile = Annotated[
+    Path | None, typer.Option("--feed", "-f", help="Feed file with files, table, key and options; flags override it.")
+]
 Dsn = Annotated[
     str | None, typer.Option("--dsn", help="Server (URL or keywords). Default: ETL_DSN, PG*, else embedded.")
 ]
@@ -74,25 +86,34 @@ def split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def resolve_dsn(given: str | None) -> str | None:
+def resolve_dsn(given: str | None, feed: Feed | None = None) -> str | None:
     """The server that is meant; None is the embedded one."""
     from etl_toolkit import server
 
-    return server.resolve_dsn(given, os.environ)
+    return server.resolve_dsn(feed.dsn if given is None and feed else given, os.environ)
 
 
-def load_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a load among the arguments of a command, as `ingest` takes them; what is None is not given."""
-    from etl_toolkit.model import ReadOptions, WriteOptions
+def spec_of_flags(arguments: Mapping[str, Any], base: LoadSpec) -> LoadSpec:
+    """What the arguments of a command ask for; what is not given is as in `base`."""
+    from etl_toolkit.request import spec_of
     from etl_toolkit.typed_options import make_options, parse_assignments
 
     given = {name.removeprefix("file_"): value for name, value in arguments.items() if value is not None}
-    for name, kind in (("read", ReadOptions), ("write", WriteOptions)):
+    for name, before in (("read", base.read), ("write", base.write)):
         if name in given:
-            given[name] = make_options(
-                kind, parse_assignments(kind, given[name], origin=f"--{name}"), origin=f"--{name}"
-            )
-    return given | {name: split(given[name]) for name in ("key", "headers") if name in given}
+            origin, kind = f"--{name}", type(before)
+            values = parse_assignments(kind, given[name], origin=origin)
+            given[name] = make_options(kind, values, before, origin=origin)
+    return spec_of(given | {name: split(given[name]) for name in ("key", "headers") if name in given}, base)
+
+
+def open_feed(path: Path | None) -> Feed | None:
+    """The feed that is named."""
+    if path is None:
+        return None
+    from etl_toolkit.feed import Feed
+
+    return Feed.from_toml(path)
 
 
 def print_json(value: Any) -> None:

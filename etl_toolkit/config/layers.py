@@ -19,13 +19,13 @@ Layer = tuple[str, dict[str, Any]]
 
 
 def resolve_config(
-    file: str | Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
+    file: str | Path | None, environ: Mapping[str, str], flags: Mapping[str, Any], feed: Layer | None = None
 ) -> tuple[ParallelConfig, dict[str, str]]:
     """Return the configuration, and for each setting where its value comes from.
 
     Precedence: `flags` (None: not given), then `environ` (`ETL_` and the name in capitals; empty counts as unset), then
-    the TOML file (`file`, else `ETL_CONFIG`), then the preset that the first of them names, then the default. Raises
-    ConfigError that names the place of the fault.
+    the TOML file (`file`, else `ETL_CONFIG`), then the `feed` (its path and settings), then the preset that the first of them
+    names, then the default. Raises ConfigError that names the place of the fault.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     check_names({name: None for name in given if name != "preset"}, "flags")
@@ -34,6 +34,8 @@ def resolve_config(
         section = read_section(named)
         check_names({name: None for name in section if name != "preset"}, str(named))
         layers.append((str(named), section))
+    if feed is not None:
+        layers.append(feed)
     config, origins = _preset(layers)
     for label, values in reversed(layers):
         for name, value in values.items():

@@ -1,0 +1,50 @@
+"""The JSON Schema of a feed file, with which editors complete and check it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from importlib.resources import files
+from typing import Any
+
+from etl_toolkit.config import ParallelConfig
+from etl_toolkit.feed.sections import SECTIONS, Top, describe_settings
+from etl_toolkit.model import Strategy
+from etl_toolkit.typed_options import json_schema
+
+SCHEMA_FILE = "feed.schema.json"
+_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string", "str | None": "string"}
+
+
+def feed_schema() -> dict[str, Any]:
+    """Return the schema; the package has it as the file `feed/feed.schema.json`."""
+    sections = {name: json_schema(kind) for name, kind in SECTIONS.items()}
+    sections["load"]["properties"] |= _settings()
+    sections["files"]["required"] = ["paths"]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A feed of etl-toolkit",
+        **json_schema(Top),
+        "properties": json_schema(Top)["properties"] | sections,
+        "required": ["files"],
+    }
+
+
+def schema_text() -> str:
+    """The schema as the package publishes it."""
+    return (files("etl_toolkit") / "feed" / SCHEMA_FILE).read_text(encoding="utf-8")
+
+
+def _settings() -> dict[str, Any]:
+    described = describe_settings()
+    settings: dict[str, Any] = {
+        "preset": {"enum": ["production", "development"], "description": "settings to start from"}
+    }
+    for item in fields(ParallelConfig):
+        kind: dict[str, Any] = {"type": _TYPES[str(item.type)]}
+        if item.name == "strategy":
+            kind = {"enum": [str(name) for name in Strategy]}
+        elif item.name.endswith("_bytes"):
+            kind = {"anyOf": [kind, {"type": "string", "pattern": "^[0-9]+ ?([kK]|[mM]|[gG]|[tT])[bB]$"}]}
+        settings[item.name] = kind | {"description": described[item.name], "default": item.default}
+    settings["temp_directory"].pop("default")
+    return settings
