@@ -25,7 +25,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-faults test-all fuzz lint lint-style lint-types lint-imports lint-notebooks format lab \
-	notebooks bench bench-peers report picture lock audit clean
+	notebooks bench bench-peers bench-shapes report picture lock audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ picture: $(STAMP) ## draw the README's picture from what the demo prints
 
 bench-peers: $(PEERS) ## the same workload through other loaders
 	$(BIN)/python -m etl_toolkit.bench.peers $(ARGS)
+
+bench-shapes: $(STAMP) ## tables and files as people have them: ours against the best plain way
+	$(BIN)/python -m etl_toolkit.bench.shape_sweep $(ARGS)
 
 lock: ## resolve pyproject.toml again into requirements.lock and requirements-peers.lock
 	@test -x build/lock/bin/uv || { "$(PYTHON)" -m venv build/lock && build/lock/bin/pip install --quiet uv==$(UV_VERSION); }

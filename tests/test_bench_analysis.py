@@ -225,6 +225,21 @@ def test_the_headline_is_the_speed_up_over_the_best_plain_way_that_was_right() -
     assert report["finding"].startswith("`auto` is 2.5 × as fast as the best correct hand-written way: a parallel COPY")
 
 
+def test_shapes_are_listed_by_their_speed_up_the_worst_first_with_a_geometric_mean() -> None:
+    found = {}
+    for shape, plain in (("base", 4.0), ("jsonb", 0.25), ("gz", 1.0)):
+        found |= {
+            made.case("auto", shape=shape): times(1.0),
+            made.case("staged_merge", kind="baseline", shape=shape): times(plain),
+        }
+    report = analysis.report(made.manifest(list(found)), made.samples(found))
+    assert [(line["shape"], line["verdict"]) for line in report["by_shape"]] == [
+        ("jsonb", "slower"), ("gz", "no difference shown"), ("base", "faster"),
+    ]  # fmt: skip
+    (mean,) = report["shape_means"]
+    assert (mean["speed_up"], mean["worst"], mean["shapes"]) == (pytest.approx(1.0), "jsonb", 3)
+
+
 def test_a_headline_that_the_runs_do_not_show_says_so() -> None:
     found = {made.case("auto"): [1.0, 2.0, 1.0], made.case("staged_merge", kind="baseline"): [1.1, 1.0, 1.1]}
     report = analysis.report(made.manifest(list(found)), made.samples(found))

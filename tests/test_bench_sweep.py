@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pytest
 from psycopg2.extensions import connection as Connection
 
 from etl_toolkit.bench import cases, contenders, peers, records, run_directory, sweep
+from etl_toolkit.bench.answer import table_answer
 from etl_toolkit.bench.contenders import Contender
 from etl_toolkit.bench.databases import ScratchDatabases
 from etl_toolkit.bench.records import RunRecord
+from etl_toolkit.bench.shapes import SHAPES
 from etl_toolkit.bench.statistics import FEWEST_RUNS_FOR_AN_INTERVAL
 from etl_toolkit.bench.sweep import Progress
 from etl_toolkit.bench.sweep_config import SweepConfig
@@ -291,7 +294,13 @@ def databases(dsn: str) -> Iterator[ScratchDatabases]:
 
 @pytest.mark.parametrize(
     ("state", "present", "unchanged"),
-    [("empty", 0, 0), ("half", 500, 0), ("rewritten", 1_000, 0), ("unchanged", 1_000, 1_000)],
+    [
+        ("empty", 0, 0),
+        ("half", 500, 0),
+        ("tenth", 1_000, pytest.approx(900, rel=0.1)),
+        ("rewritten", 1_000, 0),
+        ("unchanged", 1_000, 1_000),
+    ],
 )
 def test_a_table_state_is_what_it_says(
     tmp_path: Path, databases: ScratchDatabases, state: records.TableState, present: int, unchanged: int
@@ -309,6 +318,20 @@ def test_a_table_state_is_what_it_says(
         assert cursor.fetchone() == (unchanged,)
     connection.close()
     assert start.expected.rows == 1_000
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_loads_as_file_by_file_into_a_table_of_which_a_tenth_changes(
+    tmp_path: Path, databases: ScratchDatabases, shape: str
+) -> None:
+    made = generate(tmp_path, Workload(files=2, rows=60, overlap=0.5, shape=shape))
+    files = [str(path) for path in made.files]
+    start = databases.prepare(table_sql(made.workload, "target"), files, "tenth")
+    place = databases.reset(start)
+    assert start.expected.rows == made.distinct_keys
+    contenders.find("auto").load(files, place, "target", 2)
+    with closing(psycopg2.connect(place)) as connection:
+        assert table_answer(connection, "target", start.columns) == start.expected
 
 
 def test_a_run_begins_with_a_copy_that_the_run_before_has_not_touched(

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etl_toolkit.bench import fit, headline, recommend
+from etl_toolkit.bench import fit, headline, recommend, shape_table
 from etl_toolkit.bench.metrics import case_metrics, compare_within_settings, compared, strategy_summary
 from etl_toolkit.bench.records import RECORD_VERSION, Manifest, Sample
 
@@ -19,6 +19,7 @@ def report(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Any]:
     cases = [case_metrics(by_case[name]) for name in manifest.cases if name in by_case]
     compare_within_settings(cases, by_case)
     shapes = headline.shapes(cases, by_case)
+    lines = shape_table.by_shape(cases, by_case)
     supported, undecided = recommend.recommendations(cases, by_case)
     return {
         "version": RECORD_VERSION,
@@ -26,6 +27,8 @@ def report(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Any]:
         "status": manifest.status,
         "finding": headline.sentence(shapes, cases),
         "shapes": shapes,
+        "by_shape": lines,
+        "shape_means": shape_table.shape_means(lines),
         "noise": _noise(cases, by_case),
         "cases": cases,
         "strategies": strategy_summary(cases),

@@ -2,7 +2,7 @@
 
 A full grid of six axes takes days. Slices vary the overlap for every strategy, and the other axes one at a time around
 a middle case. The first value of each axis is the middle one. Corners are the cases of the table in performance notes:
-every overlap into an empty table, and every other table state with disjoint files.
+every overlap into an empty table, and every other table state at the first overlap; of every shape.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def workload_of(case: Case, seed: int) -> Workload:
     """Return the generated files of `case`."""
     return Workload(
         files=case.files, rows=case.rows // case.files, overlap=case.overlap, format=case.format,  # type: ignore[arg-type]
-        key=case.key, seed=seed,  # type: ignore[arg-type]
+        key=case.key, seed=seed, shape=case.shape,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -70,10 +70,11 @@ def rounds(config: SweepConfig) -> range:
 
 
 def _corners(config: SweepConfig) -> Iterator[Case]:
-    for overlap, strategy in itertools.product(config.overlaps, config.strategies):
-        yield _case(config, strategy, overlap=overlap)
-    for state, strategy in itertools.product(config.table_states[1:], config.state_strategies or config.strategies):
-        yield _case(config, strategy, overlap=config.overlaps[0], table_state=state)
+    for shape in config.shapes:
+        for overlap, strategy in itertools.product(config.overlaps, config.strategies):
+            yield _case(config, strategy, overlap=overlap, shape=shape)
+        for state, strategy in itertools.product(config.table_states[1:], config.state_strategies or config.strategies):
+            yield _case(config, strategy, overlap=config.overlaps[0], table_state=state, shape=shape)
 
 
 def _slices(config: SweepConfig) -> Iterator[Case]:
@@ -115,6 +116,7 @@ def _case(config: SweepConfig, strategy: str, **changes: Any) -> Case:
         "table_state": config.table_states[0],
         "workers": config.workers[0],
         "key": config.keys[0],
+        "shape": config.shapes[0],
     }
     return Case(strategy=strategy, kind=find(strategy).kind, files=files, rows=rows * files, **middle | changes)
 

@@ -39,6 +39,13 @@ OTHER_VALUES = {
     "timestamp": "{0} - interval '1 day'",
     "timestamptz": "{0} - interval '1 day'",
 }
+# Columns that a key, a CHECK or a reference reads: another value might not fit.
+BOUND_COLUMNS = """
+SELECT a.attname FROM pg_attribute AS a JOIN pg_constraint AS c ON c.conrelid = a.attrelid AND a.attnum = ANY (c.conkey)
+WHERE a.attrelid = %s::regclass AND c.contype <> 'n'
+UNION SELECT a.attname FROM pg_attribute AS a JOIN pg_index AS i ON i.indrelid = a.attrelid AND a.attnum = ANY (i.indkey)
+WHERE a.attrelid = %s::regclass AND i.indisunique
+"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,8 @@ class ScratchDatabases:
             with connection.cursor() as cursor:
                 ledger.prepare(connection)  # made once in the life of a database, so no run of ours pays for it
                 cursor.execute(table_sql)
-                cursor.execute(f"ALTER TABLE {TABLE} SET (autovacuum_enabled = false)")
+                for leaf in _leaves(cursor):
+                    cursor.execute(f"ALTER TABLE {leaf} SET (autovacuum_enabled = false)")
                 columns = _column_types(cursor)
                 key = tuple(baselines.primary_key(cursor, TABLE))
             if not key:
@@ -158,23 +166,36 @@ class ScratchDatabases:
             if state == "half":
                 half = sql.SQL("DELETE FROM {} WHERE hashtext(ROW({})::text) % 2 = 0")
                 cursor.execute(half.format(table, keys))
-            if state in ("half", "rewritten"):
+            if state in ("half", "tenth", "rewritten"):
+                cursor.execute(BOUND_COLUMNS, (TABLE, TABLE))
+                bound = {name for (name,) in cursor.fetchall()}
                 changes = [
                     sql.SQL("{0} = " + OTHER_VALUES[kind]).format(sql.Identifier(name))
                     for name, kind in columns.items()
-                    if kind in OTHER_VALUES and name not in key
+                    if kind in OTHER_VALUES and name not in bound
                 ]
                 if not changes:
                     raise UsageError(
                         "no column outside the key has a type that the sweep can change; leave out the state"
                     )
-                cursor.execute(sql.SQL("UPDATE {} SET {}").format(table, sql.SQL(", ").join(changes)))
+                tenth = sql.SQL(" WHERE hashtext(ROW({})::text) % 10 = 0").format(keys)
+                some = tenth if state == "tenth" else sql.SQL("")
+                cursor.execute(sql.SQL("UPDATE {} SET {}{}").format(table, sql.SQL(", ").join(changes), some))
             cursor.execute(sql.SQL("VACUUM (FULL) {}").format(table))
             cursor.execute(sql.SQL("VACUUM (ANALYZE) {}").format(table))
 
 
 def _name(name: str) -> sql.Identifier:
     return sql.Identifier(name)
+
+
+def _leaves(cursor: psycopg2.extensions.cursor) -> list[str]:
+    """Return the table, or where it is partitioned the tables that hold its rows, as SQL."""
+    cursor.execute(
+        "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND (oid = %s::regclass OR relispartition)",
+        (TABLE,),
+    )
+    return [str(name) for (name,) in cursor.fetchall()]
 
 
 def _column_types(cursor: psycopg2.extensions.cursor) -> dict[str, str]:

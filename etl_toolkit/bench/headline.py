@@ -13,7 +13,7 @@ PLAIN_WAYS = {
     "naive_parallel": "one upsert per file, in parallel",
     "staged_merge": "a parallel COPY into a staging table, then one merge",
 }
-MIDDLE = ("files", "rows", "format", "key", "workers", "batch_rows")
+MIDDLE = ("files", "rows", "format", "key", "shape", "workers", "batch_rows")
 
 
 def shapes(cases: Sequence[Mapping[str, Any]], by_case: Mapping[str, list[Sample]]) -> list[dict[str, Any]]:
@@ -22,27 +22,42 @@ def shapes(cases: Sequence[Mapping[str, Any]], by_case: Mapping[str, list[Sample
     `ratio` is time over the plain way's time, paired by round. Ways that were wrong in a run are no rivals; `wrong`
     names them.
     """
-    usable = [case for case in cases if case["wall_seconds"] and not case["failures"] and not case["is_twin"]]
-    name = our_strategy(usable)
-    own = [case for case in usable if case["strategy"] == name]
+    own = our_cases(cases)
     places = [tuple(case[axis] for axis in MIDDLE) for case in own]
     found = []
     for case in own:
         if tuple(case[axis] for axis in MIDDLE) != max(places, key=places.count):
             continue
-        rivals = [other for other in usable if other["setting"] == case["setting"] and other["strategy"] in PLAIN_WAYS]
-        if not rivals:
+        best, wrong = plain_ways(case, cases)
+        if best is None:
             continue
-        best = min(rivals, key=lambda other: float(other["wall_seconds"]["median"]))
-        wrong = [other["strategy"] for other in cases if other["setting"] == case["setting"]
-                 and other["strategy"] in PLAIN_WAYS and other["failures"]]  # fmt: skip
         found.append(
             {"case": case["case"], "against": best["case"], "overlap": case["overlap"], "wrong": wrong}
-            | {"table_state": case["table_state"], "strategy": name, "plain_way": best["strategy"]}
+            | {"table_state": case["table_state"], "strategy": case["strategy"], "plain_way": best["strategy"]}
             | {"rows_per_second": case["rows_per_second"], "plain_rows_per_second": best["rows_per_second"]}
             | compared(by_case[case["case"]], by_case[best["case"]])
         )
     return sorted(found, key=lambda shape: (shape["table_state"] != "empty", shape["table_state"], shape["overlap"]))
+
+
+def our_cases(cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the cases of our strategy that were right in every run."""
+    usable = _usable(cases)
+    name = our_strategy(usable)
+    return [case for case in usable if case["strategy"] == name]
+
+
+def plain_ways(
+    case: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any] | None, list[str]]:
+    """Return the fastest plain way in the setting of `case` that was right in every run, and the ways that were not."""
+    rivals = [other for other in cases if other["setting"] == case["setting"] and other["strategy"] in PLAIN_WAYS]
+    best = min(_usable(rivals), key=lambda other: float(other["wall_seconds"]["median"]), default=None)
+    return best, [other["strategy"] for other in rivals if other["failures"]]
+
+
+def _usable(cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [case for case in cases if case["wall_seconds"] and not case["failures"] and not case["is_twin"]]
 
 
 def our_strategy(usable: Sequence[Mapping[str, Any]]) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -30,15 +32,16 @@ def column_names(file: str) -> list[str]:
         with duckdb.connect() as connection:
             rows = connection.execute(f"DESCRIBE FROM {reader(file)}").fetchall()
             return [str(row[0]) for row in rows]
-    with open(file, encoding="utf-8-sig", newline="") as stream:  # noqa: PTH123
-        return next(csv.reader(stream))
+    with as_csv(file) as stream, TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+        return next(csv.reader(text))
 
 
 @contextmanager
 def as_csv(file: str) -> Iterator[IO[Any]]:
-    """Open a CSV file as it is, and a Parquet file as the CSV file that DuckDB makes of it."""
+    """Open a CSV file, unpacked, as it is, and a Parquet file as the CSV file that DuckDB makes of it."""
     if not file.endswith(".parquet"):
-        with open(file, "rb") as stream:  # noqa: PTH123
+        stream: IO[Any] = gzip.open(file) if file.endswith(".gz") else open(file, "rb")  # type: ignore[assignment]  # noqa: PTH123, SIM115
+        with stream:
             yield stream
         return
     with TemporaryDirectory() as place, duckdb.connect() as connection:

@@ -8,16 +8,13 @@ sweep, so it leaves a run directory and an interrupted one continues; on top com
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from pathlib import Path
 
-from etl_toolkit.bench import peer_table, sweep
+from etl_toolkit.bench import peer_table
+from etl_toolkit.bench.command import add_common, run_command
 from etl_toolkit.bench.contenders import CONTENDERS
 from etl_toolkit.bench.records import TableState
 from etl_toolkit.bench.sweep_config import SweepConfig
-from etl_toolkit.errors import EtlError
-from etl_toolkit.server import resolve_dsn
 
 OVERLAPS = (0.0, 0.5, 1.0)
 STATES: tuple[TableState, ...] = ("empty", "rewritten", "unchanged")
@@ -61,21 +58,10 @@ def main(words: list[str] | None = None) -> int:
         files=given.files, rows=given.rows, rounds=given.rounds, key=given.key,
         overlaps=tuple(given.overlaps), states=tuple(given.states), contenders=tuple(given.contenders),
     )  # fmt: skip
-    directory = Path(given.directory)
-    try:
-        record = sweep.run(
-            config,
-            directory=directory,
-            dsn=resolve_dsn(given.dsn, os.environ),
-            command=["python -m etl_toolkit.bench.peers", *(sys.argv[1:] if words is None else words)],
-            on_progress=_show,
-        )
-    except EtlError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted; run the same command to continue in {directory}\n")
-        return 130
+    command = ["python -m etl_toolkit.bench.peers", *(sys.argv[1:] if words is None else words)]
+    record = run_command(config, given.directory, given.dsn, command)
+    if isinstance(record, int):
+        return record
     sys.stdout.write(peer_table.write(record))
     # Only ours have to be right: that the naive way is not belongs to the result.
     ours = [case for case in record.report["cases"] if case["kind"] == "ours"]
@@ -86,11 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m etl_toolkit.bench.peers", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("directory", nargs="?", default="build/peers", help="run directory (default: %(default)s)")
-    parser.add_argument("--dsn", help="server to measure on; default: ETL_DSN, PG*, else a temporary one")
-    parser.add_argument("--files", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=500_000, help="rows per file (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5)
+    add_common(parser, directory="build/peers", rows=500_000, rounds=5)
     parser.add_argument("--key", choices=("bigint", "text_timestamp"), default="bigint")
     parser.add_argument("--overlaps", nargs="+", type=float, choices=OVERLAPS, default=OVERLAPS, metavar="SHARE",
                         help="of 0, 0.5, 1; default: all")  # fmt: skip
@@ -98,13 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--contenders", nargs="+", choices=tuple(CONTENDERS), default=USUAL, metavar="NAME",
                         help=f"of {', '.join(CONTENDERS)}; default: all but the slow")  # fmt: skip
     return parser
-
-
-def _show(progress: sweep.Progress) -> None:
-    sample = progress.sample
-    outcome = f"{sample.wall_seconds:.2f} s" if sample.wall_seconds is not None else "failed"
-    note = f" {sample.error}" if sample.error else ""
-    sys.stderr.write(f"[{progress.done}/{progress.total}] round {sample.round} {sample.case}: {outcome}{note}\n")
 
 
 if __name__ == "__main__":

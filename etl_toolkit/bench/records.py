@@ -15,9 +15,14 @@
     version, run_id, status
     finding            one sentence
     shapes             per overlap and table state: ours, the best plain way that was right, the paired ratio
+    by_shape[]         the same per shape of table and files, overlap and table state, the worst first: {shape, summary,
+                        overlap, table_state, strategy, plain_way, speed_up: I (time of the plain way over ours: below 1 we
+                        are slower), cpu_speed_up (the same of CPU seconds, client and server), verdict, runs, wrong[]};
+                        empty where the sweep has one shape
+    shape_means[]      {overlap, table_state, speed_up (geometric mean over the shapes), shapes, worst: shape}
     noise              the same strategy twice: {case, ratio: I, verdict, runs}; null when there was no such case
     cases[]            {case, setting, strategy, kind, is_twin, format, files, rows, overlap, table_state, workers, key,
-                        batch_rows, runs, failures, errors[], spread, is_unstable, chosen_strategy,
+                        shape, batch_rows, runs, failures, errors[], spread, is_unstable, chosen_strategy,
                         wall_seconds: I, rows_per_second: I, mb_per_second: I, client_cpu_seconds, server_cpu_seconds,
                         peak_client_pss_bytes, peak_server_pss_bytes, wal_bytes, dead_tuples, lock_waits, deadlocks,
                         retries, phases: {name: seconds}, predicted_seconds,
@@ -55,7 +60,7 @@ from etl_toolkit.tables import Lines, Table, to_html
 RECORD_VERSION = 1
 
 Kind = Literal["ours", "baseline", "peer", "floor"]
-TableState = Literal["empty", "half", "rewritten", "unchanged"]
+TableState = Literal["empty", "half", "tenth", "rewritten", "unchanged"]
 Status = Literal["running", "finished", "interrupted", "failed"]
 PHASES = ("plan", "read", "sort", "copy", "merge", "commit", "other")
 
@@ -64,8 +69,9 @@ PHASES = ("plan", "read", "sort", "copy", "merge", "commit", "other")
 class Case:
     """One point of the sweep. `rows` counts the rows of all files together, `overlap` runs from 0 to 1.
 
-    `table_state` before the run: `empty`; `half` (every second key is there, with other values); `rewritten` (every
-    key, other values); `unchanged` (every key, the values that the load ends with). `is_twin` marks the second half of
+    `table_state` before the run: `empty`; `half` (every second key is there, with other values); `tenth` (every key, every
+    tenth with other values); `rewritten` (every key, other values); `unchanged` (every key, the values that the load ends
+    with). `shape` is what table and files look like (`bench.shapes`). `is_twin` marks the second half of
     the A/A case: the same strategy in the same setting, measured as if it were another.
     """
 
@@ -80,11 +86,15 @@ class Case:
     key: str = "bigint"
     batch_rows: int | None = None
     is_twin: bool = False
+    shape: str = "base"
 
     @property
     def workload(self) -> str:
         """The files of the case, in words that serve as a file name."""
-        return f"{self.format}-{self.files}x{self.rows // max(self.files, 1)}-ov{self.overlap * 100:g}-{self.key}"
+        shape = "" if self.shape == "base" else f"-{self.shape}"
+        return (
+            f"{self.format}-{self.files}x{self.rows // max(self.files, 1)}-ov{self.overlap * 100:g}-{self.key}{shape}"
+        )
 
     @property
     def setting(self) -> str:
@@ -123,6 +133,7 @@ class Sample:
     round: int
     is_warm_up: bool
     correct: bool
+    shape: str = "base"
     error: str | None = None
     wall_seconds: float | None = None
     rows_per_second: float | None = None

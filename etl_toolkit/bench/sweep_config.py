@@ -10,10 +10,11 @@ from typing import Any, Literal, cast
 
 from etl_toolkit.bench.contenders import CONTENDERS, find
 from etl_toolkit.bench.records import TableState
+from etl_toolkit.bench.shapes import SHAPES
 from etl_toolkit.errors import ConfigError, UsageError
 
 ALL_STRATEGIES = tuple(name for name, contender in CONTENDERS.items() if contender.kind != "peer")
-STATES = ("empty", "half", "rewritten", "unchanged")
+STATES = ("empty", "half", "tenth", "rewritten", "unchanged")
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,10 @@ class SweepConfig:
     """What to sweep over. Of each axis the first value is the middle of the slices.
 
     `rows` counts the rows of one file. `strategies` are measured at every overlap and, unless `state_strategies` names
-    others, in every table state; `side_strategies` on the other axes, at the overlap `side_overlap`. `twin` names the
-    strategy of the A/A case. `own_files` replaces the generated files; `own_table` (in the database of the DSN, never
-    written to) gives the definition of their table, and without it one is inferred, with the primary key `own_key`.
+    others, in every table state, with each of `shapes` (see `bench.shapes`; the grid `full` leaves those out);
+    `side_strategies` on the other axes, at the overlap `side_overlap`. `twin` names the strategy of the A/A case. `own_files`
+    replaces the generated files; `own_table` (in the database of the DSN, never written to) gives
+    the definition of their table, and without it one is inferred, with the primary key `own_key`.
     `order` says what is finished first: `rounds` goes round by round over all cases, so that what slows the machine for a
     while slows them all; `settings` finishes one setting before the next, so that a sweep out of time has fewer settings
     and not fewer runs of each. `time_limit_seconds` ends a sweep early rather than late, never below three runs a case.
@@ -40,6 +42,7 @@ class SweepConfig:
     table_states: tuple[TableState, ...] = ("empty", "half", "rewritten", "unchanged")
     workers: tuple[int, ...] = (2, 1, 4)
     keys: tuple[str, ...] = ("bigint", "text_timestamp")
+    shapes: tuple[str, ...] = ("base",)
     batch_rows: tuple[int, ...] = (10_000, 25_000)
     side_overlap: float = 0.5
     twin: str | None = "partitioned"
@@ -65,9 +68,11 @@ class SweepConfig:
             find(name)
         if unknown := sorted(set(self.table_states) - set(STATES)):
             raise UsageError(f"unknown table state {', '.join(unknown)}; choose from {', '.join(STATES)}")
+        if odd := sorted({*self.shapes} - {*SHAPES}):
+            raise UsageError(f"unknown shape {', '.join(odd)}; choose from {', '.join(SHAPES)}")
         if self.rounds < 1:
             raise UsageError(f"rounds is {self.rounds}; at least 1 is needed, at least 5 for a meaningful verdict")
-        axes = ("strategies", "formats", "files", "rows", "overlaps", "table_states", "workers", "keys")
+        axes = ("strategies", "formats", "files", "rows", "overlaps", "table_states", "workers", "keys", "shapes")
         if empty := [name for name in axes if not getattr(self, name)]:
             raise UsageError(f"{', '.join(empty)} must not be empty")
 

@@ -8,14 +8,16 @@ their races. DuckDB writes the files, in bounded memory.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import duckdb
 
-from etl_toolkit.bench.generated_rows import LARGEST_RANK, MACROS, rows_sql
+from etl_toolkit.bench.generated_rows import LARGEST_RANK, MACROS, FileRows, base_columns, rows_sql
+from etl_toolkit.bench.shapes import SHAPES, Shape, Writing
 from etl_toolkit.errors import UsageError
 
 Format = Literal["csv", "parquet", "mixed"]
@@ -24,12 +26,18 @@ KeyKind = Literal["bigint", "text_timestamp"]
 FORMATS = ("csv", "parquet", "mixed")
 KEY_KINDS = ("bigint", "text_timestamp")
 
+_VALUES = {"name": "text", "value": "double precision", "amount": "numeric(12,2)"}
+_MARKS = {"active": "boolean", "category": "text"}
 COLUMNS = {
-    "bigint": ("id bigint", "name text", "value double precision", "amount numeric(12,2)", "created_at timestamptz",
-               "active boolean", "category text"),
-    "text_timestamp": ("device text", "measured_at timestamptz", "name text", "value double precision",
-                       "amount numeric(12,2)", "active boolean", "category text"),
-}  # fmt: skip
+    "bigint": {"id": "bigint", **_VALUES, "created_at": "timestamptz", **_MARKS},
+    "text_timestamp": {"device": "text", "measured_at": "timestamptz", **_VALUES, **_MARKS},
+}
+ENDINGS = {"gz": ".csv.gz", "parquet": ".parquet"}
+OPTIONS = {
+    "quoted": "FORMAT csv, HEADER, FORCE_QUOTE *",
+    "gz": "FORMAT csv, HEADER, COMPRESSION gzip",
+    "parquet": "FORMAT parquet, COMPRESSION zstd",
+}
 KEYS = {"bigint": ("id",), "text_timestamp": ("device", "measured_at")}
 
 
@@ -39,7 +47,8 @@ class Workload:
 
     `rows` counts the rows of one file; `overlap` is the share of keys that a file has in common with the one before;
     `duplicates_within` the share of its rows that are one too many for their key; `skew` the share of the keys that lie
-    densely in a narrow range (a loader that cuts the range of keys evenly suffers). Shares run from 0 to 1.
+    densely in a narrow range (a loader that cuts the range of keys evenly suffers). Shares run from 0 to 1. `shape` is
+    one of `SHAPES`: what else differs, in files and table; it implies a bigint key unless it says otherwise.
     """
 
     files: int = 4
@@ -50,6 +59,7 @@ class Workload:
     seed: int = 0
     skew: float = 0.0
     duplicates_within: float = 0.0
+    shape: str = "base"
 
     def __post_init__(self) -> None:
         for name in ("overlap", "skew", "duplicates_within"):
@@ -57,6 +67,10 @@ class Workload:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be a fraction from 0 to 1 (50 % is 0.5)")
         if self.format not in FORMATS or self.key not in KEY_KINDS:
             raise UsageError(f"format {self.format!r} and key {self.key!r}: choose from {FORMATS} and {KEY_KINDS}")
+        if self.shape not in SHAPES or (self.shape != "base" and self.key != "bigint"):
+            raise UsageError(
+                f"shape {self.shape!r} with key {self.key!r}: choose from {', '.join(SHAPES)}, with key bigint"
+            )
         if self.files < 1 or self.rows < 1:
             raise UsageError(f"{self.files} files of {self.rows} rows: both must be at least 1")
         if self.total_distinct > LARGEST_RANK:
@@ -88,14 +102,26 @@ class Workload:
         return self.total_distinct - 2 * self.step - (self.files - 2) * between
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def form(self) -> Shape:
+        """What its shape changes."""
+        return SHAPES[self.shape]
+
+    @property
+    def columns(self) -> dict[str, str]:
         """The columns of files and table, each with its SQL type."""
-        return COLUMNS[self.key]
+        own = {name: kind for name, (kind, _) in self.form.columns.items()}
+        return {**COLUMNS[self.key], **own}
 
     @property
     def primary_key(self) -> tuple[str, ...]:
         """The key columns."""
-        return KEYS[self.key]
+        return KEYS[self.key] if self.key != "bigint" else self.form.key
+
+    def expressions(self, *, has_types: bool) -> dict[str, str]:
+        """The columns as expressions of DuckDB; a shape leaves one empty where only the type in the table differs."""
+        usual = base_columns(has_types=has_types)
+        own = {name: expression for name, (_, expression) in self.form.columns.items() if expression}
+        return {name: own.get(name) or usual[name] for name in self.columns}
 
 
 @dataclass(frozen=True)
@@ -120,7 +146,7 @@ class GeneratedFiles:
 
 def table_sql(workload: Workload, table: str) -> str:
     """Return CREATE TABLE for the files of `workload`; `table` is SQL, quoted where it needs to be."""
-    return f"CREATE TABLE {table} ({', '.join(workload.columns)}, PRIMARY KEY ({', '.join(workload.primary_key)}))"
+    return replace(workload.form, key=workload.primary_key).table_sql(table, workload.columns)
 
 
 def generate(
@@ -142,20 +168,30 @@ def generate(
         connection.execute("SET enable_progress_bar = false")
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(MACROS)
-        for number, kind in enumerate(_formats(workload)):
-            path = place / f"{prefix}{number + 1:0{len(str(workload.files))}}.{kind}"
+        for number, writing in enumerate(_writings(workload)):
+            path = place / f"{prefix}{number + 1:0{len(str(workload.files))}}{ENDINGS.get(writing, '.csv')}"
             half_done = path.with_name(f".{path.name}.partial")
-            options = "FORMAT csv, HEADER" if kind == "csv" else "FORMAT parquet, COMPRESSION zstd"
             target = str(half_done).replace("'", "''")
-            connection.execute(f"COPY ({rows_sql(workload, number, kind)}) TO '{target}' ({options})")
+            rows = rows_sql(_rows_of(workload, number), workload.expressions(has_types=writing == "parquet"))
+            connection.execute(f"COPY ({rows}) TO '{target}' ({OPTIONS.get(writing, 'FORMAT csv, HEADER')})")
+            if writing == "crlf":
+                half_done.write_bytes(half_done.read_bytes().replace(b"\n", b"\r\n"))
             half_done.replace(path)
             paths.append(path)
     size_bytes = sum(path.stat().st_size for path in paths)
-    rows = workload.files * workload.rows
-    return GeneratedFiles(workload, tuple(paths), rows, workload.total_distinct, workload.shared, size_bytes)
+    total = workload.files * workload.rows
+    return GeneratedFiles(workload, tuple(paths), total, workload.total_distinct, workload.shared, size_bytes)
 
 
-def _formats(workload: Workload) -> Iterator[Literal["csv", "parquet"]]:
+def _writings(workload: Workload) -> Iterator[Writing]:
     for number in range(workload.files):
         parquet = workload.format == "parquet" or (workload.format == "mixed" and number % 2 == 1)
-        yield "parquet" if parquet else "csv"
+        yield "parquet" if parquet else workload.form.writing
+
+
+def _rows_of(workload: Workload, number: int) -> FileRows:
+    chance = random.Random(f"{workload.seed}/{number}")  # noqa: S311 - reproducible on purpose
+    shuffle, values, repeats = (chance.getrandbits(32) for _ in range(3))
+    start = number * workload.step + workload.seed * 97_003
+    dense = round(workload.skew * 1000)
+    return FileRows(workload.rows, workload.distinct, start, shuffle, values, repeats, dense)

@@ -19,6 +19,7 @@ SIDE_AXES = ("rows", "workers", "format", "key", "files", "batch_rows")
 STATES = {
     "empty": "empty table",
     "half": "half of the keys present",
+    "tenth": "every key present, one row in ten changes",
     "rewritten": "every key present, all rows change",
     "unchanged": "every key present, no row changes",
 }
