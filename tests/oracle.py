@@ -1,7 +1,8 @@
 """The sequential oracle: what loading the files one after the other leaves, in plain SQL and none of the package's code.
 
 Each file is one `INSERT … SELECT DISTINCT ON … ON CONFLICT` in a READ COMMITTED transaction of its own, so the last of
-its duplicates wins (the first one for `ignore`) and a later file meets what an earlier one left.
+its duplicates wins (the first one for `ignore`) and a later file meets what an earlier one left. What wins is written in the
+order of the file: where a second unique index couples rows, another order may collide on the way.
 """
 
 from __future__ import annotations
@@ -225,8 +226,8 @@ class Oracle:
         cursor.execute(
             SQL(
                 "INSERT INTO {table} AS present ({names}){overriding} "
-                "SELECT {names} FROM (SELECT DISTINCT ON ({key}) * FROM etl_oracle ORDER BY {key}, {place}) AS last "
-                "ON CONFLICT {arbiter} {resolution}"
+                "SELECT {names} FROM (SELECT DISTINCT ON ({key}) ctid, * FROM etl_oracle ORDER BY {key}, {place}) AS last "
+                "ORDER BY ctid ON CONFLICT {arbiter} {resolution}"
             ).format(
                 table=SQL(self.table), names=names, key=key, place=place, arbiter=arbiter, resolution=resolution,
                 overriding=SQL(" OVERRIDING SYSTEM VALUE" if self.overriding or always & set(own) else ""),

@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit.bench import cases, contenders, peers, records, run_directory, sweep
+from etl_toolkit.bench import analysis, cases, contenders, peers, recommend, records, run_directory, sweep
 from etl_toolkit.bench.answer import table_answer
 from etl_toolkit.bench.contenders import Contender
 from etl_toolkit.bench.databases import ScratchDatabases
@@ -77,8 +77,16 @@ def test_the_directory_is_whole_and_the_journal_gone(record: RunRecord) -> None:
         "samples.parquet",
         "timeline.parquet",
     ]
-    recommended = ParallelConfig.from_toml(record.directory / "recommended.toml")
-    assert recommended.concurrency == (2 if record.report["recommendations"] else ParallelConfig().concurrency)
+
+
+def test_the_recommended_file_is_of_what_was_measured(record: RunRecord, tmp_path: Path) -> None:
+    recommend.write_config(tmp_path / "again.toml", record.manifest, record.report)
+    assert (record.directory / "recommended.toml").read_text() == (tmp_path / "again.toml").read_text()
+    # One round of 200 rows may speak for the baseline; without it, there is nothing against a recommendation.
+    ours = [sample for sample in record.samples if sample.strategy == "partitioned"]
+    recommend.write_config(tmp_path / "ours.toml", record.manifest, analysis.report(record.manifest, ours))
+    recommended = ParallelConfig.from_toml(tmp_path / "ours.toml")
+    assert (recommended.strategy, recommended.concurrency) == ("partitioned", 2)
 
 
 def test_the_manifest_says_how_it_was_measured(record: RunRecord) -> None:
