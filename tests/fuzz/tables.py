@@ -38,6 +38,9 @@ def draw_table(random: Random, encoding: str) -> Table:
     tail = ""
     if more and more[0].startswith("PRIMARY KEY") and random.random() < 0.12:
         tail, partitions = _partitioned(random, keys[0])
+        if tail:  # there, another unique index would have to include the key
+            more = [text for text in more if not text.startswith("UNIQUE")]
+            statements = [text for text in statements if "UNIQUE" not in text]
         statements = [*partitions, *statements]
     return Table(
         schema="public" if random.random() < 0.6 else hostile_name(random, encoding, {"etl_toolkit", "expected", "pg_temp", "probe"}),
