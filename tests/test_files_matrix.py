@@ -381,6 +381,7 @@ def test_file_without_permission_is_reported(database: str, connection: Connecti
         "-dash.csv",
         "a=b.csv",
         "%s{}.csv",
+        "back\\slash.csv",
     ],
 )
 @pytest.mark.parametrize("form", ["csv", "parquet"])

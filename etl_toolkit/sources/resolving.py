@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -140,8 +141,13 @@ def check_unchanged(file: SourceFile) -> None:
     """Raise SourceError if a file has changed since it was inspected: what was read since may be anything."""
     if not file.stamp or file.readable is None or not file.readable.is_symlink():
         return  # a frame, or a copy of our own
+    _check_stamp(file)
+
+
+def _check_stamp(file: SourceFile) -> None:
+    assert file.path is not None
     try:
-        is_same = _stamp(file.readable) == file.stamp
+        is_same = _stamp(file.path) == file.stamp
     except OSError:
         is_same = False
     if not is_same:
@@ -171,8 +177,11 @@ def _placed(file: SourceFile, position: int, workspace: Workspace) -> SourceFile
     readable = workspace.directory / f"file_{position:05d}.{file.format}"
     if file.readable is not None:
         file.readable.rename(readable)
+    elif "\\" in (path := os.path.realpath(file.path)):  # which DuckDB takes for a separator
+        shutil.copyfile(path, readable)
+        _check_stamp(file)
     else:
-        readable.symlink_to(os.path.realpath(file.path))
+        readable.symlink_to(path)
     malformed = tuple(replace(reject, file=position) for reject in file.malformed)
     placed = replace(file, position=position, readable=readable, malformed=malformed)
     return _with_relation(placed, workspace) if file.format == "parquet" else placed
