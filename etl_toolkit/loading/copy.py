@@ -24,7 +24,9 @@ _NOT_OF_A_ROW = frozenset((
     "03", "08", "0A", "0B", "21", "24", "25", "26", "28", "34", "3B", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "72",
     "F0", "HV", "XX",
 ))  # fmt: skip
-_IN_A_VALUE = re.compile(r"^COPY [^\n]*, line \d+, column ", re.MULTILINE)
+# "COPY t, line 3, column v: …", in the language of the server. Without a column, it is not about a value.
+_IN_A_VALUE = re.compile(r"""^[^\n"«»]*(?:COPY|복사)[^\n]*?[,、] ?[^\d,、:\n]*\d+[^,、:\n"]*[,、] ?\S""", re.MULTILINE)
+_POLICY_CHECK = "ExecWithCheckOptions"  # the function of the server that refuses a row by row-level security
 
 OnBytes = Callable[[int, int], None]  # bytes, rows
 
@@ -164,6 +166,8 @@ def is_row_error(error: psycopg2.Error) -> bool:
         return True  # triggers and functions may raise any code of their own
     if code in ("54000", "428C9"):
         return True  # a row or an index entry that is too large; a value for a column that takes none
+    if code == "42501" and error.diag.source_function == _POLICY_CHECK:
+        return True  # else it is a privilege that the role lacks
     # What the input function of a type says concerns one value, whatever class of error it calls that: jsonpath has syntax
     # errors (42601), regclass unknown tables (42P01), tsvector positions beyond its limit (54000).
     return code[:2] in ("0A", "3D", "3F", "42", "54") and _IN_A_VALUE.search(error.diag.context or "") is not None
