@@ -16,7 +16,7 @@ from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
 from etl_toolkit.errors import UsageError
 from etl_toolkit.keys import fold_name
-from etl_toolkit.loading.conventions import conventions_in_words, offsets_at
+from etl_toolkit.loading.conventions import conventions_in_words, offsets_at, refuse_lost_nulls
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.ledger import PastRun, loaded_before, staging_refusal
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
@@ -143,6 +143,7 @@ def prepare_load(
         created, target, sources, refusal = found.created, found.target, found.sources, found.refusal
         before = found.loaded_before
         matched = sources.files
+        refuse_lost_nulls(matched, sessions.conventions)
         layout = common_layout(matched, target)
         is_scanned = config.conflict_detection and spec.strategy is not Strategy.STREAMING
         with phases.phase("read"):

@@ -29,6 +29,7 @@ from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.conventions import PRINTED, named_conventions
 from etl_toolkit.loading.coordinator import Coordinator, open_coordinator
+from etl_toolkit.loading.environment import ignored_variables
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Event, Phases, Run
 from etl_toolkit.loading.session import Sessions, plain_text_host
@@ -268,6 +269,8 @@ class ConflictAwareProcessor:
                 self._on_event(
                     Event("plain_text", {"host": host, "remedy": "put sslmode=verify-full into the DSN"}, run_id)
                 )
+            if ignored := ignored_variables():
+                self._on_event(Event("ignored", {"variables": ignored}, run_id))
             run = Run(
                 run_id=run_id, spec=ready.spec, config=self.config, target=ready.target, files=ready.files, plan=ready.plan,
                 layout=ready.layout, scan=ready.scan, workspace=ready.workspace, sessions=sessions, phases=phases,

@@ -53,6 +53,11 @@ def test_another_host_in_plain_text(ingest: Ingest, database: str) -> None:
     ]
 
 
+def test_variables_that_are_meant_for_other_clients(ingest: Ingest) -> None:
+    (warning,) = ingest(PGOPTIONS="-c datestyle=German", PGTZ="Asia/Tokyo")
+    assert warning.startswith("warning: PGOPTIONS, PGTZ of the environment is ignored, because it would change how")
+
+
 def test_memory_above_the_alert(ingest: Ingest) -> None:
     (warning,) = ingest(ETL_MEMORY_ALERT_RATIO="0.000001")
     assert warning.startswith("warning: ")

@@ -19,6 +19,10 @@ class _SetAside:
         self._users = 0
         self._values: dict[str, str] = {}
 
+    def is_set(self, name: str) -> bool:
+        with self._lock:
+            return bool(self._values.get(name) if self._users else os.environ.get(name))
+
     @contextmanager
     def hidden(self) -> Iterator[None]:
         with self._lock:
@@ -35,6 +39,11 @@ class _SetAside:
 
 
 _set_aside = _SetAside()
+
+
+def ignored_variables() -> list[str]:
+    """Which of `CLIENTS_OWN` are set, other than to nothing: what they ask for does not happen."""
+    return [name for name in CLIENTS_OWN if _set_aside.is_set(name)]
 
 
 @contextmanager

@@ -29,18 +29,15 @@ from etl_toolkit.loading.conventions import PRINTED, read_conventions
 from etl_toolkit.loading.environment import libpq_variables_hidden
 from etl_toolkit.loading.pooler import refuse_transaction_pooler
 from etl_toolkit.loading.retry import run_with_retry, wait_for_server
+from etl_toolkit.loading.search_path import refuse_hidden_catalog
 from etl_toolkit.loading.writable import is_standby
 from etl_toolkit.stopping import Stop, call_unless_stopped
 
 T = TypeVar("T")
 
-# The same in every session of ours, whatever the role or the database has set. How values are read is not among them:
-# that is the server's to say (`conventions`).
-PINNED = {
-    "client_min_messages": "warning",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-}
+# The same in every session of ours, whatever the role or the database has set. How values are read and printed is not among
+# them: that is the server's to say (`conventions`).
+PINNED = {"client_min_messages": "warning"}
 # A coordinator is idle while its workers load, and a load may take long: `ParallelConfig` has its own timeouts.
 NO_TIMEOUT = {"idle_session_timeout": 140000, "transaction_timeout": 170000}  # and the version that brought it
 
@@ -140,6 +137,7 @@ class Sessions:
         try:
             if not self._has_met_server:
                 refuse_transaction_pooler(connection, partial(self._dial, role, self.stop))
+                refuse_hidden_catalog(connection)
             process = self._prepare(connection, is_printing=is_printing)
         except BaseException as error:
             connection.close()
@@ -184,6 +182,9 @@ class Sessions:
     def _prepare(self, connection: Any, *, is_printing: bool) -> int:
         """Pin the settings of a session and end those that it replaces; return the process that serves it."""
         config = self.config
+        if not self._has_met_server and not is_printing:
+            with connection.cursor() as cursor:
+                self.conventions = read_conventions(cursor, self.conventions)
         settings = PINNED | {name: "0" for name, since in NO_TIMEOUT.items() if connection.server_version >= since}
         settings |= PRINTED if is_printing else self.conventions
         settings |= {
@@ -199,8 +200,6 @@ class Sessions:
             values = [text for pair in settings.items() for text in pair]
             cursor.execute(f"SELECT pg_catalog.pg_backend_pid(), {calls}", [*values, *beats])
             process = int(cursor.fetchone()[0])
-            if not self._has_met_server and not is_printing:
-                self.conventions = read_conventions(cursor)
             self._end_lost(cursor)
         connection.commit()
         return process
@@ -215,7 +214,7 @@ class Sessions:
         if lost:
             cursor.execute(
                 "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = ANY (%s) "
-                "AND usename = current_user AND pg_catalog.starts_with(application_name, %s)",
+                "AND usename = session_user AND pg_catalog.starts_with(application_name, %s)",
                 (lost, f"etl_toolkit {self.run_id} "),
             )
         return bool(lost)

@@ -14,6 +14,7 @@ Everything is produced from the events of a load (`Event` in `loading.run`). A f
 | `bytes` | bytes and rows that went to COPY; many of them |
 | `waiting`, `wait_over` | session, seconds, what it waits for, who blocks it |
 | `loaded_before` | file, run, when; newer runs and how many rows they wrote; message |
+| `ignored` | variables of the environment that libpq would have sent to the server |
 | `plain_text` | the remote host to which the connection is not encrypted |
 | `memory_alert` | bytes in use, limit, share, whose limit |
 | `finished` | status, counts, seconds, retries, phases, resources; error, SQLSTATE |

@@ -13,7 +13,17 @@ from etl_toolkit.loading.run import Event
 from etl_toolkit.model import Counts, Plan
 
 WARNINGS = frozenset(
-    {"retry", "fallback", "commit_lost", "leftovers", "waiting", "memory_alert", "plain_text", "loaded_before"}
+    {
+        "retry",
+        "fallback",
+        "commit_lost",
+        "leftovers",
+        "waiting",
+        "memory_alert",
+        "plain_text",
+        "ignored",
+        "loaded_before",
+    }
 )
 MANY = frozenset({"bytes", "looked", "phase_started", "phase_done"})
 _VALUE = re.compile(r'"[^"]*"')

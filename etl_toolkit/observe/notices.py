@@ -15,6 +15,11 @@ def in_words(event: Event) -> str | None:
             f"the connection to {facts['host']} is not encrypted: anyone on the network path can read every row; "
             f"{facts['remedy']}"
         )
+    if event.name == "ignored":
+        return (
+            f"{', '.join(facts['variables'])} of the environment is ignored, because it would change how values are read; what is "
+            "meant for the load goes into the DSN (options='-c …') or --date-style and --timezone"
+        )
     if event.name == "memory_alert":
         used, limit = facts["used_bytes"] / GIGABYTE, facts["limit_bytes"] / GIGABYTE
         return (

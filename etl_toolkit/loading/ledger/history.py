@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from etl_toolkit.errors import LedgerError
+from etl_toolkit.loading.conventions import printing
 from etl_toolkit.loading.ledger.definition import check_version
 from etl_toolkit.loading.ledger.spelling import encoding_of, read
 
@@ -39,6 +40,7 @@ def past_runs(
         cursor.execute("SELECT pg_catalog.to_regclass('etl_toolkit.rejects') IS NOT NULL")
         if not cursor.fetchone()[0]:
             return []
+    with connection.cursor() as cursor, printing(cursor):
         cursor.execute(
             "SELECT run_id, target, target_oid::bigint, status, strategy, spec, plan, counts, error, started_at, finished_at, "
             "(SELECT coalesce(json_agg(json_build_array(position, name, content_hash) ORDER BY position), '[]') "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from etl_toolkit.errors import LedgerError
+from etl_toolkit.loading.conventions import printing
 from etl_toolkit.loading.ledger.definition import check_version
 from etl_toolkit.model import LoadedBefore, SourceFile
 
@@ -58,7 +59,7 @@ def loaded_before(connection: Any, target_oid: int, files: Sequence[SourceFile])
     contents = {file.content_hash: file.name for file in files}
     asked = {"target": target_oid, "contents": list(contents)}
     found = []
-    with connection.cursor() as cursor:
+    with connection.cursor() as cursor, printing(cursor):
         cursor.execute(_TAKEN, asked)
         taken = sorted(cursor.fetchall(), key=lambda row: row[2:])  # the earliest first
         for content, run_id, since, position, loaded_at in taken:
