@@ -115,10 +115,15 @@ def parse_key(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _present_row(connection: Any, target: TargetTable, key: Mapping[str, str]) -> dict[str, str | None] | None:
+    equality = dict(zip(target.arbiter.expressions, target.arbiter.equality, strict=True))
     condition = SQL(" AND ").join(
-        SQL("{} = {}::{}").format(Identifier(name), Literal(value), SQL(target.column(name).type))
+        SQL("{} {} {}::{}").format(
+            column, SQL(equality.get(name) or equality.get(column.as_string(connection), "=")), Literal(value),
+            SQL(target.column(name).type),
+        )
         for name, value in key.items()
-    )
+        for column in [Identifier(name)]
+    )  # fmt: skip
     if target.arbiter.predicate:
         condition += SQL(" AND ({})").format(SQL(target.arbiter.predicate))
     texts = SQL(", ").join(SQL("{}::text").format(Identifier(column.name)) for column in target.columns)

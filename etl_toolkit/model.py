@@ -236,12 +236,14 @@ class Arbiter:
     """The unique index that decides whether two rows have the same key.
 
     `expressions` are its key parts as SQL (a quoted column name, or an expression), with the collation where it
-    differs from the column's. `is_plain` says that every part is a bare column with the type's default equality.
-    `reads` are the columns that its parts and its predicate depend on.
+    differs from the column's; `equality` are the operators by which it compares them, as SQL. `is_plain` says that every
+    part is a bare column with the type's default equality. `reads` are the columns that its parts and its predicate
+    depend on.
     """
 
     index: str
     expressions: tuple[str, ...]
+    equality: tuple[str, ...]
     predicate: str | None = None
     nulls_not_distinct: bool = False
     is_plain: bool = True
@@ -257,6 +259,7 @@ class HazardKind(StrEnum):
     ROW_TRIGGER = "row trigger"
     STATEMENT_TRIGGER = "statement trigger"
     ROW_SECURITY = "row-level security"
+    PARTITION = "partition with rules of its own"
     RULE = "rewrite rule"
     DEFERRABLE_KEY = "deferrable key"
     SERVER_KEY = "key equality only the server can tell"
@@ -278,12 +281,13 @@ class Hazard:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """A foreign key of the target table: own columns, referenced table (quoted SQL), referenced columns."""
+    """A foreign key of the target table: own columns, referenced table (quoted SQL), referenced columns, operators (SQL)."""
 
     name: str
     columns: tuple[str, ...]
     references: str
     referenced_columns: tuple[str, ...]
+    equality: tuple[str, ...]  # the referenced column on the left
     is_self: bool = False
 
 

@@ -49,6 +49,7 @@ WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
 
+_BTREE_EQUAL = 3  # BTEqualStrategyNumber: unique indexes are B-trees
 # One row per unique index, its key parts in order. A part is a column (attnum > 0) or an expression (0).
 _UNIQUE_INDEXES = """
 SELECT i.indexrelid, ic.relname, i.indisprimary, i.indimmediate, {nulls_not_distinct},
@@ -60,6 +61,10 @@ SELECT i.indexrelid, ic.relname, i.indisprimary, i.indimmediate, {nulls_not_dist
        bool_and(coalesce(co.collisdeterministic, true)),
        bool_and(op.opcdefault OR op.opcname IN ('text_pattern_ops', 'varchar_pattern_ops', 'bpchar_pattern_ops')),
        i.indisexclusion, i.indisvalid AND i.indisready,
+       array_agg((SELECT 'OPERATOR(' || pg_catalog.quote_ident(en.nspname) || '.' || eq.oprname || ')' FROM pg_catalog.pg_amop am
+                  JOIN pg_catalog.pg_operator eq ON eq.oid = am.amopopr JOIN pg_catalog.pg_namespace en ON en.oid = eq.oprnamespace
+                  WHERE am.amopfamily = op.opcfamily AND am.amoplefttype = op.opcintype AND am.amoprighttype = op.opcintype
+                  AND am.amopstrategy = {equal}) ORDER BY k.n),
        (SELECT coalesce(array_agg(DISTINCT r.attname::text), '{{}}') FROM pg_catalog.pg_depend p
         JOIN pg_catalog.pg_attribute r ON r.attrelid = p.refobjid AND r.attnum = p.refobjsubid
         WHERE p.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND p.objid = i.indexrelid AND p.refobjid = i.indrelid)
@@ -83,13 +88,39 @@ SELECT c.conname, c.confrelid = c.conrelid,
         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
        c.confrelid::pg_catalog.regclass::text,
        (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, n)
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum),
+       (SELECT array_agg('OPERATOR(' || pg_catalog.quote_ident(s.nspname) || '.' || o.oprname || ')' ORDER BY k.n)
+        FROM unnest(c.conpfeqop) WITH ORDINALITY k(operator, n) JOIN pg_catalog.pg_operator o ON o.oid = k.operator
+        JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace)
 FROM pg_catalog.pg_constraint c WHERE c.conrelid = %s AND c.contype = 'f' AND c.conparentid = 0
+AND EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgconstraint = c.oid AND t.tgrelid = c.conrelid AND {fires})
 """
 
 _TRIGGERS = """
-SELECT tgname, (tgtype & 1) <> 0 AS per_row, (tgtype & 2) <> 0 AS before
-FROM pg_catalog.pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled <> 'D'
+SELECT t.tgname, (t.tgtype & 1) <> 0 AS per_row, (t.tgtype & 2) <> 0 AS before
+FROM pg_catalog.pg_trigger t WHERE t.tgrelid = %s AND NOT t.tgisinternal AND {fires}
+"""
+
+# A trigger may be disabled, and a role may load as a replica, for which few fire and no foreign key is enforced.
+_FIRES = "t.tgenabled IN ('A', CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)"
+
+# What partitions demand beyond the table that they belong to.
+_OF_PARTITIONS = """
+WITH leaves AS (SELECT relid FROM pg_catalog.pg_partition_tree(%(oid)s) WHERE relid <> %(oid)s)
+SELECT relid::pg_catalog.regclass::text, 'index ' || c.relname FROM leaves JOIN pg_catalog.pg_index i ON i.indrelid = relid
+JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE NOT c.relispartition AND (i.indisunique OR i.indisexclusion
+    OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
+UNION ALL
+SELECT relid::pg_catalog.regclass::text, 'constraint ' || c.conname FROM leaves JOIN pg_catalog.pg_constraint c
+ON c.conrelid = relid WHERE c.contype IN ('c', 'f') AND c.coninhcount = 0 AND c.conparentid = 0
+UNION ALL
+SELECT relid::pg_catalog.regclass::text, 'NOT NULL of ' || a.attname FROM leaves JOIN pg_catalog.pg_attribute a
+ON a.attrelid = relid AND a.attnotnull AND a.attnum > 0 JOIN pg_catalog.pg_attribute p
+ON p.attrelid = %(oid)s AND p.attname = a.attname AND NOT p.attnotnull
+UNION ALL
+SELECT relid::pg_catalog.regclass::text, 'trigger ' || t.tgname FROM leaves JOIN pg_catalog.pg_trigger t
+ON t.tgrelid = relid WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND {fires}
+LIMIT 1
 """
 
 
@@ -108,6 +139,8 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
         foreign_keys = _foreign_keys(cursor, found.oid)
         hazards += [*_hazards_of(found, foreign_keys), *_trigger_hazards(cursor, found.oid)]
         hazards += _identity_hazards(columns, key)
+        if found.kind == "p":
+            hazards += _partition_hazards(cursor, found.oid)
         if any(hazard.forces == "server" for hazard in hazards) and (reason := _not_hashable(cursor, arbiter, found)):
             hazards.append(Hazard(HazardKind.SERVER_KEY, reason, "sequential"))
         cursor.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(sql.Identifier(found.schema, found.name)))
@@ -192,10 +225,10 @@ def _check_names(label: str, columns: Sequence[Column], key: Sequence[str]) -> N
 
 
 def _foreign_keys(cursor: Any, oid: int) -> tuple[ForeignKey, ...]:
-    cursor.execute(_FOREIGN_KEYS, (oid,))
+    cursor.execute(_FOREIGN_KEYS.format(fires=_FIRES), (oid,))
     return tuple(
-        ForeignKey(constraint, tuple(own), references, tuple(referenced), is_self)
-        for constraint, is_self, own, references, referenced in cursor.fetchall()
+        ForeignKey(constraint, tuple(own), references, tuple(referenced), tuple(equality), is_self)
+        for constraint, is_self, own, references, referenced, equality in cursor.fetchall()
     )
 
 
@@ -207,7 +240,7 @@ def _hazards_of(found: _Found, foreign_keys: Sequence[ForeignKey]) -> list[Hazar
     ]
     if found.row_security and (found.forced_security or not found.is_owner):
         detail = "policies apply to this role: rows may be refused one by one, and COPY FROM is not allowed"
-        hazards.append(Hazard(HazardKind.ROW_SECURITY, detail, "staged"))
+        hazards += [Hazard(HazardKind.ROW_SECURITY, detail, forces) for forces in ("staged", "sequential")]
     if found.has_rules:
         detail = f"{found.label} has rewrite rules, which ON CONFLICT does not allow"
         hazards.append(Hazard(HazardKind.RULE, detail, "refuse"))
@@ -228,7 +261,7 @@ def _identity_hazards(columns: Sequence[Column], key: Sequence[str]) -> list[Haz
 
 
 def _trigger_hazards(cursor: Any, oid: int) -> list[Hazard]:
-    cursor.execute(_TRIGGERS, (oid,))
+    cursor.execute(_TRIGGERS.format(fires=_FIRES), (oid,))
     hazards = []
     for trigger, per_row, before in cursor.fetchall():
         detail = f"{trigger} sees the transactions of this load, not those of a sequential one"
@@ -237,6 +270,16 @@ def _trigger_hazards(cursor: Any, oid: int) -> list[Hazard]:
         kind = HazardKind.ROW_TRIGGER if per_row else HazardKind.STATEMENT_TRIGGER
         hazards.append(Hazard(kind, detail, "sequential"))
     return hazards
+
+
+def _partition_hazards(cursor: Any, oid: int) -> list[Hazard]:
+    cursor.execute(_OF_PARTITIONS.format(fires=_FIRES), {"oid": oid})
+    return [
+        Hazard(
+            HazardKind.PARTITION, f"{partition} has {what} of its own, which may refuse or change rows", "sequential"
+        )
+        for partition, what in cursor.fetchall()
+    ]
 
 
 def find_table(cursor: Any, table: str) -> int | None:
@@ -299,6 +342,7 @@ class _Index:
     has_default_classes: bool
     is_exclusion: bool
     is_valid: bool
+    equality: Sequence[str]
     reads: Sequence[str]
 
     @property
@@ -349,7 +393,9 @@ def _arbiter(
     knows_nulls = cursor.connection.server_version >= 150000
     nulls = "i.indnullsnotdistinct" if knows_nulls else "false"
     extra = ", i.indnullsnotdistinct" if knows_nulls else ""
-    cursor.execute(_UNIQUE_INDEXES.format(nulls_not_distinct=nulls, extra_group=extra), (found.oid,))
+    cursor.execute(
+        _UNIQUE_INDEXES.format(nulls_not_distinct=nulls, extra_group=extra, equal=_BTREE_EQUAL), (found.oid,)
+    )
     indexes = [_Index(*row) for row in cursor.fetchall()]
     usable = [index for index in indexes if index.can_arbitrate and index.covers(key, columns)]
     if not usable:
@@ -363,6 +409,7 @@ def _arbiter(
     arbiter = Arbiter(
         chosen.name,
         chosen.parts,
+        tuple(chosen.equality),
         chosen.predicate,
         chosen.nulls_not_distinct,
         chosen.is_plain and not any(chosen.collations),

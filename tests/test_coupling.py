@@ -232,7 +232,7 @@ def test_what_cannot_be_upserted_is_refused_with_the_reason(
         assert cursor.fetchone() == (None,)  # not even a ledger
 
 
-@pytest.mark.parametrize("strategy", ["auto", "partitioned", "deterministic"])
+@pytest.mark.parametrize("strategy", ["auto", "deterministic", "streaming"])
 def test_row_security_is_obeyed_without_copying_into_the_table(
     database: str, connection: Connection, tmp_path: Path, strategy: str
 ) -> None:
@@ -250,11 +250,22 @@ def test_row_security_is_obeyed_without_copying_into_the_table(
         Oracle("expected", ("id",)).load(connection, contents)
         assert differing_rows(connection, "loaded", "expected") == []
 
-        foreign = written([Rows(("id", "v"), (("4", "e"), ("100", "f")))], tmp_path)
-        with pytest.raises(DatabaseError, match="row-level security") as raised:
+        foreign = written([Rows(("id", "v"), (("4", "e"), ("100", "f"), ("3", "g")))], tmp_path)
+        with pytest.raises(RejectLimitError, match=r"part0.csv, line 3: new row violates row-level security .*42501"):
             ingest(foreign, "loaded", "id", tenant, strategy=strategy, config=SMALL)
-        assert raised.value.sqlstate == "42501"
         assert differing_rows(connection, "loaded", "expected") == []
+        with pytest.raises(UnsafeStrategyError, match="row-level security"):
+            ingest(foreign, "loaded", "id", tenant, strategy="partitioned", config=SMALL)
+
+        result = ingest(foreign, "loaded", "id", tenant, strategy=strategy, config=SMALL, max_rejects=1)
+        assert [(reject.line, reject.sqlstate) for reject in result.rejects] == [(3, "42501")]
+        Oracle("expected", ("id",)).load(connection, [Rows(("id", "v"), (("4", "e"), ("3", "g")))])
+        assert differing_rows(connection, "loaded", "expected") == []
+
+        with connection.cursor() as cursor:
+            cursor.execute("REVOKE UPDATE ON loaded FROM etl_tenant")
+        with pytest.raises(DatabaseError, match=r"permission denied .*; grant the privilege to this role"):
+            ingest(foreign, "loaded", "id", tenant, strategy=strategy, config=SMALL, max_rejects=5)
     finally:
         with connection.cursor() as cursor:
             cursor.execute("DROP OWNED BY etl_tenant CASCADE; DROP ROLE etl_tenant")
@@ -266,7 +277,47 @@ def test_row_security_does_not_concern_its_owner(connection: Connection) -> None
 
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE loaded FORCE ROW LEVEL SECURITY")
-    assert hazards(connection)[HazardKind.ROW_SECURITY] == "staged"
+    forced = [hazard.forces for hazard in read_target(connection, "loaded", ["id"]).hazards]
+    assert forced == ["staged", "sequential"]
+
+
+PARTITIONED = (
+    "CREATE TABLE @ (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); "
+    "CREATE TABLE @_low PARTITION OF @ FOR VALUES FROM (0) TO (100); CREATE TABLE @_high PARTITION OF @ FOR VALUES FROM (100) TO (200)"
+)
+OF_A_PARTITION = {
+    "CHECK": "ALTER TABLE @_low ADD CHECK (v <> 'b')",
+    "unique index": "CREATE UNIQUE INDEX ON @_low (v)",
+    "NOT NULL": "ALTER TABLE @_low ALTER v SET NOT NULL",
+    "expression": "CREATE INDEX ON @_low ((1 / (length(v) - 4)))",
+    "foreign key": "CREATE TABLE @_word (v text PRIMARY KEY); INSERT INTO @_word VALUES ('a'), ('c'), ('good'); "
+    "ALTER TABLE @_low ADD FOREIGN KEY (v) REFERENCES @_word",
+    "trigger": "CREATE FUNCTION shout_@() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.v := upper(NEW.v); RETURN NEW; END$$; "
+    "CREATE TRIGGER shout BEFORE INSERT OR UPDATE ON @_low FOR EACH ROW EXECUTE FUNCTION shout_@()",
+}
+
+
+@pytest.mark.parametrize("rule", OF_A_PARTITION)
+def test_rules_of_a_partition_hold_for_its_rows(
+    database: str, connection: Connection, tmp_path: Path, rule: str
+) -> None:
+    create(connection, PARTITIONED)
+    assert HazardKind.PARTITION not in hazards(connection)
+    create(connection, OF_A_PARTITION[rule])
+    contents = [
+        Rows(("id", "v"), (("1", "a"), ("2", "b"), ("3", "c"), ("101", "b"), ("102", "b"))),
+        Rows(("id", "v"), (("2", "good"), ("4", "a"), ("5", None), ("102", "good"))),
+    ]
+    files = written(contents, tmp_path)
+
+    result = ingest(files, "loaded", "id", database, max_rejects=5, config=SMALL)
+
+    refused = Oracle("expected", ("id",)).load_rejecting(connection, contents)
+    assert differing_rows(connection, "loaded", "expected") == []
+    named = [str(file) for file in files]
+    assert {(named.index(reject.file), reject.record) for reject in result.rejects} == refused
+    with pytest.raises(UnsafeStrategyError, match=r"loaded_low has .* of its own"):
+        ingest(files, "loaded", "id", database, strategy="partitioned")
 
 
 @pytest.mark.parametrize("strategy", ["auto", "partitioned", "hybrid", "deterministic", "streaming"])

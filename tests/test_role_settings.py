@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+import pyarrow as pa
 import pytest
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
@@ -19,12 +20,13 @@ from psycopg2.extensions import connection as Connection
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, server
 from etl_toolkit.cli import app
 from etl_toolkit.doctor import Status, run_checks
-from etl_toolkit.errors import TargetError
+from etl_toolkit.errors import SourceError, TargetError
 from etl_toolkit.loading import failpoints
 from etl_toolkit.loading.copy import copy_stream
 from etl_toolkit.server.account import run_as, server_account
 from etl_toolkit.server.home import Home
 from tests.conftest import _memory
+from tests.oracle import differing_rows
 
 FILES = {"1.csv": "id,v\n1,a\n2,b\n", "2.csv": "id,v\n2,c\n3,d\n"}
 
@@ -91,6 +93,105 @@ class TestPinned:
 
 
 class TestObeyed:
+    @pytest.mark.parametrize(
+        ("strategy", "undoable"),
+        [("partitioned", False), ("deterministic", False), ("deterministic", True), ("streaming", True)],
+    )
+    def test_what_the_table_prints_of_values_is_printed_as_for_any_client(
+        self, database: str, connection: Connection, set_up: SetUp, tmp_path: Path, strategy: str, undoable: bool
+    ) -> None:
+        """A generated column here; a trigger as well where files are loaded in order. The control inserts the same rows."""
+        set_up(
+            extra_float_digits="0",
+            bytea_output="escape",
+            DateStyle="German",
+            TimeZone="Asia/Tokyo",
+            IntervalStyle="iso_8601",
+        )
+        print_all = "concat_ws('; ', f, b, d, m, i)"
+        with connection.cursor() as cursor:
+            cursor.execute("SET extra_float_digits = 0; SET bytea_output = 'escape'; SET DateStyle = 'German'")
+            cursor.execute("SET TimeZone = 'Asia/Tokyo'; SET IntervalStyle = 'iso_8601'")
+            cursor.execute(
+                "CREATE FUNCTION printed(f float8, b bytea, d date, m timestamptz, i interval) RETURNS text IMMUTABLE "
+                f"LANGUAGE sql AS $$SELECT {print_all}$$; CREATE FUNCTION label() RETURNS trigger LANGUAGE plpgsql AS "
+                f"$$BEGIN SELECT {print_all} INTO NEW.t FROM (SELECT NEW.*) AS n; RETURN NEW; END$$"
+            )
+            for name in ("loaded", "expected"):
+                cursor.execute(
+                    f"CREATE TABLE {name} (id int PRIMARY KEY, f float8, b bytea, d date, m timestamptz, i interval, t text, "
+                    "g text GENERATED ALWAYS AS (printed(f, b, d, m, i)) STORED)"
+                )
+                if strategy != "partitioned":
+                    cursor.execute(
+                        f"CREATE TRIGGER label BEFORE INSERT OR UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION label()"
+                    )
+                cursor.execute(f"INSERT INTO {name} (id, f) VALUES (1, 7)")
+            values = [(0.1 + 0.2, "\\x4142", "2024-06-05", "2024-06-05 12:00Z", "1 day 2 hours")] * 2
+            for key, row in enumerate(values, start=1):
+                cursor.execute(
+                    "INSERT INTO expected (id, f, b, d, m, i) VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO UPDATE "
+                    "SET (f, b, d, m, i) = (excluded.f, excluded.b, excluded.d, excluded.m, excluded.i)",
+                    (key, *row),
+                )
+        path = tmp_path / "values.csv"
+        path.write_text(
+            "id,f,b,d,m,i\n" + "".join(f"{at},{','.join(map(str, row))}\n" for at, row in enumerate(values, 1))
+        )
+
+        assert ingest(path, "loaded", "id", database, strategy=strategy, undoable=undoable)
+
+        assert differing_rows(connection, "loaded", "expected") == []
+
+    def test_null_elements_are_read_as_the_server_says(
+        self, database: str, connection: Connection, set_up: SetUp, tmp_path: Path
+    ) -> None:
+        set_up(array_nulls="off")
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "CREATE TABLE lists (id int PRIMARY KEY, a text[]); INSERT INTO lists VALUES (2, '{x,NULL}')"
+            )
+        (tmp_path / "lists.csv").write_text('id,a\n1,"{a,NULL}"\n2,{b}\n')
+        result = ingest(tmp_path / "lists.csv", "lists", "id", database, undoable=True)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT a FROM lists ORDER BY id")
+            assert cursor.fetchall() == [(["a", "NULL"],), (["b"],)]
+            assert ConflictAwareProcessor(database).undo(result.run_id).restored == 1
+            cursor.execute("SELECT a FROM lists")
+            assert cursor.fetchall() == [(["x", None],)]
+        frame = pa.table({"id": [1], "a": [["a", None]]})
+        with pytest.raises(SourceError, match=r"array_nulls is off .* NULLs in them would become the text NULL"):
+            ingest(frame, "lists", "id", database)
+        assert ingest(frame, "lists", "id", psycopg2.extensions.make_dsn(database, options="-c array_nulls=on"))
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT a FROM lists WHERE id = 1")
+            assert cursor.fetchall() == [(["a", None],)]
+
+    @pytest.mark.parametrize("strategy", ["partitioned", "deterministic", "streaming"])
+    @pytest.mark.parametrize("how", ["session_replication_role", "disabled trigger", "not enforced"])
+    def test_what_the_server_does_not_check_is_not_checked(
+        self, database: str, connection: Connection, set_up: SetUp, tmp_path: Path, how: str, strategy: str
+    ) -> None:
+        if how == "not enforced" and connection.server_version < 180000:
+            pytest.skip("version 18 brought it")
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE child (id int PRIMARY KEY, t int)")
+            enforced = "NOT ENFORCED" if how == "not enforced" else ""
+            cursor.execute(f"ALTER TABLE child ADD FOREIGN KEY (t) REFERENCES t {enforced}")
+            if how == "disabled trigger":
+                cursor.execute("ALTER TABLE child DISABLE TRIGGER ALL")
+        if how == "session_replication_role":
+            set_up(session_replication_role="replica")
+        paths = [tmp_path / "1.csv", tmp_path / "2.csv"]
+        paths[0].write_text("id,t\n1,7\n2,8\n")
+        paths[1].write_text("id,t\n1,9\n")
+
+        assert ingest(paths, "child", "id", database, strategy=strategy).rejects == ()
+
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT id, t FROM child ORDER BY id")
+            assert cursor.fetchall() == [(1, 9), (2, 8)]
+
     def test_search_path_finds_the_table(
         self, database: str, connection: Connection, set_up: SetUp, files: list[Path]
     ) -> None:

@@ -190,7 +190,7 @@ def compose_judged(upsert: Upsert, source: Composable) -> Composed:
         )
     stale: Composable = SQL("false")
     if upsert.action is ConflictAction.NEWER and upsert.order_by:
-        stale = _older(Identifier("latest", upsert.order_by), Identifier("present", upsert.order_by))
+        stale = _older(upsert, "latest", "present")
     return ours(upsert.target,
         "latest AS ({latest}), judged AS MATERIALIZED (SELECT latest.*, etl_present IS NULL AS etl_new, "
         "etl_present IS NOT NULL AND {stale} AS etl_stale, "
@@ -303,7 +303,7 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
         assignments = SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name in upsert.values)
         wanted: Composable = SQL("true")
         if upsert.action is ConflictAction.NEWER and upsert.order_by:
-            stale = _older(Identifier("excluded", upsert.order_by), Identifier("etl_target", upsert.order_by))
+            stale = _older(upsert, "excluded", "etl_target")
             wanted = SQL("NOT {}").format(stale)
         resolution = SQL("DO UPDATE SET {} WHERE {}").format(assignments, guarded(upsert.rivals, wanted))
     return ours(upsert.target,
@@ -316,7 +316,9 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
     ).format(
         is_inserted=SQL("NULL::bool" if target.is_partitioned else "(etl_target.xmax = 0)"),
         inserted=ours(target, _NEW_AND_WRITTEN if target.is_partitioned else _INSERTED),
-        judged=compose_judged(upsert, source), kept=_kept(upsert), table=table(target), columns=names(layout.columns),
+        judged=compose_judged(upsert, source),
+        kept=SQL(", kept AS ({})").format(_kept(upsert)) if upsert.undoable else SQL(""),
+        table=table(target), columns=names(layout.columns),
         overriding=overriding(upsert), order=writing_order(upsert),
         arbiter=arbiter_of(target), resolution=resolution,
     )  # fmt: skip
@@ -342,20 +344,26 @@ def overriding(upsert: Upsert) -> SQL:
 
 
 def _kept(upsert: Upsert) -> Composable:
-    """A CTE that keeps the rows about to be overwritten, as text, with the transaction that wrote them.
+    """Keep the rows about to be overwritten, of the CTE `judged`, as text, with the transaction that wrote them.
 
     Its snapshot is that of the upsert; where another session changes one of these rows in between, REPEATABLE READ
     makes the upsert fail with 40001 rather than overwrite what was not kept. A row of this very transaction is no
     earlier state.
     """
-    if not upsert.undoable:
-        return SQL("")
     return ours(
         upsert.target,
-        ", kept AS (INSERT INTO etl_toolkit.before_images (version, image) SELECT etl_before.xmin, (etl_before.*)::text "
+        "INSERT INTO etl_toolkit.before_images (version, image) SELECT etl_before.xmin, (etl_before.*)::text "
         "FROM judged JOIN {} AS etl_before ON etl_before.ctid = etl_place AND etl_before.tableoid = etl_present "
-        "WHERE etl_differs AND etl_before.xmin <> pg_catalog.pg_current_xact_id()::xid)",
+        "WHERE etl_differs AND etl_before.xmin <> pg_catalog.pg_current_xact_id()::xid",
     ).format(table(upsert.target))
+
+
+def _may_print(upsert: Upsert) -> bool:
+    """Whether writing a row may call what prints values: a trigger, a default, a generated column."""
+    target = upsert.target
+    return bool(target.hazards) or any(
+        column.expression is not None and column.name not in upsert.layout.columns for column in target.columns
+    )
 
 
 def forecast(cursor: Any, upsert: Upsert) -> tuple[int, int, int]:
@@ -373,7 +381,11 @@ def forecast(cursor: Any, upsert: Upsert) -> tuple[int, int, int]:
 
 def judge(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:
     """Run `merge_statement`; return what happened to the staged rows, by file position."""
-    with printing(cursor) if upsert.undoable else nullcontext():  # it keeps rows as text
+    if upsert.undoable and _may_print(upsert):  # that must not see the settings under which rows are kept as text
+        with printing(cursor):
+            cursor.execute(SQL("WITH {} {}").format(compose_judged(upsert, source), _kept(upsert)))
+        upsert = replace(upsert, undoable=False)
+    with printing(cursor) if upsert.undoable else nullcontext():
         cursor.execute(merge_statement(upsert, source))
         found = cursor.fetchall()
     if not found:
@@ -414,11 +426,19 @@ def key_items(target: TargetTable) -> Composed:
 
 
 def match_keys(target: TargetTable, left: str, right: str) -> Composed:
-    """A condition on two relations with `key_items`: their keys are the same to the index."""
-    equal = SQL("IS NOT DISTINCT FROM") if target.arbiter.nulls_not_distinct else SQL("=")
+    """A condition on two relations with `key_items`: their keys are the same to the index.
+
+    By the operators of the index: another one may be found by name, if the schema of the type is not on the search path.
+    Records are compared by those of their types as well, and NULLs in them are equal.
+    """
+    equal = SQL(
+        "ROW({0})::record OPERATOR(pg_catalog.=) ROW({2})::record"
+        if target.arbiter.nulls_not_distinct
+        else "{0} {1} {2}"
+    )
     return SQL(" AND ").join(
-        SQL("{} {} {}").format(Identifier(left, *alias.strings), equal, Identifier(right, *alias.strings))
-        for alias in key_aliases(target)
+        equal.format(Identifier(left, *alias.strings), SQL(operator), Identifier(right, *alias.strings))
+        for alias, operator in zip(key_aliases(target), target.arbiter.equality, strict=True)
     )
 
 
@@ -427,9 +447,15 @@ def key_aliases(target: TargetTable) -> list[Identifier]:
     return [own_column(target, f"etl_k{number}") for number in range(len(target.arbiter.expressions))]
 
 
-def _older(left: Composable, right: Composable) -> Composed:
-    """Left < right, with NULL below every value."""
-    return SQL("({left} < {right} OR ({left} IS NULL AND {right} IS NOT NULL)) IS TRUE").format(left=left, right=right)
+def _older(upsert: Upsert, *relations: str) -> Composed:
+    """The value of the first relation is less than that of the second, with NULL below every value."""
+    assert upsert.order_by is not None
+    left, right = (Identifier(relation, upsert.order_by) for relation in relations)
+    # An operator of another schema may not be on the search path; within records, values are compared by their type's own.
+    kind = upsert.target.column(upsert.order_by).base_type
+    is_own = "." in kind or kind == "domain"
+    less = "pg_catalog.btrecordcmp(ROW({left}), ROW({right})) < 0" if is_own else "{left} < {right}"
+    return SQL("(" + less + " OR ({left} IS NULL AND {right} IS NOT NULL)) IS TRUE").format(left=left, right=right)
 
 
 def names(columns: Sequence[str], qualifier: str | None = None) -> Composed:

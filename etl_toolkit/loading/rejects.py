@@ -122,7 +122,7 @@ def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tup
         bad = min(bisect_left(last_lines, lines_before + line, lo=start), len(rows) - 1)
         if bad > start and target.foreign_keys:
             _copy(cursor, statement, rows[start:bad])
-        yield Refusal(chunk[bad][0], reason, sqlstate, chunk[bad][1])
+        yield Refusal(chunk[bad][0], reason.replace("etl_probe", target.name), sqlstate, chunk[bad][1])
         start, window = bad + 1, _AFTER_A_REFUSAL
     if target.foreign_keys:
         yield from _look_up(cursor, target, layout, dict(chunk))
@@ -214,8 +214,8 @@ def _has_orphans(cursor: Any, key: ForeignKey, rows: Composable) -> bool:
 def _orphans(key: ForeignKey, rows: Composable, wanted: Composable) -> sql.Composed:
     present = SQL(" AND ").join(SQL("q.{} IS NOT NULL").format(Identifier(name)) for name in key.columns)
     equal = SQL(" AND ").join(
-        SQL("r.{} = q.{}").format(Identifier(theirs), Identifier(ours))
-        for ours, theirs in zip(key.columns, key.referenced_columns, strict=True)
+        SQL("r.{} {} q.{}").format(Identifier(theirs), SQL(operator), Identifier(ours))
+        for ours, theirs, operator in zip(key.columns, key.referenced_columns, key.equality, strict=True)
     )
     return SQL("SELECT {} FROM {} q WHERE {} AND NOT EXISTS (SELECT FROM {} r WHERE {})").format(
         wanted, rows, present, SQL(key.references), equal

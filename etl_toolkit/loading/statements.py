@@ -24,8 +24,10 @@ from etl_toolkit.loading.tripwire import guarded
 def update_statement(upsert: Upsert, source: Composable) -> Composed:
     """Compose the UPDATE of the rows that are there and differ. It returns none of them: that would cost it 7 %."""
     target = upsert.target
-    parts = zip(target.arbiter.expressions, key_aliases(target), strict=True)
-    found = SQL(" AND ").join(SQL("etl_target.{} = latest.{}").format(SQL(part), alias) for part, alias in parts)
+    parts = zip(target.arbiter.expressions, target.arbiter.equality, key_aliases(target), strict=True)
+    found = SQL(" AND ").join(
+        SQL("etl_target.{} {} latest.{}").format(SQL(part), SQL(equal), alias) for part, equal, alias in parts
+    )
     return SQL(
         "UPDATE ONLY {table} AS etl_target SET {assignments} FROM (SELECT * FROM ({latest}) AS latest"
         "{in_key_order}) AS latest WHERE {found} AND {wanted}"

@@ -210,9 +210,11 @@ def _take_out(target: TargetTable, cursor: Any) -> list[int]:
 
 def _childless(run: Run, cursor: Any, key: ForeignKey) -> Generator[_Refused]:
     """The winners whose parent is neither in the table nor among them; one that goes may be the parent of others."""
-    pairs = list(zip(key.columns, key.referenced_columns, strict=True))
-    equal = SQL(" AND ").join(SQL("r.{} = w.{}").format(Identifier(theirs), Identifier(own)) for own, theirs in pairs)
-    given = SQL(" AND ").join(SQL("w.{} IS NOT NULL").format(Identifier(own)) for own, _ in pairs)
+    equal = SQL(" AND ").join(
+        SQL("r.{} {} w.{}").format(Identifier(theirs), SQL(operator), Identifier(own))
+        for own, theirs, operator in zip(key.columns, key.referenced_columns, key.equality, strict=True)
+    )
+    given = SQL(" AND ").join(SQL("w.{} IS NOT NULL").format(Identifier(own)) for own in key.columns)
     orphans = ours(
         run.target,
         "SELECT etl_row FROM {winners} w WHERE {given} AND NOT EXISTS (SELECT FROM {table} r WHERE {equal}) "
