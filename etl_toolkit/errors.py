@@ -135,7 +135,7 @@ def in_python_words(message: str) -> str:
         name = _IN_PYTHON.get(match[1], match[1].replace("-", "_"))
         return f"{name}={match[2]}" if match[2] and "=" not in name else name
 
-    message = _RESUME.sub(r"`processor.\1('\2')`", message)
+    message = _RESUME.sub(r"`ConflictAwareProcessor(dsn).\1('\2')`", message)
     return _OPTION.sub(spelled, message.replace("`etl-toolkit runs`", "`etl_toolkit.runs()`"))
 
 

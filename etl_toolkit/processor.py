@@ -116,7 +116,7 @@ class ConflictAwareProcessor:
         """
         spec = spec_of(locals(), default_spec(self.config))
         stop = Stop()
-        with card_if_wanted(progress=progress) as card:
+        with card_if_wanted(stop, progress=progress) as card:
             return await self._with(card)._load_unless_cancelled(files, spec, stop)
 
     async def _load_unless_cancelled(self, files: Any, spec: LoadSpec, stop: Stop) -> LoadResult:
@@ -374,7 +374,7 @@ def ingest(
     spec = spec_of(options, default_spec(processor.config, given.spec if given else NOTHING_ASKED))
     check_named(files, spec)
     stop = stop or Stop()
-    with card_if_wanted(progress=progress) as card:
+    with card_if_wanted(stop, progress=progress) as card:
         return processor._with(card).load(files, spec, stop)
 
 

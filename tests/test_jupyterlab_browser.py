@@ -161,3 +161,63 @@ def test_a_button_of_explore_shows_another_stored_result(page: Any) -> None:
     page.get_by_role("button", name="50%").first.click()
     page.get_by_text("4 × 1,000 rows CSV, 50% overlap, empty table, 2 workers").first.wait_for()
     keep(page, "explore-after")
+
+
+# --- the card of a load ------------------------------------------------------------------------------------------------
+
+SAVE = """([path, source]) => window.jupyterapp.serviceManager.contents.save(path, {
+  type: 'notebook', format: 'json', content: {
+    nbformat: 4, nbformat_minor: 5, metadata: { kernelspec: { name: 'python3', display_name: 'Python 3', language: 'python' } },
+    cells: [{ id: 'load', cell_type: 'code', metadata: {}, outputs: [], execution_count: null, source }],
+  },
+})"""
+SOON_MILLISECONDS = 4_000  # less than one second where nothing else uses the machine
+INTERRUPT = "() => window.jupyterapp.commands.execute('notebook:interrupt-kernel')"
+START = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"  # and do not wait for its end
+SLOW_LOAD = """
+import os
+from pathlib import Path
+import psycopg2
+from etl_toolkit import ConflictAwareProcessor, ingest
+dsn = os.environ["ETL_DSN"]
+with psycopg2.connect(dsn) as connection, connection.cursor() as cursor:
+    cursor.execute("DROP TABLE IF EXISTS carded; CREATE TABLE carded (id bigint PRIMARY KEY, value text)")
+    cursor.execute("CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+                   "'BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END'")
+    cursor.execute("CREATE TRIGGER slow BEFORE INSERT ON carded FOR EACH ROW EXECUTE FUNCTION slow()")
+connection.close()
+Path("carded.csv").write_text("id,value\\n" + "".join(f"{n},{n}\\n" for n in range(ROWS)))
+result = CALL
+"""
+BLOCKING = "ingest('carded.csv', 'carded', 'id', dsn)"
+AWAITED = "await ConflictAwareProcessor(dsn).process_with_strategy('carded.csv', 'carded', 'id')"
+
+
+def run_cell(page: Any, rows: int, call: str) -> None:
+    page.evaluate(SAVE, ["card.ipynb", SLOW_LOAD.replace("ROWS", str(rows)).replace("CALL", call)])
+    page.evaluate(OPEN, "card.ipynb")
+    page.wait_for_function(IS_READY, timeout=180_000)
+    page.evaluate(START)
+
+
+@pytest.mark.parametrize("call", [BLOCKING, AWAITED], ids=["blocking", "awaited"])
+def test_the_button_of_a_card_and_an_interrupt_stop_the_load_at_once(page: Any, call: str) -> None:
+    for way in ("button", "interrupt"):
+        run_cell(page, 100_000, call)
+        page.get_by_text("worker 1: file 1").last.wait_for()
+        keep(page, f"card-{way}")
+        if way == "button":
+            page.locator("button", has_text="Stop").last.click()
+        else:
+            page.evaluate(INTERRUPT)
+        page.get_by_text("The load into carded was stopped").last.wait_for(timeout=SOON_MILLISECONDS)
+        page.wait_for_function(IS_READY)
+        assert len(page.evaluate(ERRORS)) == 1
+        keep(page, f"card-{way}-stopped")
+
+
+def test_the_card_becomes_the_outcome(page: Any) -> None:
+    run_cell(page, 100, BLOCKING)
+    page.get_by_text("Loaded into public.carded: 100 rows read, 100 written").last.wait_for()
+    page.wait_for_timeout(500)
+    keep(page, "card-outcome")

@@ -1,7 +1,7 @@
 """A load in a notebook: a card with phases and a lane per worker, which becomes the outcome in place.
 
-It has no button: JupyterLab hands a click to the kernel when the cell is over. The notebook's ■ stops a load at once.
-Where nobody watches (papermill, nbconvert) the outcome alone is shown, as static HTML.
+Its Stop button and the notebook's ■ stop the load at once. Where nobody watches (papermill, nbconvert), only the outcome
+is shown, as static HTML.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from html import escape
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 from etl_toolkit.errors import in_python_words
 from etl_toolkit.loading.run import Event
 from etl_toolkit.observe.following import Following, Snapshot, in_time
+from etl_toolkit.observe.live import LiveHtml, LiveWidget, open_live
 from etl_toolkit.observe.notices import in_words
+from etl_toolkit.stopping import Stop
 
 REFRESH_SECONDS = 0.25
 _GOOD, _BUSY, _BAD, _FAINT = "#2e7d32", "#1565c0", "#c62828", "color-mix(in srgb, currentColor 15%, transparent)"
@@ -44,43 +47,47 @@ def _kernel() -> Any:
 
 
 @contextmanager
-def card_if_wanted(*, progress: bool | None) -> Iterator[Card | None]:
-    """The card of a load; None where there is none: not in a notebook, or not wanted (`progress`; None: in a notebook)."""
+def card_if_wanted(stop: Stop, *, progress: bool | None) -> Iterator[Card | None]:
+    """The card of a load; None where there is none: not in a notebook, or not wanted (`progress`; None: in a notebook).
+
+    Its button sets `stop`.
+    """
     if progress is False or not is_notebook():
         yield None
         return
-    with Card() as card:
+    with Card(stop) as card:
         yield card
 
 
 class Card:
     """Follows the events of one load."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
         self._following = Following()
         self._notices: list[str] = []
         self._facts: dict[str, Any] = {}
         self._over = threading.Event()
-        self._handle: Any = None
+        self._live: LiveHtml | LiveWidget | None = None
         self._thread = threading.Thread(target=self._refresh, name="etl-card", daemon=True)
 
     def __enter__(self) -> Card:
         if is_watched():
-            self._open()
+            self._live = open_live(self._html(), "Stop", partial(self._stop.set, "the Stop button"), _kernel())
             self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from IPython.display import HTML, display
-
         self._over.set()
-        if self._handle is None:
+        if self._live is None:
+            from IPython.display import HTML, display
+
             display(HTML(self._html()))  # type: ignore[no-untyped-call]
             return
         self._thread.join(2 * REFRESH_SECONDS)
-        self._handle.update(HTML(self._html()))  # type: ignore[no-untyped-call]
+        self._live.settle(self._html())
 
     def __call__(self, event: Event) -> None:
         self._following(event)
@@ -89,16 +96,9 @@ class Card:
         if event.name == "finished":
             self._facts = dict(event.facts)
 
-    def _open(self) -> None:
-        from IPython.display import HTML, display
-
-        self._handle = display(HTML(self._html()), display_id=True)  # type: ignore[no-untyped-call]
-
     def _refresh(self) -> None:
-        from IPython.display import HTML
-
-        while not self._over.wait(REFRESH_SECONDS):
-            self._handle.update(HTML(self._html()))  # type: ignore[no-untyped-call]
+        while self._live is not None and not self._over.wait(REFRESH_SECONDS):
+            self._live.show(self._html())
 
     def _html(self) -> str:
         return card_html(self._following.snapshot(), self._facts, self._notices)
