@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ParallelConfig, ingest
 from etl_toolkit.bench.workload import GeneratedFiles, Workload, generate, table_sql
 from etl_toolkit.errors import SourceError
+from etl_toolkit.sources.relation import read_failure
 
 WORKLOAD = Workload(files=2, rows=100_000, overlap=0.5)
 
@@ -46,3 +48,10 @@ def test_what_does_not_fit_into_memory_beside_duckdb_is_spilled(
     result = ingest([str(path) for path in generated.files], "loaded", "id", database, config=config)
 
     assert (result.strategy, result.counts.inserted) == ("partitioned", 150_000)
+
+
+@pytest.mark.parametrize("kind", [duckdb.OutOfMemoryException, duckdb.IOException, OSError])
+def test_a_shortage_of_memory_is_recognised_whatever_error_it_arrives_in(kind: type[Exception]) -> None:
+    error = kind("Out of Memory Error: failed to allocate data of size 128.0 KiB (12.1 MiB/12.0 MiB used)")
+
+    assert "raise memory_limit_bytes" in str(read_failure((), error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -39,8 +40,9 @@ def pgbouncer(database: str, directory: Path, mode: str) -> Iterator[str]:
         f"password={parts['password']}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\n"
         f"unix_socket_dir =\npool_mode = {mode}\ndefault_pool_size = {20 if mode == 'session' else POOL_SIZE}\n"
     )
-    command = [PGBOUNCER, "-u", "nobody", str(settings)]
-    for place in (settings, *settings.parents):  # it does not run as root, and has to find its settings
+    # It does not run as root, and has to find its settings; only root may run it as somebody else.
+    command = [PGBOUNCER, *(["-u", "nobody"] if os.geteuid() == 0 else []), str(settings)]
+    for place in (settings, *settings.parents):
         if place.owner() == "root" and place.is_relative_to("/tmp") and place != Path("/tmp"):
             place.chmod(place.stat().st_mode | 0o055)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

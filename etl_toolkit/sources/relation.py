@@ -15,6 +15,7 @@ from etl_toolkit.sources.values import converted, nulls_of_reader
 from etl_toolkit.workspace import literal
 
 NO_ROOM = ("No space left", "File too large", "quota exceeded", "max_temp_directory_size", "Could not write file")
+OUT_OF_MEMORY = "Out of Memory Error"  # also inside of other errors: of Arrow, when rows are fetched
 BAD_TEXT = "Invalid string encoding found"
 ORDINARY_DELIMITERS = ",;|\t"
 # DuckDB types of which no value is spelled with an ordinary delimiter, a quote or a line break, nor as the empty text.
@@ -206,7 +207,7 @@ def read_failure(files: Iterable[SourceFile], error: BaseException) -> SourceErr
 
 def resource_failure(error: BaseException, where: str) -> SourceError | None:
     """What DuckDB lacks: memory, or room in its working directory; None for any other complaint."""
-    if isinstance(error, duckdb.OutOfMemoryException):
+    if isinstance(error, duckdb.OutOfMemoryException) or OUT_OF_MEMORY in str(error):
         return SourceError(
             f"{where}: DuckDB needs more memory than it may use; raise memory_limit_bytes, or lower --jobs"
         )
