@@ -38,6 +38,7 @@ ExtraColumns = Literal["error", "ignore"]
 QuotedEmpty = Literal["text", "null"]
 Names = Literal["exact", "snake"]
 PerColumn = tuple[str, ...] | Mapping[str, tuple[str, ...]]  # for all columns, or by their names
+Ragged = Literal["reject", "pad", "cut", "fit"]
 FileFormat = Literal["csv", "pgtext", "parquet"]
 Loaded = Literal["again", "skip"]
 
@@ -52,7 +53,9 @@ class ReadOptions:
     """How files are read; None means: find out. Each field says what it is."""
 
     delimiter: str | None = option(
-        None, "delimiter of CSV files; detected if not given", spellings={"\\t": "\t", "tab": "\t"}
+        None,
+        "delimiter of CSV files, of one character or several, `\\s+` for any number of blanks; detected if not given",
+        spellings={"\\t": "\t", "tab": "\t"},
     )
     quote: str = option('"', "quote character of CSV files; an empty text if they have none")
     encoding: str | None = option(None, "encoding of CSV files; UTF-8, or according to a byte order mark, if not given")
@@ -70,6 +73,21 @@ class ReadOptions:
     skip: int = option(
         0, "number of lines before the header of CSV files, or before the data if `headers` are given", minimum=0
     )
+    header: int | bool | None = option(
+        None,
+        "number of lines of the header: 0 or false for none, 1 or true; detected if not given; with `headers`, their names count",
+        minimum=0,
+    )
+    comment: str | None = option(None, "lines that begin with this text are left out")
+    footer: int = option(0, "number of lines at the end of each CSV file that are left out", minimum=0)
+    until: str | None = option(
+        None, "a regular expression: the first line that it matches from its beginning ends the data"
+    )
+    ragged: Ragged = option(
+        "reject",
+        "what happens to rows with too few or too many fields: `pad` fills up with NULL, `cut` cuts off, `fit` does both",
+    )
+    escape: str | None = option(None, "character that takes the meaning of the one behind it, for example a backslash")
     null: PerColumn = option(
         (), "texts that are NULL: for all columns, where they are not quoted, or by column (`*`: all others)"
     )
@@ -106,7 +124,11 @@ class WriteOptions:
 
 @dataclass(frozen=True)
 class CsvDialect:
-    """The agreed shape of one CSV file. `copy_text` is the delimiter of the COPY text that it was made of, if it was."""
+    """The agreed shape of one CSV file, as DuckDB and COPY read it.
+
+    `copy_text` is the delimiter of the COPY text that it was made of, if it was; `spelled_anew` says that it was made of
+    another kind of CSV, by the options of its file.
+    """
 
     delimiter: str = ","
     quote: str = '"'
@@ -114,6 +136,7 @@ class CsvDialect:
     has_header: bool = True
     skip: int = 0
     copy_text: str = ""
+    spelled_anew: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,36 @@ def rejects(connection: Connection, result: LoadResult) -> list[tuple[Any, ...]]
             (result.run_id,),
         )
         return list(cursor.fetchall())
+
+
+OTHER = ReadOptions(
+    delimiter="||",
+    escape="\\",
+    comment="#",
+    footer=1,
+    until="END",
+    ragged="fit",
+    skip=1,
+    header=2,
+    names="snake",
+    trim=True,
+)
+OTHER_FILES = [
+    'title\n# c\nI||betrag||\nD||number||name\n1||1.5||a\\||b\n# no\n2||x||bad\n3\n\n3||4||" q\n#q "||more\nEND\n9||9||9\nsum\n',
+    "title\ni||betrag||name\nd||number\n1||2.5||later\n||7||no key\n3 rows\n",
+]
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "full_parallel"])
+def test_every_strategy_finds_the_same_records(
+    table: str, connection: Connection, tmp_path: Path, strategy: Any
+) -> None:
+    files = [put(tmp_path / f"{number}.dat", text) for number, text in enumerate(OTHER_FILES)]
+    read = replace(OTHER, format="csv", rename={"i_d": "id"})
+    result = ingest(files, "t", "id", table, read=read, strategy=strategy, max_rejects=2)
+    assert rows(connection, "id, betrag_number::text, name") == [(1, "2.5", "later"), (3, "4", "q\n#q")]
+    assert [row[:4] for row in rejects(connection, result)] == [(0, 1, 7, "2||x||bad"), (1, 1, 5, "||7||no key")]
+    assert result.counts.read == 6
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -252,8 +252,8 @@ def test_delimiter_is_the_one_that_splits_alike(data: bytes, delimiter: str, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"delimiter": ",,"}, "one ASCII character"),
-        ({"delimiter": "§"}, "one ASCII character"),
+        ({"delimiter": ""}, "one character or a few"),
+        ({"delimiter": "a\nb"}, "without line breaks"),
         ({"quote": ","}, None),
         ({"quote": ",", "delimiter": ","}, "other than the delimiter"),
         ({"encoding": "klingon"}, "unknown encoding 'klingon'"),

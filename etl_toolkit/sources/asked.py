@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from etl_toolkit.errors import UsageError
-from etl_toolkit.model import PerColumn, ReadOptions
+from etl_toolkit.model import PerColumn, Ragged, ReadOptions
 from etl_toolkit.sources.values import date_grammar
 
+MOST_HEADER_LINES = 10
 _FORMATS = ("csv", "pgtext", "parquet")
 _SEPARATORS = (".", ",", "'", "\u2019", "_", " ")
 
@@ -17,11 +19,16 @@ _SEPARATORS = (".", ",", "'", "\u2019", "_", " ")
 def check_options(options: ReadOptions) -> ReadOptions:
     r"""Return the options with `\t` read as a tab, and one text as a list of one. Raises UsageError for what cannot be."""
     delimiter = "\t" if options.delimiter == "\\t" else options.delimiter
-    if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '\r\n\0"'):
-        raise UsageError(f"the delimiter must be one ASCII character, not {delimiter!r}; for example , ; | or \\t")
+    if delimiter is not None and (not 1 <= len(delimiter) <= 16 or set(delimiter) & set('\r\n\0"')):
+        raise UsageError(
+            f"the delimiter must be one character or a few, without line breaks and quotes, not {delimiter!r}: , ; | or \\t"
+        )
     quote = options.quote
-    if len(quote) > 1 or not quote.isascii() or quote in ("\r", "\n", "\0") or (quote and quote == delimiter):
+    if not _may_mark(quote, delimiter):
         raise UsageError(f"the quote must be one ASCII character other than the delimiter, or empty, not {quote!r}")
+    escape = None if options.escape == quote else options.escape  # quotes are doubled in any case
+    if escape is not None and not (escape and _may_mark(escape, delimiter)):
+        raise UsageError(f"the escape must be one ASCII character other than the delimiter, not {escape!r}")
     for name in options.headers or ():
         if not name or options.headers is None or options.headers.count(name) > 1:
             raise UsageError(f"headers must be distinct names that are not empty; {name!r} is not")
@@ -30,13 +37,40 @@ def check_options(options: ReadOptions) -> ReadOptions:
     if options.skip < 0:
         raise UsageError(f"the number of lines to skip must be 0 or more, not {options.skip}")
     checked = replace(
-        options, delimiter=delimiter, quote=quote, null=_listed(options.null), date_format=_listed(options.date_format),
+        options, delimiter=delimiter, escape=escape, null=_listed(options.null), date_format=_listed(options.date_format),
         currency=_as_tuple(options.currency), true=_as_tuple(options.true), false=_as_tuple(options.false),
         columns=_as_tuple(options.columns),
     )  # fmt: skip
+    _check_lines(checked)
     _check_columns(checked)
     _check_values(checked)
     return checked
+
+
+def _may_mark(character: str, delimiter: str | None) -> bool:
+    """Whether a character, or none, may quote or escape."""
+    return len(character) <= 1 and character.isascii() and character not in ("\r", "\n", "\0") and (
+        not character or character not in (delimiter or "")
+    )  # fmt: skip
+
+
+def _check_lines(options: ReadOptions) -> None:
+    if options.comment is not None and (not options.comment or set(options.comment) & set("\r\n\0")):
+        raise UsageError(f"comment must be the text that lines begin with, for example #, not {options.comment!r}")
+    if options.footer < 0:
+        raise UsageError(f"the number of lines of the footer must be 0 or more, not {options.footer}")
+    if options.header is not None and not 0 <= options.header < MOST_HEADER_LINES:
+        raise UsageError(f"a header has up to {MOST_HEADER_LINES - 1} lines, not {options.header}")
+    if options.header == 0 and not options.headers:
+        raise UsageError("where there is no header, name the columns with headers (--headers)")
+    try:
+        re.compile(options.until or "")
+    except re.error as error:
+        raise UsageError(f"until is no regular expression: {error}") from None
+    if options.ragged not in get_args(Ragged):
+        raise UsageError(f"unknown choice for ragged {options.ragged!r}; choose {', '.join(get_args(Ragged))}")
+    if options.format == "pgtext" and (options.comment or options.until or options.escape):
+        raise UsageError("comment, until and escape are not for COPY's text format")
 
 
 def _as_tuple(value: Any) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from typing import BinaryIO
 from etl_toolkit.errors import RejectLimitError, SourceError
 from etl_toolkit.model import CsvDialect, ReadOptions, Reject, SourceFile
 from etl_toolkit.sources.copy_text import NULL_FIELD, CopyText
-from etl_toolkit.sources.dialect import Header, read_header
+from etl_toolkit.sources.dialect import Header, read_header, shape_of
+from etl_toolkit.sources.footer_lines import WithoutFooter
 from etl_toolkit.sources.inputs import escape_name, storable
 from etl_toolkit.sources.octets import Utf8Stream, open_utf8
 from etl_toolkit.sources.records import Shape
@@ -25,7 +26,9 @@ from etl_toolkit.sources.structure import BLOCK_BYTES, Piece, pieces
 from etl_toolkit.sources.values import converts_values
 from etl_toolkit.stopping import Stop
 
+_EXCEL_SEPARATOR = re.compile(rb"\"?sep=([\x01-\x09\x0b\x0c\x0e-\x7f])\"?(?:\r\n|\r|\n)", re.IGNORECASE)
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)")
+Text = Utf8Stream | WithoutFooter | CopyText
 LINE_SEPARATOR = "\x1f"  # stands for "no delimiter": a plain file has none of it
 
 
@@ -49,11 +52,10 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         copy_text = (options.delimiter or "\t") if options.format == "pgtext" else ""
         stream, options = _as_csv(text, options, copy_text)
         header, rest = _header(stream, path, options, bounds)
-        shape = shape_of(header.delimiter, options.quote, header.columns, bounds.max_line_bytes)
+        shape = shape_of(options, header.delimiter, header.columns, bounds.max_line_bytes)
         is_told_apart = options.format is None and header.delimiter == "\t"
-        mending = _Mending(
-            path, copy, header, shape, is_copied=not (stream.is_direct and header.is_tidy), is_told_apart=is_told_apart
-        )
+        is_as_it_is = stream.is_direct and header.is_tidy and not shape.is_foreign and not shape.until
+        mending = _Mending(path, copy, header, shape, is_copied=not is_as_it_is, is_told_apart=is_told_apart)
         seen = 0
         with mending:
             for piece in _pieces(stream, shape, rest, header, skip):
@@ -62,7 +64,10 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
                 bounds.on_look(raw.size - seen)
                 seen = raw.size
         content_hash = raw.finish()
-    dialect = CsvDialect(header.delimiter, options.quote, text.encoding, header.has_header, skip, copy_text)
+    own = shape.canonical
+    dialect = CsvDialect(
+        own.delimiter.decode(), own.quote.decode(), text.encoding, header.has_header, skip, copy_text, shape.is_foreign
+    )
     is_literal = not converts_values(options)
     return SourceFile(
         0, storable(path), "csv", header.columns, content_hash, raw.size, path=path, dialect=dialect,
@@ -70,7 +75,7 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         is_bare=mending.is_plain and is_literal and not mending.has_backslash,
         readable=mending.copy if mending.is_copied else None,
         malformed=tuple(mending.malformed), records=mending.count, longest_record_bytes=mending.longest,
-        header=header.raw.decode() if header.has_header else shape.spell(header.columns),
+        header=header.raw.decode() or shape.spell(header.columns),
     )  # fmt: skip
 
 
@@ -78,19 +83,26 @@ def reopen(file: SourceFile, max_line_bytes: int) -> Generator[Piece]:
     """The pieces of a CSV file as it was found, once more."""
     assert file.path is not None
     dialect = file.dialect
-    options = ReadOptions(
-        dialect.copy_text or dialect.delimiter, dialect.quote, dialect.encoding,
-        None if dialect.has_header else file.own_columns, skip=dialect.skip,
-    )  # fmt: skip
+    options = replace(file.read, delimiter=dialect.copy_text or delimiter_of(file), encoding=dialect.encoding)
     bounds = Bounds(0, max_line_bytes)
     with open_utf8(file.path, encoding=dialect.encoding) as (_, text):
         stream, options = _as_csv(text, options, dialect.copy_text)
         header, rest = _header(stream, file.path, options, bounds)
-        shape = shape_of(dialect.delimiter, dialect.quote, file.own_columns, max_line_bytes)
-        yield from _pieces(stream, shape, rest, header, dialect.skip)
+        yield from _pieces(stream, shape_in_file(file, max_line_bytes), rest, header, dialect.skip)
 
 
-def _pieces(stream: Utf8Stream | CopyText, shape: Shape, rest: bytes, header: Header, skip: int) -> Iterator[Piece]:
+def delimiter_of(file: SourceFile) -> str:
+    """The delimiter in the file itself."""
+    return (file.dialect.spelled_anew and file.read.delimiter) or file.dialect.delimiter
+
+
+def shape_in_file(file: SourceFile, max_line_bytes: int) -> Shape:
+    """What the records of a CSV file look like in the file itself."""
+    quote = '"' if file.dialect.copy_text else file.read.quote
+    return shape_of(replace(file.read, quote=quote), delimiter_of(file), file.own_columns, max_line_bytes)
+
+
+def _pieces(stream: Text, shape: Shape, rest: bytes, header: Header, skip: int) -> Iterator[Piece]:
     found = pieces(stream, shape, held=rest, first_line=1 + header.lines)
     if not isinstance(stream, CopyText):
         yield from found
@@ -100,19 +112,15 @@ def _pieces(stream: Utf8Stream | CopyText, shape: Shape, rest: bytes, header: He
         yield replace(piece, first_line=1 + header.lines + skip + piece.first_record, records=records)
 
 
-def _as_csv(text: Utf8Stream, options: ReadOptions, copy_text: str) -> tuple[Utf8Stream | CopyText, ReadOptions]:
+def _as_csv(text: Utf8Stream, options: ReadOptions, copy_text: str) -> tuple[Text, ReadOptions]:
     """The stream as CSV, and how it is to be read: a header in it counts like in any other CSV file."""
+    stream = WithoutFooter(text, options.footer) if options.footer else text
     if not copy_text:
-        return text, options
-    return CopyText(text, copy_text, skip=options.skip), replace(options, delimiter=",", quote='"', skip=0)
+        return stream, options
+    return CopyText(stream, copy_text, skip=options.skip), replace(options, delimiter=",", quote='"', skip=0)
 
 
-def shape_of(delimiter: str, quote: str, columns: tuple[str, ...], max_line_bytes: int) -> Shape:
-    """What the records of a file with these columns must look like."""
-    return Shape(delimiter.encode(), quote.encode(), columns, max_line_bytes)
-
-
-def _header(stream: Utf8Stream | CopyText, path: Path, options: ReadOptions, bounds: Bounds) -> tuple[Header, bytes]:
+def _header(stream: Text, path: Path, options: ReadOptions, bounds: Bounds) -> tuple[Header, bytes]:
     """Read up to the end of the header; return it and what was read of the data."""
     head = b""
     while True:
@@ -123,10 +131,15 @@ def _header(stream: Utf8Stream | CopyText, path: Path, options: ReadOptions, bou
         skipped = _size_of_lines(head, options.skip, at_end=not block)
         if skipped is None:
             continue
+        separator = _EXCEL_SEPARATOR.match(head) if not options.skip and options.format != "pgtext" else None
+        if separator:  # Excel says so in the first line
+            options = replace(options, delimiter=options.delimiter or separator[1].decode())
+            skipped = separator.end()
         header = read_header(head[skipped:], path, options, at_end=not block, max_bytes=bounds.max_line_bytes)
         if header is not None:
             size, is_tidy = skipped + header.size, header.is_tidy and not skipped
-            header = replace(header, size=size, lines=header.lines + options.skip, is_tidy=is_tidy)
+            lines = header.lines + options.skip + (separator is not None)
+            header = replace(header, size=size, lines=lines, is_tidy=is_tidy)
             return header, head[size:]
 
 
@@ -170,7 +183,7 @@ class _Mending:
     _output: BinaryIO | None = None
 
     def __enter__(self) -> _Mending:
-        self.is_copyable = len(self.header.columns) > 1 and not set(self.header.raw) & set(b"\r\n")
+        self.is_copyable = len(self.header.columns) > 1
         self.is_plain = self.is_copyable
         if self.is_copied:
             self._begin()
@@ -186,7 +199,7 @@ class _Mending:
             self._check_no_copy_text(piece)
         data, count, longest = piece.data, piece.count, piece.longest
         if piece.records is not None:
-            good = [record.raw for record in piece.records if record.fault is None]
+            good = [record.data for record in piece.records if record.fault is None]
             self._set_aside(piece, bounds)
             data, count = b"".join(raw + b"\n" for raw in good), len(good)
             longest = max(map(len, good), default=0)
@@ -199,8 +212,9 @@ class _Mending:
         self.longest = max(self.longest, longest)
         self._bytes_read += piece.size
         self.has_backslash = self.has_backslash or b"\\" in data
-        has_quotes = b'"' in data or (self.shape.quote and self.shape.quote in data)
-        self.is_copyable = self.is_copyable and not (has_quotes and self.shape.quote != b'"')
+        quote = self.shape.canonical.quote
+        has_quotes = b'"' in data or (quote and quote in data)
+        self.is_copyable = self.is_copyable and not (has_quotes and quote != b'"')
         self.is_plain = self.is_plain and not (has_quotes or LINE_SEPARATOR.encode() in data)
 
     def _check_no_copy_text(self, piece: Piece) -> None:
@@ -228,7 +242,7 @@ class _Mending:
         with _writing(self.copy):
             self._output = self.copy.open("wb")
             if self.header.has_header:
-                self._output.write(self.header.raw + b"\n")
+                self._output.write(self.header.line + b"\n")
             if self._bytes_read:
                 with self.path.open("rb") as stream:
                     stream.seek(self.header.size)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import ReadOptions
 from etl_toolkit.sources.inputs import escape_name
-from etl_toolkit.sources.records import Record, Scanner, Shape, count_lines
+from etl_toolkit.sources.records import Record, Scanner, Shape
 
 DELIMITERS = (",", "\t", ";", "|")
 SAMPLE_RECORDS = 20
+BLANKS = r"\s+"  # a delimiter of any number of blanks
 
 
 @dataclass(frozen=True)
 class Header:
     """What stands before the data: `size` bytes and `lines` lines of it, without which the columns are named here.
 
-    `is_tidy` says that it is exactly one line, or nothing.
+    `raw` is the one line that it is, `line` what is written for it; `is_tidy` says that there is nothing else.
     """
 
     delimiter: str
@@ -28,6 +31,16 @@ class Header:
     size: int
     lines: int
     is_tidy: bool
+    line: bytes = b""
+
+
+def shape_of(options: ReadOptions, delimiter: str, columns: tuple[str, ...] | None, max_bytes: int) -> Shape:
+    """What the records of a file that is read with these options must look like."""
+    return Shape(
+        delimiter.encode(), options.quote.encode(), columns, max_bytes, escape=(options.escape or "").encode(),
+        is_blank=delimiter == BLANKS, comment=(options.comment or "").encode(),
+        until=re.compile(options.until) if options.until else None, ragged=options.ragged, trim=options.trim,
+    )  # fmt: skip
 
 
 def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, max_bytes: int) -> Header | None:
@@ -40,36 +53,56 @@ def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, 
         [options.delimiter] if options.delimiter else ["\t"] if ".tsv" in path.name.lower() else _possible(head)
     )
     samples = [
-        _Sample.take(head, delimiter, options.quote, at_end=at_end, max_bytes=max_bytes) for delimiter in candidates
+        _Sample.take(head, shape_of(options, delimiter, None, max_bytes), at_end=at_end) for delimiter in candidates
     ]
     if not any(sample.records for sample in samples) and not at_end:
         return None
     expected = len(options.headers) if options.headers else None
     sample = max(samples, key=lambda sample: sample.quality(expected))
+    if sample.records and len(sample.records) < (options.header or 0):
+        raise SourceError(f"{escape_name(path)}: has fewer lines than its header, which takes {options.header}")
     if not sample.records:
         if options.headers is None:
             raise SourceError(
                 f"{escape_name(path)}: is empty; a CSV file needs a header line (or name its columns with --headers)"
             )
-        return Header(sample.delimiter, options.headers, False, b"", 0, 0, is_tidy=not head)
-    first = sample.records[0]
-    names = None if first.fault else tuple(field.decode().strip() for field in sample.scanner.fields(first.raw))
-    if options.headers is not None and names != options.headers:
-        _check_no_header(names, options, path, line=first.lines_before + 1)
+        is_none = not head and not options.header
+        return Header(sample.delimiter, options.headers, False, b"", 0, 0, is_tidy=is_none)
+    names = sample.names(options)
+    if options.headers is not None and (options.header == 0 or (options.header is None and names != options.headers)):
+        if options.header is None:
+            _check_no_header(names, options, path, line=sample.records[0].lines_before + 1)
         return Header(sample.delimiter, options.headers, False, b"", 0, 0, is_tidy=True)
-    if first.fault is not None or names is None:
-        reason = first.fault.reason if first.fault else ""
-        if b"\0" in first.raw:
-            reason += "; if the file is UTF-16, give --encoding utf-16-le"
-        raise SourceError(f"{escape_name(path)}, line {first.lines_before + 1}: the header cannot be read: {reason}")
-    columns = names
+    return _header_of(sample, names, head, path, options, at_end=at_end)
+
+
+def _header_of(
+    sample: _Sample, names: tuple[str, ...] | None, head: bytes, path: Path, options: ReadOptions, *, at_end: bool
+) -> Header:
+    """The header that the first records are."""
+    count = int(options.header or 1)
+    first = sample.records[0]
+    line = options.skip + first.lines_before + 1
+    if names is None:
+        fault = next(record.fault for record in sample.records if record.fault)
+        reason = fault.reason + ("; if the file is UTF-16, give --encoding utf-16-le" if b"\0" in first.raw else "")
+        raise SourceError(f"{escape_name(path)}, line {line}: the header cannot be read: {reason}")
+    if options.headers is not None and len(options.headers) != len(names):
+        raise SourceError(
+            f"{escape_name(path)}, line {line}: the header has {len(names)} columns, and headers names {len(options.headers)}"
+        )
+    columns = options.headers or names
     if options.names == "exact":
-        _check_header(names, path, lines=options.skip + first.lines_before + 1)
-    size = head.find(first.raw) + len(first.raw)
-    size += 2 if head[size : size + 2] == b"\r\n" else min(1, len(head) - size)
-    tidy = first.raw + b"\n" == head[:size] or (first.raw == head and at_end)
-    is_tidy = tidy and b"\n" not in first.raw and b"\r" not in first.raw
-    return Header(sample.delimiter, columns, True, first.raw, size, count_lines(head[:size]), is_tidy)
+        _check_header(columns, path, lines=line)
+    scanned = sample.scanner.scan(head, at_end=at_end, limit=count)
+    is_line = count == 1 and not sample.scanner.shape.is_foreign and not set(first.raw) & set(b"\r\n")
+    tidy = first.raw + b"\n" == head[: scanned.consumed] or (first.raw == head and at_end)
+    numbered = sample.scanner.shape.canonical.delimiter.join(b"c%d" % number for number in range(len(columns)))
+    is_named = count == 1 and columns == names
+    return Header(
+        sample.delimiter, columns, True, first.raw if is_named else b"", scanned.consumed, scanned.lines,
+        is_tidy=tidy and is_line, line=first.raw if is_line else numbered,
+    )  # fmt: skip
 
 
 def _possible(head: bytes) -> list[str]:
@@ -110,9 +143,17 @@ class _Sample:
     records: list[Record]
 
     @classmethod
-    def take(cls, head: bytes, delimiter: str, quote: str, *, at_end: bool, max_bytes: int) -> _Sample:
-        scanner = Scanner(Shape(delimiter.encode(), quote.encode(), None, max_bytes))
-        return cls(delimiter, scanner, scanner.scan(head, at_end=at_end, limit=SAMPLE_RECORDS).records)
+    def take(cls, head: bytes, shape: Shape, *, at_end: bool) -> _Sample:
+        scanner = Scanner(shape)
+        return cls(shape.delimiter.decode(), scanner, scanner.scan(head, at_end=at_end, limit=SAMPLE_RECORDS).records)
+
+    def names(self, options: ReadOptions) -> tuple[str, ...] | None:
+        """The names that the header has, each of its lines joined by blanks; None where it is malformed."""
+        lines = self.records[: int(options.header or 1)]
+        if any(record.fault for record in lines):
+            return None
+        cells = zip_longest(*(self.scanner.fields(record.raw) for record in lines), fillvalue=b"")
+        return tuple(" ".join(filter(None, (cell.decode().strip() for cell in column))) for column in cells)
 
     def quality(self, expected: int | None) -> tuple[int, int, int]:
         """How many of the records have the number of fields there should be: the first criterion where that is several.

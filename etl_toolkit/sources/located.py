@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Layout, Reject, SourceFile
-from etl_toolkit.sources.csv_file import reopen, shape_of
+from etl_toolkit.sources.csv_file import reopen, shape_in_file
 from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.records import Scanner
 from etl_toolkit.sources.relation import record_expression, text_relation
@@ -63,7 +63,7 @@ def _csv_places(
     file: SourceFile, wanted: Sequence[int], max_line_bytes: int, stop: Stop
 ) -> dict[int, tuple[int | None, str]]:
     dialect = file.dialect
-    scanner = Scanner(shape_of(dialect.delimiter, dialect.quote, file.own_columns, max_line_bytes))
+    scanner = Scanner(shape_in_file(file, max_line_bytes))
     places: dict[int, tuple[int | None, str]] = {}
     with closing(reopen(file, max_line_bytes)) as all_pieces:
         for piece in all_pieces:

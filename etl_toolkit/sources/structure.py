@@ -7,6 +7,7 @@ clean goes to the `Scanner`, which knows why; `tests/test_sources.py` holds the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ BLOCK_BYTES = 1 << 20  # in a smaller one, threads wait for each other more than
 CHECKED_BYTES = 1 << 22  # the check takes ten times that while it runs
 SCANNED_AT_ONCE = 5_000  # records; behind a fault, what follows is most often clean again
 _LF, _CR = 10, 13
+_BLANKS, _OUTER_BLANKS = re.compile(rb"[ \t]+"), re.compile(rb"^[ \t]+|[ \t]+$", re.MULTILINE)
 
 
 class ByteStream(Protocol):
@@ -81,29 +83,37 @@ def pieces(
             start, line = start + skipped, line + (not is_cut)
             size = window if skipped else size * 2
             continue
-        piece, lines, is_cut = _piece(buffer, scanner, at_end=is_last)
+        piece, lines, is_cut, is_ended = _piece(buffer, scanner, at_end=is_last)
         if piece.size:
             yield replace(piece, first_record=record, first_line=line)
+        if is_ended:
+            return
         record, line, start = record + piece.count, line + lines, start + piece.size
         size = window if piece.size else size * 2
 
 
-def _piece(buffer: bytes, scanner: Scanner, *, at_end: bool) -> tuple[Piece, int, bool]:
-    """The whole records at the start of a buffer, their lines, and whether the last goes on behind it and is cut."""
+def _piece(buffer: bytes, scanner: Scanner, *, at_end: bool) -> tuple[Piece, int, bool, bool]:
+    """The whole records at the start of a buffer, their lines, whether the last is cut there, and whether the data ends."""
     found = clean(buffer, scanner.shape, at_end=at_end) if len(buffer) <= CHECKED_BYTES else None
     if found is not None:
         source = found.data if found.is_verbatim else buffer[: found.consumed]
         lines = found.lines if found.lines is not None else count_lines(source)
         piece = Piece(0, 0, found.consumed, found.count, found.data, found.is_verbatim, None, found.longest, source)
-        return piece, lines, False
+        return piece, lines, False, False
     scanned = scanner.scan(buffer, at_end=at_end, limit=SCANNED_AT_ONCE)
     records, source = scanned.records, buffer[: scanned.consumed]
     if any(record.fault for record in records):
-        return Piece(0, 0, len(source), len(records), records=tuple(records)), scanned.lines, scanned.is_cut
-    data = b"".join(record.raw + b"\n" for record in records)
-    longest = max((len(record.raw) for record in records), default=0)
+        piece = Piece(0, 0, len(source), len(records), records=tuple(records))
+        return piece, scanned.lines, scanned.is_cut, scanned.is_ended
+    data = b"".join(record.data + b"\n" for record in records)
+    longest = max((len(record.data) for record in records), default=0)
     is_verbatim = data in (source, source + b"\n")
-    return Piece(0, 0, len(source), len(records), data, is_verbatim, None, longest, source), scanned.lines, False
+    return (
+        Piece(0, 0, len(source), len(records), data, is_verbatim, None, longest, source),
+        scanned.lines,
+        False,
+        scanned.is_ended,
+    )
 
 
 def _past_line(buffer: bytes, *, at_end: bool) -> tuple[int, bool]:
@@ -118,10 +128,40 @@ def _past_line(buffer: bytes, *, at_end: bool) -> tuple[int, bool]:
 
 def clean(buffer: bytes, shape: Shape, *, at_end: bool) -> Clean | None:
     """Return the clean records at the start of a buffer; None where one of them is not, or is longer than the buffer."""
+    if _has_marks(buffer, shape):
+        return None
+    if shape.is_foreign:
+        return _clean_foreign(buffer, shape, at_end=at_end)
     simple = b"\r" not in buffer and not (shape.quote and shape.quote in buffer)
     found = _clean_lines(buffer, shape, at_end=at_end) if simple else None
     found = found or _clean_quoted(buffer, shape, at_end=at_end)
     return found if found and found.longest <= shape.max_bytes and _is_text(found.data) else None
+
+
+def _has_marks(buffer: bytes, shape: Shape) -> bool:
+    """Whether a line of the buffer may be a comment, or the end of the data."""
+    if shape.comment and (
+        buffer.startswith(shape.comment) or b"\n" + shape.comment in buffer or b"\r" + shape.comment in buffer
+    ):
+        return True
+    return shape.until is not None and any(map(shape.is_end, buffer.splitlines()))
+
+
+def _clean_foreign(buffer: bytes, shape: Shape, *, at_end: bool) -> Clean | None:
+    """Lines without quotes and escapes, with a delimiter that is spelled as the one of our own."""
+    cut = len(buffer) if at_end else buffer.rfind(b"\n") + 1
+    data, own = buffer[:cut].replace(b"\r\n", b"\n"), shape.canonical
+    special = {b"\r", own.delimiter, own.quote, shape.quote, shape.escape} - {b""}
+    if not cut or any(character in data for character in special):
+        return None
+    if shape.is_blank:
+        data = _BLANKS.sub(own.delimiter, _OUTER_BLANKS.sub(b"", data))
+    else:
+        data = data.replace(shape.delimiter, own.delimiter)
+    found = _clean_lines(data, own, at_end=True)
+    if found is None or found.longest > shape.max_bytes or not _is_text(found.data):
+        return None
+    return replace(found, consumed=cut, is_verbatim=False)
 
 
 def _is_text(data: bytes) -> bool:
