@@ -19,6 +19,7 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ingest
 from etl_toolkit.errors import RejectLimitError, SourceError
+from tests import parquet_footer
 
 WKB = bytes.fromhex("0101000000000000000000f03f0000000000000040")
 GEO = {"version": "1.0.0", "primary_column": "v", "columns": {"v": {"encoding": "WKB", "geometry_types": []}}}
@@ -42,6 +43,30 @@ def by_pandas(values: Any) -> Callable[[Path], None]:
     return lambda path: pd.DataFrame({"id": range(len(values)), "v": values}).to_parquet(path)
 
 
+def by_old_writers(values: Any, kind: Any, *schema: parquet_footer.Struct) -> Callable[[Path], None]:
+    """A writer of a file whose column `v` has these elements in the place of a list of three levels: `repeated`, without more."""
+
+    def write(path: Path) -> None:
+        required = pa.list_(pa.field("element", kind, nullable=False))
+        fields = [pa.field("id", pa.int32(), nullable=False), pa.field("v", required, nullable=False)]
+        table = pa.table(
+            [pa.array(range(len(values)), pa.int32()), pa.array(values, required)], schema=pa.schema(fields)
+        )
+        pq.write_table(table, path, store_schema=False)
+        body, footer = parquet_footer.read_footer(path)
+        elements = parquet_footer.field(footer, parquet_footer.SCHEMA)
+        elements[2] = (parquet_footer.STRUCT, [*elements[2][1][:2], *schema])
+        names = [parquet_footer.field(item, 4)[2] for item in schema]
+        for group in parquet_footer.field(footer, parquet_footer.ROW_GROUPS)[2][1]:
+            chunk = parquet_footer.field(group, 1)[2][1][1]
+            parquet_footer.field(parquet_footer.field(chunk, 3)[2], 3)[2] = (parquet_footer.BINARY, names)
+        parquet_footer.write_footer(path, body, footer)
+
+    return write
+
+
+REPEATED = {"repetition": parquet_footer.REPEATED}
+IN_A_STRUCT = pa.struct([pa.field("a", pa.int32(), nullable=False)])
 SPLIT: dict[str, Any] = {"use_dictionary": False, "column_encoding": {"id": "PLAIN", "v": "BYTE_STREAM_SPLIT"}}
 
 VALUES: dict[str, tuple[Callable[[Path], None], str, list[str | None]]] = {
@@ -73,6 +98,14 @@ VALUES: dict[str, tuple[Callable[[Path], None], str, list[str | None]]] = {
     "categories": (by_pandas(pd.Categorical(["a", None])), "text", ["a", None]),
     "split decimals": (by_arrow(pa.array([Decimal("1.10")], pa.decimal128(20, 2)), **SPLIT), "numeric", ["1.10"]),
     "split half floats": (by_arrow(pa.array([0.5], pa.float16()), **SPLIT), "float8", ["0.5"]),
+    "repeated numbers": (
+        by_old_writers([[1, 2], [], [3]], pa.int32(), parquet_footer.element("v", **REPEATED)), "int4[]", ["{1,2}", "{}", "{3}"],
+    ),
+    "repeated groups": (
+        by_old_writers(
+            [[{"a": 1}, {"a": 2}], []], IN_A_STRUCT, parquet_footer.element("v", children=1, **REPEATED), parquet_footer.element("a"),
+        ), "jsonb", ['[{"a": 1}, {"a": 2}]', "[]"],
+    ),
     "split bytes": (by_arrow(pa.array([b"ab"], pa.binary(2)), **SPLIT), "bytea", ["\\x6162"]),
 }  # fmt: skip
 
@@ -137,6 +170,60 @@ def test_periods_are_no_ordinals_where_pandas_is_not_there(
         cursor.execute("SELECT v FROM t ORDER BY id")
         assert cursor.fetchall() in ([("2024-01",), ("2024-02",)], [])
     assert ended.returncode == 0 or "column 'v'" in ended.stderr
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_instants_in_lists_become_local_times_of_the_server(
+    database: str, connection: Connection, tmp_path: Path, nested: bool
+) -> None:
+    """Two instants of the night in which clocks go back, and one from before there were zones."""
+    seconds = [1_730_610_000, 1_730_613_600, -4_000_000_000, None]
+    kind: Any = pa.list_(pa.timestamp("s", "UTC"))
+    values = pa.array([[seconds], None] if nested else [seconds, None], pa.list_(kind) if nested else kind)
+    by_arrow(values)(tmp_path / "f.parquet")
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER DATABASE {connection.info.dbname} SET TimeZone = 'America/New_York'")
+        cursor.execute("SET TimeZone = 'America/New_York'; CREATE TABLE t (id int PRIMARY KEY, v timestamp[])")
+        cursor.execute("SELECT array_agg(to_timestamp(s)::timestamp)::text FROM unnest(%s) AS s", (seconds,))
+        local = cursor.fetchone()[0]
+
+        ingest(tmp_path / "f.parquet", "t", "id", database)
+
+        cursor.execute("SELECT v::text FROM t ORDER BY id")
+        assert cursor.fetchall() == [("{" + local + "}" if nested else local,), (None,)]
+
+
+def test_a_footer_that_contradicts_itself_is_damage(database: str, connection: Connection, tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    by_arrow(["a", "b"])(path)
+    body, footer = parquet_footer.read_footer(path)
+    parquet_footer.field(footer, 3)[2] = 0
+    parquet_footer.write_footer(path, body, footer)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    with pytest.raises(SourceError, match=r"f.parquet: is damaged: its footer counts 0 rows, its row groups 2"):
+        ingest(path, "t", "id", database)
+
+
+def test_what_duckdb_cannot_read_is_read_by_arrow(database: str, connection: Connection, tmp_path: Path) -> None:
+    """A map without values, which is a set."""
+    path = tmp_path / "f.parquet"
+    by_arrow(
+        pa.array([["a", "b"], []], pa.list_(pa.field("element", pa.string(), nullable=False))), store_schema=False
+    )(path)
+    body, footer = parquet_footer.read_footer(path)
+    elements = parquet_footer.field(footer, parquet_footer.SCHEMA)[2][1]
+    elements[2] = [item for item in elements[2] if item[0] not in (6, 10)] + [[6, parquet_footer.INT, 1]]  # MAP
+    parquet_footer.write_footer(path, body, footer)
+    with pytest.raises(duckdb.Error):
+        duckdb.sql(f"SELECT * FROM read_parquet('{path}')")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, v text[])")
+
+        ingest(path, "t", "id", database)
+
+        cursor.execute("SELECT v FROM t ORDER BY id")
+        assert cursor.fetchall() == [(["a", "b"],), ([],)]
 
 
 def write_with_checksums(path: Path, **options: Any) -> None:

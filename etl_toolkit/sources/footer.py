@@ -45,6 +45,43 @@ def has_unknown_encoding(metadata: Any) -> bool:
     )
 
 
+def check_row_counts(path: Path, metadata: Any) -> None:
+    """Raise SourceError where the footer contradicts itself about the number of rows."""
+    found = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    if found != metadata.num_rows:
+        raise SourceError(
+            f"{escape_name(path)}: is damaged: its footer counts {metadata.num_rows:,} rows, its row groups {found:,}; "
+            "copy it again from where it was written, or write it again"
+        )
+
+
+def has_other_lists(schema: Any, arrow_schema: Any) -> bool:
+    """Whether a list or map is not built of three levels, as files of today have them.
+
+    Of older forms, such as a `repeated` field without more, DuckDB takes a list of structs with one field for a list of its values.
+    """
+    paths = [schema.column(number).path for number in range(len(schema))]
+    return [len(path.split(".")) for path in paths] != [
+        depth for field in arrow_schema for depth in _depths(field.type, field.name.count(".") + 1)
+    ]
+
+
+def _depths(kind: Any, above: int) -> list[int]:
+    """How deep in the schema the values of a type are, if lists and maps have three levels."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    if isinstance(kind, pa.BaseExtensionType):
+        return _depths(kind.storage_type, above)
+    if kinds.is_struct(kind):
+        return [depth for part in kind for depth in _depths(part.type, above + part.name.count(".") + 1)]
+    if kinds.is_map(kind):
+        return [*_depths(kind.key_type, above + 2), *_depths(kind.item_type, above + 2)]
+    if kinds.is_nested(kind):
+        return _depths(kind.value_type, above + 2)
+    return [above]
+
+
 def unpacked_bytes(metadata: Any) -> int:
     """Return the least number of bytes that all columns take, by pyarrow's FileMetaData.
 

@@ -191,8 +191,9 @@ def read_failure(files: Iterable[SourceFile], error: BaseException) -> SourceErr
     What DuckDB reads is known to be clean, so the remaining causes are a Parquet file that is damaged inside, a file that changed
     or went away, and a machine without memory or disk.
     """
-    text = str(error).strip()
+    text, files = str(error).strip(), tuple(files)
     named = next((file for file in files if file.readable is not None and file.readable.name in text), None)
+    named = named or (files[0] if len(files) == 1 else None)
     where = escape_name(named.name) if named else "reading"
     if shortage := resource_failure(error, where):
         return shortage

@@ -25,7 +25,7 @@ from etl_toolkit.sources.held import held_bytes
 from etl_toolkit.sources.inputs import escape_name, expand, kind_of, path_values
 from etl_toolkit.sources.naming import check_names, name_columns
 from etl_toolkit.sources.relation import parquet_relation, read_failure, typed_relation
-from etl_toolkit.sources.typed import INDEX_PREFIX, examine_parquet
+from etl_toolkit.sources.typed import INDEX_PREFIX, examine_parquet, read_by_arrow
 from etl_toolkit.workspace import Workspace
 
 MAX_LINE_BYTES = 64 << 20
@@ -189,7 +189,11 @@ def _placed(file: SourceFile, position: int, workspace: Workspace) -> SourceFile
 
 def _with_relation(file: SourceFile, workspace: Workspace) -> SourceFile:
     """Name the columns of a Parquet file by their place, but for the levels of a pandas index that have no name."""
-    described = _described(file, parquet_relation([file]), workspace)
+    try:
+        described = _described(file, parquet_relation([file]), workspace)
+    except SourceError:
+        file = read_by_arrow(file, workspace.directory / f"arrow_{file.position:05d}.parquet", workspace.stop)
+        described = _described(file, parquet_relation([file]), workspace)
     kinds = tuple(kind for name, kind in described if not name.startswith(INDEX_PREFIX))
     if len(kinds) != len(file.columns):
         raise SourceError(

@@ -7,6 +7,7 @@ first (`exact`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from blake3 import blake3
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import SourceFile
 from etl_toolkit.sources.exact import conversions, convert
-from etl_toolkit.sources.footer import check_not_encrypted, check_unpacked_size, has_unknown_encoding
+from etl_toolkit.sources.footer import (
+    check_not_encrypted,
+    check_row_counts,
+    check_unpacked_size,
+    has_other_lists,
+    has_unknown_encoding,
+)
 from etl_toolkit.sources.inputs import escape_name, storable
 from etl_toolkit.sources.pages import verify_checksums
 from etl_toolkit.sources.records import PLAIN_SHAPE
@@ -41,12 +48,14 @@ def examine_parquet(path: Path, copy: Path, stop: Stop | None = None) -> SourceF
     try:
         with pq.ParquetFile(path) as source:
             check_not_encrypted(path, source.metadata)
+            check_row_counts(path, source.metadata)
             check_unpacked_size(path, source.metadata)
             verify_checksums(path, source.metadata)
             schema, rows = source.schema_arrow, source.metadata.num_rows
             columns = column_names(schema.names, escape_name(path))
             wanted = conversions(schema, escape_name(path), in_parquet=True)
-            if is_rewritten := bool(wanted) or has_unknown_encoding(source.metadata):
+            is_other = has_unknown_encoding(source.metadata) or has_other_lists(source.schema, schema)
+            if is_rewritten := bool(wanted) or is_other:
                 _rewrite(source, copy, wanted, stop)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, PermissionError):
@@ -67,6 +76,21 @@ def examine_parquet(path: Path, copy: Path, stop: Stop | None = None) -> SourceF
         records=rows,
         header=PLAIN_SHAPE.spell(columns),
     )
+
+
+def read_by_arrow(file: SourceFile, copy: Path, stop: Stop) -> SourceFile:
+    """Return a Parquet file that DuckDB cannot read with a copy by Arrow. Raises SourceError if Arrow cannot either."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    assert file.readable is not None
+    try:
+        with pq.ParquetFile(file.readable) as source:
+            _rewrite(source, copy, {}, stop)
+    except (pa.ArrowException, OSError) as error:
+        detail = str(error).strip().splitlines()[0].rstrip(".")
+        raise SourceError(f"{escape_name(file.name)}: cannot be read: {detail}; write it again") from None
+    return replace(file, readable=copy)
 
 
 def _hashed(path: Path, stop: Stop) -> str:
@@ -130,7 +154,7 @@ def typed_text(column: str, kind: str, target: str = "", offsets: Sequence[tuple
         return f"CASE WHEN {whole} THEN {column}::BIGINT::VARCHAR ELSE {column}::VARCHAR END"
     if kind.endswith("]"):
         if target.startswith("_"):
-            return f"CASE WHEN {column} IS NOT NULL THEN {_array_text(column, kind, target[1:], 0)} END"
+            return f"CASE WHEN {column} IS NOT NULL THEN {_array_text(column, kind, target[1:], offsets, 0)} END"
         return f"CASE WHEN {column} IS NOT NULL THEN to_json({column})::VARCHAR END"
     if kind.startswith(("STRUCT", "MAP", "UNION")):
         return f"CASE WHEN {column} IS NOT NULL THEN to_json({column})::VARCHAR END"
@@ -164,13 +188,13 @@ def hides_bytes(kind: str, target: str) -> bool:
     return has_bytes and (is_json or "STRUCT" in kind or "MAP" in kind)
 
 
-def _array_text(column: str, kind: str, target: str, depth: int) -> str:
+def _array_text(column: str, kind: str, target: str, offsets: Sequence[tuple[int, int]], depth: int) -> str:
     """A list as PostgreSQL spells an array; `depth` keeps the names of nested elements apart."""
     item, item_kind = f"item_{depth}", kind[: kind.rindex("[")]
     if item_kind.endswith("]"):
-        text = _array_text(item, item_kind, target, depth + 1)
+        text = _array_text(item, item_kind, target, offsets, depth + 1)
     else:
-        plain = typed_text(item, item_kind, target)
+        plain = typed_text(item, item_kind, target, offsets)
         text = f"""'"' || replace(replace({plain}, '\\', '\\\\'), '"', '\\"') || '"'"""
     each = f"list_transform({column}, lambda {item}: CASE WHEN {item} IS NULL THEN 'NULL' ELSE {text} END)"
     return f"('{{' || coalesce(array_to_string({each}, ','), '') || '}}')"

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from etl_toolkit.errors import SourceError
 from etl_toolkit.model import SourceFile
-from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.relation import names_of, typed_relation
 from etl_toolkit.sources.typed import LOCAL_TYPES, is_instant
 from etl_toolkit.workspace import Workspace
@@ -23,10 +21,7 @@ AskOffsets = Callable[
 
 
 def with_offsets(files: Sequence[SourceFile], workspace: Workspace, ask: AskOffsets) -> tuple[SourceFile, ...]:
-    """The files, those with instants for columns without a time zone with the server's offsets.
-
-    Raises SourceError where such instants lie inside of lists.
-    """
+    """The files, those with instants for columns without a time zone, or lists of them, with the server's offsets."""
     return tuple(
         replace(file, offsets=_offsets(file, workspace, ask)) if file.format != "csv" else file for file in files
     )
@@ -34,22 +29,15 @@ def with_offsets(files: Sequence[SourceFile], workspace: Workspace, ask: AskOffs
 
 def _offsets(file: SourceFile, workspace: Workspace, ask: AskOffsets) -> tuple[tuple[int, int], ...]:
     columns = []
-    for name, own, kind, target in zip(
-        file.columns, names_of(file), file.relation_types, file.target_types, strict=True
-    ):
-        if target.removeprefix("_") not in LOCAL_TYPES or not is_instant(kind.removesuffix("[]")):
-            continue
-        if kind.endswith("]"):
-            raise SourceError(
-                f"{escape_name(file.name)}: column {name!r} holds lists of instants, the table's has no time zone; "
-                "convert them to local times first"
-            )
-        columns.append(own)
+    for own, kind, target in zip(names_of(file), file.relation_types, file.target_types, strict=True):
+        depth = kind.count("[") if target.startswith("_") else 0
+        if target.removeprefix("_") in LOCAL_TYPES and is_instant(kind.partition("[")[0]):
+            columns.append(f"unnest({'flatten(' * (depth - 1)}{own}{')' * (depth - 1)})" if depth else own)
     if not columns:
         return ()
     days = " UNION ".join(
-        f"SELECT timezone('UTC', {column}::TIMESTAMPTZ)::DATE - DATE '1970-01-01' FROM {typed_relation([file])} "
-        f"WHERE isfinite({column}::TIMESTAMPTZ)"
+        f"SELECT timezone('UTC', instant::TIMESTAMPTZ)::DATE - DATE '1970-01-01' FROM "
+        f"(SELECT {column} AS instant FROM {typed_relation([file])}) WHERE isfinite(instant::TIMESTAMPTZ)"
         for column in columns
     )
     found = workspace.query(f"SELECT * FROM ({days}) AS days (day) ORDER BY day")

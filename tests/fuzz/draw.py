@@ -171,8 +171,11 @@ def _options(random: Random, table: Table, contents: list[Content], carried: lis
 def _config(random: Random, rows: int) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if random.random() < 0.4:
-        # A transaction of thousands of chunks shows nothing that hundreds do not, and takes minutes.
-        config |= {"chunk_size": max(random.choice((1, 3, 7)), rows // 100), "sub_batch_size": random.choice((1, 2, 5))}
+        # Thousands of chunks, or of steps in a search for bad rows, show nothing that hundreds do not, and take minutes.
+        config |= {
+            "chunk_size": max(random.choice((1, 3, 7)), rows // 100),
+            "sub_batch_size": max(random.choice((1, 2, 5)), rows // 100),
+        }
     if random.random() < 0.15:
         config |= {"conflict_detection": False, "deterministic_processing": random.random() < 0.5}
     if random.random() < 0.1:
