@@ -3,27 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from etl_toolkit.config import CostModel
 from etl_toolkit.model import KeyOverlap, Strategy
-
-
-@dataclass(frozen=True)
-class CostModel:
-    """Microseconds per row of one worker, and what a load and a batch cost however small they are.
-
-    The defaults were fitted to a full sweep (628 loads) on a 2-core machine that ran the server as well; a sweep fits them to
-    another.
-    """
-
-    read_microseconds: float = 0.77  # CSV or Parquet into DuckDB, both cores
-    collapse_microseconds: float = 0.17  # GROUP BY key
-    sort_microseconds: float = 0.4  # a worker's range in key order, as text into the pipe
-    direct_copy_microseconds: float = 2.9  # COPY into the table in key order
-    staged_copy_microseconds: float = 0.92  # COPY into a temporary table
-    merge_microseconds: float = 5.7  # upsert of staged rows in key order
-    load_milliseconds: float = 140.0  # the load itself: catalog, ledger, workspace
-    batch_milliseconds: float = 5.0  # a transaction: session, staging table, ledger
 
 
 def predict(

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from etl_toolkit.config import CostModel
 from etl_toolkit.cost import predict
 from etl_toolkit.errors import SourceError, TargetError, UnknownColumnError, UnsafeStrategyError, UsageError
 from etl_toolkit.hints import did_you_mean, has_no_header
@@ -54,6 +55,7 @@ class Question:
     deterministic_processing: bool = True
     lanes: tuple[tuple[Batch, ...], ...] | None = None  # of a run that is resumed
     staging_refusal: str = ""  # why the role may not make staging tables that workers share
+    cost: CostModel | None = None  # of this machine, where it was measured
 
 
 def match_columns(files: Sequence[SourceFile], target: TargetTable, spec: LoadSpec) -> tuple[SourceFile, ...]:
@@ -194,7 +196,13 @@ def make_plan(question: Question) -> Plan:
     sequential = _sequential(question)
     key_path, key_reason = _key_path(question)
     predicted = (
-        predict(overlap, workers=question.workers, cores=question.cores, target_is_empty=target.is_empty)
+        predict(
+            overlap,
+            workers=question.workers,
+            cores=question.cores,
+            target_is_empty=target.is_empty,
+            model=question.cost,
+        )
         if overlap
         else {}
     )

@@ -174,6 +174,7 @@ def prepare_load(
                     config.deterministic_processing,
                     lanes,
                     refusal,
+                    config.cost,
                 )
             )
         plan = replace(plan, duplicates=sources.duplicates, loaded_before=before)

@@ -46,7 +46,18 @@ def write_run(directory: Path, *, status: str = "finished") -> Path:
 def rendered(base: Path) -> tuple[Path, Path]:
     """Write a run and render its page below `base`, once; return run directory and page."""
     run_directory = write_run(base / "made-up-run")
+    write_json(run_directory / "demonstrations.json", _demonstrations())
     return run_directory, render(run_directory, base / "made-up-page" / "page.html")
+
+
+def _demonstrations() -> dict[str, Any]:
+    said = [(f"worker {1 + step % 2}", f"UPDATE t SET n = {step}", f"UPDATE {step}") for step in range(5)]
+    sent = [{"session": "file 1", "statement": f"SELECT {step}", "copy_bytes": 7 * step} for step in range(3)]
+    trial = {"strategy": "auto", "outcome": "right", "detail": "rows: 5", "statements": sent}
+    race = {"title": "A race", "what": "Two write.", "seen": "one lost", "happened": True, "prevention": ["all: locks"],
+            "steps": [dict(zip(("session", "statement", "outcome"), step, strict=True)) for step in said],
+            "trials": [trial]}  # fmt: skip
+    return {"version": 1, "made_at": "2026-01-01", "server_version": "18", "races": [race], "strategies": []}
 
 
 def _cases() -> list[Case]:

@@ -37,6 +37,7 @@ TINY = SweepConfig(
     workers=(2,),
     keys=("bigint",),
     rounds=1,
+    curve_readings=0,
 )
 
 

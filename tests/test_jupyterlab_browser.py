@@ -149,7 +149,7 @@ def test_notebook_04_runs_as_it_is_and_shows_the_charts(page: Any) -> None:
     assert box["height"] > 150
     keep(page, "04-throughput")
     page.evaluate(SCROLL, 14)
-    page.get_by_text("correct hand-written way").last.wait_for()
+    page.get_by_text("all 12 loads by auto left exactly the rows of a sequential load").last.wait_for()
 
 
 def test_a_button_of_explore_shows_another_stored_result(page: Any) -> None:

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 
-from etl_toolkit.bench import analysis
+from etl_toolkit.bench import analysis, fit
+from etl_toolkit.bench.workload import Workload
+from etl_toolkit.config import CostModel
+from etl_toolkit.cost import predict
 from etl_toolkit.errors import UsageError
-from etl_toolkit.reporting import findings, notebooks, ratio_map, report, run_data, scaling, sections, throughput
-from etl_toolkit.reporting.content import Figure
-from etl_toolkit.reporting.labels import spread
+from etl_toolkit.model import Strategy
+from etl_toolkit.reporting import cases, findings, notebooks, report, run_data, sections, speed, what_if
+from etl_toolkit.reporting.content import Bars, Choices, Figure
+from etl_toolkit.reporting.draw import spread
 from etl_toolkit.reporting.palette import THEME, theme_css
 from etl_toolkit.reporting.run_data import RunData
 from tests.report_records import rendered, write_run
 
 SECTIONS = [
-    "Finding", "Limits", "Recommendation", "Throughput", "Distance from the best", "Memory and CPU over time", "Workers",
-    "Where the time goes", "Which files share keys", "All results", "Race conditions", "Safety mechanisms",
+    "Finding", "Limits", "Recommendation", "Throughput", "Shapes", "Distance from the best", "Memory and CPU over time", "Workers",
+    "Where the time goes", "Which files share keys", "All results", "What if", "Race conditions", "Safety mechanisms",
     "Performance strategies", "Production settings", "Production checklist", "Environment", "How to reproduce", "Data",
 ]  # fmt: skip
 
@@ -73,8 +81,11 @@ def test_the_sections_come_in_order_and_the_contents_list_leads_to_each(html: st
 
 
 def test_the_page_asks_nobody_for_anything(html: str) -> None:
+    scripts = [attributes for tag, attributes in Tags(html).found if tag == "script"]
+    assert scripts.count({}) == 1, "the page's own script; the others are data"
+    assert all(attributes in ({}, {"type": "application/json"}) for attributes in scripts)
     for tag, attributes in Tags(html).found:
-        assert tag not in ("script", "iframe", "object", "embed", "base")
+        assert tag not in ("iframe", "object", "embed", "base")
         for name in ("src", "href", "xlink:href", "data", "srcset", "action"):
             assert re.match(r"#|data:", attributes.get(name) or "#"), (tag, attributes)
     styles = "".join(re.findall(r"<style.*?</style>", html, re.DOTALL))
@@ -135,8 +146,8 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_charts_follow_the_reader_and_hold_no_colour_of_their_own_for_text(data: RunData) -> None:
-    figure = throughput.throughput(data)
-    assert figure is not None
+    figure = speed.throughput(data)
+    assert isinstance(figure, Figure)
     svg = figure.panels[0].svg
     assert "#fe00" not in svg
     assert "var(--chart-ink)" in svg
@@ -144,8 +155,8 @@ def test_charts_follow_the_reader_and_hold_no_colour_of_their_own_for_text(data:
 
 
 def test_a_wrong_answer_is_never_drawn_as_speed(data: RunData) -> None:
-    figure = throughput.throughput(data)
-    assert figure is not None
+    figure = speed.throughput(data)
+    assert isinstance(figure, Figure)
     case = next(case for case in data.at(overlap=0.5) if case["strategy"] == "naive_parallel")
     assert case["runs"], "the control: one run of the case was right and has a time"
     assert "naive_parallel 3 at 0% only" in figure.panels[1].alt
@@ -154,7 +165,7 @@ def test_a_wrong_answer_is_never_drawn_as_speed(data: RunData) -> None:
 
 
 def test_the_heat_map_says_refused_and_wrong_instead_of_a_number(data: RunData) -> None:
-    figure = ratio_map.ratio_map(data)
+    figure = speed.ratio_map(data)
     assert figure is not None
     told = figure.panels[0].alt
     assert "100%: auto 1.00, partitioned 1.02" in told
@@ -163,7 +174,7 @@ def test_the_heat_map_says_refused_and_wrong_instead_of_a_number(data: RunData) 
 
 
 def test_speed_up_is_time_with_the_fewest_workers_over_time_with_more(data: RunData) -> None:
-    found, _ = scaling.speed_ups(data)
+    found, _ = speed.speed_ups(data)
     assert set(found) == {"partitioned", "hybrid", "staged_merge"}
     assert {workers: round(ratio.median, 3) for workers, ratio in found["hybrid"].items()} == {
         1: 1.0, 2: round(2**0.3, 3), 4: round(4**0.3, 3),
@@ -172,24 +183,88 @@ def test_speed_up_is_time_with_the_fewest_workers_over_time_with_more(data: RunD
 
 def test_the_first_screen_is_a_badge_a_sentence_and_a_picture(data: RunData) -> None:
     badge, sentence, picture = findings.finding(data).parts[:3]
-    assert (badge.kind, sentence.kind, picture.kind) == ("badge", "lead", "hero")  # type: ignore[union-attr]
+    assert (badge.kind, sentence.kind) == ("badge", "lead")  # type: ignore[union-attr]
     assert badge.text.startswith("✓ Results checked: all 12 loads by `auto`")  # type: ignore[union-attr]
-    (panel,) = picture.panels  # type: ignore[union-attr]
-    assert "50% of the keys shared, empty table: auto" in panel.alt
-    assert "naive_parallel" in picture.note, "the way that left wrong rows is named"  # type: ignore[union-attr]
+    assert isinstance(picture, Bars)
+    group = next(group for group in picture.groups if group.title == "50% of the keys shared, empty table")
+    assert [bar.label for bar in group.bars] == ["auto", "staged_merge"]
+    assert (group.words, group.is_shown) == ("1.4 ×", True)
+    assert "naive_parallel" in picture.note, "the way that left wrong rows is named"
 
 
 def test_a_line_breaks_off_where_a_setting_was_wrong(data: RunData) -> None:
-    own = [case for case in data.at(table_state="empty") if case["strategy"] == "auto"]
-    without_middle = [case for case in own if case["overlap"] != 0.5]
-    median, _, _ = throughput._with_gaps(without_middle, [0.0, 0.5, 1.0])
-    assert [math.isnan(value) for value in median] == [False, True, False]
+    own = {case["overlap"]: case for case in data.at(table_state="empty") if case["strategy"] == "auto"}
+    del own[0.5]
+    points = speed.points_with_gaps(own, [0.0, 0.5, 1.0])
+    assert [math.isnan(median) for _, median, _, _ in points] == [False, True, False]
 
 
 def test_no_column_of_the_cases_is_empty_throughout(data: RunData) -> None:
-    table = sections._what_they_took(data)
+    table = cases.all_cases(data).table
     assert "deadlocks" not in table.head
     assert "WAL MB" in table.head
+
+
+def test_the_table_of_cases_has_them_all_and_the_numbers_behind_it(data: RunData) -> None:
+    found = cases.all_cases(data)
+    assert isinstance(found, Choices)
+    assert len(found.table.rows) == len(found.values) == len(data.cases)
+    place = found.table.head.index("rows/s")
+    auto = next(at for at, row in enumerate(found.table.rows) if row[:2] == ["auto", "0%"])
+    median, low, high = found.values[auto][place]  # type: ignore[misc]
+    assert (found.table.rows[auto][place], low <= median <= high) == (f"{median:,.0f}", True)
+    wrong = [row for row in found.table.rows if row[0] == "naive_parallel" and row[1] != "0%"]
+    assert {row[found.table.head.index("outcome")] for row in wrong} == {"wrong rows"}
+
+
+def test_the_policy_allows_the_pages_own_script_and_no_other(html: str) -> None:
+    script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert script is not None
+    assert policy is not None
+    allowed = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"default-src 'none'; script-src 'sha256-{allowed}';" in policy[1]
+    assert len(script[1]) < 16_000
+
+
+def test_what_if_states_its_error_or_says_nothing(data: RunData) -> None:
+    text = what_if.what_if(data)._repr_html_()
+    cost = data.record.report["cost"]
+    assert f"off by {cost['left_out']['error']:.0%} (median)" in text
+    report = {**data.record.report, "cost": {**cost, "left_out": None}}
+    silent = what_if.what_if(RunData(replace(data.record, report=report)))
+    assert "No prediction" in silent._repr_html_()
+    assert "<table" not in silent._repr_html_()
+
+
+def test_what_if_adds_up_to_what_the_planner_predicts(data: RunData) -> None:
+    """The page multiplies what the table says; the planner is asked the same."""
+    (table,) = [part for part in what_if.what_if(data).parts if isinstance(part, Choices)]
+    workload = Workload(files=4, rows=300_000, overlap=0.25)
+    facts = {"rows": workload.rows, "distinct_keys": workload.total_distinct, "shared_keys": workload.shared}
+    overlap = fit.known_overlap({**facts, "file_names": ["1", "2", "3", "4"]})
+    model = CostModel(**data.record.report["cost"]["coefficients"])
+    expected = predict(overlap, workers=2, cores=2, target_is_empty=False, model=model)
+    for row, numbers in zip(table.table.rows, table.values, strict=True):
+        if row[1:3] == ["shared", "has rows"]:
+            fixed, by_row, by_key = numbers[3:]
+            found = fixed + by_row * 1.2 + by_key * workload.total_distinct / 1e6  # type: ignore[operator]
+            assert found == pytest.approx(expected[Strategy(str(row[0]))], rel=1e-3)
+
+
+def test_shapes_come_worst_first(data: RunData) -> None:
+    def line(shape: str, speed_up: float, verdict: str) -> dict[str, Any]:
+        interval = {"median": speed_up, "low": speed_up - 0.1, "high": speed_up + 0.1}
+        return {"shape": shape, "overlap": 0.5, "table_state": "empty", "plain_way": "staged_merge", "speed_up": interval,
+                "verdict": verdict, "runs": 5, "wrong": []}  # fmt: skip
+
+    lines = [line("base", 2.0, "faster"), line("trigger", 0.8, "slower"), line("gz", 1.5, "faster")]
+    shown = sections.shapes(RunData(replace(data.record, report={**data.record.report, "by_shape": lines})))
+    (bars, _) = shown.parts
+    assert isinstance(bars, Bars)
+    assert [group.title.split(":")[0] for group in bars.groups] == ["trigger", "gz", "base"]
+    assert bars.finding.startswith("The worst of 3 shapes is trigger, at 0.80 × the speed")
+    assert "slower in 1 of 3 settings" in bars.finding
 
 
 def test_the_finding_recommends_only_what_was_right_in_every_run(data: RunData) -> None:
@@ -203,14 +278,16 @@ def test_an_unfinished_sweep_says_so_first(tmp_path: Path) -> None:
     assert "This sweep is **interrupted**" in findings.finding(data).parts[0].text  # type: ignore[union-attr]
 
 
-def test_a_run_with_one_overlap_is_drawn_as_dots(data: RunData, tmp_path: Path) -> None:
+def test_a_run_with_one_overlap_is_drawn_as_bars(data: RunData, tmp_path: Path) -> None:
     directory = shutil.copytree(data.record.directory, tmp_path / "run")
     content = json.loads((directory / "report.json").read_text())
     content["cases"] = [case for case in content["cases"] if case["overlap"] == 0]
     (directory / "report.json").write_text(json.dumps(content))
-    figure = throughput.throughput(run_data.read(directory))
-    assert isinstance(figure, Figure)
-    assert figure.panels[0].alt.startswith("Thousand rows per second, the fastest first: auto")
+    bars = speed.throughput(run_data.read(directory))
+    assert isinstance(bars, Bars)
+    (group,) = bars.groups
+    assert (group.title, group.bars[0].label) == ("Thousand rows per second, the fastest first", "sorted_copy")
+    assert next(bar.label for bar in group.bars if bar.kind == "ours") == "auto"
 
 
 def test_a_run_without_results_is_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
@@ -220,7 +297,7 @@ def test_a_run_without_results_is_a_page_that_says_what_is_missing(tmp_path: Pat
     (directory / "report.json").write_text(json.dumps(content | nothing))
     html = report.render(directory, tmp_path / "page.html").read_text()
     assert "No run ended with the correct result" in html
-    assert html.count("Not measured in this run") == 7
+    assert html.count("Not measured in this run") == 8
     assert "did not finish" not in html
 
 
@@ -269,7 +346,7 @@ def test_markdown_has_the_same_sections_and_its_drawings_beside_it(page: Path) -
 
 def test_what_is_to_be_downloaded_is_inside_the_page(html: str) -> None:
     names = re.findall(r'<a download="([^"]+)" href="data:[^;]+;base64,[A-Za-z0-9+/=]+"', html)
-    assert names == ["samples.csv", "report.json", "manifest.json", "timeline.parquet"]
+    assert names == ["samples.csv", "report.json", "manifest.json", "timeline.parquet", "demonstrations.json"]
 
 
 def test_no_run_directory_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +62,15 @@ def schedule(cases: list[Case], config: SweepConfig) -> Iterator[tuple[int, int,
             for case in order:
                 yield run_index, number, case
                 run_index += 1
+
+
+def main_cases(cases: Sequence[Case]) -> list[Case]:
+    """Of the cases that have a right run, return those of the setting that most of them share: empty tables, more overlap first."""
+    settings: dict[str, list[Case]] = {}
+    for case in cases:
+        if not case.is_twin:
+            settings.setdefault(case.setting, []).append(case)
+    return max(settings.values(), key=lambda own: (own[0].table_state == "empty", len(own), own[0].overlap), default=[])
 
 
 def rounds(config: SweepConfig) -> range:

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from etl_toolkit.bench.records import Manifest, Sample
-from etl_toolkit.cost import CostModel, predict
+from etl_toolkit.config import CostModel
+from etl_toolkit.cost import predict
 from etl_toolkit.model import FileKeys, KeyOverlap, Strategy
 
 COEFFICIENTS = tuple(item.name for item in fields(CostModel))
 FEWEST_RUNS = 2 * len(COEFFICIENTS)
+FEWEST_SETTINGS = 4
 # Coefficients that always occur together cannot be separated by times; this keeps them near their old values.
 PULL_TO_DEFAULT = 0.05
 
@@ -26,16 +28,18 @@ PULL_TO_DEFAULT = 0.05
 def refit(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Any] | None:
     """Return the coefficients that fit the measured times best, and how far the predictions are off with them.
 
-    The error is the median of |predicted / measured - 1|, before (the model as shipped) and after. None when there are
-    too few runs, or none of ours.
+    The error is the median of |predicted / measured - 1|, before (the model as shipped) and after. `left_out` is the error
+    on settings that the model was not fitted to, and between which multiples of the prediction 95 % of their loads were:
+    each setting in turn is predicted from the others. None when there are too few runs, or none of ours.
     """
     cores = int(manifest.machine.get("cores", 1))
-    rows, seconds = [], []
+    rows, seconds, settings = [], [], []
     for sample in samples:
         features = _features(sample, manifest.workloads.get(_workload(sample)), cores)
         if features is not None and sample.counts and sample.wall_seconds:
             rows.append(features)
             seconds.append(sample.wall_seconds)
+            settings.append(sample.setting)
     if len(rows) < FEWEST_RUNS:
         return None
     matrix, measured = np.asarray(rows), np.asarray(seconds)
@@ -46,7 +50,21 @@ def refit(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Any] | Non
         "error_before": _error(matrix @ start, measured),
         "error_after": _error(matrix @ fitted, measured),
         "runs": len(rows),
+        "left_out": _left_out(matrix, measured, np.asarray(settings), start),
     }
+
+
+def _left_out(matrix: Any, measured: Any, settings: Any, start: Any) -> dict[str, float] | None:
+    """Predict each setting from the others; None where there are too few settings to say anything."""
+    names = sorted(set(settings))
+    if len(names) < FEWEST_SETTINGS:
+        return None
+    ratios = np.empty(len(measured))
+    for name in names:
+        own = settings == name
+        ratios[own] = measured[own] / (matrix[own] @ _least_squares(matrix[~own], measured[~own], start))
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return {"error": float(np.median(np.abs(1 / ratios - 1))), "low": float(low), "high": float(high)}
 
 
 def known_overlap(facts: Mapping[str, Any]) -> KeyOverlap:

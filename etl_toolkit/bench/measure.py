@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from etl_toolkit.bench.answer import table_answer
 from etl_toolkit.bench.databases import TABLE, ScratchDatabases, StartingPoint
-from etl_toolkit.bench.monitor import Monitor, Observation
+from etl_toolkit.bench.monitor import LARGEST_CPU_SHARE, Monitor, Observation
 from etl_toolkit.bench.records import PHASES, Sample
 from etl_toolkit.errors import EtlError
 
@@ -98,6 +98,7 @@ def measure(
     *,
     log: Path,
     interval_seconds: float,
+    cpu_share: float = LARGEST_CPU_SHARE,
     timeout_seconds: float = 600.0,
 ) -> RunOutcome:
     """Make the run that `planned` describes; one that goes wrong is an outcome with a reason, not an exception.
@@ -113,7 +114,7 @@ def measure(
         told = runner.hear(timeout_seconds)
         if "error" in told:
             return _failed(planned, told)
-        monitor.watch(dsn, runner.process_id, interval_seconds=interval_seconds)
+        monitor.watch(dsn, runner.process_id, interval_seconds=interval_seconds, cpu_share=cpu_share)
         runner.say("go")
         told = runner.hear(timeout_seconds)
         seen = monitor.stop()

@@ -18,6 +18,7 @@ from etl_toolkit.bench.records import TIMELINE_SCHEMA, Sample
 from etl_toolkit.errors import EtlError
 
 INTERVAL_SECONDS = 0.1
+LARGEST_CPU_SHARE = 0.05  # of one core
 BYTE_COUNTS = ("client_read_bytes", "client_written_bytes", "server_read_bytes", "server_written_bytes", "wal_bytes")
 
 
@@ -63,13 +64,16 @@ class Monitor:
         self._process = self._started()
         self._is_watching = False
 
-    def watch(self, dsn: str, client: int, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
+    def watch(
+        self, dsn: str, client: int, *, interval_seconds: float = INTERVAL_SECONDS, cpu_share: float = LARGEST_CPU_SHARE
+    ) -> None:
         """Begin to watch process `client` and the server of `dsn`; return when the first reading is taken."""
         if self._process.poll() is not None:  # it fell with a server that fell
             self.close()
             self._process = self._started()
         # The DSN may hold a password, so it goes through the pipe: everybody can read a command line.
-        self._say(json.dumps({"dsn": dsn, "client": client, "interval_seconds": interval_seconds}))
+        request = {"dsn": dsn, "client": client, "interval_seconds": interval_seconds, "cpu_share": cpu_share}
+        self._say(json.dumps(request))
         self._hear()
         self._is_watching = True
 

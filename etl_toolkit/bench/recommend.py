@@ -51,10 +51,10 @@ def usable(case: Metrics) -> bool:
 
 
 def write_config(path: Path, manifest: Manifest, report: Mapping[str, Any]) -> None:
-    """Write the recommendation as a file that `etl-toolkit ingest --config` takes: strategy, workers, sizes.
+    """Write the recommendation as a file that `etl-toolkit ingest --config` takes: strategy, workers, sizes, costs.
 
     A file holds one set of values: `auto` where the rules name several strategies, and the workers of the rule with the
-    most rows. The coefficients of the cost model are comments: a load does not read them.
+    most rows.
     """
     lines = [f"# Recommended by the sweep {manifest.run_id} on {manifest.machine.get('processor', 'this machine')}."]
     lines += [f"# {report.get('finding', '')}"]
@@ -71,14 +71,13 @@ def write_config(path: Path, manifest: Manifest, report: Mapping[str, Any]) -> N
     lines += ["", "[load]", f'strategy = "{strategy}"', f"concurrency = {workers}"]
     if batch_rows:
         lines.append(f"chunk_size = {batch_rows}")
-    cost = report.get("cost")
-    if cost:
+    if cost := report.get("cost"):
         before, after = f"{cost['error_before']:.0%}", f"{cost['error_after']:.0%}"
         lines += [
             "",
-            f"# The cost model, fitted to {cost['runs']} runs; off by {before} (median) before, {after} fitted.",
+            f"# What a load costs here, fitted to {cost['runs']} runs; off by {before} (median) before, {after} fitted.",
         ]
-        lines += [f"# {name} = {value}" for name, value in cost["coefficients"].items()]
+        lines += ["[load.cost]", *(f"{name} = {value}" for name, value in cost["coefficients"].items())]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -33,8 +33,10 @@
                         batch_rows (of streaming)}, because,
                         evidence: [{case, seconds: I, against, ratio: I, verdict, runs}]}
     undecided[]        the same, for rules that the evidence speaks against
-    cost               {coefficients: {name: value}, error_before, error_after, runs}: the planner's cost model, fitted;
-                       errors as median of |predicted / measured - 1|; null when there were too few runs
+    cost               {coefficients: {name: value}, error_before, error_after, runs, left_out: {error, low, high}}: the
+                       planner's cost model, fitted; errors as median of |predicted / measured - 1|; null when there were
+                       too few runs. `left_out` is for settings it was not fitted to, `low` and `high` the multiples of the
+                       predicted time between which 95 % of their loads were; null when there were too few settings
 I is {median, low, high}: a median and its 95 % bootstrap interval. A ratio is time / time of the other, paired by
 round: below 1 is faster. A case without a correct run has null metrics, and its `errors` say why.
 
@@ -62,6 +64,7 @@ RECORD_VERSION = 1
 Kind = Literal["ours", "baseline", "peer", "floor"]
 TableState = Literal["empty", "half", "tenth", "rewritten", "unchanged"]
 Status = Literal["running", "finished", "interrupted", "failed"]
+PROFILE_ROUND = -1
 PHASES = ("plan", "read", "sort", "copy", "merge", "commit", "other")
 
 
@@ -113,7 +116,8 @@ class Sample:
     """One run of one case. Fields that are None were not available, or the run failed before they were known.
 
     `correct` says that the table ended as the sequential load leaves it; only then does the time count. `round` 0 is
-    the warm-up. `lock_waits` counts the waits that the monitor saw: shorter ones than its interval may be missing.
+    the warm-up, `PROFILE_ROUND` a run for the curves, which counts as little. `lock_waits` counts the waits that the
+    monitor saw: shorter ones than its interval may be missing.
     """
 
     run_index: int
@@ -165,6 +169,11 @@ class Sample:
     phase_merge_seconds: float | None = None
     phase_commit_seconds: float | None = None
     phase_other_seconds: float | None = None
+
+    @property
+    def is_profile(self) -> bool:
+        """Whether this run was made for the curves of memory and CPU: it is read often, and not timed."""
+        return self.round == PROFILE_ROUND
 
     @property
     def counts(self) -> bool:
@@ -294,6 +303,6 @@ def planned(case: Case, *, run_index: int, number: int) -> Sample:
     """Return the sample of a run that has not been made: not correct, nothing measured."""
     shared = {item.name: getattr(case, item.name) for item in fields(Case)}
     return Sample(
-        run_index=run_index, case=case.name, setting=case.setting, round=number, is_warm_up=number == 0, correct=False,
+        run_index=run_index, case=case.name, setting=case.setting, round=number, is_warm_up=number <= 0, correct=False,
         **shared,
     )  # fmt: skip

@@ -2,8 +2,8 @@
 
 For each run it reads a JSON request, takes a first sample, says `ready`, samples until the next line comes, takes a last
 sample and writes everything as one JSON object. Its own session is left out of the server's numbers. Reading PSS walks
-the page tables of every process, so the interval is stretched when samples would cost more than `LARGEST_CPU_SHARE` of
-a core.
+the page tables of every process, so the interval is stretched when samples would cost more than the share of a core that
+the request allows.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from typing import Any
 import psycopg2
 
 from etl_toolkit.observe.processes import postmaster_pid, snapshot, tree_usage
-
-LARGEST_CPU_SHARE = 0.05
 
 # `waitstart` tells two waits of one session apart; it may be NULL for a moment after a wait began.
 SERVER_STATE = """
@@ -70,17 +68,17 @@ def main() -> None:
     """Watch one run after the other, as the module says."""
     while line := sys.stdin.readline():
         request = json.loads(line)
-        _watch(request["dsn"], request["client"], request["interval_seconds"])
+        _watch(**request)
 
 
-def _watch(dsn: str, client: int, interval_seconds: float) -> None:
+def _watch(dsn: str, client: int, interval_seconds: float, cpu_share: float) -> None:
     connection = psycopg2.connect(dsn, application_name="etl_toolkit monitor")
     sampler = Sampler(connection, client)
     cpu_began = time.process_time()
     sampler.sample()
     _say({"ready": True})
     cost = time.process_time() - cpu_began
-    while not select.select([sys.stdin], [], [], max(interval_seconds, cost / LARGEST_CPU_SHARE))[0]:
+    while not select.select([sys.stdin], [], [], max(interval_seconds, cost / cpu_share))[0]:
         cpu = time.process_time()
         sampler.sample()
         cost = time.process_time() - cpu

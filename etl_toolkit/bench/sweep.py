@@ -7,6 +7,7 @@ An interrupted sweep continues when it is run again with the same directory and 
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +17,17 @@ from pathlib import Path
 
 from etl_toolkit import server
 from etl_toolkit.bench import journal, records, run_directory, workloads
-from etl_toolkit.bench.cases import rounds, schedule
+from etl_toolkit.bench.cases import main_cases, rounds, schedule
 from etl_toolkit.bench.databases import ScratchDatabases, StartingPoint
 from etl_toolkit.bench.measure import RunOutcome, measure
-from etl_toolkit.bench.monitor import Monitor
-from etl_toolkit.bench.records import Case, RunRecord, Sample
+from etl_toolkit.bench.monitor import LARGEST_CPU_SHARE, Monitor
+from etl_toolkit.bench.records import PROFILE_ROUND, Case, RunRecord, Sample
 from etl_toolkit.bench.statistics import FEWEST_RUNS_FOR_AN_INTERVAL
 from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.bench.writing import write_manifest, write_table
 from etl_toolkit.errors import UsageError
+
+CURVE_CPU_SHARE = 0.6  # such a run is not timed
 
 __all__ = ["Progress", "SweepConfig", "resume", "run"]
 
@@ -37,6 +40,11 @@ class Progress:
     total: int
     elapsed_seconds: float
     sample: Sample
+
+    def __str__(self) -> str:
+        left = self.elapsed_seconds / max(1, self.done) * (self.total - self.done)
+        outcome = f"{self.sample.wall_seconds:.2f} s" if self.sample.correct else f"failed: {self.sample.error}"
+        return f"[{self.done}/{self.total}, {left:.0f} s left] {self.sample.case}: {outcome}"
 
 
 def run(
@@ -130,23 +138,42 @@ class _Sweep:
         """Make every run that is not in the journal; return why it ended early, None when it did not."""
         cases = self._prepared.cases
         total = len(cases) * len(rounds(self._config))
+        reason = None
         for run_index, number, case in schedule(cases, self._config):
             if run_index in self._done or case.name in self._refused:
                 continue
             if reason := self._out_of_time(number, case):
-                return reason
+                break
             outcome = self._one_run(case, run_index, number)
             self._monitor_seconds += outcome.monitor_cpu_seconds
             self._watched_seconds += outcome.watched_seconds
-            if outcome.timeline is not None:
-                write_table(journal.timeline_path(self._directory, run_index), outcome.timeline)
-            journal.append(self._directory, outcome.sample)
-            self._done[run_index] = outcome.sample
-            if outcome.is_refusal:
-                self._refused.add(case.name)
-            if self._on_progress is not None:
-                self._on_progress(Progress(len(self._done), total, time.monotonic() - self._began, outcome.sample))
-        return None
+            self._keep(outcome, total)
+        if self._config.curve_readings:
+            self._make_curves(total)
+        return reason
+
+    def _keep(self, outcome: RunOutcome, total: int) -> None:
+        sample = outcome.sample
+        if outcome.timeline is not None:
+            write_table(journal.timeline_path(self._directory, sample.run_index), outcome.timeline)
+        journal.append(self._directory, sample)
+        self._done[sample.run_index] = sample
+        if outcome.is_refusal:
+            self._refused.add(sample.case)
+        if self._on_progress is not None:
+            self._on_progress(Progress(len(self._done), total, time.monotonic() - self._began, sample))
+
+    def _make_curves(self, first_index: int) -> None:
+        """Run each case of the main setting once more, read as often as a curve needs; the time of such a run is not used."""
+        seconds: dict[str, list[float]] = {}
+        for sample in self._done.values():
+            if sample.counts and sample.wall_seconds:
+                seconds.setdefault(sample.case, []).append(sample.wall_seconds)
+        cases = main_cases([case for case in self._prepared.cases if case.name in seconds])
+        for run_index, case in enumerate(cases, first_index):
+            if run_index not in self._done:
+                interval = statistics.median(seconds[case.name]) / self._config.curve_readings
+                self._keep(self._one_run(case, run_index, PROFILE_ROUND, interval), first_index + len(cases))
 
     def _out_of_time(self, number: int, case: Case) -> str | None:
         """Say why no further run begins: a case has three runs or none, and a setting begins where it will end in time."""
@@ -160,7 +187,7 @@ class _Sweep:
         wanted = {case.setting for case in self._prepared.cases}
         return f"out of time after {len(measured)} of {len(wanted)} settings (limit {limit:.0f} s)"
 
-    def _one_run(self, case: Case, run_index: int, number: int) -> RunOutcome:
+    def _one_run(self, case: Case, run_index: int, number: int, curve_interval: float | None = None) -> RunOutcome:
         files = self._prepared.files[case.workload]
         planned = replace(records.planned(case, run_index=run_index, number=number), input_bytes=files.size_bytes)
         return measure(
@@ -170,7 +197,8 @@ class _Sweep:
             self._start_of(case),
             self._monitor,
             log=self._directory / "journal" / "loaders.log",
-            interval_seconds=self._config.interval_seconds,
+            interval_seconds=curve_interval or self._config.interval_seconds,
+            cpu_share=CURVE_CPU_SHARE if curve_interval else LARGEST_CPU_SHARE,
             timeout_seconds=self._config.run_timeout_seconds,
         )
 

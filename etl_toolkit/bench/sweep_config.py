@@ -29,6 +29,7 @@ class SweepConfig:
     `order` says what is finished first: `rounds` goes round by round over all cases, so that what slows the machine for a
     while slows them all; `settings` finishes one setting before the next, so that a sweep out of time has fewer settings
     and not fewer runs of each. `time_limit_seconds` ends a sweep early rather than late, never below three runs a case.
+    `curve_readings` are those of memory and CPU in a run that each strategy makes for them at the end; 0: no such run.
     """
 
     name: str = "full"
@@ -52,6 +53,7 @@ class SweepConfig:
     order: Literal["rounds", "settings"] = "rounds"
     seed: int = 0
     interval_seconds: float = 0.1
+    curve_readings: int = 75
     time_limit_seconds: float = 1_800.0
     run_timeout_seconds: float = 600.0
     own_files: tuple[str, ...] = ()

@@ -85,7 +85,7 @@ def bench(
     directory = out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
     sweep.run(
         chosen, directory=directory, dsn=options.resolve_dsn(dsn), command=["etl-toolkit", *sys.argv[1:]],
-        on_progress=_show_progress,
+        on_progress=lambda progress: print(progress, file=sys.stderr),
     )  # fmt: skip
     _demonstrate(directory, options.resolve_dsn(dsn))
     typer.echo(f"run directory: {directory}")
@@ -103,13 +103,6 @@ def _demonstrate(directory: Path, dsn: str | None) -> None:
         demonstrations.record(directory, dsn)
     except EtlError as error:
         print(f"the races could not be reproduced: {error}", file=sys.stderr)
-
-
-def _show_progress(progress: Any) -> None:
-    sample = progress.sample
-    left = progress.elapsed_seconds / max(1, progress.done) * (progress.total - progress.done)
-    outcome = f"{sample.wall_seconds:.2f} s" if sample.correct else f"failed: {sample.error}"
-    print(f"[{progress.done}/{progress.total}, {left:.0f} s left] {sample.case}: {outcome}", file=sys.stderr)
 
 
 def _compare(left: Path, right: Path, *, any_machine: bool) -> None:

@@ -1,7 +1,8 @@
 """`ParallelConfig`: how a load is run. Nothing in it changes what a load leaves, only how it gets there."""
 
+from etl_toolkit.config.cost_model import CostModel
 from etl_toolkit.config.layers import describe, resolve_config
 from etl_toolkit.config.parallel import ParallelConfig, available_cores
 from etl_toolkit.config.templates import TEMPLATES, template
 
-__all__ = ["TEMPLATES", "ParallelConfig", "available_cores", "describe", "resolve_config", "template"]
+__all__ = ["TEMPLATES", "CostModel", "ParallelConfig", "available_cores", "describe", "resolve_config", "template"]

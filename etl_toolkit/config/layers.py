@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from etl_toolkit.config.cost_model import CostModel
 from etl_toolkit.config.parallel import ParallelConfig, check_names, read_section, setting_names, with_unit
 from etl_toolkit.errors import ConfigError
 
@@ -63,6 +64,8 @@ def toml_value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, CostModel):
+        return f"{{ {', '.join(f'{name} = {amount}' for name, amount in asdict(value).items())} }}"
     return str(value)
 
 

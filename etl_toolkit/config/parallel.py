@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from etl_toolkit.config.cost_model import CostModel
 from etl_toolkit.errors import ConfigError
 from etl_toolkit.model import Strategy
 
@@ -18,6 +19,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "true or false"),
     "str": ((str,), "a text"),
     "str | None": ((str, type(None)), "a text"),
+    "CostModel | None": ((CostModel, type(None)), "a table, [load.cost]"),
 }
 _AT_LEAST_ONE = ("chunk_size", "sub_batch_size", "retry_attempts", "max_line_bytes")
 _UNITS = {"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
@@ -59,6 +61,8 @@ class ParallelConfig:
         server; while rows are sent, `lock_timeout_seconds` longer (0: as the two systems are set).
     server_work_memory_bytes: `work_mem` of the sessions: what a sort or a hash join may hold, per worker.
     max_line_bytes: the longest record of a CSV file; a longer one is taken to be a fault in the quoting.
+    cost: what the phases of a load cost on this machine, for the seconds that a plan predicts; a sweep measures it
+        (`recommended.toml`).
     """
 
     concurrency: int = 0
@@ -83,6 +87,7 @@ class ParallelConfig:
     network_timeout_seconds: float = 30.0
     server_work_memory_bytes: int = 64 * 1024 * 1024
     max_line_bytes: int = 64 * 1024 * 1024
+    cost: CostModel | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -167,7 +172,9 @@ def check_names(given: Mapping[str, Any], origin: str) -> None:
 
 
 def with_unit(name: str, value: Any) -> Any:
-    """Read `2GB` for the settings that count bytes; kB, MB, GB and TB are powers of 1024, as in postgresql.conf."""
+    """Read `2GB` for the settings that count bytes, in powers of 1024 as in postgresql.conf, and the table of `cost`."""
+    if name == "cost" and isinstance(value, Mapping):
+        return CostModel.from_mapping(value)
     if not isinstance(value, str) or not name.endswith("_bytes"):
         return value
     number, unit = value.strip()[:-2].strip(), value.strip()[-2:].lower()

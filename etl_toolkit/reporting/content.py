@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -64,6 +64,72 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A value with its interval, drawn and in `words`; `kind` `ours` stands out."""
+
+    label: str
+    value: float
+    words: str
+    low: float | None = None
+    high: float | None = None
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class BarGroup:
+    """Bars under a title; `words` such as `1.8 ×` are set large, and pale unless the runs show that."""
+
+    title: str
+    bars: Sequence[Bar]
+    words: str = ""
+    is_shown: bool = True
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Groups of bars on one scale."""
+
+    finding: str
+    groups: Sequence[BarGroup]
+    note: str = ""
+
+    def _repr_html_(self) -> str:
+        from etl_toolkit.reporting.rendering import FOR_JUPYTER, part_html
+
+        return FOR_JUPYTER + part_html(self)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What the sessions of one side said, in order: (session, statement, answer)."""
+
+    title: str
+    steps: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Two sides of a race beside each other; the page lets the reader step through both."""
+
+    lanes: Sequence[Lane]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A table that the page can sort, filter and draw.
+
+    `kinds` say what each column is: `of` one to choose by, `less` or `more` a number of which less or more is better,
+    nothing a text. `values` are the numbers behind the cells: one, or (median, low, high). `facts` are for the page.
+    """
+
+    table: Table
+    kinds: Sequence[str]
+    values: Sequence[Sequence[float | Sequence[float] | None]]
+    kind: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Details:
     """Parts for readers who want the details."""
 
@@ -88,7 +154,7 @@ class Heading:
     text: str
 
 
-Part = Text | Bullets | Code | Figure | Details | Download | Heading | Table
+Part = Text | Bullets | Code | Figure | Bars | Lanes | Choices | Details | Download | Heading | Table
 
 
 @dataclass(frozen=True)
@@ -105,7 +171,7 @@ class Section:
     def _repr_html_(self) -> str:
         from etl_toolkit.reporting.rendering import FOR_JUPYTER, section_html
 
-        has_figures = any(isinstance(part, Figure) for part in self.parts)
+        has_figures = any(isinstance(part, Figure | Bars) for part in self.parts)
         return (FOR_JUPYTER if has_figures else "") + section_html(self)
 
     def _repr_markdown_(self) -> str:

@@ -9,10 +9,9 @@ statements: [Heard]}]}.
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -30,11 +29,10 @@ from etl_toolkit.reporting import trials
 from etl_toolkit.reporting.races import RACES
 from etl_toolkit.reporting.stage import stage
 from etl_toolkit.reporting.trials import write_csv
-from etl_toolkit.reporting.wiretap import Heard, WireTap
+from etl_toolkit.reporting.wiretap import WireTap, make_readable
 
 VERSION = 1
 NAME = "demonstrations.json"
-LONGEST_STATEMENT = 2_000
 
 
 def record(directory: Path | str, dsn: str | None = None) -> Path:
@@ -95,39 +93,13 @@ def _strategy(strategy: Strategy, dsn: str, place: Path) -> dict[str, Any]:
             raise trials.NotShownError(refusal)
         tap.heard.clear()
         result = trials.load(strategy, files, tap.tapped_dsn)
-    heard = [_readable(said, result.run_id, place) for said in tap.heard]
     return {
         "strategy": strategy.value,
         "reasons": list(result.reasons),
         "files": f"800 and {len(second)} rows, {400 if shared else 0} keys shared, 200 of them in the table already",
         "result": asdict(result.counts),
-        "statements": [asdict(said) for said in _worth_reading(heard)],
+        "statements": [asdict(said) for said in make_readable(tap.heard, result.run_id, place)],
     }
-
-
-def _readable(said: Heard, run_id: str, place: Path) -> Heard:
-    """Name the session by its role, and cut what is long."""
-    role = said.session.replace("etl_toolkit", "").replace(run_id, "").strip()
-    statement = re.sub(r"\s+", " ", said.statement).replace(run_id, "<run>").replace(f"{place}/", "").strip()
-    if len(statement) > LONGEST_STATEMENT:
-        statement = statement[:LONGEST_STATEMENT] + " …"
-    return Heard(role or "session", statement, said.copy_bytes)
-
-
-def _worth_reading(heard: Sequence[Heard]) -> list[Heard]:
-    """Leave out looking things up in the catalog and the session settings."""
-    dull = re.compile(r"SELECT pg_catalog\.set_config|SET |SHOW |.*\bpg_(stat|blocking|backend|get|is)_", re.DOTALL)
-    quiet = {"catalog", "watch", "monitor", "forecast"}
-    kept: list[Heard] = []
-    for said in heard:
-        if said.session in quiet or dull.match(said.statement):
-            continue
-        before = next((other for other in reversed(kept) if other.session == said.session), None)
-        if said.statement == "COMMIT" and before is not None and before.statement.startswith("BEGIN"):
-            kept.remove(before)  # a transaction in which only settings were made
-            continue
-        kept.append(said)
-    return kept
 
 
 @contextmanager

@@ -12,10 +12,9 @@ from typing import Any
 from etl_toolkit.bench import sweep
 from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.errors import EtlError
-from etl_toolkit.reporting.content import Figure
 from etl_toolkit.reporting.rendering import part_html
 from etl_toolkit.reporting.run_data import Case, RunData, fate, interval_words, is_clean, read, setting_words
-from etl_toolkit.reporting.throughput import dot_plot
+from etl_toolkit.reporting.speed import speed_bars
 from etl_toolkit.tables import Cell, Table, table_html
 
 
@@ -53,8 +52,9 @@ class Explorer:
         if not clean:
             self.chart.value = "<p>This point has not been measured. Use the button to measure it.</p>"
             return
-        panel = dot_plot(self.data, clean, name="explore", chosen=self.strategy.value)
-        self.chart.value = Figure(panel.alt, [panel], setting_words(clean[0]))._repr_html_()
+        self.chart.value = speed_bars(
+            clean, "Speed at this point", setting_words(clean[0]), chosen=self.strategy.value
+        )._repr_html_()
 
     def measure(self, *_: Any) -> None:
         """Begin to measure the chosen point once more; the kernel stays free, and the words follow when it is done."""

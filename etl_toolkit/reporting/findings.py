@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from etl_toolkit.bench.statistics import LARGEST_STEADY_SPREAD
 from etl_toolkit.reporting.content import Bullets, Part, Section, Text
-from etl_toolkit.reporting.headline import headline
+from etl_toolkit.reporting.headline import checked_words, headline
 from etl_toolkit.reporting.run_data import RunData, fate, interval_words
 
 # It is what shows this: how it went the time before is not worth telling, and how it goes now the page says itself.
@@ -16,13 +16,17 @@ PAGE_NOTEBOOK = "04_parallel_upsert_analysis"
 
 def finding(data: RunData) -> Section:
     """What to do and how sure that is; how the run went, where it did not go to its end."""
-    return Section("Finding", [*_status(data), *headline(data), *_early_end(data), *_bullets(answer(data)[1:])])
+    shown = {answer(data)[0], f"{checked_words(data)[0]}."}
+    more = [sentence for sentence in answer(data) if sentence not in shown]
+    return Section("Finding", [*_status(data), *headline(data), *_early_end(data), *_bullets(more)])
 
 
 def answer(data: RunData) -> list[str]:
     """Say in a few sentences what the sweep found, the most important first."""
     report = data.record.report
     sentences = [str(report.get("finding", "Nothing was measured."))]
+    checked, _ = checked_words(data)
+    sentences += [f"{checked}."] if checked else []
     advised = Counter(rule["then"]["strategy"] for rule in report.get("recommendations", []))
     if advised:
         named = ", ".join(f"`{name}` for {times}" for name, times in advised.most_common())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import dataclass
 from html import escape, unescape
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from etl_toolkit.reporting.palette import theme_css
+from etl_toolkit.reporting.rendering import BARS_CSS
 
 TEMPLATES = Path(__file__).parent
 NOTEBOOK_ONLY = "notebook-only"
@@ -36,11 +39,22 @@ def page(notebook: Any, frame: Frame) -> str:
     )
     exporter.register_filter("for_page", for_page)
     around = {name: escape(value) for name, value in vars(frame).items()}
-    resources = {"page": {**around, "theme": theme_css(), "contents": contents(shown)}}
+    script = (TEMPLATES / "page" / "page.js").read_text(encoding="utf-8")
+    resources = {
+        "page": {
+            **around, "theme": theme_css(), "bars": BARS_CSS, "contents": contents(shown),
+            "script": script, "script_hash": script_hash(script),
+        }
+    }  # fmt: skip
     content = notebook.copy()
     content.cells = shown
     body, _ = exporter.from_notebook_node(content, resources)
     return str(body)
+
+
+def script_hash(script: str) -> str:
+    """Return the source expression with which a content security policy allows this script and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def contents(cells: list[Any]) -> list[dict[str, str]]:

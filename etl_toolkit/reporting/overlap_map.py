@@ -7,8 +7,8 @@ from pathlib import PurePath
 from typing import Any
 
 from etl_toolkit.model import KeyOverlap
+from etl_toolkit.reporting import draw
 from etl_toolkit.reporting.content import Figure, Panel
-from etl_toolkit.reporting.palette import draw_cell, draw_cells, stand_in, style, to_svg
 from etl_toolkit.reporting.run_data import RunData
 
 LARGEST = 24
@@ -88,31 +88,26 @@ def _matrix(summary: Mapping[str, Any]) -> Matrix | None:
 
 
 def _panel(matrix: Matrix, names: Sequence[str], title: str, name: str) -> Panel:
-    from matplotlib.figure import Figure as Drawing
-
-    count = len(names)
-    highest = max(max(row) for row in matrix) or 1
-    side = min(3.1, max(1.4, 0.62 * count))
-    with style():
-        drawing = Drawing(figsize=(4.3, side + 0.55))
-        axes = drawing.add_axes((0.28, 0.02, 0.7, side / (side + 0.55)))
-        labels = [f"{label[-16:]} {number + 1}" for number, label in enumerate(names)]
-        draw_cells(axes, labels, [str(number + 1) for number in range(count)])
-        for y, row in enumerate(matrix):
-            for x, keys in enumerate(row):
-                if keys:
-                    draw_cell(axes, x, y, 0.9 * keys / highest, _short(keys), size=8.0 if count <= 8 else 5.0)
-                else:
-                    axes.text(x, y, "·", ha="center", va="center", color=stand_in("soft"))
-        axes.set_title(title, pad=6)
-        shares = [
-            f"files {i + 1} and {j + 1} share {matrix[i][j]:,} keys"
-            for i in range(count)
-            for j in range(i + 1, count)
-            if matrix[i][j]
+    count, highest = len(names), max(max(row) for row in matrix) or 1
+    cells = {
+        f"{label[-16:]} {y + 1}": [
+            draw.Cell(_short(keys), 0.9 * keys / highest, f"files {y + 1} and {x + 1}: {keys:,} keys")
+            if keys
+            else draw.Cell("·")
+            for x, keys in enumerate(matrix[y])
         ]
-        alt = f"{title}: {'; '.join(shares[:12]) or 'no two files share a key'}."
-        return Panel(name, to_svg(drawing, name), alt)
+        for y, label in enumerate(names)
+    }
+    shares = [
+        f"files {i + 1} and {j + 1} share {matrix[i][j]:,} keys"
+        for i in range(count)
+        for j in range(i + 1, count)
+        if matrix[i][j]
+    ]
+    return draw.matrix(
+        name, cells, [str(number + 1) for number in range(count)], title=title, row_inches=max(0.13, min(0.62, 3.1 / count)),
+        text_size=8.0 if count <= 8 else 5.0, alt=f"{title}: {'; '.join(shares[:12]) or 'no two files share a key'}.",
+    )  # fmt: skip
 
 
 def _short(keys: int) -> str:

@@ -71,36 +71,6 @@ def look(strategy: str) -> Look:
     return LOOKS.get(strategy, Look("gray", "*", "-."))
 
 
-def draw_line(axes: Any, seen: Look, x: Sequence[float], lines: Sequence[Sequence[float]]) -> None:
-    """Draw a series, given as medians, lower and upper ends: a line with its band; it breaks off at NaN."""
-    middle, low, high = lines
-    axes.fill_between(x, low, high, color=seen.stand_in, alpha=0.15, linewidth=0)
-    axes.plot(x, middle, color=seen.stand_in, marker=seen.marker, linestyle=seen.dash)
-
-
-def draw_cells(axes: Any, rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Make `axes` those of a matrix: names above and at the left, the first row on top, no lines."""
-    axes.grid(visible=False)
-    axes.set_xlim(-0.5, len(columns) - 0.5)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def draw_cell(axes: Any, x: int, y: int, depth: float, text: str, *, size: float = 8.5) -> None:
-    """Fill one cell of a matrix: 0 is light, 1 dark; the text takes the ink that can be read on it."""
-    from matplotlib import colormaps
-    from matplotlib.patches import Rectangle
-
-    red, green, blue, _ = colormaps["cividis_r"](depth)
-    ink = "#ffffff" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else "#101010"
-    axes.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=(red, green, blue), edgecolor="none"))
-    axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=size)
-
-
 @contextmanager
 def style() -> Iterator[None]:
     """Draw in our style; matplotlib's settings are as before afterwards."""
@@ -121,8 +91,11 @@ def style() -> Iterator[None]:
         yield
 
 
-def to_svg(figure: Figure, name: str) -> str:
-    """Return a figure as SVG for an HTML page; `name` keeps its ids distinct from those of other figures."""
+def to_svg(figure: Figure, name: str, tips: Sequence[str] = ()) -> str:
+    """Return a figure as SVG for an HTML page; `name` keeps its ids distinct from those of other figures.
+
+    What was drawn with the gid `tip-N` shows `tips[N]` when the reader points at it.
+    """
     buffer = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)
@@ -134,6 +107,8 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", svg, count=1)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{escape(name)}-", svg)
     svg = re.sub(r"font(-family)?: ([^;\"]*?)('[^;\"]*|sans-serif)", _font, svg)
+    for number, words in enumerate(tips):
+        svg = svg.replace(f'<g id="{name}-tip-{number}">', f'<g class="tip"><title>{escape(words)}</title>')
     for color in THEME:
         svg = svg.replace(stand_in(color), f"var(--chart-{color})")
     svg = svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" style="stroke-linejoin: round" ', 1)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Callable, Iterable
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 from etl_toolkit.reporting.content import (
+    Bar,
+    BarGroup,
+    Bars,
     Bullets,
+    Choices,
     Code,
     Details,
     Download,
     Figure,
     Heading,
+    Lane,
+    Lanes,
     Part,
     Section,
     Text,
@@ -23,10 +31,13 @@ from etl_toolkit.reporting.content import (
 from etl_toolkit.reporting.palette import jupyter_css
 from etl_toolkit.tables import Table, cell_text, table_html
 
+BARS_CSS = (files("etl_toolkit.reporting") / "page" / "bars.css").read_text(encoding="utf-8")
+
 # In JupyterLab the colours follow its own theme; the page takes this out.
 FOR_JUPYTER = (
     f'<style data-for="jupyter">{jupyter_css()} .panels {{ display: flex; flex-wrap: wrap; gap: 1rem }} '
-    "figure { margin: 1rem 0 } .panel { flex: 0 1 25rem } .small .panel { flex-basis: 12rem } "
+    f"figure {{ margin: 1rem 0 }} {BARS_CSS} "
+    ".panel { flex: 0 1 25rem } .small .panel { flex-basis: 12rem } "
     ".panel svg { width: 100%; height: auto; overflow: visible }</style>"
 )
 
@@ -54,6 +65,9 @@ def part_html(part: Part) -> str:
         Heading: lambda item: f'<h3 id="{anchor(item.text)}">{escape(item.text)}</h3>',
         Code: _code_html,
         Figure: _figure_html,
+        Bars: _bars_html,
+        Lanes: lambda item: f'<div class="lanes">{"".join(map(_lane_html, item.lanes))}</div>',
+        Choices: _choices_html,
         Details: lambda item: (
             f"<details><summary>{_inline(item.summary)}</summary>{''.join(map(part_html, item.parts))}</details>"
         ),
@@ -88,6 +102,53 @@ def _figure_html(figure: Figure) -> str:
     return f'<figure>{caption}<div class="{f"panels {figure.kind}".strip()}">{panels}</div>{note}</figure>'
 
 
+def _bars_html(bars: Bars) -> str:
+    most = max((bar.high or bar.value for group in bars.groups for bar in group.bars), default=1.0) or 1.0
+    groups = "".join(_group_html(group, most) for group in bars.groups)
+    note = f'<p class="note">{_inline(bars.note)}</p>' if bars.note else ""
+    caption = f"<figcaption><strong>{_inline(bars.finding)}</strong></figcaption>"
+    return f'<figure class="bars">{caption}{groups}{note}</figure>'
+
+
+def _group_html(group: BarGroup, most: float) -> str:
+    kind = "times" if group.is_shown else "times pale"
+    times = f' <strong class="{kind}">{escape(group.words)}</strong>' if group.words else ""
+    items = "".join(_bar_html(bar, most) for bar in group.bars)
+    return f'<div class="bar-group"><p>{escape(group.title)}{times}</p><ul>{items}</ul></div>'
+
+
+def _bar_html(bar: Bar, most: float) -> str:
+    whisker, tip = "", f"{bar.label}: {bar.words}"
+    if bar.low is not None and bar.high is not None and bar.low < bar.high:
+        whisker = f'<b style="left:{_share(bar.low, most)};width:{_share(bar.high - bar.low, most)}"></b>'
+        tip += f", 95 % interval {bar.low:,.4g} to {bar.high:,.4g}"
+    track = f'<span class="track" aria-hidden="true"><i style="width:{_share(bar.value, most)}"></i>{whisker}</span>'
+    name, value = f'<span class="name">{escape(bar.label)}</span>', f'<span class="value">{escape(bar.words)}</span>'
+    return f'<li{_class(bar.kind)} title="{escape(tip)}">{name}{track}{value}</li>'
+
+
+def _share(value: float, most: float) -> str:
+    return f"{100 * value / most:.1f}%"
+
+
+def _lane_html(lane: Lane) -> str:
+    sessions = list(dict.fromkeys(session for session, _, _ in lane.steps))
+    steps = "".join(
+        f'<li class="session-{sessions.index(session) % 4}"><span class="who">{escape(session)}</span>'
+        f'<code>{escape(statement)}</code><span class="answer">{escape(answer)}</span></li>'
+        for session, statement, answer in lane.steps
+    )
+    return f'<div class="lane"><h4>{escape(lane.title)}</h4><ol>{steps}</ol></div>'
+
+
+def _choices_html(item: Choices) -> str:
+    # A block of data is not run, so the page's policy has nothing to say about it.
+    data = json.dumps({"kinds": item.kinds, "values": item.values, "facts": item.facts}, separators=(",", ":"))
+    data = data.replace("<", "\\u003c")
+    block = f'<script type="application/json">{data}</script>'
+    return f'<div class="choices" data-kind="{item.kind}">{_scrolled(item.table)}{block}</div>'
+
+
 def _download_html(item: Download) -> str:
     data = base64.b64encode(item.content).decode()
     size = f"{len(item.content) / 1000:,.0f} kB" if len(item.content) >= 1000 else f"{len(item.content)} bytes"
@@ -113,6 +174,9 @@ def part_markdown(part: Part) -> str:
         Heading: lambda item: f"### {item.text}",
         Code: lambda item: (f"{item.caption}\n\n" if item.caption else "") + _fenced(item),
         Figure: _figure_markdown,
+        Bars: _bars_markdown,
+        Lanes: lambda item: "\n\n".join(_table_markdown(_lane_table(lane)) for lane in item.lanes),
+        Choices: lambda item: _table_markdown(item.table),
         Details: lambda item: "\n\n".join([f"**{item.summary}**", *map(part_markdown, item.parts)]),
         Download: lambda item: f"- `{item.name}`: {_safe(item.about)}",
         Table: _table_markdown,
@@ -132,6 +196,15 @@ def _fenced(code: Code) -> str:
 def _figure_markdown(figure: Figure) -> str:
     images = "\n".join(f"![{_alt(panel.alt)}](FIGURES/{panel.name}.svg)" for panel in figure.panels)
     return "\n\n".join(filter(None, [f"**{figure.finding}**", images, figure.note]))
+
+
+def _bars_markdown(bars: Bars) -> str:
+    rows = [[group.title, bar.label, bar.words, group.words] for group in bars.groups for bar in group.bars]
+    return "\n\n".join(filter(None, [_table_markdown(Table(f"**{bars.finding}**", ("", "", "", ""), rows)), bars.note]))
+
+
+def _lane_table(lane: Lane) -> Table:
+    return Table(lane.title, ("session", "statement", "answer"), lane.steps)
 
 
 def _alt(text: str) -> str:

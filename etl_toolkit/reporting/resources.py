@@ -1,29 +1,24 @@
-"""Charts of what a load takes: memory and CPU over time, for each strategy on the same axes."""
+"""Charts of what a load takes: memory and CPU over time for each strategy on the same axes, and time per phase."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etl_toolkit.bench.records import Sample
+from etl_toolkit.bench.records import PHASES, Sample
+from etl_toolkit.reporting import draw
 from etl_toolkit.reporting.content import Figure, Panel
-from etl_toolkit.reporting.labels import spread
-from etl_toolkit.reporting.palette import stand_in, style, to_svg
-from etl_toolkit.reporting.run_data import RunData, is_clean, setting_words
+from etl_toolkit.reporting.palette import Look
+from etl_toolkit.reporting.run_data import Case, RunData, is_clean, setting_words
 
-PANEL_INCHES = (2.5, 1.85)
+SIDES = {"client": Look("blue", "o"), "server": Look("vermilion", "s", "--")}
+PHASE_COLORS = {
+    "plan": "gray", "read": "blue", "sort": "green", "copy": "gold", "merge": "vermilion", "commit": "purple",
+    "other": "grid",
+}  # fmt: skip
+SMALL_INCHES = (2.5, 1.85)
 
-
-@dataclass(frozen=True)
-class Trace:
-    """One run of one strategy over time; `values` are client and server, None where not available."""
-
-    strategy: str
-    sample: Sample
-    seconds: Sequence[float]
-    client: Sequence[float | None]
-    server: Sequence[float | None]
+Trace = tuple[str, Sample, Mapping[str, Sequence[tuple[float, float]]]]
 
 
 def memory(data: RunData) -> Figure | None:
@@ -31,9 +26,8 @@ def memory(data: RunData) -> Figure | None:
     traces = _traces(data, "pss_bytes", 1e6)
     if not traces:
         return None
-    peaks = {
-        trace.strategy: max(filter(None, trace.client), default=0.0) for trace in traces if trace.sample.kind == "ours"
-    }
+    ours = [(name, own["client"]) for name, sample, own in traces if sample.kind == "ours" and own["client"]]
+    peaks = {name: max(value for _, value in readings) for name, readings in ours}
     lowest, highest = _extremes(peaks)
     finding = (
         "All strategies have about the same peak."
@@ -44,11 +38,11 @@ def memory(data: RunData) -> Figure | None:
         else "Client memory was not available on this system."
     )
     note = (
-        f"{setting_words(data.main_setting[0])}; for each strategy, the run with the median time. Memory is the "
-        "proportional set size: shared pages count once over all processes, and shared buffers count for the server. Dotted: "
-        "the idle client before the load, with its libraries loaded."
+        f"{setting_words(data.main_setting[0])}; {_readings_words(traces)} Memory is the proportional set size: shared "
+        "pages count once over all processes, and shared buffers count for the server. Dotted: the idle client before the "
+        "load, with its libraries loaded."
     )
-    return Figure(finding, _panels(traces, "memory", "MB", _idle_line), note, kind="small")
+    return Figure(finding, _panels(traces, "memory", "MB"), note, kind="small")
 
 
 def cpu(data: RunData) -> Figure | None:
@@ -72,82 +66,106 @@ def cpu(data: RunData) -> Figure | None:
         if busy
         else "CPU time was not available on this system."
     )
-    return Figure(finding, _panels(traces, "cpu", "cores", _no_line), "The same runs as above.", kind="small")
+    return Figure(finding, _panels(traces, "cpu", "cores"), "The same runs as above.", kind="small")
 
 
 def _traces(data: RunData, name: str, divisor: float) -> list[Trace]:
-    traces = []
+    traces: list[Trace] = []
     for case in data.main_setting:
         found = data.timeline(case) if is_clean(case) else None
         if found is None:
             continue
         sample, readings = found
-        client, server = (
-            [None if value is None else value / divisor for value in readings[f"{side}_{name}"]]
-            for side in ("client", "server")
-        )
-        traces.append(Trace(case["strategy"], sample, readings["at_seconds"], client, server))
-    return [trace for trace in traces if any(value is not None for value in [*trace.client, *trace.server])]
+        own = {
+            side: [
+                (at, value / divisor)
+                for at, value in zip(readings["at_seconds"], readings[f"{side}_{name}"], strict=True)
+                if value is not None
+            ]
+            for side in SIDES
+        }
+        if any(own.values()):
+            traces.append((case["strategy"], sample, own))
+    return traces
 
 
-def _extremes(values: dict[str, float]) -> tuple[str, str]:
+def _readings_words(traces: Sequence[Trace]) -> str:
+    counts = sorted(max(map(len, own.values())) for _, _, own in traces)
+    watched = any(sample.is_profile for _, sample, _ in traces)
+    run = "a run of its own that is read often and not timed" if watched else "the run with the median time"
+    return f"for each strategy, {run} ({counts[0]} to {counts[-1]} readings)."
+
+
+def _extremes(values: Mapping[str, float]) -> tuple[str, str]:
     """The names with the lowest and the highest value; empty names where there is none."""
     return (min(values, key=values.__getitem__), max(values, key=values.__getitem__)) if values else ("", "")
 
 
-def _panels(traces: Sequence[Trace], name: str, unit: str, extra: Callable[[Any, Trace], None]) -> list[Panel]:
-    longest = max(max(trace.seconds) for trace in traces)
-    highest = max(value for trace in traces for value in [*trace.client, *trace.server] if value is not None)
-    limits = (longest * 1.32, highest * 1.08)  # room for the names of the lines at the right
-    return [_panel(trace, f"{name}-{number + 1}", unit, limits, extra) for number, trace in enumerate(traces)]
+def _panels(traces: Sequence[Trace], name: str, unit: str) -> list[Panel]:
+    longest = max(at for _, _, own in traces for readings in own.values() for at, _ in readings)
+    highest = max(value for _, _, own in traces for readings in own.values() for _, value in readings)
+    panels = []
+    for number, (strategy, sample, own) in enumerate(traces):
+        idle = sample.idle_client_pss_bytes if unit == "MB" else None
+        digits = ",.0f" if unit == "MB" else ",.1f"
+        peaks = [f"{side} {max(v for _, v in own[side]):{digits}} {unit}" for side in SIDES if own[side]]
+        series = [
+            draw.Line(side, seen, [(at, value, value, value) for at, value in _from_start(own[side], unit)],
+                      drawstyle="steps-pre" if unit == "cores" else "default")
+            for side, seen in SIDES.items() if own[side]
+        ]  # fmt: skip
+        panels.append(
+            draw.lines(
+                f"{name}-{number + 1}", series, title=f"{strategy}, {unit}", x_label="seconds", size=SMALL_INCHES, unit=unit,
+                top=highest * 1.08, right=longest * 1.02, level=idle / 1e6 if idle else None,
+                alt=f"{strategy}: {', '.join(peaks)} at most, over {sample.wall_seconds or 0:.2f} seconds.",
+            )
+        )  # fmt: skip
+    return panels
 
 
-def _panel(
-    trace: Trace, name: str, unit: str, limits: tuple[float, float], extra: Callable[[Any, Trace], None]
-) -> Panel:
-    from matplotlib.figure import Figure as Drawing
-
-    with style():
-        drawing = Drawing(figsize=PANEL_INCHES)
-        axes = drawing.add_axes((0.14, 0.19, 0.83, 0.68))
-        axes.set_xlim(0, limits[0])
-        axes.set_ylim(0, limits[1])
-        ends: list[tuple[float, float, str, str]] = []
-        words = []
-        for side, values, color, dash in (
-            ("client", trace.client, "blue", "-"),
-            ("server", trace.server, "vermilion", "--"),
-        ):
-            known = [(at, value) for at, value in zip(trace.seconds, values, strict=True) if value is not None]
-            if known:
-                if unit == "cores":  # a reading tells of the time since the one before
-                    known.insert(0, (0.0, known[0][1]))
-                draws = "steps-pre" if unit == "cores" else "default"
-                axes.plot(*zip(*known, strict=True), color=stand_in(color), linestyle=dash, drawstyle=draws)
-                peak = max(value for _, value in known)
-                words.append(f"{side} {peak:,.1f} {unit}" if unit == "cores" else f"{side} {peak:,.0f} {unit}")
-                ends.append((*known[-1], side, stand_in(color)))
-        _name_lines(axes, ends, limits)
-        extra(axes, trace)
-        axes.set_title(f"{trace.strategy}, {unit}", pad=4)
-        axes.set_xlabel("seconds", labelpad=1)
-        alt = f"{trace.strategy}: {', '.join(words)} at most, over {trace.sample.wall_seconds or 0:.2f} seconds."
-        return Panel(name, to_svg(drawing, name), alt)
+def _from_start(readings: Sequence[tuple[float, float]], unit: str) -> list[tuple[float, float]]:
+    """Cores are those since the reading before, so the first one holds from the start."""
+    return [(0.0, readings[0][1]), *readings] if unit == "cores" else list(readings)
 
 
-def _name_lines(axes: Any, ends: Sequence[tuple[float, float, str, str]], limits: tuple[float, float]) -> None:
-    """Write `client` and `server` after the ends of their lines, apart from each other."""
-    places = spread([value for _, value, _, _ in ends], 0.12 * limits[1], 0.05 * limits[1], 0.95 * limits[1])
-    for (at, _, side, color), place in zip(ends, places, strict=True):
-        axes.annotate(
-            side, xy=(at, place), xytext=(3, 0), textcoords="offset points", va="center", color=color, fontsize=7.5
-        )
+# --- phases -----------------------------------------------------------------------------------------------------------
 
 
-def _idle_line(axes: Any, trace: Trace) -> None:
-    if trace.sample.idle_client_pss_bytes:
-        axes.axhline(trace.sample.idle_client_pss_bytes / 1e6, color=stand_in("soft"), linestyle=":", linewidth=1)
+def phases(data: RunData) -> Figure | None:
+    """Seconds per phase and strategy, as stacked bars; phases of parallel workers add up."""
+    settings = [list(data.main_setting)]
+    overlaps = data.values("overlap", data.at(table_state="empty"))
+    if overlaps and overlaps[-1] != data.main_setting[0]["overlap"]:
+        settings.append(data.at(table_state="empty", overlap=overlaps[-1]))
+    shown = [[case for case in cases if is_clean(case) and any(case["phases"].values())] for cases in settings]
+    shown = [cases for cases in shown if cases]
+    if not shown:
+        return None
+    longest = max(sum(case["phases"].values()) for cases in shown for case in cases)
+    panels = [_phase_panel(cases, longest, f"phases-{number + 1}") for number, cases in enumerate(shown)]
+    finding = "; ".join(_longest_phase(case) for case in shown[0][:3])
+    note = (
+        f"{setting_words(shown[0][0], overlap=False)}. Medians; seconds of parallel workers are summed, so a bar may be "
+        "longer than the load took, and work that overlaps (reading while copying) counts in each phase."
+    )
+    return Figure(f"{finding}.", panels, note)
 
 
-def _no_line(axes: Any, trace: Trace) -> None:
-    """CPU has no idle line."""
+def _longest_phase(case: Case) -> str:
+    total = sum(case["phases"].values())
+    name, seconds = max(case["phases"].items(), key=lambda item: float(item[1]))
+    return f"{case['strategy']} spends {seconds / total:.0%} of its time in {name}"
+
+
+def _phase_panel(cases: Sequence[Case], longest: float, name: str) -> Panel:
+    used = [phase for phase in PHASES if any(case["phases"].get(phase) for case in cases)]
+    rows: dict[str, Any] = {case["strategy"]: case["phases"] for case in cases}
+    words = [
+        f"{strategy} {', '.join(f'{phase} {own.get(phase) or 0:.2f}' for phase in used)}"
+        for strategy, own in rows.items()
+    ]
+    return draw.stacked(
+        name, rows, {phase: PHASE_COLORS[phase] for phase in used}, right=longest, x_label="seconds, summed over workers",
+        title=f"Time per phase at {cases[0]['overlap']:.0%} overlap", alt=f"Seconds per phase. {'; '.join(words)}.",
+    )  # fmt: skip

@@ -68,20 +68,25 @@ class RunData:
         settings: dict[str, list[Case]] = {}
         for case in self.at(table_state="empty") or self.at() or self.cases:
             settings.setdefault(case["setting"], []).append(case)
-        ranked = sorted(settings.values(), key=lambda own: (sum(map(is_clean, own)), own[0]["overlap"]))
+        watched = {sample.setting for sample in self.record.samples if sample.is_profile}
+        ranked = sorted(
+            settings.values(),
+            key=lambda own: (own[0]["setting"] in watched, sum(map(is_clean, own)), own[0]["overlap"]),
+        )
         return ranked[-1] if ranked else []
 
     def timeline(self, case: Case) -> tuple[Sample, dict[str, list[Any]]] | None:
-        """The run of a case whose time is the median one, and its readings over time."""
+        """The run of a case that was made for its curves, else the one whose time is the median, and its readings over time."""
         import pyarrow.compute as pc
 
         runs = sorted(
             (sample for sample in self.samples(case) if sample.wall_seconds),
             key=lambda sample: sample.wall_seconds or 0,
         )
+        profiles = [one for one in self.record.samples if one.case == case["case"] and one.is_profile and one.correct]
         if not runs:
             return None
-        sample = runs[len(runs) // 2]
+        sample = profiles[0] if profiles else runs[len(runs) // 2]
         readings = self.record.timeline.filter(pc.equal(self.record.timeline["run_index"], sample.run_index))
         return (sample, readings.to_pydict()) if readings.num_rows else None
 

@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etl_toolkit.reporting import demonstrations
-from etl_toolkit.reporting.content import Bullets, Code, Details, Heading, Part, Section, Text, written_table
+from etl_toolkit.reporting.content import (
+    Bullets,
+    Code,
+    Details,
+    Heading,
+    Lane,
+    Lanes,
+    Part,
+    Section,
+    Text,
+    written_table,
+)
 from etl_toolkit.reporting.run_data import RunData
 from etl_toolkit.tables import Table
 
@@ -52,18 +63,27 @@ def races(data: RunData) -> Section:
 
 
 def _race(race: Mapping[str, Any]) -> list[Part]:
-    steps = [(step["session"], step["statement"], step["outcome"]) for step in race["steps"]]
+    by_hand = [(step["session"], step["statement"], step["outcome"]) for step in race["steps"]]
+    lanes = [Lane("By hand", by_hand)]
+    for trial in race["trials"]:
+        told = [(said["session"], said["statement"], _sent(said["copy_bytes"])) for said in trial.get("statements", ())]
+        if told:
+            lanes.append(Lane(f"etl_toolkit, {trial['strategy']}, in the same situation", told))
     fared = [(trial["strategy"], trial["outcome"], trial["detail"]) for trial in race["trials"]]
     seen = f"Seen: {race['seen']}." if race["happened"] else f"It did not happen this time: {race['seen']}."
     return [
         Heading(race["title"]),
         Text(race["what"]),
-        Table("Statements and replies, in order", ("session", "statement", "answer"), steps),
+        Lanes(lanes),
         Text(seen, "" if race["happened"] else "alert"),
         Text("What prevents it:"),
         Bullets(race["prevention"]),
         Table("Our strategies in this situation", ("strategy", "outcome", "seen"), fared),
     ]
+
+
+def _sent(copy_bytes: int) -> str:
+    return f"{copy_bytes:,} bytes of rows" if copy_bytes else ""
 
 
 def mechanisms(data: RunData) -> Section:

@@ -1,16 +1,18 @@
-"""The sections that come from the measurements: recommendation, charts, all results."""
+"""The sections that come from the measurements: recommendation, charts, shapes, all results."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from etl_toolkit.reporting import overlap_map, ratio_map, resources, scaling, throughput
-from etl_toolkit.reporting.content import Code, Details, Figure, Part, Section, Text
+from etl_toolkit.reporting import overlap_map, resources, speed
+from etl_toolkit.reporting.cases import all_cases
+from etl_toolkit.reporting.content import Bar, BarGroup, Bars, Code, Details, Figure, Part, Section, Text
 from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, interval_words, setting_words
 from etl_toolkit.tables import Table
 
-DRAWN_RUNS = 3
+DRAWN_SHAPES = 12
 
 
 def recommendation(data: RunData) -> Section:
@@ -69,46 +71,74 @@ def _evidence(evidence: Sequence[Case]) -> str:
 
 # --- charts -----------------------------------------------------------------------------------------------------------
 
-Draw = Callable[[RunData], Figure | None]
+Draw = Callable[[RunData], Figure | Bars | None]
 
 NOT_MEASURED = "Not measured in this run; it requires {}."
+A_RIGHT_CASE = "a case with the correct result in every run"
+MONITOR = "the monitor, which reads /proc of server and client (Linux, server on this machine)"
+
+# Each section with its charts, and what a run needs for them.
+CHARTS: Mapping[str, Sequence[tuple[Draw, str]]] = {
+    "Throughput": [(speed.throughput, A_RIGHT_CASE)],
+    "Distance from the best": [(speed.ratio_map, A_RIGHT_CASE)],
+    "Memory and CPU over time": [(resources.memory, MONITOR), (resources.cpu, MONITOR)],
+    "Workers": [(speed.scaling, "a strategy with two worker counts")],
+    "Where the time goes": [(resources.phases, "one of our loads with the correct result")],
+    "Which files share keys": [(overlap_map.overlap_map, "files that share keys, at most 24")],
+}
 
 
-def speed(data: RunData) -> Section:
-    """Throughput against overlap."""
-    return _charts(data, "Throughput", [(throughput.throughput, "a case with the correct result in every run")])
+def charts(data: RunData, title: str) -> Section:
+    """The charts of one section; where the run has nothing to draw, what it would take."""
+    return Section(title, [draw(data) or Text(NOT_MEASURED.format(needs)) for draw, needs in CHARTS[title]])
 
 
-def distance(data: RunData) -> Section:
-    """How far each strategy is from the best one."""
-    return _charts(
-        data, "Distance from the best", [(ratio_map.ratio_map, "a case with the correct result in every run")]
+def shapes(data: RunData) -> Section:
+    """Tables and files as people have them: ours against the best plain way, the worst first."""
+    lines = sorted(data.record.report.get("by_shape", []), key=lambda line: float(line["speed_up"]["median"]))
+    if not lines:
+        return Section("Shapes", [Text(NOT_MEASURED.format("several shapes of tables and files: `make bench-shapes`"))])
+    worst = {line["shape"]: line["speed_up"]["median"] for line in reversed(lines)}
+    slower = sum(line["verdict"] == "slower" for line in lines)
+    groups = [BarGroup(_shape_words(line), [_speed_up_bar(line)]) for line in lines[:DRAWN_SHAPES]]
+    more = f" The {DRAWN_SHAPES} worst of {len(lines)}; all are in the table." if len(lines) > DRAWN_SHAPES else ""
+    finding = (
+        f"The worst of {len(worst)} shapes is {lines[0]['shape'].replace('_', ' ')}, at {lines[0]['speed_up']['median']:.2f} × the "
+        f"speed of the best correct hand-written way; slower in {slower} of {len(lines)} settings."
     )
+    rows = [
+        [
+            line["shape"], f"{line['overlap']:.0%}", line["table_state"], line["plain_way"],
+            interval_words(line["speed_up"]), line["verdict"], line["runs"], ", ".join(line["wrong"]) or None,
+        ]
+        for line in lines
+    ]  # fmt: skip
+    head = (
+        "shape",
+        "overlap",
+        "table",
+        "best plain way",
+        "speed-up (95 % interval)",
+        "verdict",
+        "runs",
+        "left wrong rows",
+    )
+    note = f"Time of the plain way over ours, with its 95 % interval: above 1 we are faster.{more}"
+    table = Table("Every shape, the worst first", head, rows, right=head[4:5])
+    return Section("Shapes", [Bars(finding, groups, note), Details(f"All {len(lines)} settings", [table])])
 
 
-def resource_use(data: RunData) -> Section:
-    """Memory and CPU over time."""
-    needs = "the monitor, which reads /proc of server and client (Linux, server on this machine)"
-    return _charts(data, "Memory and CPU over time", [(resources.memory, needs), (resources.cpu, needs)])
+def _shape_words(line: Mapping[str, Any]) -> str:
+    state = STATES.get(line["table_state"], line["table_state"])
+    return f"{line['shape'].replace('_', ' ')}: {line['overlap']:.0%} overlap, {state}"
 
 
-def workers(data: RunData) -> Section:
-    """Speed-up and efficiency."""
-    return _charts(data, "Workers", [(scaling.scaling, "a strategy with two worker counts")])
-
-
-def phases(data: RunData) -> Section:
-    """Time per phase."""
-    return _charts(data, "Where the time goes", [(scaling.phases, "one of our loads with the correct result")])
-
-
-def shared_keys(data: RunData) -> Section:
-    """The file × file matrix."""
-    return _charts(data, "Which files share keys", [(overlap_map.overlap_map, "files that share keys, at most 24")])
-
-
-def _charts(data: RunData, title: str, charts: Sequence[tuple[Draw, str]]) -> Section:
-    return Section(title, [draw(data) or Text(NOT_MEASURED.format(needs)) for draw, needs in charts])
+def _speed_up_bar(line: Mapping[str, Any]) -> Bar:
+    found = line["speed_up"]
+    kind = "ours" if line["verdict"] != "slower" else "bad"
+    return Bar(
+        f"against {line['plain_way']}", found["median"], f"{found['median']:.2f} ×", found["low"], found["high"], kind
+    )
 
 
 # --- all results ------------------------------------------------------------------------------------------------------
@@ -118,6 +148,14 @@ def results(data: RunData) -> Section:
     """Every strategy, every case, every failure."""
     failures = [case for case in data.cases if case["failures"]]
     parts: list[Part] = [_strategies(data)]
+    if data.cases:
+        parts += [
+            Text(
+                "Below, medians over the measured runs with the correct result; ~ marks unstable cases. CPU and peak memory are "
+                "those of client + server."
+            ),
+            all_cases(data),
+        ]
     if failures:
         rows = [
             [
@@ -132,7 +170,6 @@ def results(data: RunData) -> Section:
         parts.append(
             Table("Runs that were refused or failed", ("strategy", "setting", "outcome", "runs", "reason"), rows)
         )
-    parts.append(Details(f"All {len(data.cases)} cases", [_all_cases(data), _what_they_took(data)]))
     return Section("All results", parts)
 
 
@@ -150,40 +187,6 @@ def _strategies(data: RunData) -> Table:
     numbers = ("mean time / best", "worst", "best rows/s", "peak client MB", "peak server MB")
     head = ("strategy", "kind", "cases", "among fastest", "failed runs", *numbers)
     return Table("Strategies over all their cases; floors only insert and are not compared", head, rows, right=numbers)
-
-
-def _all_cases(data: RunData) -> Table:
-    rows = [
-        [
-            setting_words(case), case["strategy"] + (" ~" if case["is_unstable"] else ""), case["runs"], case["failures"],
-            interval_words(case["wall_seconds"]), _whole(case["rows_per_second"] and case["rows_per_second"]["median"]),
-            _number(case["ratio_to_best"]),
-        ]
-        for case in _in_order(data)
-    ]  # fmt: skip
-    numbers = ("seconds (95 % interval)", "rows/s", "time / best")
-    head = ("setting", "strategy (~ unstable)", "runs", "failed", *numbers)
-    return Table("Medians over the measured runs with the correct result", head, rows, right=numbers)
-
-
-def _what_they_took(data: RunData) -> Table:
-    """CPU, memory and what the server counted; columns that are 0 or not available throughout are left out."""
-    columns: dict[str, tuple[str, Callable[[float | None], str | None]]] = {
-        "client CPU s": ("client_cpu_seconds", _number), "server CPU s": ("server_cpu_seconds", _number),
-        "client MB": ("peak_client_pss_bytes", _megabytes), "server MB": ("peak_server_pss_bytes", _megabytes),
-        "WAL MB": ("wal_bytes", _megabytes), "dead rows": ("dead_tuples", _whole), "lock waits": ("lock_waits", _whole),
-        "deadlocks": ("deadlocks", _whole), "retries": ("retries", _whole),
-    }  # fmt: skip
-    kept = {title: column for title, column in columns.items() if any(case[column[0]] for case in data.cases)}
-    rows = [
-        [setting_words(case), case["strategy"], *(words(case[name]) for name, words in kept.values())]
-        for case in _in_order(data)
-    ]
-    return Table("Resources used: medians, peak memory", ("setting", "strategy", *kept), rows, right=tuple(kept))
-
-
-def _in_order(data: RunData) -> list[Case]:
-    return sorted(data.cases, key=lambda case: (case["setting"], case["ratio_to_best"] or 99))
 
 
 def _without_scratch(text: str) -> str:

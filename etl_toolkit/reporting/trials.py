@@ -16,7 +16,7 @@ from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import EtlError, UnsafeStrategyError
 from etl_toolkit.model import LoadResult, Strategy
 from etl_toolkit.processor import ingest
-from etl_toolkit.reporting.wiretap import WireTap
+from etl_toolkit.reporting.wiretap import Heard, WireTap, make_readable
 
 STRATEGIES = (
     Strategy.AUTO,
@@ -36,11 +36,12 @@ class NotShownError(EtlError):
 
 @dataclass(frozen=True)
 class Trial:
-    """What one strategy did: `right`, `refused`, `wrong` or `not shown`, and in which words that shows."""
+    """What one strategy did: `right`, `refused`, `wrong` or `not shown`, in which words that shows, and what it sent."""
 
     strategy: str
     outcome: str
     detail: str
+    statements: Sequence[Heard] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,10 @@ def try_one(
             for statement in ("DROP TABLE IF EXISTS race", CREATE, *before):
                 cursor.execute(statement)
             try:
-                result = loading(strategy, files, dsn)
+                with WireTap(dsn) as tap:
+                    listens = strategy is Strategy.AUTO and tap.refusal() is None
+                    tap.heard.clear()
+                    result = loading(strategy, files, tap.tapped_dsn if listens else dsn)
             except UnsafeStrategyError as error:
                 return Trial(strategy.value, "refused", _without_paths(str(error), files))
             except NotShownError as error:
@@ -96,7 +100,8 @@ def try_one(
     detail = f"{expected.words}: {found}"
     if result.retries:
         detail += f", after {result.retries} {'retry' if result.retries == 1 else 'retries'}"
-    return Trial(strategy.value, "right" if result and found == expected.value else "wrong", detail)
+    outcome = "right" if result and found == expected.value else "wrong"
+    return Trial(strategy.value, outcome, detail, make_readable(tap.heard, result.run_id, Path(files[0]).parent))
 
 
 def load_with_lost_reply(strategy: Strategy, files: Sequence[str], dsn: str) -> LoadResult:

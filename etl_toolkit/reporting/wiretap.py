@@ -10,7 +10,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from psycopg2.extensions import make_dsn
 
 STARTUP_BYTES = 8
 BLOCK_BYTES = 1 << 16
+LONGEST_STATEMENT = 2_000
 
 _RENAMED = re.compile(r"SET application_name TO '([^']*)'")  # a session that goes from one worker to the next
 
@@ -173,3 +174,33 @@ def _application_name(startup: bytes) -> str:
         if name == b"application_name":
             return value.decode("utf-8", "replace")
     return ""
+
+
+def make_readable(heard: Sequence[Heard], run_id: str, place: Path) -> list[Heard]:
+    """Return what is worth reading of a load's statements, without its number and the directory of its files."""
+    return _select([_readable(said, run_id, place) for said in heard if said.session.startswith("etl_toolkit")])
+
+
+def _readable(said: Heard, run_id: str, place: Path) -> Heard:
+    """Name the session by its role, and cut what is long."""
+    role = said.session.replace("etl_toolkit", "").replace(run_id, "").strip()
+    statement = re.sub(r"\s+", " ", said.statement).replace(run_id, "<run>").replace(f"{place}/", "").strip()
+    if len(statement) > LONGEST_STATEMENT:
+        statement = statement[:LONGEST_STATEMENT] + " …"
+    return Heard(role or "session", statement, said.copy_bytes)
+
+
+def _select(heard: Sequence[Heard]) -> list[Heard]:
+    """Leave out looking things up in the catalog and the session settings."""
+    dull = re.compile(r"SELECT pg_catalog\.set_config|SET |SHOW |.*\bpg_(stat|blocking|backend|get|is)_", re.DOTALL)
+    quiet = {"catalog", "watch", "monitor", "forecast"}
+    kept: list[Heard] = []
+    for said in heard:
+        if said.session in quiet or dull.match(said.statement):
+            continue
+        before = next((other for other in reversed(kept) if other.session == said.session), None)
+        if said.statement == "COMMIT" and before is not None and before.statement.startswith("BEGIN"):
+            kept.remove(before)  # a transaction in which only settings were made
+            continue
+        kept.append(said)
+    return kept
