@@ -95,7 +95,8 @@ def charts(data: RunData, title: str) -> Section:
 
 def shapes(data: RunData) -> Section:
     """Tables and files as people have them: ours against the best plain way, the worst first."""
-    lines = sorted(data.record.report.get("by_shape", []), key=lambda line: float(line["speed_up"]["median"]))
+    found = [line for line in data.record.report.get("by_shape", []) if line["speed_up"]]
+    lines = sorted(found, key=lambda line: float(line["speed_up"]["median"]))
     if not lines:
         return Section("Shapes", [Text(NOT_MEASURED.format("several shapes of tables and files: `make bench-shapes`"))])
     worst = {line["shape"]: line["speed_up"]["median"] for line in reversed(lines)}
