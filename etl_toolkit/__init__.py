@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from etl_toolkit.config import ParallelConfig
     from etl_toolkit.errors import EtlError, StoppedError
     from etl_toolkit.feed import Feed
-    from etl_toolkit.history import check_production, explain_row, rejects, runs
+    from etl_toolkit.history import check_production, explain_row, files, forget, rejects, runs
     from etl_toolkit.model import ConflictAction, KeyOverlap, LoadResult, Plan, ReadOptions, Strategy, WriteOptions
     from etl_toolkit.processor import ConflictAwareProcessor, ingest
     from etl_toolkit.stopping import Stop
@@ -31,6 +31,8 @@ __all__ = [
     "WriteOptions",
     "check_production",
     "explain_row",
+    "files",
+    "forget",
     "ingest",
     "rejects",
     "runs",
@@ -52,6 +54,8 @@ _HOMES = {
     "WriteOptions": "model",
     "check_production": "history",
     "explain_row": "history",
+    "files": "history",
+    "forget": "history",
     "ingest": "processor",
     "rejects": "history",
     "runs": "history",

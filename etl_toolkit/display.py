@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from etl_toolkit.tables import Block, Cell, Lines, Table, to_html, to_text
 
 if TYPE_CHECKING:
-    from etl_toolkit.model import Counts, KeyOverlap, LoadResult, Plan
+    from etl_toolkit.model import Counts, KeyOverlap, LoadResult, Plan, SkippedFile
 
 MATRIX_FILES = 12
 LISTED = 20
@@ -163,7 +163,12 @@ def plan_blocks(plan: Plan, *, all_files: bool = False) -> list[Block]:
     blocks: list[Block] = [
         Lines(
             f"Plan: {plan.strategy} with {workers}; keys are compared by the {plan.key_path}",
-            [*plan.reasons, *_left_out(plan.duplicates), *(f"warning: {item}" for item in plan.loaded_before)],
+            [
+                *plan.reasons,
+                *_left_out(plan.duplicates),
+                *_skipped(plan.skipped),
+                *(f"warning: {item}" for item in plan.loaded_before),
+            ],
         ),
         _outcome_table(plan),
     ]
@@ -181,8 +186,19 @@ def plan_blocks(plan: Plan, *, all_files: bool = False) -> list[Block]:
     return blocks + (overlap_blocks(plan.overlap, all_files=all_files) if plan.overlap else [])
 
 
+def _plan_notes(plan: Plan) -> list[str]:
+    warnings = [f"warning: {item}" for item in plan.loaded_before]
+    return [*plan.reasons, *_left_out(plan.duplicates), *_skipped(plan.skipped), *warnings]
+
+
 def _left_out(duplicates: Sequence[tuple[str, str]]) -> list[str]:
     return [f"left out: {name} has the same content as {kept}" for name, kept in duplicates]
+
+
+def _skipped(files: Sequence[SkippedFile]) -> list[str]:
+    if len(files) <= LISTED:
+        return [f"skipped: {file}" for file in files]
+    return [f"skipped: {len(files):,} files whose content the table has taken, the first of them {files[0]}"]
 
 
 def _outcome_table(plan: Plan) -> Table:
@@ -213,7 +229,7 @@ def result_blocks(result: LoadResult, *, all_files: bool = False) -> list[Block]
     notes = [f"run {result.run_id}, strategy {result.strategy}", *result.reasons, _equation(result.counts)]
     if predicted := result.plan.predicted_seconds.get(result.strategy):
         notes.append(f"predicted {predicted:,.2f} s, took {result.wall_seconds:,.2f} s")
-    notes += _left_out(result.duplicates)
+    notes += [*_left_out(result.duplicates), *_skipped(result.skipped)]
     notes += [f"warning: {item}" for item in result.loaded_before if item.turned_back]
     if result.retries:
         batches = "1 batch was" if result.retries == 1 else f"{result.retries:,} batches were"

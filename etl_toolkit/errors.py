@@ -94,6 +94,10 @@ class LedgerError(EtlError):
     """The ledger refuses to start or continue a run."""
 
 
+class TakenMeanwhileError(LedgerError):
+    """Another run has loaded files of this one since they were looked at; they are looked at again."""
+
+
 class StoppedError(EtlError):
     """The load was stopped from outside, for `reason`. `committed_rows` are in the table: no others, and none will follow.
 

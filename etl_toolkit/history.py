@@ -8,13 +8,15 @@ from typing import Any
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.doctor import run_checks
 from etl_toolkit.doctor.report import DoctorReport
+from etl_toolkit.errors import UnknownTableError
 from etl_toolkit.explain import Explanation, explain
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.loading.session import Sessions
-from etl_toolkit.model import RejectedRow
+from etl_toolkit.model import RejectedRow, TakenFile
 from etl_toolkit.rejected import list_rejects
 from etl_toolkit.request import connection_string
+from etl_toolkit.target import find_table
 
 
 def runs(dsn: Any = None, *, table: str | None = None, limit: int = 20) -> list[PastRun]:
@@ -30,6 +32,22 @@ def rejects(run_id: str, dsn: Any = None) -> list[RejectedRow]:
         return list_rejects(connection, run_id)
 
     return _sessions(dsn).ask("rejects", ask)
+
+
+def files(table: str, dsn: Any = None) -> list[TakenFile]:
+    """Return the files whose content a table has taken, the latest first: those that `loaded = "skip"` leaves out."""
+    return _sessions(dsn).ask("files", lambda connection: ledger.taken_files(connection, _oid(connection, table)))
+
+
+def forget(table: str, names: str | Sequence[str], dsn: Any = None) -> list[TakenFile]:
+    """Take files out of those that a table has taken, by name or content hash, and return them; rows stay as they are.
+
+    Raises UnknownFileError, and changes nothing, where a name is none of them.
+    """
+    chosen = [names] if isinstance(names, str) else list(names)
+    return _sessions(dsn).ask(
+        "forget", lambda connection: ledger.forget_files(connection, _oid(connection, table), chosen)
+    )
 
 
 def explain_row(table: str, key: Mapping[str, Any], dsn: Any = None) -> Explanation:
@@ -50,6 +68,14 @@ def check_production(
         connection_string(dsn), table, columns, config or ParallelConfig(),
         max_rejects=max_rejects, proves_backup=proves_backup,
     )  # fmt: skip
+
+
+def _oid(connection: Any, table: str) -> int:
+    with connection.cursor() as cursor:
+        found = find_table(cursor, table)
+    if found is None:
+        raise UnknownTableError(f"table {table} does not exist")
+    return found
 
 
 def _sessions(dsn: Any) -> Sessions:

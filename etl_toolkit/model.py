@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -206,6 +207,7 @@ class Sources:
 
     files: tuple[SourceFile, ...]
     duplicates: tuple[tuple[str, str], ...] = ()  # (name left out, name of the file that counts instead)
+    skipped: tuple[SkippedFile, ...] = ()  # left out because the table has their content
 
     @property
     def size_bytes(self) -> int:
@@ -551,6 +553,34 @@ class LoadedBefore:
 
 
 @dataclass(frozen=True)
+class TakenFile:
+    """A file that a table has taken: its name then, its content hash, bytes and rows, and which run took it when."""
+
+    name: str
+    content_hash: str
+    size_bytes: int
+    rows: int
+    run_id: str
+    taken_at: datetime
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file that is left out because the table has its content: as `taken_as`, by a run, or earlier in this load."""
+
+    file: str
+    taken_as: str
+    run_id: str | None = None
+    taken_at: datetime | None = None
+
+    def __str__(self) -> str:
+        name = "" if self.taken_as == self.file else f" as {self.taken_as}"
+        if self.taken_at is None:
+            return f"{self.file}: this load has its content already{name}"
+        return f"{self.file}: the table took its content on {self.taken_at:%Y-%m-%d %H:%M}{name} (run {self.run_id})"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What will be done, and why. `lanes` run side by side; the batches of one lane run in order."""
 
@@ -567,6 +597,7 @@ class Plan:
     target_is_empty: bool = False
     loaded_before: tuple[LoadedBefore, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()  # those of `Sources`
+    skipped: tuple[SkippedFile, ...] = ()  # those of `Sources`
 
     @property
     def batches(self) -> tuple[Batch, ...]:
@@ -651,7 +682,8 @@ class LoadResult:
     """The outcome of one load: true only when every row is accounted for and every batch is committed.
 
     `files` maps a name to the counts of its file: their sum, where the same file is loaded at several places. `duplicates`
-    are files left out, each with the one of the same content that counts instead. `phases` maps a phase (`read`, `plan`,
+    are files left out, each with the one of the same content that counts instead; `skipped` those whose content the table has
+    taken. `phases` maps a phase (`read`, `plan`,
     `copy`, `merge`, `commit`, …) to seconds; phases of parallel workers add up, so their sum may exceed `wall_seconds`.
     """
 
@@ -671,6 +703,7 @@ class LoadResult:
     resources: Mapping[str, float] = field(default_factory=dict)
     loaded_before: tuple[LoadedBefore, ...] = ()
     rejects: tuple[RejectedRow, ...] = ()
+    skipped: tuple[SkippedFile, ...] = ()
 
     def __bool__(self) -> bool:
         return self.completed and self.counts.balances and all(counts.balances for counts in self.files.values())
@@ -695,6 +728,7 @@ class LoadResult:
             "predicted_seconds": {str(name): seconds for name, seconds in self.plan.predicted_seconds.items()},
             "workers": self.plan.workers,
             "duplicates": [{"left_out": name, "same_as": kept} for name, kept in self.duplicates],
+            "skipped": [asdict(item) | {"taken_at": item.taken_at and str(item.taken_at)} for item in self.skipped],
             "retries": self.retries,
             "created_sql": self.created_sql,
             "resources": dict(self.resources),

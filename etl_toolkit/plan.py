@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from blake3 import blake3
+
 from etl_toolkit.config import CostModel
 from etl_toolkit.cost import predict
 from etl_toolkit.errors import SourceError, TargetError, UnknownColumnError, UnsafeStrategyError, UsageError
@@ -112,7 +114,13 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
         source_columns=file.own_columns,
         target_types=target_types,
         path_values=path_values,
+        content_hash=_with_path(file.content_hash, path_values),
     )
+
+
+def _with_path(content_hash: str, path_values: tuple[tuple[str, str | None], ...]) -> str:
+    """The content hash of a file whose path gives its rows a value: below another directory, it has other rows."""
+    return blake3(f"{content_hash}{path_values}".encode()).hexdigest() if path_values else content_hash
 
 
 def _remedy(extra: Sequence[str]) -> str:
@@ -193,6 +201,8 @@ def make_plan(question: Question) -> Plan:
     if spec.conflict_action is ConflictAction.NEWER and not spec.order_by:
         raise UsageError("--on-conflict newer needs --order-by COLUMN to decide which row is newer")
     _check_order(question)
+    if not question.files:
+        return Plan(Strategy.DETERMINISTIC, ("the table has taken all of these files before",), (), 0, "client")
     sequential = _sequential(question)
     key_path, key_reason = _key_path(question)
     predicted = (

@@ -14,11 +14,10 @@ import psycopg2
 
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
-from etl_toolkit.errors import UsageError
 from etl_toolkit.keys import fold_name
 from etl_toolkit.loading.conventions import conventions_in_words, offsets_at, refuse_lost_nulls
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.ledger import PastRun, loaded_before, staging_refusal
+from etl_toolkit.loading.ledger import PastRun, loaded_before, staging_refusal, taken_files
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
 from etl_toolkit.loading.naming import own_name
 from etl_toolkit.loading.run import Phases
@@ -53,6 +52,7 @@ from etl_toolkit.sources import (
     UnreadableTextError,
     check_texts,
     check_unchanged,
+    leave_out_taken,
     read_once,
     resolve,
     resource_failure,
@@ -123,8 +123,6 @@ def prepare_load(
 
     A missing table is created if requested; a trial rolls that back.
     """
-    if spec.write.loaded == "skip":
-        raise UsageError('loaded = "skip" is not available yet')
     config, cores = sessions.config, available_cores()
     with (
         resource_failures_told(),
@@ -145,7 +143,7 @@ def prepare_load(
         matched = sources.files
         refuse_lost_nulls(matched, sessions.conventions)
         layout = common_layout(matched, target)
-        is_scanned = config.conflict_detection and spec.strategy is not Strategy.STREAMING
+        is_scanned = bool(matched) and config.conflict_detection and spec.strategy is not Strategy.STREAMING
         with phases.phase("read"):
             # Records are read along where DuckDB may come to collapse them, or has to show the server a doubtful key.
             in_order = spec.strategy is Strategy.DETERMINISTIC or target.forced("server") or not is_scanned
@@ -177,7 +175,7 @@ def prepare_load(
                     config.cost,
                 )
             )
-        plan = replace(plan, duplicates=sources.duplicates, loaded_before=before)
+        plan = replace(plan, duplicates=sources.duplicates, skipped=sources.skipped, loaded_before=before)
         if created and is_trial:
             reason = "the table does not exist and would be created: " + " ".join(created.split())
             plan = replace(plan, reasons=(*plan.reasons, reason))
@@ -246,6 +244,10 @@ def _look_at_table(
     sources = replace(
         sources, files=localize_instants(match_columns(sources.files, target, spec), connection, workspace)
     )
+    if spec.write.loaded == "skip" and not is_resumed:  # what is resumed is what the ledger lists
+        contents = [file.content_hash for file in sources.files]
+        taken = {file.content_hash: file for file in taken_files(connection, target.oid, contents)}
+        sources = leave_out_taken(sources, taken, workspace)
     if not is_resumed and may_read_once(sources.files, target):  # what is resumed is what the ledger lists
         is_first_kept = spec.conflict_action is ConflictAction.IGNORE
         sources = read_once(sources, workspace, is_first_kept=is_first_kept)

@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +20,7 @@ from etl_toolkit.errors import (
     AccountingError,
     DatabaseError,
     StoppedError,
+    TakenMeanwhileError,
     driver_errors_mapped,
     map_driver_error,
     reason_of,
@@ -245,7 +247,9 @@ class ConflictAwareProcessor:
 
     def _load(self, files: Any, spec: LoadSpec, sessions: Sessions, resumed: Resumed | None = None) -> LoadResult:
         try:
-            return self._load_in_steps(files, spec, sessions, resumed)
+            while True:
+                with suppress(TakenMeanwhileError):
+                    return self._load_in_steps(files, spec, sessions, resumed)
         except Exception as error:
             # A cancelled query or statement fails in many ways: its own error is not the reason.
             if not sessions.stop.is_set() or (isinstance(error, StoppedError) and error.run_id):
@@ -290,6 +294,7 @@ class ConflictAwareProcessor:
                 wall_seconds=time.perf_counter() - started, phases=phases.as_dict(), plan=ready.plan, completed=True,
                 duplicates=ready.sources.duplicates, retries=run.retries, created_sql=ready.created_sql,
                 resources=watch.resources(), loaded_before=_count_reverted(run, counts), rejects=_collect_rejects(run),
+                skipped=ready.sources.skipped,
             )  # fmt: skip
 
     def undo(self, run_id: str, *, force: bool = False, dry_run: bool = False) -> Undone:
@@ -398,6 +403,10 @@ def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
         ),
     )  # fmt: skip
     run.check()
+    if run.spec.write.loaded == "skip" and not resumed:
+        contents = [file.content_hash for file in run.files]
+        if ledger.taken_files(connection, run.target.oid, contents):
+            raise TakenMeanwhileError(f"another run has loaded files of run {run.run_id}; start it again")
     if resumed:
         ledger.resume(connection, resumed.past, run.target, run.files, force=resumed.force)
     else:

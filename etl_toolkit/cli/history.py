@@ -1,4 +1,4 @@
-"""`runs`, `resume`, `rejects`, `explain`: after the load."""
+"""`runs`, `resume`, `files`, `forget`, `rejects`, `explain`: after the load."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, as listed b
 def register(app: typer.Typer) -> None:
     app.command()(runs)
     app.command()(resume)
+    app.command()(files)
+    app.command()(forget)
     app.command()(rejects)
     app.command()(explain)
 
@@ -54,6 +56,50 @@ def runs(
     for run in found:
         if run.error:
             typer.echo(f"{run.run_id}: {run.error}")
+
+
+def files(table: Table, dsn: Dsn = None, as_json: Json = False) -> None:
+    """List the files whose content the table has taken, the latest first: those that `loaded = "skip"` leaves out."""
+    from etl_toolkit import history
+    from etl_toolkit.tables import Table as Shown
+    from etl_toolkit.tables import to_text
+
+    found = history.files(table, options.resolve_dsn(dsn))
+    if as_json:
+        return options.print_json([asdict(file) for file in found])
+    if not found:
+        return typer.echo(f"{table} has taken no files yet")
+    lines = [
+        (
+            file.name,
+            file.content_hash[:12],
+            file.size_bytes,
+            file.rows,
+            file.run_id,
+            f"{file.taken_at:%Y-%m-%d %H:%M:%S}",
+        )
+        for file in found
+    ]
+    head = ("file", "content hash", "bytes", "rows", "run", "taken (UTC)")
+    typer.echo(to_text([Shown(f"Files that {table} has taken, the latest first", head, lines)]))
+
+
+def forget(
+    table: Table,
+    names: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Names or content hashes, as `files` lists them.")
+    ],
+    dsn: Dsn = None,
+    as_json: Json = False,
+) -> None:
+    """Take files out of those that the table has taken, so that they are loaded again; its rows stay as they are."""
+    from etl_toolkit import history
+
+    found = history.forget(table, names, options.resolve_dsn(dsn))
+    if as_json:
+        return options.print_json([asdict(file) for file in found])
+    for file in found:
+        typer.echo(f"forgotten: {file.name} ({file.rows:,} rows, run {file.run_id})")
 
 
 def _written(run: Any) -> int | None:

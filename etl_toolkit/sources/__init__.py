@@ -32,7 +32,7 @@ from etl_toolkit.sources.relation import (
     text_relation,
     typed_relation,
 )
-from etl_toolkit.sources.resolving import check_unchanged, read_once, resolve
+from etl_toolkit.sources.resolving import check_unchanged, leave_out_taken, read_once, resolve
 from etl_toolkit.sources.zones import with_offsets
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "in_chosen_order",
     "is_in_reach",
     "is_record",
+    "leave_out_taken",
     "line_texts",
     "locate",
     "names_of",

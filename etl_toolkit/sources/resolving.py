@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
@@ -17,7 +17,7 @@ import duckdb
 from blake3 import blake3
 
 from etl_toolkit.errors import SourceError
-from etl_toolkit.model import ReadOptions, SourceFile, Sources
+from etl_toolkit.model import ReadOptions, SkippedFile, SourceFile, Sources, TakenFile
 from etl_toolkit.sources.asked import check_options
 from etl_toolkit.sources.csv_file import Bounds, examine_csv
 from etl_toolkit.sources.frames import examine_frame
@@ -89,7 +89,29 @@ def read_once(sources: Sources, workspace: Workspace, *, is_first_kept: bool) ->
         kept.setdefault(_content(file), file)
     files = sorted(kept.values(), key=lambda file: file.position)
     left_out = [(file.name, kept[_content(file)].name) for file in sources.files if kept[_content(file)] is not file]
-    return Sources(tuple(_moved(file, at, workspace) for at, file in enumerate(files)), tuple(left_out))
+    moved = tuple(_moved(file, at, workspace) for at, file in enumerate(files))
+    return replace(sources, files=moved, duplicates=tuple(left_out))
+
+
+def leave_out_taken(sources: Sources, taken: Mapping[str, TakenFile], workspace: Workspace) -> Sources:
+    """Leave out, and list, every file whose content is `taken`, or is that of a file before it; close the gaps.
+
+    As if the files were loaded one by one, and none twice.
+    """
+    first: dict[str, str] = {}
+    files: list[SourceFile] = []
+    skipped: list[SkippedFile] = []
+    for file in sources.files:
+        content = file.content_hash
+        if content in taken:
+            past = taken[content]
+            skipped.append(SkippedFile(file.name, past.name, past.run_id, past.taken_at))
+        elif content in first:
+            skipped.append(SkippedFile(file.name, first[content]))
+        else:
+            first[content] = file.name
+            files.append(_moved(file, len(files), workspace))
+    return Sources(tuple(files), skipped=tuple(skipped))
 
 
 def _content(file: SourceFile) -> Any:

@@ -21,6 +21,7 @@ from etl_toolkit.loading.ledger.loaded_before import loaded_before
 from etl_toolkit.loading.ledger.runs import begin, finish, pin_bounds, pinned, resume
 from etl_toolkit.loading.ledger.spelling import encoding_of, read
 from etl_toolkit.loading.ledger.table_lock import give_locks_back, lock_table, locks_given_back
+from etl_toolkit.loading.ledger.taken import forget_files, taken_files
 
 __all__ = [
     "DEFINITION",
@@ -37,6 +38,7 @@ __all__ = [
     "encoding_of",
     "find_run",
     "finish",
+    "forget_files",
     "give_locks_back",
     "loaded_before",
     "lock_table",
@@ -50,4 +52,5 @@ __all__ = [
     "record_rejects",
     "resume",
     "staging_refusal",
+    "taken_files",
 ]
