@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
@@ -12,7 +11,6 @@ from etl_toolkit.model import Strategy
 from etl_toolkit.typed_options import json_schema
 
 SCHEMA_FILE = "feed.schema.json"
-_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string", "str | None": "string"}
 
 
 def feed_schema() -> dict[str, Any]:
@@ -36,15 +34,11 @@ def schema_text() -> str:
 
 def _settings() -> dict[str, Any]:
     described = describe_settings()
-    settings: dict[str, Any] = {
-        "preset": {"enum": ["production", "development"], "description": "settings to start from"}
-    }
-    for item in fields(ParallelConfig):
-        kind: dict[str, Any] = {"type": _TYPES[str(item.type)]}
-        if item.name == "strategy":
-            kind = {"enum": [str(name) for name in Strategy]}
-        elif item.name.endswith("_bytes"):
-            kind = {"anyOf": [kind, {"type": "string", "pattern": "^[0-9]+ ?([kK]|[mM]|[gG]|[tT])[bB]$"}]}
-        settings[item.name] = kind | {"description": described[item.name], "default": item.default}
-    settings["temp_directory"].pop("default")
-    return settings
+    settings = json_schema(ParallelConfig)["properties"]
+    for name, schema in settings.items():
+        schema["description"] = described[name]
+        if name.endswith("_bytes"):
+            in_words = {"type": "string", "pattern": "^[0-9]+ ?[kKmMgGtT][bB]$"}
+            schema["anyOf"] = [{"type": schema.pop("type")}, in_words]
+    settings["strategy"] = {"enum": [str(name) for name in Strategy], "description": described["strategy"]}
+    return {"preset": {"enum": ["production", "development"], "description": "settings to start from"}} | settings
