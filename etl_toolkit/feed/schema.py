@@ -34,7 +34,7 @@ def schema_text() -> str:
 
 def _settings() -> dict[str, Any]:
     described = describe_settings()
-    settings = json_schema(ParallelConfig)["properties"]
+    settings: dict[str, Any] = json_schema(ParallelConfig)["properties"]
     for name, schema in settings.items():
         schema["description"] = described[name]
         if name.endswith("_bytes"):
