@@ -96,10 +96,10 @@ picture: $(STAMP) ## draw the README's picture from what the demo prints
 	$(BIN)/python -m etl_toolkit demo --skip-bench $(ARGS) | $(BIN)/python docs/picture.py >build/demo.svg && mv build/demo.svg docs/demo.svg
 
 bench-peers: $(PEERS) ## the same workload through other loaders
-	$(BIN)/python -m etl_toolkit.bench.peers $(ARGS)
+	$(BIN)/python -m etl_toolkit bench --preset peers $(ARGS)
 
 bench-shapes: $(STAMP) ## tables and files as people have them: ours against the best plain way
-	$(BIN)/python -m etl_toolkit.bench.shape_sweep $(ARGS)
+	$(BIN)/python -m etl_toolkit bench --preset shapes $(ARGS)
 
 lock: ## resolve pyproject.toml again into requirements.lock and requirements-peers.lock
 	@test -x build/lock/bin/uv || { "$(PYTHON)" -m venv build/lock && build/lock/bin/pip install --quiet uv==$(UV_VERSION); }

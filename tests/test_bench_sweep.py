@@ -11,8 +11,9 @@ from pathlib import Path
 import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
+from typer.testing import CliRunner
 
-from etl_toolkit.bench import analysis, cases, contenders, peers, recommend, records, run_directory, sweep
+from etl_toolkit.bench import analysis, cases, contenders, recommend, records, run_directory, sweep
 from etl_toolkit.bench.answer import table_answer
 from etl_toolkit.bench.contenders import Contender
 from etl_toolkit.bench.databases import ScratchDatabases
@@ -20,9 +21,10 @@ from etl_toolkit.bench.records import RunRecord
 from etl_toolkit.bench.shapes import SHAPES
 from etl_toolkit.bench.statistics import FEWEST_RUNS_FOR_AN_INTERVAL
 from etl_toolkit.bench.sweep import Progress
-from etl_toolkit.bench.sweep_config import SweepConfig
+from etl_toolkit.bench.sweep_config import PRESETS, SweepConfig
 from etl_toolkit.bench.workload import Workload, generate, table_sql
 from etl_toolkit.bench.writing import write_manifest
+from etl_toolkit.cli import app
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import ConfigError, UsageError
 
@@ -423,19 +425,19 @@ def test_a_configuration_that_does_not_fit_is_refused(
 
 
 def test_a_configuration_survives_the_manifest() -> None:
-    for config in (SweepConfig(), SweepConfig.quick(), peers.peers_config()):
+    for config in map(SweepConfig.preset, PRESETS):
         assert SweepConfig.from_mapping(json.loads(json.dumps(config.as_dict()))) == config
 
 
 # --- peers --------------------------------------------------------------------------------------------------
 
 
-def test_peers_prints_its_table_and_leaves_it_in_the_directory(
-    tmp_path: Path, dsn: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [str(tmp_path / "run"), "--dsn", dsn, "--rows", "100", "--files", "2", "--rounds", "1"]
-    assert peers.main([*words, "--contenders", "auto"]) == 0
-    printed = capsys.readouterr().out
+def test_peers_prints_its_table_and_leaves_it_in_the_directory(tmp_path: Path, dsn: str) -> None:
+    words = ["rows=100", "files=2", "rounds=1", "strategies=auto", "curve_readings=0"]
+    settings = [word for each in words for word in ("--set", each)]
+    done = CliRunner().invoke(app, ["bench", str(tmp_path / "run"), "--preset", "peers", "--dsn", dsn, *settings])
+    assert done.exit_code == 0, done.output
+    printed = done.stdout
     assert printed == (tmp_path / "run" / "peers.md").read_text()
     assert "| `auto` |" in printed
     assert "Rows that `auto` wrote if nothing changed: 0." in printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,6 +56,19 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Compare `auto` with hand-written loads: 2 minutes on 2 cores.")
     ] = False,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="What to start from: full (the default), quick, peers (other people's loaders), or shapes (tables and files as "
+            "people have them)."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A setting of the sweep, as in TOML: --set rounds=5, --set rows=[1000]."
+        ),
+    ] = None,
     files: Annotated[list[str] | None, typer.Option("--file", help="Your own files instead of generated ones.")] = None,
     key: Annotated[str | None, typer.Option("--key", "-k", help="Key of your own files.")] = None,
     table: Annotated[
@@ -75,22 +89,48 @@ def bench(
     from etl_toolkit.bench import sweep
     from etl_toolkit.bench.sweep_config import SweepConfig
 
-    chosen = SweepConfig.quick() if quick else SweepConfig()
-    if config is not None:
-        chosen = SweepConfig.from_toml(config)
+    chosen = SweepConfig.from_toml(config) if config else SweepConfig.preset(preset or ("quick" if quick else "full"))
+    chosen = SweepConfig.from_mapping(_parse_settings(settings or []), start=chosen, origin="--set")
     if files:
         if not key:
             raise UsageError("--file needs --key: the key columns of your files")
         chosen = replace(chosen, own_files=tuple(files), own_key=tuple(options.split(key)), own_table=table)
     directory = out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    sweep.run(
-        chosen, directory=directory, dsn=options.resolve_dsn(dsn), command=["etl-toolkit", *sys.argv[1:]],
-        on_progress=lambda progress: print(progress, file=sys.stderr),
-    )  # fmt: skip
+    try:
+        record = sweep.run(
+            chosen, directory=directory, dsn=options.resolve_dsn(dsn), command=["etl-toolkit", *sys.argv[1:]],
+            on_progress=lambda progress: print(progress, file=sys.stderr),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command with {directory} continues the sweep", file=sys.stderr)
+        raise
+    if chosen.name in ("peers", "shapes"):
+        from etl_toolkit.bench import peer_table, shape_table
+
+        typer.echo(peer_table.write(record) if chosen.name == "peers" else shape_table.shape_text(record), nl=False)
+        # Only ours have to be right: that the naive way is not belongs to the result.
+        ours = [case for case in record.report["cases"] if case["kind"] == "ours"]
+        if any(case["failures"] and not peer_table.declined(case) for case in ours):
+            raise typer.Exit(1)
+        return None
     _demonstrate(directory, options.resolve_dsn(dsn))
     typer.echo(f"run directory: {directory}")
     typer.echo(f"page:          etl-toolkit report {directory}")
     typer.echo(f"configuration: etl-toolkit ingest --config {directory / 'recommended.toml'} …")
+
+
+def _parse_settings(words: list[str]) -> dict[str, Any]:
+    """Read NAME=VALUE as lines of TOML; a bare word is a text."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, separator, value = word.partition("=")
+        if not separator:
+            raise UsageError(f"--set {word}: give it as NAME=VALUE")
+        try:
+            found |= tomllib.loads(f"{name} = {value}")
+        except tomllib.TOMLDecodeError:
+            found[name.strip()] = value
+    return found
 
 
 def _demonstrate(directory: Path, dsn: str | None) -> None:
