@@ -9,7 +9,16 @@ if TYPE_CHECKING:
     from etl_toolkit.errors import EtlError, StoppedError
     from etl_toolkit.feed import Feed
     from etl_toolkit.history import check_production, explain_row, files, forget, rejects, runs
-    from etl_toolkit.model import ConflictAction, KeyOverlap, LoadResult, Plan, ReadOptions, Strategy, WriteOptions
+    from etl_toolkit.model import (
+        ConflictAction,
+        Delete,
+        KeyOverlap,
+        LoadResult,
+        Plan,
+        ReadOptions,
+        Strategy,
+        WriteOptions,
+    )
     from etl_toolkit.processor import ConflictAwareProcessor, ingest
     from etl_toolkit.stopping import Stop
 
@@ -18,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ConflictAction",
     "ConflictAwareProcessor",
+    "Delete",
     "EtlError",
     "Feed",
     "KeyOverlap",
@@ -41,6 +51,7 @@ __all__ = [
 _HOMES = {
     "ConflictAction": "model",
     "ConflictAwareProcessor": "processor",
+    "Delete": "model",
     "EtlError": "errors",
     "Feed": "feed",
     "KeyOverlap": "model",

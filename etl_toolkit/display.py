@@ -209,6 +209,8 @@ def _outcome_table(plan: Plan) -> Table:
     ]
     if known:
         rows.append(("unchanged (not written)", plan.predicted_unchanged))
+    if plan.predicted_deletes is not None:
+        rows.append(("deleted", plan.predicted_deletes))
     if plan.overlap:
         nulls = sum(file.null_keys for file in plan.overlap.files)
         superseded = plan.overlap.rows - plan.overlap.distinct_keys - plan.overlap.unproven - nulls
@@ -279,7 +281,11 @@ def _shown(counts: Counts) -> list[str]:
 
 
 def _word(name: str) -> str:
-    words = {"superseded_same_file": "superseded (same file)", "superseded_later_file": "superseded (later file)"}
+    words = {
+        "superseded_same_file": "superseded (same file)",
+        "superseded_later_file": "superseded (later file)",
+        "absent": "absent (key not in the table)",
+    }
     return words.get(name, name)
 
 

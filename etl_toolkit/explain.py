@@ -18,10 +18,10 @@ from etl_toolkit.loading import ledger
 from etl_toolkit.loading.conventions import PRINTED, set_locally
 from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.loading.session import Sessions
-from etl_toolkit.model import ConflictAction, LoadSpec, SourceFile, TargetTable
+from etl_toolkit.model import ConflictAction, Delete, LoadSpec, SourceFile, TargetTable
 from etl_toolkit.plan import match_columns
 from etl_toolkit.prepare import localize_instants
-from etl_toolkit.sources import number_in_file, resolve, text_relation
+from etl_toolkit.sources import number_in_file, resolve, text_relation, tombstone_expression
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, literal, open_workspace
 
@@ -48,9 +48,17 @@ class Explanation:
     notes: tuple[str, ...] = ()
 
 
+_Found = tuple[
+    SourceFile, int, dict[str, str | None], bool
+]  # file, number of the record, values, whether it is a tombstone
+
+
 @dataclass(frozen=True)
 class _Candidate:
-    """One row of a file with the key, and why it had no part in the outcome (`out`)."""
+    """One row of a file with the key, and why it had no part in the outcome (`out`).
+
+    It `is_partial` if the row of the table need not have its values.
+    """
 
     run_id: str
     file: str
@@ -58,6 +66,8 @@ class _Candidate:
     values: Mapping[str, str | None]
     out: str | None
     key: tuple[str, ...] = ()
+    is_gone: bool = False  # a tombstone
+    is_partial: bool = False
 
     @property
     def place(self) -> str:
@@ -95,7 +105,7 @@ def explain(
         if holder is not None:
             _read_as(connection, next(run for run in past if run.run_id == holder.run_id))
             as_read = _present_row(connection, target, key)
-        if holder is not None and as_read != _as_stored(connection, target, as_read, holder):
+        if holder is not None and not holder.is_partial and as_read != _as_stored(connection, target, as_read, holder):
             notes.append(
                 "the row differs from the files: it existed before, or something else has written or deleted it since"
             )
@@ -143,7 +153,7 @@ def _read_as(connection: Any, run: PastRun) -> None:
 
 def _rows_of(
     connection: Any, run: PastRun, target: TargetTable, key: Mapping[str, str], *, config: ParallelConfig, notes: list[str],
-) -> list[tuple[SourceFile, int, dict[str, str | None]]]:  # fmt: skip
+) -> list[_Found]:  # fmt: skip
     """The rows of a run's files with this key, in loading order: file, number of the record, values."""
     there = [file for file in run.files if Path(file[1]).exists()]
     for _, name, _ in run.files:
@@ -159,13 +169,15 @@ def _rows_of(
                 names, spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes
             )
             files = localize_instants(match_columns(sources.files, target, spec), connection, workspace)
-            rows = []
+            rows: list[_Found] = []
             for file, (position, _, content) in zip(files, there, strict=True):
                 if content != file.content_hash:
                     notes.append(f"run {run.run_id}: {file.name} has changed since")
                     continue
                 recorded = replace(file, position=position)
-                rows += [(recorded, number, values) for number, values in _rows_with_key(file, target, key, workspace)]
+                rows += [
+                    (recorded, *found) for found in _rows_with_key(file, target, key, spec.write.delete, workspace)
+                ]
             return rows
         except (EtlError, duckdb.Error) as error:
             notes.append(f"run {run.run_id}: its files cannot be read again: {error}")
@@ -173,10 +185,11 @@ def _rows_of(
 
 
 def _rows_with_key(
-    file: SourceFile, target: TargetTable, key: Mapping[str, str], workspace: Workspace
-) -> list[tuple[int, dict[str, str | None]]]:
+    file: SourceFile, target: TargetTable, key: Mapping[str, str], delete: Delete | None, workspace: Workspace
+) -> list[tuple[int, dict[str, str | None], bool]]:
     names = [name for name in file.carried if any(column.name == name for column in target.columns)]
-    relation, texts = text_relation([file], names)
+    relation, texts = text_relation([file], [*names, *([delete.column] if delete else [])])
+    gone = tombstone_expression(texts.pop(), delete) if delete else "false"
     conditions = []
     for name, value in key.items():
         kind = key_type(target.column(name))
@@ -189,14 +202,13 @@ def _rows_with_key(
             )
     columns = ", ".join(f"{text} AS c{number}" for number, text in enumerate(texts))
     rows = workspace.query(
-        f"SELECT * FROM (SELECT row_number() OVER () - 1 AS number, {columns} FROM {relation}) WHERE {' AND '.join(conditions)}"
+        f"SELECT * FROM (SELECT row_number() OVER () - 1 AS number, {gone} AS gone, {columns} FROM {relation}) "
+        f"WHERE {' AND '.join(conditions)}"
     )
-    return [(number_in_file(file, row[0]), dict(zip(names, row[1:], strict=True))) for row in rows]
+    return [(number_in_file(file, row[0]), dict(zip(names, row[2:], strict=True)), row[1]) for row in rows]
 
 
-def _candidates(
-    connection: Any, run: PastRun, rows: list[tuple[SourceFile, int, dict[str, str | None]]], notes: list[str]
-) -> list[_Candidate]:
+def _candidates(connection: Any, run: PastRun, rows: list[_Found], notes: list[str]) -> list[_Candidate]:
     """The rows of a run, each with the reason why it had no part in the outcome, if there is one."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT file, record, reason FROM etl_toolkit.rejects WHERE run_id = %s", (run.run_id,))
@@ -213,13 +225,17 @@ def _candidates(
     if run.status not in ("complete", "undone"):
         notes.append(f"run {run.run_id} is {run.status}: some of its batches may have been written")
     found = []
-    for file, record, values in rows:
+    write = LoadSpec.from_mapping(run.spec).write
+    is_partial = write.keeps_values or write.rows == "update" or bool(write.delete and write.delete.soft)
+    for file, record, values, is_gone in rows:
         out = f"rejected: {refused[file.position, record]}" if (file.position, record) in refused else None
         if run.status == "undone":
             out = "its run was undone"
         elif run.status != "complete" and file.position not in loaded:
             out = "its file was not loaded"
-        found.append(_Candidate(run.run_id, file.name, record, values, out, tuple(run.spec["key"])))
+        found.append(
+            _Candidate(run.run_id, file.name, record, values, out, tuple(run.spec["key"]), is_gone, is_partial)
+        )
     return found
 
 
@@ -245,7 +261,7 @@ def _judge_rows(
         if holder is not None:
             verdicts[id(holder)] = f"won its run; {winner.place} of a later run won over it"
         files = len({row.file for row in competing})
-        verdicts[id(winner)] = f"won: {_rule(spec, len(competing), several_files=files > 1)}"
+        verdicts[id(winner)] = f"won: {_rule(spec, len(competing), several_files=files > 1)}{_effect(spec, winner)}"
         holder = winner
     occurrences = [
         Occurrence(row.run_id, row.file, row.record, row.values, row.out or verdicts[id(row)])
@@ -288,6 +304,8 @@ def _as_stored(
     connection: Any, target: TargetTable, row: Mapping[str, str | None] | None, holder: _Candidate
 ) -> dict[str, str | None] | None:
     """The row as it would be with the values of a file's row, each as its column spells it; the key stays as it is."""
+    if holder.is_gone:
+        return None
     if row is None:
         return {}
     names = [name for name in holder.values if name in row and name not in holder.key]
@@ -295,6 +313,18 @@ def _as_stored(
     with connection.cursor() as cursor:
         cursor.execute(SQL("SELECT {}").format(SQL(", ").join(texts or [SQL("NULL")])))
         return {**row, **dict(zip(names, cursor.fetchone(), strict=False))}
+
+
+def _effect(spec: LoadSpec, winner: _Candidate) -> str:
+    """What a row does beyond being written, with options of writing."""
+    if winner.is_gone:
+        soft = spec.write.delete and spec.write.delete.soft
+        return (
+            f"; it is a tombstone, and marks the row in {soft}" if soft else "; it is a tombstone, and deletes the key"
+        )
+    if spec.write.keeps_values:
+        return "; columns that it does not set keep what earlier rows gave them (update, insert_only, nulls)"
+    return ""
 
 
 def _rule(spec: LoadSpec, rows: int, *, several_files: bool) -> str:

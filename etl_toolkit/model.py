@@ -42,6 +42,8 @@ PerColumn = tuple[str, ...] | Mapping[str, tuple[str, ...]]  # for all columns, 
 Ragged = Literal["reject", "pad", "cut", "fit"]
 FileFormat = Literal["csv", "pgtext", "parquet"]
 Loaded = Literal["again", "skip"]
+Nulls = Literal["overwrite", "keep"]
+RowsWritten = Literal["all", "update", "insert"]
 
 LEFT_OUT = "\0"  # begins the name of a file's column that is not loaded
 
@@ -115,12 +117,48 @@ class ReadOptions:
 
 
 @dataclass(frozen=True)
+class Delete:
+    """Which rows of the files are tombstones, that is delete their key, and what happens to the row of the table."""
+
+    column: str = field(metadata={"doc": "column of the files that marks tombstones"})
+    values: tuple[str, ...] = option(
+        (), "texts of it that mark one; if not given, it holds truth values, or the times at which rows were deleted"
+    )
+    soft: str | None = option(
+        None,
+        "boolean or timestamp column of the table that is set instead of deleting the row, and cleared if its key comes back",
+    )
+
+
+@dataclass(frozen=True)
 class WriteOptions:
     """What rows do to the table, beyond the key and the conflict action. Each field says what it is."""
 
     loaded: Loaded = option(
         "again", "what happens to files whose content the table has taken: they are loaded again, or skipped"
     )
+    delete: Delete | None = option(None, "which rows of the files delete their key instead of being written")
+    update: tuple[str, ...] | None = option(None, "columns that an update sets; the others are set by inserts only")
+    insert_only: tuple[str, ...] = option((), "columns that an update leaves as they are")
+    set: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata={"doc": "columns that get a value with every row written: a text, `now()`, `$file` or `$run`"},
+    )
+    nulls: Nulls = option("overwrite", "whether NULL overwrites a value, or keeps it")
+    rows: RowsWritten = option(
+        "all",
+        "which rows are written: all, those whose key is in the table (update), or those whose key is not (insert)",
+    )
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether a column may keep the value that an earlier row of the load gave it: rows do not replace each other whole."""
+        return self.update is not None or bool(self.insert_only) or self.nulls == "keep"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each row is written as it is, whatever its key holds."""
+        return not (self.keeps_values or self.delete or self.set or self.rows != "all")
 
 
 @dataclass(frozen=True)
@@ -594,6 +632,7 @@ class Plan:
     predicted_inserts: int | None = None
     predicted_updates: int | None = None
     predicted_unchanged: int | None = None
+    predicted_deletes: int | None = None
     target_is_empty: bool = False
     loaded_before: tuple[LoadedBefore, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()  # those of `Sources`
@@ -629,6 +668,8 @@ class Counts:
     superseded_later_file: int = 0
     rejected: int = 0
     stale: int = 0
+    deleted: int = 0
+    absent: int = 0
 
     @property
     def accounted(self) -> int:
@@ -640,7 +681,7 @@ class Counts:
 
     @property
     def written(self) -> int:
-        return self.inserted + self.updated
+        return self.inserted + self.updated + self.deleted
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{name: getattr(self, name) + getattr(other, name) for name in _COUNTED})

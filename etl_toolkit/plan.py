@@ -31,12 +31,14 @@ from etl_toolkit.model import (
 )
 from etl_toolkit.row_checks import half_read_checks, whole_row_checks
 from etl_toolkit.scan import missing_key_error
+from etl_toolkit.write_rules import check_files, rows_meet
 
 # More ranges than workers keep all of them busy to the end, and let one range be sorted while another is sent. Small ones
 # would not pay for the scan of all rows that each of them takes.
 RANGES_PER_WORKER = 4
 SMALLEST_RANGE = 50_000  # keys
 
+ROWS_MEET = "rows that a later row replaces leave values behind, so all rows are sent and the server puts them together"
 _DELETE_MARK = re.compile(
     r"_*(?:cdc_|dms_|dml_|row_)?(?:op|op_?type|operation|operation_type|action|change_?type|is_?deleted?|deleted?|deleted?_flag"
     r"|tombstone|row_?kind|row_?status)_*", re.IGNORECASE,
@@ -67,11 +69,15 @@ def match_columns(files: Sequence[SourceFile], target: TargetTable, spec: LoadSp
     SourceError for a column the table lacks (unless `extra_columns='ignore'`), for a missing key column and for a missing
     column that the table requires.
     """
-    return tuple(_matched(file, target, spec) for file in files)
+    matched = tuple(_matched(file, target, spec) for file in files)
+    check_files(spec, matched)
+    return matched
 
 
 def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFile:
     names = {column.name for column in target.columns}
+    mark = spec.write.delete.column if spec.write.delete else None
+    names |= {mark} if mark else set()
     folded: dict[str, list[str]] = {}
     for name in names:
         folded.setdefault(name.casefold(), []).append(name)
@@ -97,7 +103,12 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
     present = {*renamed, *dict(path_values)}
     if missing := [name for name in target.key if name not in present]:
         raise missing_key_error(file, missing)
-    if missing := [column.name for column in target.columns if column.is_required and column.name not in present]:
+    if mark and mark not in present:
+        raise UnknownColumnError(
+            f"{where}lacks the column {mark!r} that marks deleted rows (delete){did_you_mean(mark, present)}"
+        )
+    required = [column.name for column in target.columns if column.is_required and spec.write.rows != "update"]
+    if missing := [name for name in required if name not in present | set(spec.write.set)]:
         raise UnknownColumnError(
             f"{where}lacks column {', '.join(map(repr, missing))}, which {target.qualified_name} requires (NOT NULL, no default)"
         )
@@ -173,14 +184,14 @@ def common_layout(files: Sequence[SourceFile], target: TargetTable) -> Layout | 
     return replace(layout, is_bare=set(layouts) == {layout} and layout.is_bare)  # others are written again
 
 
-def may_read_once(files: Sequence[SourceFile], target: TargetTable) -> bool:
+def may_read_once(files: Sequence[SourceFile], target: TargetTable, spec: LoadSpec) -> bool:
     """Whether content that is given several times may be read at one place alone, the last (the first for `ignore`).
 
     Between two places, other files find the rows of the first one. That shows in the end where they carry other columns
     (a constraint may look at both), where rows meet beyond the key, and where equal keys are spelled in several ways,
     since the key stays as its first writer spells it. A key that the client may compare has one spelling when stored.
     """
-    return not target.hazards and common_layout(files, target) is not None
+    return not rows_meet(spec) and not target.hazards and common_layout(files, target) is not None
 
 
 def key_types(target: TargetTable) -> list[KeyType]:
@@ -230,6 +241,9 @@ def make_plan(question: Question) -> Plan:
                     f"{strategy} is not safe here: {obstacle}; choose auto or deterministic{way_out}"
                 )
             reasons.append(f"forced although {obstacle}")
+    if strategy is Strategy.PARTITIONED and key_path == "client" and _rows_meet(question):
+        key_path = "server"
+        reasons.append(ROWS_MEET)
     lanes = question.lanes or _lanes(strategy, question, key_path)
     distinct, existing = (overlap.distinct_keys, overlap.existing_keys) if overlap else (None, None)
     if target.is_empty and overlap:
@@ -248,6 +262,14 @@ def make_plan(question: Question) -> Plan:
     )
 
 
+def competes_across_files(spec: LoadSpec) -> bool:
+    """Whether rows of all files compete by the order column before one of them meets the table.
+
+    With `newer`, file by file leaves the same, unless an option of writing lets rows that lose leave something behind.
+    """
+    return spec.order_by is not None and (spec.conflict_action is ConflictAction.UPDATE or not spec.write.is_plain)
+
+
 def _check_order(question: Question) -> None:
     """Refuse an order column where it could not decide: raises UsageError."""
     spec = question.spec
@@ -255,11 +277,7 @@ def _check_order(question: Question) -> None:
         raise UsageError(
             "--on-conflict ignore keeps the first row, --order-by the greatest; give one of them, or 'newer'"
         )
-    if (
-        spec.order_by
-        and spec.conflict_action is ConflictAction.UPDATE
-        and common_layout(question.files, question.target) is None
-    ):
+    if competes_across_files(spec) and common_layout(question.files, question.target) is None:
         raise UsageError(
             f"--order-by {spec.order_by} picks one whole row per key over all files, but these have different columns; "
             "give them the same columns, or use --on-conflict newer, which updates file by file"
@@ -303,6 +321,8 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
         obstacles[Strategy.FULL_PARALLEL] = (
             f"files overlap: {_sharing(question.overlap)}, and whichever commits last would win"
         )
+    if obstacle := _writing_obstacle(question, key_path):
+        obstacles.setdefault(Strategy.PARTITIONED, obstacle)
     if common_layout(question.files, question.target) is None:
         obstacles.setdefault(
             Strategy.PARTITIONED, "the files have different columns, so rows cannot be collapsed across files"
@@ -325,6 +345,21 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
         kind = question.target.column(order_by).type
         obstacles.setdefault(Strategy.PARTITIONED, f"only the server can order {kind} values")
     return obstacles
+
+
+def _writing_obstacle(question: Question, key_path: str) -> str:
+    """Why an option of writing needs files to be loaded in order, empty where it does not."""
+    spec, overlap = question.spec, question.overlap
+    may_share = len(question.files) > 1 and (key_path == "server" or overlap is None or overlap.shared_keys > 0)
+    if spec.write.set and not spec.order_by and may_share:
+        return "set says which file changed a row last, so files that may share keys are loaded in order"
+    if _rows_meet(question) and question.staging_refusal:
+        return f"{ROWS_MEET}, and {question.staging_refusal}"
+    return ""
+
+
+def _rows_meet(question: Question) -> bool:
+    return rows_meet(question.spec) and (question.overlap is None or question.overlap.has_losers)
 
 
 def _sharing(overlap: KeyOverlap) -> str:
@@ -404,7 +439,7 @@ def _lanes(strategy: Strategy, question: Question, key_path: str) -> tuple[tuple
         groups = overlap.groups if spec.order_by and overlap else [(position,) for position in positions]
     elif strategy is Strategy.HYBRID and overlap is not None:
         groups = sorted(overlap.groups, key=lambda group: -overlap.rows_of(group))
-    if spec.order_by and spec.conflict_action is ConflictAction.UPDATE:
+    if competes_across_files(spec):
         # The greatest value over all files wins, so files that share keys must meet before they meet the table.
         return tuple((Batch(number, tuple(group), collapsed=True),) for number, group in enumerate(groups))
     if spec.atomic:

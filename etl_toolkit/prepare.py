@@ -22,6 +22,7 @@ from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecas
 from etl_toolkit.loading.naming import own_name
 from etl_toolkit.loading.run import Phases
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.upsert import count_present
 from etl_toolkit.loading.writable import is_standby
 from etl_toolkit.model import (
     Batch,
@@ -62,6 +63,7 @@ from etl_toolkit.sources import (
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace
+from etl_toolkit.write_rules import relax, spell_write_options
 
 FORECAST_ROWS = 2_000
 STANDBY = (
@@ -153,7 +155,7 @@ def prepare_load(
         if scanned is not None:
             if layout is not None and scanned.has_records and not (created and is_trial) and not found.is_standby:
                 with phases.phase("rejects"):
-                    doubtful = Inquiry(scanned, target, layout, workspace, sessions).doubtful_keys(
+                    doubtful = Inquiry(scanned, target, layout, workspace, sessions, spec.order_by).doubtful_keys(
                         limit=spec.max_rejects
                     )
                     refused |= {file: (*refused.get(file, ()), *rejects) for file, rejects in doubtful.items()}
@@ -240,7 +242,7 @@ def _look_at_table(
     created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
     target = read_target(connection, spec.table, spec.key)
     order_by = spec.order_by and fold_name(spec.order_by, (column.name for column in target.columns))
-    spec = replace(spec, key=target.key, order_by=order_by)
+    spec = spell_write_options(replace(spec, key=target.key, order_by=order_by), target)
     sources = replace(
         sources, files=localize_instants(match_columns(sources.files, target, spec), connection, workspace)
     )
@@ -248,7 +250,8 @@ def _look_at_table(
         contents = [file.content_hash for file in sources.files]
         taken = {file.content_hash: file for file in taken_files(connection, target.oid, contents)}
         sources = leave_out_taken(sources, taken, workspace)
-    if not is_resumed and may_read_once(sources.files, target):  # what is resumed is what the ledger lists
+    target = relax(target, spec, sources.files)
+    if not is_resumed and may_read_once(sources.files, target, spec):  # what is resumed is what the ledger lists
         is_first_kept = spec.conflict_action is ConflictAction.IGNORE
         sources = read_once(sources, workspace, is_first_kept=is_first_kept)
     refusal = staging_refusal(connection)
@@ -280,7 +283,8 @@ def _scan(
     order = None
     if spec.order_by and (kind := order_type(target.column(spec.order_by))):
         order = (spec.order_by, kind)
-    return scan(files, spec.key, workspace, key_types=key_types(target), layout=layout, order=order)
+    delete = spec.write.delete
+    return scan(files, spec.key, workspace, key_types=key_types(target), layout=layout, order=order, delete=delete)
 
 
 def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
@@ -295,11 +299,18 @@ def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
         return plan
     if not overlap.distinct_keys:
         return plan
+    written, live, dead = ready.spec.write, "keys", 0
+    keys = overlap.distinct_keys
+    if written.delete:
+        live = "(FROM keys WHERE NOT gone)"
+        keys = ready.workspace.query(f"SELECT count(*) FROM {live}")[0][0]
+        dead = overlap.distinct_keys - keys
+        plan = replace(plan, predicted_deletes=_forecast_deletes(ready, sessions, dead))
     if ready.target.is_empty:
-        return replace(plan, predicted_unchanged=0)
+        return replace(plan, predicted_unchanged=0, predicted_inserts=keys if written.rows != "update" else 0)
     query = (
         f"SELECT file, {ready.scan.record_sql} FROM rows WHERE {ready.scan.row_sql} IN "
-        f"(SELECT winner FROM keys USING SAMPLE reservoir({FORECAST_ROWS} ROWS) REPEATABLE (1))"
+        f"(SELECT winner FROM {live} USING SAMPLE reservoir({FORECAST_ROWS} ROWS) REPEATABLE (1))"
     )
     with ready.scan.with_records(ready.workspace, query) as source:
         sample = source.execute("SELECT file, record FROM found").fetchall()
@@ -311,11 +322,24 @@ def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
             cursor.copy_expert(copy_into(staging_table(), layout), io.BytesIO(data.encode()))
         except psycopg2.Error:
             return plan  # a bad row in the sample: the load itself will say which
-        _, differing, same = forecast(cursor, Upsert(ready.target, ready.layout, unique=True))
-    scale = overlap.distinct_keys / max(1, len(sample))
+        write = replace(written, delete=None)
+        _, differing, same = forecast(cursor, Upsert(ready.target, ready.layout, unique=True, write=write))
+    scale = keys / max(1, len(sample))
     updates, unchanged = round(differing * scale), round(same * scale)
-    inserts = overlap.distinct_keys - updates - unchanged
+    inserts = keys - updates - unchanged if written.rows != "update" else 0
     return replace(plan, predicted_inserts=inserts, predicted_updates=updates, predicted_unchanged=unchanged)
+
+
+def _forecast_deletes(ready: Ready, sessions: Sessions, dead: int) -> int:
+    """How many keys of tombstones the table probably has."""
+    assert ready.scan is not None
+    texts = ", ".join(f"{name}::VARCHAR" for name in ready.scan.key_columns)
+    query = f"SELECT {texts} FROM (FROM keys WHERE gone) USING SAMPLE reservoir({FORECAST_ROWS} ROWS) REPEATABLE (1)"
+    sample = ready.workspace.query(query)
+    if not sample:
+        return 0
+    with sessions.session("forecast") as connection, connection.cursor() as cursor:
+        return round(count_present(cursor, ready.target, sample) * dead / len(sample))
 
 
 def as_list(files: Any) -> list[Any]:

@@ -17,18 +17,19 @@ KEYS_TO_A_TEXT = 10  # on average, for its rank to be worth finding
 
 
 def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) -> None:
-    """Create `keys`: (k0…, files, winner), one row per distinct key.
+    """Create `keys`: (k0…, files, winner, [gone, reset]), one row per distinct key.
 
     `files` tells the set of files that have the key from every other set: see `file_set`. The winner, as `scan_.row_sql`
-    knows it, is the last row, the first one for `ignore`, or the greatest order column with ties to the last. Where no key
-    appears in two rows, `keys` is a view of `rows`.
+    knows it, is the last row, the first one for `ignore`, or the greatest order column with ties to the last. `gone` says
+    that it is a tombstone, `reset` that it is not, but comes after one. Where no key appears in two rows, `keys` is a view
+    of `rows`.
     """
     workspace.query(f"DROP {'TABLE' if _is_table('keys', workspace) else 'VIEW'} IF EXISTS keys")
     workspace.query("DROP TABLE IF EXISTS ordered")
     if _is_unique(scan_, workspace):
         workspace.query(
-            f"CREATE VIEW keys AS SELECT {scan_.key_sql}, {file_set(scan_)} AS files, {scan_.row_sql} AS winner "
-            f"FROM rows WHERE doubt = {PROVEN}"
+            f"CREATE VIEW keys AS SELECT {scan_.key_sql}, {file_set(scan_)} AS files, {scan_.row_sql} AS winner"
+            f"{', gone, false AS reset' if scan_.has_gone else ''} FROM rows WHERE doubt = {PROVEN}"
         )
         return
     best = f"{'min' if action is ConflictAction.IGNORE else 'max'}({{}})"
@@ -39,11 +40,17 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
     several, rows = f"bit_or({file_set(scan_)})", f"rows WHERE doubt = {PROVEN}"
     if not has_masks(scan_):
         several = f"bit_xor({file_set(scan_)})"
-        rows = f"(SELECT {scan_.key_sql}, file, {best.format(row)} AS best FROM {rows} GROUP BY {scan_.key_sql}, file)"
+        gone = f", arg_max(gone, {row}) AS gone, bool_or(gone) AS any_gone" if scan_.has_gone else ""
+        rows = f"(SELECT {scan_.key_sql}, file, {best.format(row)} AS best{gone} FROM {rows} GROUP BY {scan_.key_sql}, file)"
         row = "best"
     winner = best.format(row) + (".row" if scan_.has_order else "")
+    marks = ""
+    if scan_.has_gone:  # the plan lets the server rank them if the first row is to win
+        any_gone = "bool_or(gone)" if has_masks(scan_) else "bool_or(any_gone)"
+        reset = "false" if scan_.has_order else f"({any_gone} AND NOT arg_max(gone, {row}))"
+        marks = f", arg_max(gone, {row}) AS gone, {reset} AS reset"
     workspace.query(
-        f"CREATE TABLE keys AS SELECT {scan_.key_sql}, {several} AS files, {winner} AS winner "
+        f"CREATE TABLE keys AS SELECT {scan_.key_sql}, {several} AS files, {winner} AS winner{marks} "
         f"FROM {rows} GROUP BY {scan_.key_sql}"
     )
 
@@ -64,11 +71,12 @@ def file_set(scan_: KeyScan) -> str:
 def put_in_order(scan_: KeyScan, workspace: Workspace) -> None:
     """Create `ordered`: (row, [file, record]), the winners in key order, unless `collapse` has made it on its way.
 
-    Records that are not held are brought into that order as well, as many at a time as fit into memory.
+    Tombstones are not among them. Records that are not held are brought into that order as well, as many at a time as fit
+    into memory.
     """
     if _is_table("ordered", workspace):
         return
-    keys, by = _sortable("keys", scan_, workspace)
+    keys, by = _sortable("(FROM keys WHERE NOT gone)" if scan_.has_gone else "keys", scan_, workspace)
     in_order = f"SELECT winner AS row FROM {keys} ORDER BY {', '.join(by)}"
     if scan_.held:
         workspace.query(f"CREATE TABLE ordered AS {in_order}")
@@ -98,14 +106,15 @@ def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:
     """
     usable = f"SELECT {scan_.key_sql}, {scan_.row_sql} AS winner FROM rows WHERE doubt = {PROVEN}"
     sampled = f"hash({scan_.key_sql}) % {SAMPLED} = 0"
-    for share in [sampled] if scan_.held else [sampled, "true"]:
+    is_sorted = scan_.held is not None and not scan_.has_gone  # tombstones are not sent
+    for share in [sampled] if is_sorted else [sampled, "true"]:
         rows, keys = workspace.query(
             f"WITH part AS (SELECT {scan_.key_sql} FROM ({usable}) WHERE {share}) "
             "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT * FROM part)) FROM part"
         )[0]
         if rows != keys:
             return False
-    if not scan_.held:
+    if not is_sorted:
         return True
     found, by = _sortable(f"({usable})", scan_, workspace)
     workspace.query(

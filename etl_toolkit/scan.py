@@ -15,7 +15,7 @@ import numpy as np
 from etl_toolkit.errors import UnknownColumnError
 from etl_toolkit.hints import did_you_mean, has_no_header
 from etl_toolkit.keys import KeyType
-from etl_toolkit.model import Layout, SourceFile
+from etl_toolkit.model import Delete, Layout, SourceFile
 from etl_toolkit.sources import (
     HeldLines,
     extract_expression,
@@ -27,6 +27,7 @@ from etl_toolkit.sources import (
     record_expression,
     split_streams,
     text_relation,
+    tombstone_expression,
 )
 from etl_toolkit.workspace import Workspace, literal
 
@@ -38,7 +39,7 @@ PROVEN, NULL_KEY, UNPROVEN, REJECTED = 0, 1, 2, 3  # values of rows.doubt
 
 @dataclass(frozen=True)
 class KeyScan:
-    """The table `rows` in the workspace: (file, k0…, [o], [record or place], doubt), its rowid counting rows in order.
+    """The table `rows` in the workspace: (file, k0…, [o], [gone], [record or place], doubt), its rowid counting rows in order.
 
     `first_row` maps a file's position to the rowid of its first record, so that a record's number in its file is
     `rowid - first_row[file]`; `first_place` to what that record is known by (`row_sql`). `key_columns` are the names
@@ -52,6 +53,7 @@ class KeyScan:
     has_records: bool
     has_order: bool
     held: HeldLines | None = None
+    has_gone: bool = False  # whether it is known which rows are tombstones
 
     @cached_property
     def file_at(self) -> Mapping[int, SourceFile]:
@@ -128,6 +130,7 @@ def scan(
     key_types: Sequence[KeyType],
     layout: Layout | None = None,
     order: tuple[str, KeyType] | None = None,
+    delete: Delete | None = None,
 ) -> KeyScan:
     """Read the keys of all files (and with `layout` their records) into the workspace's table `rows`.
 
@@ -136,7 +139,7 @@ def scan(
     for file in files:
         if missing := [name for name in key if name not in file.carried]:
             raise missing_key_error(file, missing)
-    wanted = _Wanted(tuple(key), tuple(key_types), layout, order)
+    wanted = _Wanted(tuple(key), tuple(key_types), layout, order, delete)
     held = HeldLines(_group_streams(files, wanted)) if layout and workspace.held_bytes else None
     try:
         try:
@@ -148,7 +151,7 @@ def scan(
             _read(files, wanted, workspace, held)
     except duckdb.Error as error:
         raise read_failure(files, error) from None
-    scan_ = KeyScan(tuple(files), tuple(key), {}, {}, layout is not None, order is not None, held)
+    scan_ = KeyScan(tuple(files), tuple(key), {}, {}, layout is not None, order is not None, held, delete is not None)
     firsts = workspace.query(f"SELECT file, min(rowid), min({scan_.row_sql}) FROM rows GROUP BY file")
     return replace(scan_, first_row={row[0]: row[1] for row in firsts}, first_place={row[0]: row[2] for row in firsts})
 
@@ -161,11 +164,13 @@ class _Wanted:
     key_types: tuple[KeyType, ...]
     layout: Layout | None
     order: tuple[str, KeyType] | None
+    delete: Delete | None = None
 
     @property
     def compared(self) -> list[str]:
-        """The columns by which rows are compared."""
-        return [*self.key, *([self.order[0]] if self.order else [])]
+        """The columns by which rows are compared, and the one that marks tombstones."""
+        marked = [self.delete.column] if self.delete else []
+        return [*self.key, *([self.order[0]] if self.order else []), *marked]
 
     @property
     def retyped(self) -> str:
@@ -230,6 +235,8 @@ def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None 
         items.append(f"{_typed(file, order[0], order_text, order[1], is_line=is_line)} AS o")
         # An order value the client cannot read would rank as NULL, and the wrong row would win.
         proven.append(f"(o IS NOT NULL OR {order_text} IS NULL)")
+    if wanted.delete:
+        items.append(f"{tombstone_expression(texts[len(wanted.compared) - 1], wanted.delete)} AS gone")
     nulls = " OR ".join(f"{text} IS NULL" for _, text, _ in key_texts)
     items.append(
         f"(CASE WHEN {' AND '.join(proven)} THEN {PROVEN} WHEN {nulls} THEN {NULL_KEY} ELSE {UNPROVEN} END)::UTINYINT AS doubt"

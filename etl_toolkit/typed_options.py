@@ -264,7 +264,7 @@ def _words(hint: Any) -> str:
 
 
 def _spell_default(value: Any) -> str:
-    return "not set" if value is None or value == () else json.dumps(value, default=str)
+    return "not set" if value is None or value is MISSING or value == () else json.dumps(value, default=str)
 
 
 def _is_required(item: Field[Any]) -> bool:

@@ -235,6 +235,118 @@ class Oracle:
         )  # fmt: skip
 
 
+# --- options of writing --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The options of writing, replayed on a table: every row is applied by itself, in the order of the files and of their rows.
+
+    With `order_by` one row counts for each key of the load: the greatest, of equal ones the last.
+    """
+
+    table: str
+    key: str
+    action: Literal["update", "ignore", "newer"] = "update"
+    order_by: str | None = None
+    mark: str | None = None  # the column that marks tombstones
+    marks: tuple[str, ...] = ("D",)
+    soft: str | None = None
+    update: tuple[str, ...] | None = None
+    insert_only: tuple[str, ...] = ()
+    keeps_nulls: bool = False
+    rows: Literal["all", "update", "insert"] = "all"
+    set: Mapping[str, str] = field(default_factory=dict)  # `$file` is the number of the file
+
+    def load(self, connection: Any, files: Sequence[Rows]) -> None:
+        """Load the files, whose values are texts."""
+        with connection.cursor() as cursor:
+            for number, content in enumerate(self._winners(files) if self.order_by else files):
+                before = self._images(cursor)
+                for values in content.rows:
+                    self._apply(cursor, dict(zip(content.columns, values, strict=True)))
+                after = self._images(cursor)
+                for key in [key for key, image in after.items() if before.get(key) != image]:
+                    for name, text in self.set.items():
+                        value = str(number) if text == "$file" else text
+                        cursor.execute(f"UPDATE {self.table} SET {name} = %s WHERE {self.key}::text = %s", (value, key))
+
+    def _images(self, cursor: Any) -> dict[str, str]:
+        """The rows by their key, but for the columns that go with every change. Nothing where there are none of these."""
+        if not self.set:
+            return {}
+        cursor.execute(
+            f"SELECT {self.key}::text, (to_jsonb(t) - %s::text[])::text FROM {self.table} t", (list(self.set),)
+        )
+        return dict(cursor.fetchall())
+
+    def _winners(self, files: Sequence[Rows]) -> list[Rows]:
+        """Per file, the rows that count over all files."""
+        best: dict[str | None, tuple[Any, int, int]] = {}
+        for number, content in enumerate(files):
+            key, order = content.columns.index(self.key), content.columns.index(str(self.order_by))
+            for place, row in enumerate(content.rows):
+                text = row[order]
+                rank = ((-1,) if text is None else (int(text),), number, place)
+                best[row[key]] = max(best.get(row[key], rank), rank)
+        kept = {(number, place) for _, number, place in best.values()}
+        return [
+            Rows(content.columns, tuple(row for place, row in enumerate(content.rows) if (number, place) in kept))
+            for number, content in enumerate(files)
+        ]
+
+    def _apply(self, cursor: Any, row: dict[str, str | None]) -> None:
+        key = row[self.key]
+        is_gone = self.mark is not None and row[self.mark] in self.marks
+        cursor.execute(
+            "SELECT attname, attrelid::regclass::text FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0",
+            (self.table,),
+        )
+        known = {name for name, _ in cursor.fetchall()}
+        cursor.execute(f"SELECT to_jsonb(t) FROM {self.table} t WHERE {self.key} = %s", (key,))
+        found = cursor.fetchone()
+        if found and self.action == "newer":
+            order, there = row[str(self.order_by)], found[0][str(self.order_by)]
+            if there is not None and (order is None or int(order) < int(there)):
+                return
+        if is_gone:
+            self._delete(cursor, row)
+            return
+        values = {name: text for name, text in row.items() if name in known and name != self.key}
+        if not found:
+            if self.rows != "update":
+                names = ", ".join([self.key, *values])
+                places = ", ".join(["%s"] * (1 + len(values)))
+                cursor.execute(f"INSERT INTO {self.table} ({names}) VALUES ({places})", (key, *values.values()))
+            return
+        if self.rows == "insert" or self.action == "ignore":
+            return
+        changed = {
+            name: text for name, text in values.items()
+            if (self.update is None or name in self.update) and name not in self.insert_only
+            and not (self.keeps_nulls and text is None)
+        }  # fmt: skip
+        if self.soft:
+            cursor.execute(f"UPDATE {self.table} SET {self.soft} = NULL WHERE {self.key} = %s", (key,))
+        for name, text in changed.items():
+            cursor.execute(f"UPDATE {self.table} SET {name} = %s WHERE {self.key} = %s", (text, key))
+
+    def _delete(self, cursor: Any, row: dict[str, str | None]) -> None:
+        if not self.soft:
+            cursor.execute(f"DELETE FROM {self.table} WHERE {self.key} = %s", (row[self.key],))
+            return
+        # When a row was deleted is no part of the promise: the tests set it to the beginning of time.
+        cursor.execute(
+            f"UPDATE {self.table} SET {self.soft} = '-infinity' WHERE {self.key} = %s AND {self.soft} IS NULL RETURNING 1",
+            (row[self.key],),
+        )
+        if cursor.fetchone() and self.order_by:
+            cursor.execute(
+                f"UPDATE {self.table} SET {self.order_by} = %s WHERE {self.key} = %s",
+                (row[self.order_by], row[self.key]),
+            )
+
+
 def copy_text(rows: Sequence[Sequence[str | None]]) -> str:
     """The rows in COPY's text format."""
     escapes = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})

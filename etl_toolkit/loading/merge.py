@@ -6,9 +6,9 @@ The staging table is made in the transaction that fills it, so PostgreSQL append
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 from psycopg2 import sql
@@ -18,9 +18,11 @@ from etl_toolkit.loading.conditions import conditions, copied_columns, generated
 from etl_toolkit.loading.conventions import printing
 from etl_toolkit.loading.naming import ours, own_column
 from etl_toolkit.loading.tripwire import Rivals, guarded
-from etl_toolkit.model import ConflictAction, Layout, TargetTable
+from etl_toolkit.model import ConflictAction, Layout, TargetTable, WriteOptions
 
 STAGING = "etl_staging"
+NOTHING = SQL("")
+PLAIN = WriteOptions()
 # The server refuses them in the text format (ProcessCopyOptions).
 NO_TEXT_DELIMITERS = frozenset("\\.abcdefghijklmnopqrstuvwxyz0123456789")
 
@@ -37,6 +39,8 @@ class Merged:
     updated: int = 0
     unchanged: int = 0
     stale: int = 0
+    deleted: int = 0
+    absent: int = 0
     staged: int = 0
     distinct: int = 0
 
@@ -49,17 +53,25 @@ def table(target: TargetTable) -> Identifier:
     return Identifier(target.schema, target.name)
 
 
-def create_staging(target: TargetTable, layout: Layout, *, name: str = STAGING) -> Composed:
+def create_staging(target: TargetTable, layout: Layout, *, name: str = STAGING, is_numbered: bool = False) -> Composed:
     """A private table in the target's own types, gone at the end of the transaction, that takes no row the target refuses.
 
-    Its first column, `etl_file`, holds the position of the file a row comes from.
+    Its first column, `etl_file`, holds the position of the file a row comes from; `etl_n`, where rows are numbered, its number
+    there.
     """
     statement = ours(
-        target, "CREATE TEMP TABLE {name} ON COMMIT DROP AS SELECT 0 AS etl_file, {columns} FROM {table} WITH NO DATA"
-    ).format(name=Identifier(name), columns=names(copied_columns(target, layout)), table=table(target))
+        target, "CREATE TEMP TABLE {name} ON COMMIT DROP AS SELECT 0 AS etl_file, {number}{columns} FROM {table} WITH NO DATA"
+    ).format(
+        name=Identifier(name), columns=names(copied_columns(target, layout)), table=table(target),
+        number=_number(target, is_numbered=is_numbered),
+    )  # fmt: skip
     if actions := conditions(target, layout):
         statement += SQL("; ALTER TABLE {} {}").format(Identifier("pg_temp", name), SQL(", ").join(actions))
     return statement
+
+
+def _number(target: TargetTable, *, is_numbered: bool) -> SQL:
+    return ours(target, "0::bigint AS etl_n, ") if is_numbered else SQL("")
 
 
 def shared_staging(run_id: str, number: int) -> Identifier:
@@ -67,13 +79,16 @@ def shared_staging(run_id: str, number: int) -> Identifier:
     return Identifier("etl_toolkit", f"stage_{run_id}_{number}")
 
 
-def create_shared_staging(target: TargetTable, layout: Layout, destination: Composable, *, file: int) -> Composed:
+def create_shared_staging(
+    target: TargetTable, layout: Layout, destination: Composable, *, file: int, is_numbered: bool = False
+) -> Composed:
     """An unlogged staging table, at first for one `file`. The ledger never counts on it: crash recovery empties it."""
     return ours(target,
-        "DROP TABLE IF EXISTS {name}; CREATE UNLOGGED TABLE {name} AS SELECT {file} AS etl_file, {columns} "
+        "DROP TABLE IF EXISTS {name}; CREATE UNLOGGED TABLE {name} AS SELECT {file} AS etl_file, {number}{columns} "
         "FROM {table} WITH NO DATA; ALTER TABLE {name} {actions}"
     ).format(
-        name=destination, file=sql.Literal(file), columns=names(copied_columns(target, layout)), table=table(target),
+        number=_number(target, is_numbered=is_numbered), name=destination, file=sql.Literal(file),
+        columns=names(copied_columns(target, layout)), table=table(target),
         actions=SQL(", ").join(
             [ours(target, "ALTER etl_file SET DEFAULT {}").format(sql.Literal(file)), *conditions(target, layout)]
         ),
@@ -81,17 +96,39 @@ def create_shared_staging(target: TargetTable, layout: Layout, destination: Comp
 
 
 def staged_partition(
-    target: TargetTable, layout: Layout, tables: Sequence[Composable], part: int, parts: int
-) -> Composed:
-    """The rows of several staging tables whose key hashes, by the operators of its types, into one of `parts`."""
+    target: TargetTable, layout: Layout, tables: Sequence[Composable], part: int, parts: int,
+    *, tombstones: Sequence[Composable] = (), kept: Sequence[str] = (),
+) -> Composed:  # fmt: skip
+    """The rows of several staging tables whose key hashes, by the operators of its types, into one of `parts`.
+
+    `tombstones` are the tables of rows that delete their key, which have the columns `kept` alone.
+    """
     keys = SQL(", ").join(SQL(expression) for expression in target.arbiter.expressions)
     mine: Composable = SQL("")
     if parts > 1:
         mine = SQL(" WHERE pg_catalog.abs(pg_catalog.hash_record(ROW({})) % {}) = {}").format(
             keys, sql.Literal(parts), sql.Literal(part)
         )
-    columns = names([*layout.columns, *generated_keys(target, layout)])
-    rows = [ours(target, "SELECT etl_file, {}, ctid FROM {}{}").format(columns, name, mine) for name in tables]
+    every = [*layout.columns, *generated_keys(target, layout)]
+    if tombstones:
+        return marked_rows(target, every, tables, tombstones, kept, where=mine)
+    rows = [ours(target, "SELECT etl_file, {}, ctid FROM {}{}").format(names(every), name, mine) for name in tables]
+    return SQL("({}) AS staged").format(SQL(" UNION ALL ").join(rows))
+
+
+def marked_rows(
+    target: TargetTable, columns: Sequence[str], tables: Sequence[Composable], tombstones: Sequence[Composable],
+    kept: Sequence[str], *, where: Composable = NOTHING,
+) -> Composed:  # fmt: skip
+    """The staged rows and the tombstones among them (`etl_gone`), which have only the columns `kept`."""
+    given = SQL(", ").join(Identifier(name) if name in kept else SQL("NULL") for name in columns)
+    rows = [
+        ours(target, "SELECT etl_file, {gone} AS etl_gone, {columns}, etl_n AS ctid FROM {name}{where}").format(
+            gone=sql.Literal(is_gone), columns=items, name=name, where=where
+        )
+        for is_gone, items, some in ((False, names(columns), tables), (True, given, tombstones))
+        for name in some
+    ]
     return SQL("({}) AS staged").format(SQL(" UNION ALL ").join(rows))
 
 
@@ -138,7 +175,9 @@ class Upsert:
     `unique` says that no two staged rows have the same key, `sorted` that they are already in key order;
     `several_files` that rows of different files compete;
     `undoable` that the rows it overwrites are kept (see `undo`), for which the transaction has to be REPEATABLE READ;
-    `rivals` whose rows it must not meet, where other lanes load at the same time.
+    `rivals` whose rows it must not meet, where other lanes load at the same time;
+    `write` the columns that rows set, with columns named as in the table;
+    `marks` what columns get that no file has, by name: an expression over a staged row.
     """
 
     target: TargetTable
@@ -150,12 +189,32 @@ class Upsert:
     several_files: bool = False
     undoable: bool = False
     rivals: Rivals | None = None
+    write: WriteOptions = PLAIN
+    marks: Mapping[str, Composable] = field(default_factory=dict)
 
     @property
     def values(self) -> list[str]:
-        """The columns an update sets: never those of the key, whose spelling stays the first writer's."""
-        kept = {*self.target.key, *self.target.kept_identities}
-        return [column for column in self.layout.columns if column not in kept]
+        """The columns that a row changes: never those of the key, whose spelling stays the first writer's."""
+        kept = {*self.target.key, *self.target.kept_identities, *self.write.insert_only}
+        if self.write.update is not None:
+            kept |= set(self.layout.columns) - set(self.write.update)
+        changed = [column for column in self.layout.columns if column not in kept]
+        return [*changed, self.soft] if self.soft else changed
+
+    @property
+    def soft(self) -> str | None:
+        """The column that marks deleted rows of the table."""
+        return self.write.delete.soft if self.write.delete else None
+
+    @property
+    def assigned(self) -> list[str]:
+        """The columns that an update sets: those that it changes, and those that go with every change."""
+        return [*self.values, *self.write.set]
+
+    @property
+    def inserted(self) -> list[str]:
+        """The columns that an insert sets."""
+        return [*self.layout.columns, *self.marks]
 
     @property
     def kept_identities(self) -> list[str]:
@@ -173,6 +232,27 @@ class Upsert:
     def keeps_present(self) -> bool:
         return self.action is ConflictAction.IGNORE or not self.values
 
+    def value(self, name: str, new: str, old: str) -> Composable:
+        """What a column that is set becomes, given the relations of a staged row and of the row that is there."""
+        given = Identifier(new, name)
+        if name == self.soft and self.target.column(name).base_type != "bool":
+            return SQL("CASE WHEN {0} IS NOT NULL THEN coalesce({1}, {0}) END").format(given, Identifier(old, name))
+        if self.write.nulls == "keep" and name in self.layout.columns:
+            return SQL("coalesce({}, {})").format(given, Identifier(old, name))
+        return given
+
+    def assignments(self, new: str, old: str) -> Composed:
+        """The SET clause of an update."""
+        return SQL(", ").join(
+            SQL("{} = {}").format(Identifier(name), self.value(name, new, old)) for name in self.assigned
+        )
+
+
+def differs(upsert: Upsert, left: str, right: str) -> Composed:
+    """Row images differ: this also tells `1.0` from `1.00`, and works on json."""
+    new = SQL(", ").join(upsert.value(name, right, left) for name in upsert.values)
+    return SQL("(ROW({})::record *<> ROW({})::record)").format(names(upsert.values, left), new)
+
 
 def compose_judged(upsert: Upsert, source: Composable) -> Composed:
     """Compose the CTEs `latest` (staged rows that did not lose to another) and `judged` (what will happen to them).
@@ -183,21 +263,19 @@ def compose_judged(upsert: Upsert, source: Composable) -> Composed:
     target = upsert.target
     latest, present = latest_rows(upsert, source), present_rows(target, system_columns=upsert.undoable)
     on = match_keys(target, "present", "latest")
-    differs: Composable = SQL("false")
+    changes: Composable = SQL("false")
     if not upsert.keeps_present:
-        differs = SQL("(ROW({})::record *<> ROW({})::record)").format(
-            names(upsert.values, "present"), names(upsert.values, "latest")
-        )
+        changes = differs(upsert, "present", "latest")
     stale: Composable = SQL("false")
     if upsert.action is ConflictAction.NEWER and upsert.order_by:
-        stale = _older(upsert, "latest", "present")
+        stale = _older_row(upsert, "latest", "present")
     return ours(upsert.target,
         "latest AS ({latest}), judged AS MATERIALIZED (SELECT latest.*, etl_present IS NULL AS etl_new, "
         "etl_present IS NOT NULL AND {stale} AS etl_stale, "
         "etl_present IS NOT NULL AND NOT {stale} AND {differs} AS etl_differs{identity}{place} "
         "FROM latest LEFT JOIN ({present}) AS present ON {on})"
     ).format(
-        latest=latest, stale=stale, differs=differs, present=present, on=on,
+        latest=latest, stale=stale, differs=changes, present=present, on=on,
         identity=SQL("").join(_changes(upsert)),
         place=ours(upsert.target, ", etl_present, etl_place") if upsert.undoable else SQL(""),
     )  # fmt: skip
@@ -225,6 +303,9 @@ def present_rows(target: TargetTable, *, system_columns: bool = False) -> Compos
 
 def latest_rows(upsert: Upsert, source: Composable) -> Composed:
     """The staged rows with their key parts, of those with equal keys only the one that wins."""
+    if upsert.marks:
+        unmarked = latest_rows(replace(upsert, marks={}), source)
+        return SQL("SELECT *{} FROM ({}) AS latest").format(marks_of(upsert), unmarked)
     if upsert.several_files:
         return ours(upsert.target, "SELECT * FROM ({}) AS placed WHERE etl_wins").format(file_winners(upsert, source))
     staged = staged_rows(upsert, source)
@@ -236,11 +317,21 @@ def latest_rows(upsert: Upsert, source: Composable) -> Composed:
     )
 
 
+def marks_of(upsert: Upsert) -> Composed:
+    """What the columns get that no file has, as further items of a SELECT over staged rows."""
+    marks = [SQL(", {} AS {}").format(mark, Identifier(name)) for name, mark in upsert.marks.items()]
+    return SQL("").join(marks)
+
+
 def staged_rows(upsert: Upsert, source: Composable) -> Composed:
     """The staged rows with their key parts, and `etl_row`, their order in their file."""
-    return ours(upsert.target, "SELECT etl_file, {}, {}, ctid AS etl_row FROM {}").format(
-        names(upsert.layout.columns), key_items(upsert.target), source
+    return ours(upsert.target, "SELECT etl_file, {}{}, {}, ctid AS etl_row FROM {}").format(
+        _gone(upsert), names(upsert.layout.columns), key_items(upsert.target), source
     )
+
+
+def _gone(upsert: Upsert) -> SQL:
+    return ours(upsert.target, "etl_gone, " if upsert.write.delete else "")
 
 
 def _best_first(upsert: Upsert) -> list[Composable]:
@@ -270,11 +361,11 @@ def file_winners(upsert: Upsert, source: Composable) -> Composed:
         )
         wins = SQL("(row_number() OVER (PARTITION BY {} ORDER BY {}) = 1)").format(keys, best)
     return ours(upsert.target,
-        "SELECT etl_file, {values}{spelled}{keys}, etl_row, {in_file} AS etl_in_file, {wins} AS etl_wins FROM ({staged}) AS staged "
-        "WINDOW by_file AS (PARTITION BY {keys} ORDER BY etl_file, {best_first} "
+        "SELECT etl_file, {gone}{values}{spelled}{keys}, etl_row, {in_file} AS etl_in_file, {wins} AS etl_wins "
+        "FROM ({staged}) AS staged WINDOW by_file AS (PARTITION BY {keys} ORDER BY etl_file, {best_first} "
         "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
     ).format(
-        in_file=in_file,
+        in_file=in_file, gone=_gone(upsert),
         values=SQL("").join(
             SQL("{}, ").format(Identifier(name)) for name in upsert.layout.columns if name not in upsert.target.key
         ),
@@ -297,13 +388,13 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
 
     It returns a row per file: (etl_file, rows, new, unchanged, stale, and of all files: inserted, written).
     """
-    target, layout = upsert.target, upsert.layout
+    target = upsert.target
     resolution: Composable = SQL("DO NOTHING")
     if not upsert.keeps_present:
-        assignments = SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name in upsert.values)
+        assignments = upsert.assignments("excluded", "etl_target")
         wanted: Composable = SQL("true")
         if upsert.action is ConflictAction.NEWER and upsert.order_by:
-            stale = _older(upsert, "excluded", "etl_target")
+            stale = _older_row(upsert, "excluded", "etl_target")
             wanted = SQL("NOT {}").format(stale)
         resolution = SQL("DO UPDATE SET {} WHERE {}").format(assignments, guarded(upsert.rivals, wanted))
     return ours(upsert.target,
@@ -318,7 +409,7 @@ def merge_statement(upsert: Upsert, source: Composable) -> Composed:
         inserted=ours(target, _NEW_AND_WRITTEN if target.is_partitioned else _INSERTED),
         judged=compose_judged(upsert, source),
         kept=SQL(", kept AS ({})").format(_kept(upsert)) if upsert.undoable else SQL(""),
-        table=table(target), columns=names(layout.columns),
+        table=table(target), columns=names(upsert.inserted),
         overriding=overriding(upsert), order=writing_order(upsert),
         arbiter=arbiter_of(target), resolution=resolution,
     )  # fmt: skip
@@ -341,6 +432,42 @@ def overriding(upsert: Upsert) -> SQL:
     """Values for a GENERATED ALWAYS identity column must be overridden explicitly."""
     always = any(column.identity == "a" and column.name in upsert.layout.columns for column in upsert.target.columns)
     return SQL(" OVERRIDING SYSTEM VALUE") if always else SQL("")
+
+
+def update_only_statement(upsert: Upsert, source: Composable) -> Composed:
+    """Compose the update of the rows that are there; the others are not inserted.
+
+    It returns a row per file: (etl_file, rows, absent, unchanged, stale).
+    """
+    target = upsert.target
+    update: Composable = SQL("SELECT WHERE false")
+    if upsert.values:
+        parts = [SQL("etl_target.{}").format(SQL(part)) for part in target.arbiter.expressions]
+        update = ours(target, "UPDATE {}{} AS etl_target SET {} FROM judged WHERE etl_differs AND {} RETURNING 1").format(
+            SQL("" if target.is_partitioned else "ONLY "), table(target), upsert.assignments("judged", "etl_target"),
+            equal_keys(target, parts, "judged"),
+        )  # fmt: skip
+    return ours(target,
+        "WITH {judged}, written AS ({update}) SELECT etl_file, count(*), count(*) FILTER (WHERE etl_new), "
+        "count(*) FILTER (WHERE NOT etl_new AND NOT etl_stale AND NOT etl_differs), count(*) FILTER (WHERE etl_stale) "
+        "FROM judged GROUP BY etl_file"
+    ).format(judged=compose_judged(upsert, source), update=update)  # fmt: skip
+
+
+def update_only(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:
+    """Run `update_only_statement`; return what happened to the staged rows, by file position."""
+    if upsert.undoable:
+        _keep(cursor, upsert, source)
+    cursor.execute(update_only_statement(replace(upsert, undoable=False), source))
+    return {
+        file: Merged(rows, updated=rows - new - same - stale, unchanged=same, stale=stale, absent=new)
+        for file, rows, new, same, stale in cursor.fetchall()
+    }
+
+
+def _keep(cursor: Any, upsert: Upsert, source: Composable) -> None:
+    with printing(cursor):
+        cursor.execute(SQL("WITH {} {}").format(compose_judged(upsert, source), _kept(upsert)))
 
 
 def _kept(upsert: Upsert) -> Composable:
@@ -382,8 +509,7 @@ def forecast(cursor: Any, upsert: Upsert) -> tuple[int, int, int]:
 def judge(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:
     """Run `merge_statement`; return what happened to the staged rows, by file position."""
     if upsert.undoable and _may_print(upsert):  # that must not see the settings under which rows are kept as text
-        with printing(cursor):
-            cursor.execute(SQL("WITH {} {}").format(compose_judged(upsert, source), _kept(upsert)))
+        _keep(cursor, upsert, source)
         upsert = replace(upsert, undoable=False)
     with printing(cursor) if upsert.undoable else nullcontext():
         cursor.execute(merge_statement(upsert, source))
@@ -431,14 +557,19 @@ def match_keys(target: TargetTable, left: str, right: str) -> Composed:
     By the operators of the index: another one may be found by name, if the schema of the type is not on the search path.
     Records are compared by those of their types as well, and NULLs in them are equal.
     """
+    return equal_keys(target, [Identifier(left, *alias.strings) for alias in key_aliases(target)], right)
+
+
+def equal_keys(target: TargetTable, parts: Sequence[Composable], right: str) -> Composed:
+    """The same of the parts of a key and of a relation with `key_items`."""
     equal = SQL(
         "ROW({0})::record OPERATOR(pg_catalog.=) ROW({2})::record"
         if target.arbiter.nulls_not_distinct
         else "{0} {1} {2}"
     )
     return SQL(" AND ").join(
-        equal.format(Identifier(left, *alias.strings), SQL(operator), Identifier(right, *alias.strings))
-        for alias, operator in zip(key_aliases(target), target.arbiter.equality, strict=True)
+        equal.format(part, SQL(operator), Identifier(right, *alias.strings))
+        for part, alias, operator in zip(parts, key_aliases(target), target.arbiter.equality, strict=True)
     )
 
 
@@ -447,15 +578,18 @@ def key_aliases(target: TargetTable) -> list[Identifier]:
     return [own_column(target, f"etl_k{number}") for number in range(len(target.arbiter.expressions))]
 
 
-def _older(upsert: Upsert, *relations: str) -> Composed:
-    """The value of the first relation is less than that of the second, with NULL below every value."""
+def older(upsert: Upsert, left: Composable, right: Composable) -> Composed:
+    """Of two values of the order column, the left one is less than the right one, with NULL below every value."""
     assert upsert.order_by is not None
-    left, right = (Identifier(relation, upsert.order_by) for relation in relations)
     # An operator of another schema may not be on the search path; within records, values are compared by their type's own.
     kind = upsert.target.column(upsert.order_by).base_type
     is_own = "." in kind or kind == "domain"
     less = "pg_catalog.btrecordcmp(ROW({left}), ROW({right})) < 0" if is_own else "{left} < {right}"
     return SQL("(" + less + " OR ({left} IS NULL AND {right} IS NOT NULL)) IS TRUE").format(left=left, right=right)
+
+
+def _older_row(upsert: Upsert, left: str, right: str) -> Composed:
+    return older(upsert, *(Identifier(relation, upsert.order_by or "") for relation in (left, right)))
 
 
 def names(columns: Sequence[str], qualifier: str | None = None) -> Composed:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from psycopg2.sql import SQL, Composable, Composed, Identifier
+from psycopg2.sql import SQL, Composable, Composed
 
 from etl_toolkit.loading.merge import (
     Upsert,
     arbiter_of,
+    differs,
     file_winners,
     key_aliases,
     latest_rows,
+    marks_of,
     match_keys,
     names,
     overriding,
@@ -33,7 +35,7 @@ def update_statement(upsert: Upsert, source: Composable) -> Composed:
         "{in_key_order}) AS latest WHERE {found} AND {wanted}"
     ).format(
         table=table(target), latest=latest_rows(upsert, source), in_key_order=_in_key_order(upsert), found=found,
-        assignments=SQL(", ").join(SQL("{0} = latest.{0}").format(Identifier(name)) for name in upsert.values),
+        assignments=upsert.assignments("latest", "etl_target"),
         wanted=guarded(upsert.rivals, differs(upsert, "etl_target", "latest")),
     )  # fmt: skip
 
@@ -48,7 +50,7 @@ def write_statement(upsert: Upsert, source: Composable, *, prefilter: bool, coun
             present_rows(target), match_keys(target, "present", "latest"), differs(upsert, "present", "latest")
         )
     if not upsert.keeps_present:
-        assignments = SQL(", ").join(SQL("{0} = excluded.{0}").format(Identifier(name)) for name in upsert.values)
+        assignments = upsert.assignments("excluded", "etl_target")
         wanted = guarded(upsert.rivals, differs(upsert, "etl_target", "excluded"))
         resolution = SQL("DO UPDATE SET {} WHERE {}").format(assignments, wanted)
     return ours(upsert.target,
@@ -57,8 +59,8 @@ def write_statement(upsert: Upsert, source: Composable, *, prefilter: bool, coun
         "RETURNING (etl_target.xmax = 0) AS etl_inserted) "
         "SELECT count(*) FILTER (WHERE etl_inserted), count(*), {per_file} FROM written"
     ).format(
-        latest=_latest(upsert, source, count_rows=count_rows), table=table(target), columns=names(upsert.layout.columns),
-        overriding=overriding(upsert), values=names(upsert.layout.columns, "latest"), rows=rows,
+        latest=_latest(upsert, source, count_rows=count_rows), table=table(target), columns=names(upsert.inserted),
+        overriding=overriding(upsert), values=names(upsert.inserted, "latest"), rows=rows,
         in_key_order=_in_key_order(upsert),
         arbiter=arbiter_of(target), resolution=resolution,
         per_file=_rows_per_file(upsert) if count_rows else SQL("NULL::json"),
@@ -70,8 +72,8 @@ def _latest(upsert: Upsert, source: Composable, *, count_rows: bool) -> Composed
     if upsert.several_files:
         return ours(
             upsert.target,
-            "placed AS MATERIALIZED ({}), latest AS NOT MATERIALIZED (SELECT * FROM placed WHERE etl_wins)",
-        ).format(file_winners(upsert, source))
+            "placed AS MATERIALIZED ({}), latest AS NOT MATERIALIZED (SELECT *{} FROM placed WHERE etl_wins)",
+        ).format(file_winners(upsert, source), marks_of(upsert))
     kept = SQL("MATERIALIZED") if count_rows else SQL("NOT MATERIALIZED")
     return SQL("latest AS {} ({})").format(kept, latest_rows(upsert, source))
 
@@ -92,8 +94,3 @@ def _in_key_order(upsert: Upsert) -> Composable:
     if not upsert.is_in_file_order and (upsert.sorted or not upsert.unique):
         return SQL("")
     return SQL(" ORDER BY {}").format(writing_order(upsert, "latest"))
-
-
-def differs(upsert: Upsert, left: str, right: str) -> Composed:
-    """Row images differ: this also tells `1.0` from `1.00`, and works on json."""
-    return SQL("(ROW({})::record *<> ROW({})::record)").format(names(upsert.values, left), names(upsert.values, right))

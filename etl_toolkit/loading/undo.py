@@ -1,4 +1,4 @@
-"""Undoing a finished run: the rows it inserted are deleted, and those it overwrote get their earlier values.
+"""Undoing a finished run: what it inserted is deleted, what it overwrote or deleted is as it was before.
 
 PostgreSQL itself shows which rows are the run's: every row version contains the number of the transaction that
 wrote it (`xmin`), and the ledger keeps those numbers per batch. A row that was written since has a different number,
@@ -24,6 +24,7 @@ from etl_toolkit.loading.undo_sql import (
     delete_statement,
     images_statement,
     ours_statement,
+    reinsert_statement,
     restore_statement,
     restored_statement,
 )
@@ -48,9 +49,13 @@ class Undone:
 
 @dataclass(frozen=True)
 class _Written:
-    """The committed batches of a run: rows inserted, and the transaction numbers that its rows carry."""
+    """The committed batches of a run: rows inserted and deleted, and the transaction numbers that its rows carry.
+
+    A row that was inserted and then deleted is in both numbers, one that was only marked as deleted in neither.
+    """
 
     inserted: int
+    deleted: int
     versions: list[str]
 
 
@@ -122,9 +127,11 @@ def _written(cursor: Any, run: ledger.PastRun, *, force: bool) -> _Written:
         raise LedgerError(f"run {run.run_id} committed nothing; there is nothing to undo")
     counts = [count for _, per_file, _ in batches for count in per_file.values()]
     updated = sum(count["updated"] for count in counts)
-    if updated and not run.spec.get("undoable"):
+    deleted = sum(count.get("deleted", 0) for count in counts)
+    if (updated or deleted) and not run.spec.get("undoable"):
+        done = " and ".join(f"{verb} {rows:,}" for verb, rows in (("overwrote", updated), ("deleted", deleted)) if rows)
         raise LedgerError(
-            f"run {run.run_id} overwrote {updated:,} rows without keeping them (it was not loaded with "
+            f"run {run.run_id} {done} rows without keeping them (it was not loaded with "
             "--undoable); restore the table from a backup"
         )
     if max(age for _, _, age in batches) >= OLDEST_TRANSACTIONS:
@@ -140,7 +147,9 @@ def _written(cursor: Any, run: ledger.PastRun, *, force: bool) -> _Written:
             f"run {later[0]} has loaded into {run.target} since run {run.run_id}; undo that one first, or use --force "
             "to undo only this one (it is still refused if both wrote the same rows)"
         )
-    return _Written(sum(count["inserted"] for count in counts), [version for version, _, _ in batches])
+    is_soft = bool(((run.spec.get("write") or {}).get("delete") or {}).get("soft"))
+    inserted = sum(count["inserted"] for count in counts)
+    return _Written(inserted, 0 if is_soft else deleted, [version for version, _, _ in batches])
 
 
 def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _Written) -> tuple[int, int]:
@@ -156,29 +165,30 @@ def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _
         )
     )
     kept, intact = cursor.fetchone()
-    if missing := written.inserted + kept - intact:
+    expected = written.inserted + kept - written.deleted
+    if missing := expected - intact:
         raise LedgerError(
-            f"{abs(missing):,} of the {written.inserted + kept:,} rows that run {run.run_id} wrote to "
-            f"{target.qualified_name} were changed or deleted since, "
-            "so nothing was undone; restore from a backup, or fix them manually"
+            f"{abs(missing):,} of the {expected:,} rows that run {run.run_id} wrote to {target.qualified_name} were changed or "
+            "deleted since, so nothing was undone; restore from a backup, or fix them manually"
         )
     _refuse_cascades(cursor, target)
     cursor.execute(delete_statement(target))
-    deleted = int(cursor.rowcount)
+    removed = int(cursor.rowcount)
     restored = 0
     if kept:
-        cursor.execute(restore_statement(target))
-        restored = int(cursor.rowcount)
+        for statement in (restore_statement(target), reinsert_statement(target)):
+            cursor.execute(statement)
+            restored += int(cursor.rowcount)
         cursor.execute(restored_statement(target))
         same = cursor.fetchone()[0]
         if same != kept:
             raise LedgerError(
-                f"{kept - same:,} of {kept:,} rows would not be restored exactly (because of a trigger?), so nothing was "
-                "undone; restore from a backup"
+                f"{kept - same:,} of {kept:,} rows would not be restored exactly (because of a trigger, or because their key is "
+                "there again?), so nothing was undone; restore from a backup"
             )
-    if (deleted, restored) != (written.inserted, kept):
-        raise LedgerError(f"{deleted + restored:,} rows were found, but the run wrote {intact:,}; nothing was undone")
-    return deleted, restored
+    if restored != kept:
+        raise LedgerError(f"{restored:,} of {kept:,} rows were restored; nothing was undone")
+    return removed, restored
 
 
 def _refuse_cascades(cursor: Any, target: TargetTable) -> None:

@@ -95,6 +95,16 @@ def restore_statement(target: TargetTable) -> Composed:
     )
 
 
+def reinsert_statement(target: TargetTable) -> Composed:
+    """Insert the rows that the run deleted again, unless their key has come back since."""
+    columns = SQL(", ").join(Identifier(column.name) for column in target.columns if not column.is_generated)
+    return ours(
+        target,
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM pg_temp.etl_images AS kept WHERE kept.etl_mine "
+        "AND NOT EXISTS (SELECT FROM pg_temp.etl_ours AS ours WHERE {}) ON CONFLICT DO NOTHING",
+    ).format(table(target), columns, columns, match_keys(target, "ours", "kept"))
+
+
 def restored_statement(target: TargetTable) -> Composed:
     """Count the rows that are, letter for letter, what was kept."""
     present = ours(target, "SELECT (etl_target.*)::text AS etl_text, {} FROM {} AS etl_target").format(

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,12 @@ import psycopg2
 from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from etl_toolkit.errors import ConflictTripwireError
+from etl_toolkit.loading.compose import compose, composes
 from etl_toolkit.loading.merge import (
     Merged,
     Upsert,
     count_keys,
+    differs,
     judge,
     key_items,
     latest_rows,
@@ -30,9 +32,11 @@ from etl_toolkit.loading.merge import (
     present_rows,
     staging_table,
     table,
+    update_only,
 )
 from etl_toolkit.loading.naming import ours
-from etl_toolkit.loading.statements import differs, update_statement, write_statement
+from etl_toolkit.loading.statements import update_statement, write_statement
+from etl_toolkit.loading.tombstones import Buried, add_buried, bury, dead_rows, live_rows
 from etl_toolkit.loading.tripwire import check, check_kept
 from etl_toolkit.model import ConflictAction, HazardKind, TargetTable
 
@@ -51,9 +55,39 @@ def merge(
     if staged is not None and not any(staged.values()):
         return {}
     rows = source or staging_table()
+    if upsert.write.is_plain:
+        return _merge_rows(cursor, upsert, rows, staged)
+    competing = count_keys(cursor, upsert.target, rows) if upsert.several_files else {}
+    buried: dict[int, Buried] = {}
+    if is_composed := composes(upsert):
+        upsert, rows = compose(cursor, upsert, rows)
+    if upsert.write.delete:
+        buried = bury(cursor, upsert, dead_rows(upsert, rows, is_composed=is_composed))
+        rows = live_rows(upsert, rows, is_composed=is_composed)
+    merged = add_buried(_merge_rows(cursor, upsert, rows, _count_rows(cursor, upsert, rows)), buried)
+    for file, (count, distinct) in competing.items():
+        merged[file] = replace(merged.get(file, Merged()), staged=count, distinct=distinct)
+    return merged
+
+
+def _count_rows(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, int] | None:
+    """How many rows there are per file, if each has a key of its own."""
+    if not upsert.unique:
+        return None
+    cursor.execute(ours(upsert.target, "SELECT etl_file, count(*) FROM {} GROUP BY etl_file").format(source))
+    return dict(cursor.fetchall())
+
+
+def _merge_rows(
+    cursor: Any, upsert: Upsert, rows: Composable, staged: Mapping[int, int] | None
+) -> dict[int, Merged]:  # fmt: skip
+    if staged is not None and not any(staged.values()):
+        return {}
     try:
+        if upsert.write.rows == "update":
+            return _with_lost(cursor, upsert, rows, update_only)
         if upsert.undoable or needs_verdicts(upsert):
-            merged = _with_lost(cursor, upsert, rows)
+            merged = _with_lost(cursor, upsert, rows, judge)
         else:
             merged = _write(cursor, upsert, rows, staged if upsert.unique else None)
     except psycopg2.errors.CardinalityViolation:
@@ -94,8 +128,10 @@ def needs_verdicts(upsert: Upsert) -> bool:
     return upsert.action is ConflictAction.NEWER or upsert.target.is_partitioned or has_row_triggers
 
 
-def _with_lost(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:
-    merged = judge(cursor, upsert, source)
+def _with_lost(
+    cursor: Any, upsert: Upsert, source: Composable, write: Callable[[Any, Upsert, Composable], dict[int, Merged]]
+) -> dict[int, Merged]:
+    merged = write(cursor, upsert, source)
     if not upsert.several_files:
         return merged
     counted = count_keys(cursor, upsert.target, source)
@@ -106,7 +142,7 @@ def _with_lost(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Mer
 
 
 def _write(cursor: Any, upsert: Upsert, source: Composable, staged: Mapping[int, int] | None) -> dict[int, Merged]:
-    sample = Sample() if upsert.keeps_present else _sample(cursor, upsert, source)
+    sample = Sample() if upsert.keeps_present or upsert.marks else _sample(cursor, upsert, source)
     updated_first: dict[int, int] = {}
     if staged is not None and sample.all_differ and _may_update(upsert):
         updated = _update(cursor, upsert, source)

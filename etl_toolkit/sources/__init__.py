@@ -26,6 +26,7 @@ from etl_toolkit.sources.relation import (
     is_record,
     line_texts,
     names_of,
+    quoted_where_needed,
     read_failure,
     record_expression,
     resource_failure,
@@ -33,6 +34,7 @@ from etl_toolkit.sources.relation import (
     typed_relation,
 )
 from etl_toolkit.sources.resolving import check_unchanged, leave_out_taken, read_once, resolve
+from etl_toolkit.sources.tombstones import tombstone_expression
 from etl_toolkit.sources.zones import with_offsets
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "number_in_file",
     "ordinals",
     "partition_of",
+    "quoted_where_needed",
     "read_failure",
     "read_once",
     "record_expression",
@@ -63,6 +66,7 @@ __all__ = [
     "resource_failure",
     "split_streams",
     "text_relation",
+    "tombstone_expression",
     "too_many_rejects",
     "typed_relation",
     "with_offsets",

@@ -10,6 +10,7 @@ from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Layout, SourceFile
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.inputs import escape_name
+from etl_toolkit.sources.tombstones import UNKNOWN_MARK
 from etl_toolkit.sources.typed import hides_bytes, typed_text
 from etl_toolkit.sources.values import converted, nulls_of_reader
 from etl_toolkit.workspace import literal
@@ -197,6 +198,8 @@ def read_failure(files: Iterable[SourceFile], error: BaseException) -> SourceErr
     where = escape_name(named.name) if named else "reading"
     if shortage := resource_failure(error, where):
         return shortage
+    if UNKNOWN_MARK in text:
+        return SourceError(text.partition(": ")[2])
     if named and BAD_TEXT in text:
         return UnreadableTextError(f"{where}: has text that is not UTF-8; write the file again", named.position)
     detail = next(iter(text.splitlines()), type(error).__name__)
@@ -233,7 +236,7 @@ def record_expression(file: SourceFile, texts: Sequence[str], layout: Layout) ->
     spelled = [
         f"coalesce({text}, '')"
         if _is_never_quoted(types.get(name, ""), delimiter)
-        else _quoted_where_needed(text, delimiter)
+        else quoted_where_needed(text, delimiter)
         for name, text in zip(layout.columns, texts, strict=True)
     ]
     # No text of them is NULL. As a chain of || it would be as deep as there are columns, and DuckDB takes a depth of 1,000.
@@ -245,7 +248,8 @@ def _is_never_quoted(kind: str, delimiter: str) -> bool:
     return delimiter in ORDINARY_DELIMITERS and kind.startswith(NEVER_QUOTED) and not is_list
 
 
-def _quoted_where_needed(text: str, delimiter: str) -> str:
+def quoted_where_needed(text: str, delimiter: str) -> str:
+    """A field of a CSV record out of an expression of its text: nothing where that is NULL."""
     special = (
         literal(delimiter),
         "'\"'",

@@ -63,6 +63,10 @@ def set_unchanged_apart(run: Run, overlap: KeyOverlap) -> bool:
                 source.execute(
                     "CREATE OR REPLACE TABLE unequal AS SELECT row FROM found ANTI JOIN present USING (record)"
                 )
+                if run.scan.has_gone:  # what a tombstone makes room for is written again
+                    source.execute(
+                        "INSERT INTO unequal SELECT winner FROM keys WHERE reset EXCEPT SELECT row FROM unequal"
+                    )
         finally:
             run.workspace.query("DROP TABLE present")
     return True
@@ -73,6 +77,7 @@ def _may_compare(run: Run) -> bool:
     assert run.layout is not None
     return (
         not run.plan.target_is_empty
+        and (run.spec.write.delete is None or not run.spec.write.delete.soft)
         and run.spec.conflict_action is ConflictAction.UPDATE
         and not (target.hazards or target.is_partitioned)
         and all(target.column(name).base_type in ROUND_TRIP for name in run.layout.columns)

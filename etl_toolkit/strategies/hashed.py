@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain, pairwise, zip_longest
 from typing import Any
 
 import psycopg2
@@ -29,6 +29,7 @@ from etl_toolkit.loading.merge import (
 from etl_toolkit.loading.rejects import refuse_staged
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.tombstones import narrow, tombstone_layout
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, SourceFile
 from etl_toolkit.plan import layout_of
@@ -36,7 +37,7 @@ from etl_toolkit.sources import check_unchanged
 from etl_toolkit.strategies.lanes import FileCounts, on_retry, run_all
 from etl_toolkit.strategies.refused_rows import check_reject_limit, find_rejects
 from etl_toolkit.strategies.staged import counts_of
-from etl_toolkit.strategies.staging import may_be_long, stage
+from etl_toolkit.strategies.staging import may_be_long, stage, written_marks
 from etl_toolkit.strategies.together import RowsLostError, load_together
 
 MOST_TABLES = 16
@@ -48,7 +49,7 @@ def load_hashed(run: Run) -> dict[int, Counts]:
     A server crash empties unlogged tables: then all files are staged again, and committed partitions stay committed.
     """
     groups = _groups(run.files)
-    tables = [shared_staging(run.run_id, number) for number in range(len(groups))]
+    tables = [shared_staging(run.run_id, number) for number in range(len(groups) * (2 if run.spec.write.delete else 1))]
     try:
         for attempt in itertools.count(1):
             try:
@@ -76,7 +77,8 @@ def _groups(files: Sequence[SourceFile]) -> list[Sequence[SourceFile]]:
 def _stage_and_merge(
     run: Run, groups: Sequence[Sequence[SourceFile]], tables: Sequence[Composable]
 ) -> dict[int, Counts]:
-    tasks = [partial(_stage_with_retry, run, *each) for each in zip(groups, tables, strict=True)]
+    pairs = list(zip_longest(tables[: len(groups)], tables[len(groups) :]))
+    tasks = [partial(_stage_with_retry, run, *each) for each in zip(groups, pairs, strict=True)]
     staged = list(chain.from_iterable(run_all(run, tasks, workers=run.plan.workers)))
     rejected = {file.position: len(run.refused.get(file.position, ())) for file in run.files}
     lost = {position: Counts(read=count, rejected=count) for position, count in rejected.items()}
@@ -95,7 +97,11 @@ def _stage_and_merge(
 def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) -> dict[int, Counts]:
     assert batch.partition is not None
     assert run.layout is not None
-    source = staged_partition(run.target, run.layout, tables, batch.partition, len(run.plan.batches))
+    count = len(tables) // (2 if run.spec.write.delete else 1)
+    source = staged_partition(
+        run.target, run.layout, tables[:count], batch.partition, len(run.plan.batches), tombstones=tables[count:],
+        kept=tombstone_layout(run.target, run.layout, run.spec.order_by).columns,
+    )  # fmt: skip
     upsert = Upsert(
         run.target,
         run.layout,
@@ -103,6 +109,8 @@ def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) ->
         run.spec.order_by,
         several_files=True,
         undoable=run.spec.undoable,
+        write=run.spec.write,
+        marks=written_marks(run),
     )
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert, source)
@@ -113,15 +121,20 @@ def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) ->
     }
 
 
-def _stage_with_retry(run: Run, files: Sequence[SourceFile], table: Composable) -> list[int]:
+def _stage_with_retry(run: Run, files: Sequence[SourceFile], tables: tuple[Composable, Composable | None]) -> list[int]:
     """Stage the files of one table in a transaction of its own; where the server refuses rows, find them all and go without."""
+    table, dead = tables
 
     def attempt() -> list[int]:
         label = f"stage {files[0].position + 1}"
         with run.sessions.lend(label) as connection, connection.cursor() as cursor:
             layout = layout_of(files[0], run.target)
-            cursor.execute(create_shared_staging(run.target, layout, table, file=files[0].position))
-            rows = [_stage(run, cursor, file, table) for file in files]
+            first, is_marked = files[0].position, dead is not None
+            cursor.execute(create_shared_staging(run.target, layout, table, file=first, is_numbered=is_marked))
+            if dead is not None:
+                marked = tombstone_layout(run.target, layout, run.spec.order_by)
+                cursor.execute(create_shared_staging(narrow(run.target), marked, dead, file=first, is_numbered=True))
+            rows = [_stage(run, cursor, file, table, dead) for file in files]
             refuse_staged(cursor, run.target, layout, table, may_be_long=any(map(may_be_long, files)))
             for file in files:
                 check_unchanged(file)
@@ -145,9 +158,10 @@ def _stage_with_retry(run: Run, files: Sequence[SourceFile], table: Composable) 
     return run_with_retry(attempt_without_rejects, run.config, on_retry=on_retry(run, label), sleep=run.sleep)
 
 
-def _stage(run: Run, cursor: Any, file: SourceFile, table: Composable) -> int:
-    cursor.execute(set_file(run.target, file.position, table=table))
-    return sum(stage(run, cursor, file, layout_of(file, run.target), destination=table))
+def _stage(run: Run, cursor: Any, file: SourceFile, table: Composable, dead: Composable | None) -> int:
+    for each in [table, dead] if dead is not None else [table]:
+        cursor.execute(set_file(run.target, file.position, table=each))
+    return sum(stage(run, cursor, file, layout_of(file, run.target), destination=table, tombstones=dead))
 
 
 def drop_staging(run: Run, tables: Sequence[Composable]) -> None:

@@ -7,44 +7,60 @@ Where DuckDB can compare the keys it collapses and sorts, and each key is sent o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
 import psycopg2
+from psycopg2.sql import Composable
 
 from etl_toolkit.errors import map_driver_error
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging, drop_staging, staging_table
-from etl_toolkit.loading.naming import own_name
+from etl_toolkit.loading.naming import ours, own_name
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.tombstones import (
+    TOMBSTONES,
+    Buried,
+    bury,
+    narrow,
+    numbered_dead_rows,
+    tombstone_layout,
+    tombstone_table,
+)
 from etl_toolkit.loading.tripwire import own_rivals
 from etl_toolkit.loading.upsert import merge
-from etl_toolkit.model import Batch, ConflictAction, Counts, KeyOverlap
+from etl_toolkit.model import Batch, ConflictAction, Counts, KeyOverlap, Layout
 from etl_toolkit.overlap import measure
 from etl_toolkit.ranking import collapse, put_in_order
+from etl_toolkit.sources import quoted_where_needed
 from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.direct import Chosen, copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.lanes import add_up
+from etl_toolkit.strategies.staging import written_marks
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers
 from etl_toolkit.strategies.together import load_together
 from etl_toolkit.workspace import literal
+from etl_toolkit.write_rules import may_copy
 
 
 @dataclass(frozen=True)
 class Range:
     """A range of keys: a stretch of the table `ordered`; its winners per file, and those that are to be sent.
 
-    The others are in the table unchanged.
+    The others are in the table unchanged. `dead` are the keys to delete: those of tombstones that won, per file `buried`, and
+    those that a tombstone lost.
     """
 
     stretch: str  # of `ordered`: a FROM and WHERE
     won: Mapping[int, int]
     sent: Mapping[int, int]
+    dead: str = ""  # a FROM and WHERE, of `keys`
+    buried: Mapping[int, int] = field(default_factory=dict)
 
 
 def load_partitioned(run: Run) -> dict[int, Counts]:
@@ -88,7 +104,17 @@ def _divide(run: Run, *, compared: bool) -> list[Range]:
     put_in_order(run.scan, run.workspace)
     edges = _edges(run)
     sent = "row IN (SELECT row FROM unequal)" if compared else "true"
-    return [_range(run, f"ordered WHERE rowid >= {first} AND rowid < {end}", sent) for first, end in pairwise(edges)]
+    ranges = [_range(run, f"ordered WHERE rowid >= {first} AND rowid < {end}", sent) for first, end in pairwise(edges)]
+    if not run.spec.write.delete:
+        return ranges
+    assert run.bounds is not None
+    return [_with_dead(run, own, bound) for own, bound in zip(ranges, run.bounds, strict=True)]
+
+
+def _with_dead(run: Run, own: Range, bound: str) -> Range:
+    assert run.scan is not None
+    buried = run.scan.count_by_file(run.workspace, f"SELECT winner FROM keys WHERE gone AND {bound}")
+    return replace(own, dead=f"keys WHERE (gone OR reset) AND {bound}", buried=buried)
 
 
 def _range(run: Run, stretch: str, sent: str) -> Range:
@@ -112,7 +138,8 @@ def _edges(run: Run) -> list[int]:
         run.sessions.ask("ledger", lambda connection: ledger.pin_bounds(connection, run.run_id, bounds))
         return edges
     counts = ", ".join(f"count(*) FILTER (WHERE {bound})" for bound in run.bounds)
-    return list(accumulate(run.workspace.query(f"SELECT {counts} FROM keys")[0], initial=0))
+    sent = "WHERE NOT gone" if run.spec.write.delete else ""
+    return list(accumulate(run.workspace.query(f"SELECT {counts} FROM keys {sent}")[0], initial=0))
 
 
 def _bounds(run: Run, edges: Sequence[int]) -> list[str]:
@@ -132,7 +159,10 @@ def _bounds(run: Run, edges: Sequence[int]) -> list[str]:
     for number, (first, end) in enumerate(pairwise(edges)):
         lower = f"({keys}) >= ({key_at[first]})" if number and first in key_at else ""
         upper = f"({keys}) < ({key_at[end]})" if end in key_at else ""
-        bounds.append(" AND ".join(filter(None, (lower, upper))) or "true")
+        everything = (
+            "true" if key_at or not number else "false"
+        )  # if there is no winner, all tombstones are of the first
+        bounds.append(" AND ".join(filter(None, (lower, upper))) or everything)
     return bounds
 
 
@@ -142,11 +172,42 @@ def _write(run: Run, cursor: Any, batch: Batch, ranges: Sequence[Range]) -> dict
     own = ranges[batch.partition]
     same = {file: rows - own.sent.get(file, 0) for file, rows in own.won.items()}
     counts = [{file: Counts(read=rows, unchanged=rows) for file, rows in same.items()}]
+    buried = _bury(run, cursor, own) if own.dead else {}
     if own.sent:
         chosen = _chosen(run, own)
-        absent = copy_absent(run, cursor, batch, chosen, own.sent)
+        absent = copy_absent(run, cursor, batch, chosen, own.sent) if may_copy(run.spec) else None
         counts.append(_copy_staged(run, cursor, batch, chosen, own.sent) if absent is None else absent)
+    counts.append({file: _counts(item.added_to(Merged())) for file, item in buried.items()})
     return add_up(counts)
+
+
+def _bury(run: Run, cursor: Any, own: Range) -> dict[int, Buried]:
+    """Delete the keys of tombstones, or mark their rows."""
+    assert run.scan is not None
+    assert run.layout is not None
+    scan, target = run.scan, run.target
+    if not run.workspace.query(f"SELECT count(*) FROM (SELECT 1 FROM {own.dead} LIMIT 1)")[0][0]:
+        return {}
+    marked = tombstone_layout(target, run.layout, run.spec.order_by)
+    cursor.execute(create_staging(narrow(target), marked, name=TOMBSTONES, is_numbered=True))
+    layout = Layout((own_name(target, "etl_file"), own_name(target, "etl_n"), *marked.columns))
+    of_key = dict(zip(scan.key, scan.key_columns, strict=True))
+    texts = [quoted_where_needed(f"{of_key.get(name, 'o')}::VARCHAR", layout.delimiter) for name in marked.columns]
+    records = f"concat_ws({literal(layout.delimiter)}, file, decides::INTEGER, {', '.join(texts)}) AS record"
+    query = (
+        f"SELECT {records} FROM rows JOIN (SELECT winner, gone AS decides FROM {own.dead}) ON {scan.row_sql} = winner "
+        f"ORDER BY {scan.key_sql}"
+    )
+    with run.phases.phase("copy"), run.workspace.cursor() as source:
+        copy_records(cursor, source, query, copy_into(tombstone_table(), layout), on_bytes=run.on_bytes)
+    upsert = Upsert(
+        target, run.layout, run.spec.conflict_action, run.spec.order_by, undoable=run.spec.undoable,
+        write=run.spec.write, marks=written_marks(run),
+    )  # fmt: skip
+    with run.phases.phase("merge"):
+        buried = bury(cursor, upsert, numbered_dead_rows(upsert))
+        cursor.execute(drop_staging(TOMBSTONES))
+    return buried
 
 
 def _chosen(run: Run, own: Range) -> Chosen:
@@ -176,16 +237,33 @@ def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: 
         sorted=True,
         undoable=run.spec.undoable,
         rivals=own_rivals(cursor, run.run_id, batch) if run.spec.conflict_action is not ConflictAction.IGNORE else None,
+        write=run.spec.write,
+        marks=written_marks(run),
     )
     with run.phases.phase("merge"):
-        merged = merge(cursor, upsert, staged=per_file)
+        merged = merge(cursor, upsert, _without_tombstones(run), staged=per_file)
         cursor.execute(drop_staging())  # the next range of this worker makes its own
     reach("merged")
     return {file: _counts(item) for file, item in merged.items()}
 
 
+def _without_tombstones(run: Run) -> Composable | None:
+    """The staged rows, where a relation of them has to say that none is a tombstone."""
+    if not run.spec.write.delete:
+        return None
+    return ours(run.target, "(SELECT *, ctid, false AS etl_gone FROM {}) AS staged").format(staging_table())
+
+
 def _counts(item: Merged) -> Counts:
-    return Counts(item.rows, item.inserted, item.updated, item.unchanged, stale=item.stale)
+    return Counts(
+        item.rows,
+        item.inserted,
+        item.updated,
+        item.unchanged,
+        stale=item.stale,
+        deleted=item.deleted,
+        absent=item.absent,
+    )
 
 
 def lost_rows(run: Run, overlap: KeyOverlap, ranges: Sequence[Range]) -> dict[int, Counts]:
@@ -193,7 +271,7 @@ def lost_rows(run: Run, overlap: KeyOverlap, ranges: Sequence[Range]) -> dict[in
     lost = {}
     for file in overlap.files:
         rejected = len(run.refused.get(file.position, ()))
-        won = sum(part.won.get(file.position, 0) for part in ranges)
+        won = sum(part.won.get(file.position, 0) + part.buried.get(file.position, 0) for part in ranges)
         lost[file.position] = Counts(
             read=file.duplicates + file.distinct_keys - won + rejected,
             superseded_same_file=file.duplicates,

@@ -10,10 +10,11 @@ import duckdb
 
 from etl_toolkit.loading.rejects import refused_records
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.tombstones import narrow, tombstone_layout
 from etl_toolkit.model import Reject, SourceFile
 from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import locate, number_in_file, read_failure, too_many_rejects
-from etl_toolkit.strategies.staging import records_query
+from etl_toolkit.strategies.staging import marked_records_query, records_query
 
 T = TypeVar("T")
 
@@ -21,17 +22,27 @@ T = TypeVar("T")
 def find_rejects(run: Run, file: SourceFile) -> tuple[Reject, ...]:
     """Ask the server about every record of a file; note those it refuses, and return them."""
     layout = layout_of(file, run.target)
-    with (
-        run.phases.phase("rejects"),
-        run.sessions.lend("rejects") as connection,
-        run.workspace.cursor() as source,
-    ):
-        source.execute(f"SELECT row_number() OVER () - 1, record FROM ({records_query(file, layout)})")
-        chunks = _chunks(run, file, source)
-        found = tuple(
-            Reject(file.position, number_in_file(file, item.row), None, item.reason, item.sqlstate, item.record)
-            for item in bounded(refused_records(connection, run.target, layout, chunks), run.spec.max_rejects)
-        )
+    numbered = f"SELECT row_number() OVER () - 1, record FROM ({records_query(file, layout)})"
+    asked = [(numbered, run.target, layout)]
+    if delete := run.spec.write.delete:
+        marked = tombstone_layout(run.target, layout, run.spec.order_by)
+        asked = [
+            (f"SELECT number, record FROM ({marked_records_query(file, some, delete, is_gone=is_gone)})", target, some)
+            for is_gone, target, some in ((False, run.target, layout), (True, narrow(run.target), marked))
+        ]
+    found: tuple[Reject, ...] = ()
+    for query, target, some in asked:
+        with (
+            run.phases.phase("rejects"),
+            run.sessions.lend("rejects") as connection,
+            run.workspace.cursor() as source,
+        ):
+            source.execute(query)
+            chunks = _chunks(run, file, source)
+            found += tuple(
+                Reject(file.position, number_in_file(file, item.row), None, item.reason, item.sqlstate, item.record)
+                for item in bounded(refused_records(connection, target, some, chunks), run.spec.max_rejects)
+            )
     found = locate(file, found, run.workspace, max_line_bytes=run.config.max_line_bytes)
     run.note_rejects(found)
     return found

@@ -14,15 +14,7 @@ from etl_toolkit.errors import driver_errors_mapped
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.merge import (
-    Merged,
-    Upsert,
-    create_staging,
-    drop_staging,
-    empty_staging,
-    set_file,
-    staging_table,
-)
+from etl_toolkit.loading.merge import Merged, Upsert, empty_staging, staging_table
 from etl_toolkit.loading.rejects import refuse_identities, refuse_staged
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import Rivals, rivals
@@ -36,7 +28,17 @@ from etl_toolkit.strategies.direct import Chosen, copy_absent, copy_unseen
 from etl_toolkit.strategies.lanes import FileCounts
 from etl_toolkit.strategies.refused_rows import check_reject_limit, find_rejects
 from etl_toolkit.strategies.refused_writes import find_refused_writes
-from etl_toolkit.strategies.staging import has_unique_keys, may_be_long, stage
+from etl_toolkit.strategies.staging import (
+    create_tables,
+    drop_tables,
+    has_unique_keys,
+    may_be_long,
+    set_tables_file,
+    stage,
+    staged_source,
+    written_marks,
+)
+from etl_toolkit.write_rules import may_copy
 
 
 def load_files(run: Run, batch: Batch) -> FileCounts:
@@ -53,7 +55,8 @@ def load_files(run: Run, batch: Batch) -> FileCounts:
         try:
             return _load_once(run, batch)
         except psycopg2.Error as error:
-            if not is_row_error(error) or run.is_stopped or not find_refused_writes(run, batch):
+            is_found = is_row_error(error) and not run.is_stopped and run.spec.write.is_plain
+            if not is_found or not find_refused_writes(run, batch):
                 raise
         run.take_back(sent_before)
         return _load_once(run, batch)
@@ -63,7 +66,7 @@ def _find_refused(run: Run, batch: Batch) -> int:
     """Find the rows that the server refuses by themselves or, where there are none, for others; return how many."""
     found = sum(len(find_rejects(run, run.file(position))) for position in batch.files)
     check_reject_limit(run)
-    return found or find_refused_writes(run, batch)
+    return found or (find_refused_writes(run, batch) if run.spec.write.is_plain else 0)
 
 
 def _load_once(run: Run, batch: Batch) -> FileCounts:
@@ -104,6 +107,8 @@ def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
 
 def load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None:
     """COPY the files into the table itself, where no row is known to share its key with another one of the load."""
+    if run.spec.write.delete or not may_copy(run.spec):
+        return None
     if run.target.hazards or any(run.refused.get(position) for position in batch.files):
         return None
     overlap = run.plan.overlap
@@ -124,13 +129,13 @@ def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile], others: R
     """Stage and merge one file after the other."""
     counts = {}
     for file in files:
-        cursor.execute(create_staging(run.target, layout_of(file, run.target)))
-        cursor.execute(set_file(run.target, file.position))
+        create_tables(run, cursor, layout_of(file, run.target))
+        set_tables_file(run, cursor, file.position)
         staged, merged = _load_file(run, cursor, file, others)
         rejected = len(run.refused.get(file.position, ()))
         counts[file.position] = counts_of(merged, staged=staged, distinct=None, rejected=rejected)
         if len(files) > 1:
-            cursor.execute(drop_staging())
+            drop_tables(run, cursor)
     return counts
 
 
@@ -139,18 +144,19 @@ def _load_file(run: Run, cursor: Any, file: SourceFile, others: Rivals | None) -
     layout = layout_of(file, run.target)
     upsert = Upsert(
         run.target, layout, run.spec.conflict_action, run.spec.order_by, has_unique_keys(run, file.position),
-        undoable=run.spec.undoable, rivals=others,
+        undoable=run.spec.undoable, rivals=others, write=run.spec.write, marks=written_marks(run),
     )  # fmt: skip
+    source = staged_source(run, layout)
     total, staged = Merged(), 0
     for rows in stage(
         run, cursor, file, layout, chunk_records=run.config.chunk_size if _may_chunk(run, file) else None
     ):
         if not upsert.unique:
             refuse_staged(cursor, run.target, layout, staging_table(), may_be_long=may_be_long(file))
-        refuse_identities(cursor, upsert, staging_table())
+        refuse_identities(cursor, upsert, source or staging_table())
         reach("copied")
         with run.phases.phase("merge"):
-            total = total + merge(cursor, upsert, staged={file.position: rows}).get(file.position, Merged())
+            total = total + merge(cursor, upsert, source, staged={file.position: rows}).get(file.position, Merged())
         reach("merged")
         if _may_chunk(run, file):
             cursor.execute(empty_staging())
@@ -168,7 +174,7 @@ def _may_chunk(run: Run, file: SourceFile) -> bool:
     """
     competes = run.spec.order_by is not None and run.spec.conflict_action is not ConflictAction.NEWER
     coupled = run.target.forced("server") or run.target.forced("sequential")
-    is_streaming = run.plan.strategy is Strategy.STREAMING and not coupled and not competes
+    is_streaming = run.plan.strategy is Strategy.STREAMING and not coupled and not competes and run.spec.write.is_plain
     return is_streaming and not (
         half_read_checks(run.target, layout_of(file, run.target)) or whole_row_checks(run.target)
     )
@@ -178,19 +184,20 @@ def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile], others: 
     """Stage all files, then merge the winners of all of them at once."""
     staged = {}
     layout = layout_of(files[0], run.target)  # one set of columns: the plan refuses `order_by` otherwise
-    cursor.execute(create_staging(run.target, layout))
+    create_tables(run, cursor, layout)
     for file in files:
-        cursor.execute(set_file(run.target, file.position))
+        set_tables_file(run, cursor, file.position)
         staged[file.position] = sum(stage(run, cursor, file, layout_of(file, run.target)))
     refuse_staged(cursor, run.target, layout, staging_table(), may_be_long=any(map(may_be_long, files)))
     reach("copied")
     upsert = Upsert(
         run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=True,
-        undoable=run.spec.undoable, rivals=others,
+        undoable=run.spec.undoable, rivals=others, write=run.spec.write, marks=written_marks(run),
     )  # fmt: skip
-    refuse_identities(cursor, upsert, staging_table())
+    source = staged_source(run, layout)
+    refuse_identities(cursor, upsert, source or staging_table())
     with run.phases.phase("merge"):
-        merged = merge(cursor, upsert)
+        merged = merge(cursor, upsert, source)
     reach("merged")
     return {
         position: counts_of(
@@ -214,6 +221,8 @@ def counts_of(merged: Merged, *, staged: int, distinct: int | None, rejected: in
         superseded_later_file=lost - same_file,
         rejected=rejected,
         stale=merged.stale,
+        deleted=merged.deleted,
+        absent=merged.absent,
     )
 
 

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from psycopg2.sql import Composable
+from psycopg2.sql import SQL, Composable, Literal
 
 from etl_toolkit.errors import EtlError
-from etl_toolkit.loading.conditions import LONG_ENTRY_BYTES
+from etl_toolkit.loading.conditions import LONG_ENTRY_BYTES, generated_keys
 from etl_toolkit.loading.copy import RecordReader, copy_stream, open_body
-from etl_toolkit.loading.merge import copy_into, staging_table
+from etl_toolkit.loading.merge import (
+    copy_into,
+    create_staging,
+    drop_staging,
+    marked_rows,
+    set_file,
+    staging_table,
+)
+from etl_toolkit.loading.naming import ours, own_name
 from etl_toolkit.loading.records import RecordStream
 from etl_toolkit.loading.run import Run
-from etl_toolkit.model import Layout, SourceFile
-from etl_toolkit.sources import is_record, ordinals, record_expression, text_relation
+from etl_toolkit.loading.tombstones import TOMBSTONES, narrow, tombstone_layout, tombstone_table
+from etl_toolkit.model import Delete, Layout, SourceFile
+from etl_toolkit.sources import is_record, ordinals, record_expression, text_relation, tombstone_expression
+from etl_toolkit.workspace import literal
 
 
 def stage(
     run: Run, cursor: Any, file: SourceFile, layout: Layout, *, chunk_records: int | None = None,
-    destination: Composable | None = None,
+    destination: Composable | None = None, tombstones: Composable | None = None,
 ) -> Iterator[int]:  # fmt: skip
-    """COPY one file into the staging table, its rejected records left out; yield the rows staged, after each chunk."""
-    statement = copy_into(destination or staging_table(), layout)
+    """COPY one file into the staging table, its rejected records left out; yield the rows staged, after each chunk.
+
+    Where rows may be tombstones, those go into a table of their own, and all are numbered.
+    """
     rejected = ordinals(file, run.refused.get(file.position, ()))
+    if delete := run.spec.write.delete:
+        marked = tombstone_layout(run.target, layout, run.spec.order_by)
+        queries = [
+            (layout, destination or staging_table(), marked_records_query(file, layout, delete, is_gone=False)),
+            (marked, tombstones or tombstone_table(), marked_records_query(file, marked, delete, is_gone=True)),
+        ]
+        yield sum(_stage_numbered(run, cursor, file, copy, rejected) for copy in queries)
+        return
+    statement = copy_into(destination or staging_table(), layout)
     if file.is_plain and is_record(file, layout) and not rejected:
         with open_body(file) as body:
             yield from _copy_chunks(run, cursor, statement, body, chunk_records)
@@ -48,6 +69,77 @@ def stage(
             )
 
 
+def _stage_numbered(
+    run: Run, cursor: Any, file: SourceFile, copy: tuple[Layout, Composable, str], rejected: Sequence[int]
+) -> int:
+    """COPY the (record, number) of a query into a table with a number for each row, which is that in the file."""
+    layout, destination, query = copy
+    numbered = Layout((own_name(run.target, "etl_n"), *layout.columns), layout.delimiter)
+    with run.workspace.cursor() as source:
+        source.execute("CREATE OR REPLACE TEMP TABLE rejected AS SELECT unnest(?::BIGINT[]) AS number", [rejected])
+        query = f"SELECT number || {literal(layout.delimiter)} || record AS record FROM ({query}) ANTI JOIN rejected USING (number)"
+        with RecordReader(source, query, [file]) as records, run.phases.phase("copy"):
+            taken = copy_stream(cursor, copy_into(destination, numbered), records, on_bytes=run.on_bytes)
+        if records.sent != taken:
+            raise EtlError(
+                f"{file.name}: {records.sent} rows were sent to COPY but it took {taken}; nothing is written"
+            )
+    return taken
+
+
+def create_tables(run: Run, cursor: Any, layout: Layout) -> None:
+    """Make the session's staging table, and the one of tombstones where rows may be such."""
+    delete = run.spec.write.delete
+    cursor.execute(create_staging(run.target, layout, is_numbered=delete is not None))
+    if delete:
+        marked = tombstone_layout(run.target, layout, run.spec.order_by)
+        cursor.execute(create_staging(narrow(run.target), marked, name=TOMBSTONES, is_numbered=True))
+
+
+def set_tables_file(run: Run, cursor: Any, position: int) -> None:
+    """Let the rows staged from now on belong to the file at `position`."""
+    cursor.execute(set_file(run.target, position))
+    if run.spec.write.delete:
+        cursor.execute(set_file(run.target, position, table=tombstone_table()))
+
+
+def drop_tables(run: Run, cursor: Any) -> None:
+    """Make room for the staging tables of a file with other columns."""
+    cursor.execute(drop_staging())
+    if run.spec.write.delete:
+        cursor.execute(drop_staging(TOMBSTONES))
+
+
+def staged_source(run: Run, layout: Layout) -> Composable | None:
+    """The relation of all staged rows, where that is not just the staging table."""
+    if not run.spec.write.delete:
+        return None
+    kept = tombstone_layout(run.target, layout, run.spec.order_by).columns
+    every = [*layout.columns, *generated_keys(run.target, layout)]
+    return marked_rows(run.target, every, [staging_table()], [tombstone_table()], kept)
+
+
+def written_marks(run: Run) -> dict[str, Composable]:
+    """What the columns get that no file has, each an expression over a staged row."""
+    write, target = run.spec.write, run.target
+    marks: dict[str, Composable] = {}
+    if soft := write.delete and write.delete.soft:
+        kind = target.column(soft)
+        is_bool = kind.base_type == "bool"
+        expression = "etl_gone" if is_bool else "CASE WHEN etl_gone THEN pg_catalog.now() END::{}"
+        marks[soft] = ours(target, expression).format(SQL(kind.type))
+    last = max((file.position for file in run.files), default=0)
+    names = [run.file(at).name if at in run.positions else None for at in range(last + 1)]
+    for name, text in write.set.items():
+        value: Composable = Literal(run.run_id if text == "$run" else text)
+        if text == "now()":
+            value = SQL("pg_catalog.now()")
+        elif text == "$file":
+            value = ours(target, "({}::text[])[etl_file + 1]").format(Literal(names))
+        marks[name] = SQL("{}::{}").format(value, SQL(target.column(name).type))
+    return marks
+
+
 def _copy_chunks(run: Run, cursor: Any, statement: Composable, body: Any, chunk_records: int | None) -> Iterator[int]:
     records = RecordStream(body) if chunk_records else None
     while True:
@@ -63,6 +155,14 @@ def records_query(file: SourceFile, layout: Layout) -> str:
     """A DuckDB query of the file's records as COPY reads them, in file order."""
     relation, texts = text_relation([file], layout.columns)
     return f"SELECT {record_expression(file, texts, layout)} AS record FROM {relation}"
+
+
+def marked_records_query(file: SourceFile, layout: Layout, delete: Delete, *, is_gone: bool) -> str:
+    """The same, each with its `number` among those that can be read, of the tombstones or of all others."""
+    relation, texts = text_relation([file], [*layout.columns, delete.column])
+    record = record_expression(file, texts[:-1], layout)
+    every = f"SELECT {record} AS record, row_number() OVER () - 1 AS number, {tombstone_expression(texts[-1], delete)} AS gone"
+    return f"SELECT record, number FROM ({every} FROM {relation}) WHERE {'gone' if is_gone else 'NOT gone'}"
 
 
 def may_be_long(file: SourceFile) -> bool:

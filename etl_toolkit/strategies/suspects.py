@@ -9,7 +9,7 @@ that of any other strategy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from etl_toolkit.loading.rejects import Refusal, has_refused, refused_records
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.tombstones import narrow
 from etl_toolkit.model import Layout, Reject, TargetTable
 from etl_toolkit.scan import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan
 from etl_toolkit.sources import is_record, locate, number_in_file
@@ -38,14 +39,17 @@ def check_losers(run: Run) -> None:
     Raises RefusedLosersError where there are any, RejectLimitError where they are too many.
     """
     assert run.scan is not None
-    if _check(run, f"doubt = {PROVEN} AND {run.scan.row_sql} NOT IN (SELECT winner FROM keys)"):
+    # Of a tombstone only the key counts, which is proven.
+    mine = f"doubt = {PROVEN} AND NOT gone" if run.scan.has_gone else f"doubt = {PROVEN}"
+    if _check(run, f"{mine} AND {run.scan.row_sql} NOT IN (SELECT winner FROM keys)"):
         check_reject_limit(run)
         raise RefusedLosersError
 
 
 def check_all(run: Run) -> bool:
     """After the server refused a row: find every row it would refuse. Returns whether there is any."""
-    found = _check(run, f"doubt = {PROVEN}")
+    assert run.scan is not None
+    found = _check(run, f"doubt = {PROVEN}{' AND NOT gone' if run.scan.has_gone else ''}")
     check_reject_limit(run)
     return found > 0
 
@@ -83,6 +87,11 @@ def _unlike(grammar: str | None) -> str:
 
 def _fields_query(layout: Layout, part: Part, *, is_unquoted: bool) -> str:
     """The different combinations of the fields of a part, each spelled as a record."""
+    return f"SELECT DISTINCT {_fields(layout, part, is_unquoted=is_unquoted)} AS record FROM found"
+
+
+def _fields(layout: Layout, part: Part, *, is_unquoted: bool) -> str:
+    """The fields of a part, spelled as a record."""
     delimiter = literal(layout.delimiter)
     fields = [
         f"split_part(record, {delimiter}, {layout.columns.index(name) + 1})"
@@ -90,7 +99,7 @@ def _fields_query(layout: Layout, part: Part, *, is_unquoted: bool) -> str:
         else f"regexp_extract(record, {literal(field_grammar(layout, name))}, 1)"
         for name in part.layout.columns
     ]
-    return f"SELECT DISTINCT {f' || {delimiter} || '.join(fields)} AS record FROM found"
+    return f" || {delimiter} || ".join(fields)
 
 
 @dataclass(frozen=True)
@@ -115,17 +124,34 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Inquiry:
-    """Asks the server which scanned rows it would refuse."""
+    """Asks the server which scanned rows it would refuse; of their records, the `fields` that are read."""
 
     scan: KeyScan
     target: TargetTable
     layout: Layout
     workspace: Workspace
     sessions: Sessions
+    order_by: str | None = None
+    fields: str = "record"
 
     def doubtful_keys(self, *, limit: int) -> dict[int, tuple[Reject, ...]]:
         """The refused ones of the rows whose key is NULL or not surely spelled right, by file."""
-        return self.refused(f"doubt IN ({NULL_KEY}, {UNPROVEN})", Doubt(), limit=limit)
+        doubtful = f"doubt IN ({NULL_KEY}, {UNPROVEN})"
+        if not self.scan.has_gone:
+            return self.refused(doubtful, Doubt(), limit=limit)
+        found = self.refused(f"{doubtful} AND NOT gone", Doubt(), limit=limit)
+        kept = {*self.scan.key, self.order_by}
+        part = Part(
+            narrow(self.target),
+            replace(self.layout, columns=tuple(name for name in self.layout.columns if name in kept)),
+        )
+        is_unquoted = all(is_record(file, self.layout) for file in self.scan.files)
+        alone = replace(
+            self, target=part.target, layout=part.layout, fields=_fields(self.layout, part, is_unquoted=is_unquoted)
+        )
+        for file, rejects in alone.refused(f"{doubtful} AND gone", Doubt(), limit=limit).items():
+            found[file] = (*found.get(file, ()), *rejects)
+        return found
 
     def refused(self, where: str, doubt: Doubt, *, limit: int) -> dict[int, tuple[Reject, ...]]:
         """The refused ones of the rows that meet a condition and are in doubt, by file; they are taken out of the load.
@@ -142,7 +168,7 @@ class Inquiry:
         if not any(
             self._has_refused(few, query, target, layout)
             for query, target, layout in [
-                (f"SELECT record FROM found WHERE {doubt.rest}", self.target, self.layout),
+                (f"SELECT {self.fields} AS record FROM found WHERE {doubt.rest}", self.target, self.layout),
                 *((fields.query, fields.part.target, fields.part.layout) for fields in doubt.fields),
             ]
         ):
@@ -183,6 +209,6 @@ class Inquiry:
 
     def _look_for_refused(self, few: str, doubtful: str, *, limit: int) -> list[Refusal]:
         with self.scan.with_records(self.workspace, few) as source, self.sessions.session("rejects") as connection:
-            source.execute(f"SELECT row, record FROM found WHERE {doubtful}")
+            source.execute(f"SELECT row, {self.fields} AS record FROM found WHERE {doubtful}")
             chunks = iter(lambda: source.fetchmany(self.sessions.config.sub_batch_size), [])
             return list(bounded(refused_records(connection, self.target, self.layout, chunks), limit))

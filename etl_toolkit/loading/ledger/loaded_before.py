@@ -40,7 +40,8 @@ WITH later AS MATERIALIZED (
     WHERE status <> 'complete' AND f.position = c.key::int AND content_hash <> ALL (%(contents)s)
 )
 SELECT array_agg(DISTINCT run_id), coalesce(sum(written), 0)::bigint FROM (
-    SELECT run_id, (counts ->> 'inserted')::bigint + (counts ->> 'updated')::bigint AS written FROM counted
+    SELECT run_id, (counts ->> 'inserted')::bigint + (counts ->> 'updated')::bigint
+        + coalesce((counts ->> 'deleted')::bigint, 0) AS written FROM counted
     WHERE (started_at, position) > (%(since)s::timestamptz, %(position)s)
 ) AS newer WHERE written > 0
 """

@@ -1,0 +1,134 @@
+"""What the options of writing ask of a table and its files: their columns, and how they go together. Pure: no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from etl_toolkit.errors import UnknownColumnError, UsageError
+from etl_toolkit.hints import did_you_mean
+from etl_toolkit.keys import fold_name
+from etl_toolkit.model import ConflictAction, LoadSpec, SourceFile, TargetTable
+
+_COLUMN = re.compile(r'("([^"]|"")+"|\w+)( COLLATE .*)?')
+TIMES = ("date", "timestamp", "timestamptz")
+
+
+def spell_write_options(spec: LoadSpec, target: TargetTable) -> LoadSpec:
+    """The spec with columns named as the table names them; `rows = "insert"` is the conflict action `ignore`.
+
+    Raises UsageError where options contradict each other, UnknownColumnError for a column that the table lacks.
+    """
+    write = spec.write
+    if write.is_plain:
+        return spec
+    _check_together(spec)
+    names = [column.name for column in target.columns]
+
+    def spell(given: Iterable[str], option: str) -> tuple[str, ...]:
+        spelled = tuple(fold_name(name, names) for name in given)
+        if unknown := [name for name in spelled if name not in names]:
+            raise UnknownColumnError(
+                f"{option}: {target.qualified_name} has no column {unknown[0]!r}{did_you_mean(unknown[0], names)}"
+            )
+        if fixed := [name for name in spelled if name in target.key or target.column(name).is_generated]:
+            why = "is part of the key" if fixed[0] in target.key else "is generated"
+            raise UsageError(f"{option}: column {fixed[0]!r} {why} and cannot be set")
+        return spelled
+
+    delete = write.delete
+    if delete:
+        soft = spell([delete.soft], "delete.soft")[0] if delete.soft else None
+        if soft and target.column(soft).base_type not in ("bool", *TIMES):
+            raise UsageError(
+                f"delete.soft: column {soft!r} is {target.column(soft).type}; name a boolean or a timestamp"
+            )
+        if generated := [name for name in target.key if target.column(name).is_generated]:
+            raise UsageError(f"delete: key column {generated[0]!r} is generated, so a tombstone cannot carry it")
+        delete = replace(delete, column=fold_name(delete.column, names), soft=soft)
+    if write.rows == "update" and not all(map(_COLUMN.fullmatch, target.arbiter.expressions)):
+        raise UsageError(f"rows = update needs a key of columns, and index {target.arbiter.index} has an expression")
+    updated = None if write.update is None else spell(write.update, "update")
+    return replace(
+        spec,
+        conflict_action=ConflictAction.IGNORE if write.rows == "insert" else spec.conflict_action,
+        write=replace(
+            write, delete=delete, update=updated, insert_only=spell(write.insert_only, "insert_only"),
+            set=dict(zip(spell(write.set, "set"), write.set.values(), strict=True)),
+        ),
+    )  # fmt: skip
+
+
+def _check_together(spec: LoadSpec) -> None:
+    write, action = spec.write, spec.conflict_action
+    ignores = action is ConflictAction.IGNORE or write.rows == "insert"
+    contradictions = [
+        (
+            write.update is not None and write.insert_only,
+            "update and insert_only say the same thing twice; give one of them",
+        ),
+        (
+            write.keeps_values and ignores,
+            "rows that are there are not updated, so update, insert_only and nulls say nothing",
+        ),
+        (write.rows == "update" and ignores, "rows that are there are not updated, and no others are written"),
+        (
+            write.rows == "insert" and action is ConflictAction.NEWER,
+            "rows = insert updates none, on-conflict newer does",
+        ),
+        (
+            write.nulls == "keep" and spec.order_by,
+            "nulls = keep goes by the order of the files, order-by does not; give one",
+        ),
+        (
+            write.delete and write.delete.soft and ignores,
+            "delete.soft updates the rows that it marks, but none may be updated",
+        ),
+    ]
+    for is_given, words in contradictions:
+        if is_given:
+            raise UsageError(words)
+
+
+def check_files(spec: LoadSpec, files: Sequence[SourceFile]) -> None:
+    """Raise UsageError where an option does not go with the columns of the files."""
+    write = spec.write
+    carried = {name for file in files for name in file.carried}
+    for option, names in (("update", write.update or ()), ("insert_only", write.insert_only)):
+        if missing := [name for name in names if name not in carried]:
+            raise UsageError(f"{option}: no file has a column {missing[0]!r}{did_you_mean(missing[0], carried)}")
+    given = dict.fromkeys(write.set, "set")
+    if write.delete and write.delete.soft:
+        given[write.delete.soft] = "delete.soft"
+    if twice := [name for name in given if name in carried]:
+        raise UsageError(f"{given[twice[0]]}: column {twice[0]!r} is in the files as well, which give it another value")
+
+
+def rows_meet(spec: LoadSpec) -> bool:
+    """Whether a row that loses to a later one of its key leaves something behind, so that no row can be left out."""
+    write = spec.write
+    if spec.order_by:
+        return False  # one row of each key counts
+    is_special = write.delete and (
+        write.delete.soft or spec.conflict_action is ConflictAction.IGNORE or write.rows == "update"
+    )
+    return write.keeps_values or bool(is_special)
+
+
+def may_copy(spec: LoadSpec) -> bool:
+    """Whether the records of absent keys may go into the table as they are."""
+    write = spec.write
+    return not (write.set or write.rows == "update" or (write.delete and write.delete.soft))
+
+
+def relax(target: TargetTable, spec: LoadSpec, files: Sequence[SourceFile]) -> TargetTable:
+    """The table as it judges a row of the files by itself: where no row is inserted, only by the columns that are updated."""
+    if spec.write.rows != "update":
+        return target
+    carried = {*target.key, *(name for file in files for name in file.carried)}
+    checks = tuple(check for check in target.checks if carried.issuperset(check.columns))
+    columns = target.columns
+    if spec.write.nulls == "keep":
+        columns = tuple(replace(item, not_null=item.not_null and item.name in target.key) for item in columns)
+    return replace(target, checks=checks, columns=columns)

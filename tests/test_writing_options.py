@@ -1,0 +1,162 @@
+"""The options of writing: whatever the strategy, the table is what applying the rows one by one, in order, would have left."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg2.extensions import connection as Connection
+
+from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, WriteOptions, ingest
+from etl_toolkit.errors import UnsafeStrategyError
+from etl_toolkit.model import LoadResult
+from etl_toolkit.request import load_spec
+from tests.oracle import Replay, Rows, differing_rows, write
+
+STRATEGIES = ("auto", "full_parallel", "hybrid", "deterministic", "streaming", "partitioned")
+CONFIG = ParallelConfig(chunk_size=7, sub_batch_size=5, concurrency=2)
+SEEDS = int(os.environ.get("WRITING_SEEDS", "3"))  # a load takes a third of a second
+COLUMNS = ("id", "op", "name", "amount", "made", "version")
+OUTCOMES = (
+    "inserted", "updated", "unchanged", "superseded_same_file", "superseded_later_file", "rejected", "stale", "deleted", "absent",
+)  # fmt: skip
+DDL = (
+    "(id {key} PRIMARY KEY, name text, amount numeric(10, 2), made text, version bigint, note text DEFAULT 'new', "
+    "gone_at timestamptz, source text, batch text)"
+)
+DELETE = {"delete": Delete("op", ("D",))}
+SOFT = {"delete": Delete("op", ("D",), soft="gone_at")}
+
+# What is asked for, and what the oracle is told.
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "delete": (DELETE, {}),
+    "delete newer": (DELETE, {"action": "newer", "order_by": "version"}),
+    "delete ordered": (DELETE, {"order_by": "version"}),
+    "delete ignore": (DELETE, {"action": "ignore"}),
+    "soft": (SOFT, {}),
+    "soft newer": (SOFT, {"action": "newer", "order_by": "version"}),
+    "update": ({"update": ("name", "amount")}, {}),
+    "insert only": ({"insert_only": ("made",)}, {}),
+    "insert only newer": ({"insert_only": ("made",)}, {"action": "newer", "order_by": "version"}),
+    "nulls": ({"nulls": "keep"}, {}),
+    "nulls, insert only, delete": ({"nulls": "keep", "insert_only": ("made",), **DELETE}, {}),
+    "rows update": ({"rows": "update"}, {}),
+    "rows update, nulls, delete": ({"rows": "update", "nulls": "keep", **DELETE}, {}),
+    "rows insert": ({"rows": "insert"}, {}),
+    "rows insert, delete": ({"rows": "insert", **DELETE}, {}),
+    "set": ({"set": {"batch": "b1", "source": "$file"}}, {}),
+    "set, delete": ({"set": {"batch": "b1"}, **DELETE}, {}),
+    "set, soft, nulls": ({"set": {"batch": "b1"}, "nulls": "keep", **SOFT}, {}),
+}
+
+
+def files_of(seed: int) -> list[Rows]:
+    """Some files of few keys, many of them NULL in one column or another."""
+    chance = random.Random(seed)  # noqa: S311 - the same files every time
+    keys = chance.choice((4, 12, 40))
+    contents = []
+    for number in range(chance.choice((1, 2, 3, 4))):
+        rows = []
+        for place in range(chance.choice((1, 8, 25))):
+            op = chance.choices(("I", "D"), (3, 1))[0]
+            values: list[str | None] = [
+                chance.choice((f"n{number}", f"n{place}", "same", None)), chance.choice(("1.00", "2.50", None)),
+                chance.choice((f"m{number}.{place}", None)), chance.choice(("1", "2", "3", "4", None)),
+            ]  # fmt: skip
+            rows.append((str(chance.randrange(keys) + number * chance.choice((0, 0, 50))), op, *values))
+        contents.append(Rows(COLUMNS, tuple(rows)))
+    return contents
+
+
+def expect(connection: Connection, contents: list[Rows], options: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Let the oracle load `expected`."""
+    delete = options.get("delete")
+    Replay(
+        "expected", "id", mark=delete and delete.column, soft=delete and delete.soft,
+        update=options.get("update"), insert_only=options.get("insert_only", ()), rows=options.get("rows", "all"),
+        keeps_nulls=options.get("nulls") == "keep", set=options.get("set", {}), **told,
+    ).load(connection, contents)  # fmt: skip
+
+
+def fill(connection: Connection, ddl: str, seed: int) -> None:
+    with connection.cursor() as cursor:
+        for name in ("loaded", "expected"):
+            cursor.execute(f"DROP TABLE IF EXISTS {name}; CREATE TABLE {name} {ddl}")
+            if seed % 3:
+                cursor.execute(
+                    f"INSERT INTO {name} SELECT g, 'same', CASE WHEN g % 2 = 0 THEN 2.5 END, 'before', g % 5, 'old', "
+                    f"CASE WHEN g % 4 = 0 THEN '-infinity'::timestamptz END, 's', 'b0' FROM generate_series(0, 20) g"
+                )
+
+
+def check_balance(result: LoadResult, contents: list[Rows]) -> None:
+    """The counts add up, by arithmetic of our own."""
+    assert result
+    for counts, content in zip(result.files.values(), contents, strict=True):
+        found = asdict(counts)
+        assert found["read"] == len(content.rows) == sum(found[name] for name in OUTCOMES), found
+        assert min(found.values()) >= 0, found
+
+
+@pytest.mark.parametrize("key", ["int", "numeric"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_strategy_leaves_what_the_rows_leave_one_by_one(
+    shared: tuple[str, Connection], tmp_path: Path, name: str, key: str
+) -> None:
+    dsn, connection = shared
+    options, told = OPTIONS[name]
+    loaded = 0
+    for seed in range(SEEDS):
+        contents = files_of(seed)
+        if "delete" not in options:
+            contents = [
+                Rows(tuple(c for c in x.columns if c != "op"), tuple((r[0], *r[2:]) for r in x.rows)) for x in contents
+            ]
+        forms = ("csv", "quoted", "parquet", "csv" if "set" in options else "frame")  # a frame has a name of its own
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        files = [write(content, directory, f"{n}", forms[(seed + n) % 4]) for n, content in enumerate(contents)]  # type: ignore[arg-type]
+        others = STRATEGIES[:5] if key == "int" else ("deterministic",)
+        for strategy in ("partitioned", others[(seed + len(name)) % len(others)]):
+            fill(connection, DDL.format(key=key), seed)
+            try:
+                result = ingest(
+                    files, "loaded", "id", dsn, strategy=strategy, config=CONFIG, order_by=told.get("order_by"),  # type: ignore[arg-type]
+                    on_conflict=told.get("action", "update"), write=WriteOptions(**options),
+                )  # fmt: skip
+            except UnsafeStrategyError:
+                assert strategy in ("full_parallel", "hybrid", "partitioned")
+                continue
+            expect(connection, contents, options, told)
+            with connection.cursor() as cursor:  # when a row was marked is not compared
+                cursor.execute("UPDATE loaded SET gone_at = '-infinity' WHERE gone_at IS NOT NULL")
+                if "source" in options.get("set", {}):
+                    cursor.execute(
+                        "UPDATE loaded SET source = substring(source FROM '([0-9]+)(\\.csv|\\.parquet)?$') WHERE source <> 's'"
+                    )
+            assert differing_rows(connection, "loaded", "expected") == [], (seed, strategy, result.reasons)
+            check_balance(result, contents)
+            loaded += 1
+    assert loaded > SEEDS // 2
+
+
+@pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
+@pytest.mark.parametrize("name", ["delete", "soft", "nulls, insert only, delete", "rows update, nulls, delete"])
+def test_undo_gives_back_what_was_deleted(
+    shared: tuple[str, Connection], tmp_path: Path, name: str, strategy: str
+) -> None:
+    dsn, connection = shared
+    options, _ = OPTIONS[name]
+    for seed in (1, 2, 4):
+        contents = files_of(seed)
+        fill(connection, DDL.format(key="int"), seed)
+        files = [write(content, tmp_path, f"{seed}_{n}", "csv") for n, content in enumerate(contents)]
+        processor = ConflictAwareProcessor(dsn, config=CONFIG)
+        spec = load_spec("loaded", "id", strategy=strategy, write=WriteOptions(**options), undoable=True)
+        processor.undo(processor.load(files, spec).run_id)
+        assert differing_rows(connection, "loaded", "expected") == [], seed
