@@ -191,7 +191,8 @@ class SourceFile:
     `frame` holds the Arrow table of an in-memory source until DuckDB has it; its `path` is None. `readable` is the path to
     read: the file itself, or the corrected / transcoded copy in the working directory, which is UTF-8 with LF line ends
     whatever the `encoding` of its `dialect`. `malformed` records are not in it; it has `records` of them, the longest of
-    `longest_record_bytes`. `target_types` are the server's types of `columns`, once matched. `header` is the line under
+    `longest_record_bytes`. `marked_line` is the first line with a field of a backslash and N alone, if nothing says
+    what that means. `target_types` are the server's types of `columns`, once matched. `header` is the line under
     which its records can be loaded as a CSV file. `path_values` are columns that its path carries (`dt=2024-01-01/…`), with
     their text, and it has not itself; once matched, those that the table has. `read` is how it was asked to be read. The name
     of a column that is not to be loaded begins with `LEFT_OUT`.
@@ -216,6 +217,7 @@ class SourceFile:
     malformed: tuple[Reject, ...] = ()
     records: int | None = None
     longest_record_bytes: int = 0
+    marked_line: int | None = None
     relation_columns: tuple[str, ...] = ()
     relation_types: tuple[str, ...] = ()
     target_types: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,6 +53,7 @@ from etl_toolkit.sources import (
     UnreadableTextError,
     check_texts,
     check_unchanged,
+    escape_name,
     leave_out_taken,
     read_once,
     resolve,
@@ -183,6 +184,7 @@ def prepare_load(
             plan = replace(plan, reasons=(*plan.reasons, reason))
         if found.is_standby:
             plan = replace(plan, reasons=(*plan.reasons, STANDBY))
+        plan = replace(plan, reasons=(*plan.reasons, *_marks_in_words(matched)))
         if of_paths := sorted({name for file in matched for name, _ in file.path_values}):
             reason = f"{', '.join(of_paths)} of a row is what the directory of its file says"
             plan = replace(plan, reasons=(*plan.reasons, reason))
@@ -192,6 +194,16 @@ def prepare_load(
         yield Ready(
             sources, matched, target, layout, scanned, spec, plan, workspace, refused, created, found.is_standby
         )
+
+
+def _marks_in_words(files: Sequence[SourceFile]) -> list[str]:
+    """Say of the first file that has such a field that a backslash and N are loaded as they are."""
+    return [
+        f"{escape_name(file.name)}, line {file.marked_line:,}: a field is \\N, which is loaded as these characters; if it is NULL, "
+        "load with --read 'null=\\N'"
+        for file in files
+        if file.marked_line is not None
+    ][:1]
 
 
 def _with_good_texts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from psycopg2.extensions import connection as Connection
 from pyarrow.parquet import encryption
 
-from etl_toolkit import ingest
+from etl_toolkit import ReadOptions, ingest
 from etl_toolkit.errors import RejectLimitError, SourceError, TargetError
 from etl_toolkit.processor import ConflictAwareProcessor
 
@@ -150,6 +151,24 @@ def test_where_a_block_of_copy_text_ends_changes_nothing() -> None:
 def test_a_backslash_and_n_are_characters_where_it_is_said(table: str, connection: Connection, tmp_path: Path) -> None:
     ingest(put(tmp_path / "a.tsv", TEXT[: TEXT.index(b"2\t")]), "t", "id", table, format="csv")
     assert rows(connection) == [("1", "\\N", "a\\tb\\\\c")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.csv", "id,name,v\n1,a,b\n2,\\N,c\n"), ("a.txt", 'id|name|v\n"1"|a|"b"\n2|\\N|c\n')]
+)
+def test_a_backslash_and_n_in_other_csv_are_characters_and_the_plan_says_so(
+    table: str, connection: Connection, tmp_path: Path, name: str, text: str
+) -> None:
+    path = put(tmp_path / name, text)
+    said = rf"{name}, line 3: a field is \\N, which is loaded as these characters; .* --read 'null=\\N'"
+
+    result = ingest(path, "t", "id", table)
+    assert [reason for reason in result.reasons if re.search(said, reason)]
+    assert rows(connection) == [("1", "a", "b"), ("2", "\\N", "c")]
+
+    result = ingest(path, "t", "id", table, read=ReadOptions(null=("\\N",)))
+    assert [reason for reason in result.reasons if "\\N" in reason] == []
+    assert rows(connection) == [("1", "a", "b"), ("2", None, "c")]
 
 
 # --- what a file is ------------------------------------------------------------------------------------------------------

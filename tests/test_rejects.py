@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ParallelConfig, ingest
 from etl_toolkit.errors import RejectLimitError, UnsafeStrategyError
+from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.rejects import _LINE
 from etl_toolkit.strategies import suspects
 from tests.oracle import Format, Oracle, Row, Rows, differing_rows, write
@@ -222,6 +225,28 @@ def test_losers_are_looked_at_one_by_one_only_after_the_server_refused_them_toge
 
     with pytest.raises(OneByOneError):  # the control
         ingest(files_of([Rows(COLUMNS, one_bad), winners], tmp_path, ["quoted"]), "loaded", "id", database)
+
+
+def test_a_connection_lost_while_bad_rows_are_looked_for_is_replaced(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that met the bad row has ended by then: its failure ends nothing else."""
+    has_refused, lost = suspects.has_refused, []
+
+    def lose_one(*arguments: Any) -> bool:
+        if not lost:
+            lost.append(psycopg2.OperationalError("server closed the connection unexpectedly"))
+            raise lost[0]
+        return has_refused(*arguments)
+
+    monkeypatch.setattr(suspects, "has_refused", lose_one)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, v int)")
+    (tmp_path / "a.csv").write_text("id,v\n1,1\n2,x\n3,3\n")
+
+    result = ingest(tmp_path / "a.csv", "loaded", "id", database, strategy="partitioned", max_rejects=1)
+
+    assert ([reject.line for reject in result.rejects], result.counts.inserted, len(lost)) == ([3], 2, 1)
 
 
 @pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
@@ -559,3 +584,34 @@ def test_the_line_of_a_bad_row_is_found_in_every_language(context: str) -> None:
     found = _LINE.search(context)
     assert found is not None
     assert found[1] == "17"
+
+
+# How the server's catalogs of messages translate 'COPY %s, line %llu, column %s: "%s"', and the same without a column.
+CONTEXTS = {
+    "en": ('COPY etl_probe, line 3, column v: "$$ 1"', 'COPY etl_probe, line 3: "1,$$ 2"'),
+    "de": ("COPY etl_probe, Zeile 3, Spalte v: »$$ 1«", "COPY etl_probe, Zeile 3: »1,$$ 2«"),
+    "es": ("COPY etl_probe, línea 3, columna v: «$$ 1»", "COPY etl_probe, línea 3: «1,$$ 2»"),
+    "fr": ("COPY etl_probe, ligne 3, colonne v : « $$ 1 »", "COPY etl_probe, ligne 3 : « 1,$$ 2 »"),
+    "ja": ('etl_probeのCOPY、行 3、列 v: "$$ 1"', 'etl_probeのCOPY、行 3: "1,$$ 2"'),
+    "ko": ('etl_probe 복사, 3번째 줄, v 열: "$$ 1"', 'etl_probe 복사, 3번째 줄: "1,$$ 2"'),
+    "ru": ('COPY etl_probe, строка 3, столбец v: "$$ 1"', 'COPY etl_probe, строка 3: "1,$$ 2"'),
+    "ka": ('COPY etl_probe, ხაზი 3, სვეტი v: "$$ 1"', 'COPY etl_probe, ხაზი 3: "1,$$ 2"'),
+}
+
+
+def error(context: str, code: str = "42601") -> Any:
+    return SimpleNamespace(pgcode=code, diag=SimpleNamespace(context=context, source_function=None))
+
+
+@pytest.mark.parametrize("language", CONTEXTS)
+def test_an_error_about_a_value_is_one_of_its_row(language: str) -> None:
+    of_a_value, of_a_line = CONTEXTS[language]
+    assert is_row_error(error(of_a_value))
+    assert not is_row_error(error(of_a_line))
+
+
+def test_statements_in_a_context_are_no_values() -> None:
+    assert not is_row_error(
+        error('SQL statement "COPY t, 1, 2"\nPL/pgSQL function f(integer, integer) line 3, at SQL statement')
+    )
+    assert not is_row_error(error("SQL-Anweisung »COPY t, 1, 2«"))

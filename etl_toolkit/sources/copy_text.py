@@ -10,11 +10,16 @@ from itertools import islice
 
 from etl_toolkit.sources.structure import ByteStream
 
-NULL_FIELD = re.compile(rb"(?:^|\t)\\N(?:\t|\r?$)", re.MULTILINE)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
 _CHARACTERS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 _QUOTED = re.compile(rb'[,"\r\n]')
 _END = b"\\."
+
+
+def null_field(delimiter: bytes) -> re.Pattern[bytes]:
+    """What finds a field of a backslash and N alone, in lines."""
+    around = re.escape(delimiter)
+    return re.compile(rb"(?:^|%b)\\N(?:%b|\r?$)" % (around, around), re.MULTILINE)
 
 
 class CopyText:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from etl_toolkit.errors import RejectLimitError, SourceError
 from etl_toolkit.model import CsvDialect, ReadOptions, Reject, SourceFile
-from etl_toolkit.sources.copy_text import NULL_FIELD, CopyText
+from etl_toolkit.sources.copy_text import CopyText, null_field
 from etl_toolkit.sources.dialect import Header, read_header, shape_of
 from etl_toolkit.sources.footer_lines import WithoutFooter
 from etl_toolkit.sources.inputs import escape_name, storable
@@ -53,9 +53,9 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         stream, options = _as_csv(text, options, copy_text)
         header, rest = _header(stream, path, options, bounds)
         shape = shape_of(options, header.delimiter, header.columns, bounds.max_line_bytes)
-        is_told_apart = options.format is None and header.delimiter == "\t"
+        says_nothing = options.format is None and not options.null and not options.escape
         is_as_it_is = stream.is_direct and header.is_tidy and not shape.is_foreign and not shape.until
-        mending = _Mending(path, copy, header, shape, is_copied=not is_as_it_is, is_told_apart=is_told_apart)
+        mending = _Mending(path, copy, header, shape, is_copied=not is_as_it_is, says_nothing=says_nothing)
         seen = 0
         with mending:
             for piece in _pieces(stream, shape, rest, header, skip):
@@ -75,6 +75,7 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         is_bare=mending.is_plain and is_literal and not mending.has_backslash,
         readable=mending.copy if mending.is_copied else None,
         malformed=tuple(mending.malformed), records=mending.count, longest_record_bytes=mending.longest,
+        marked_line=mending.marked_line,
         header=header.raw.decode() or shape.spell(header.columns),
     )  # fmt: skip
 
@@ -172,7 +173,8 @@ class _Mending:
     header: Header
     shape: Shape
     is_copied: bool
-    is_told_apart: bool = False  # from COPY's text format
+    says_nothing: bool = False  # of what \N is
+    marked_line: int | None = None  # the first with a field that is \N alone
     malformed: list[Reject] = field(default_factory=list)
     count: int = 0
     longest: int = 0
@@ -195,8 +197,8 @@ class _Mending:
 
     def take(self, piece: Piece, bounds: Bounds) -> None:
         """Account for a piece, and copy what is good of it."""
-        if self.is_told_apart:
-            self._check_no_copy_text(piece)
+        if self.says_nothing and self.marked_line is None:
+            self._look_for_marks(piece)
         data, count, longest = piece.data, piece.count, piece.longest
         if piece.records is not None:
             good = [record.data for record in piece.records if record.fault is None]
@@ -217,13 +219,15 @@ class _Mending:
         self.is_copyable = self.is_copyable and not (has_quotes and quote != b'"')
         self.is_plain = self.is_plain and not (has_quotes or LINE_SEPARATOR.encode() in data)
 
-    def _check_no_copy_text(self, piece: Piece) -> None:
+    def _look_for_marks(self, piece: Piece) -> None:
         data = piece.data or b"".join(record.raw + b"\n" for record in piece.records or ())
-        if b"\\N" in data and (found := NULL_FIELD.search(data)):
-            line = piece.first_line + data.count(b"\n", 0, found.start() + 1)
+        if b"\\N" not in data or not (found := null_field(self.shape.delimiter).search(data)):
+            return
+        self.marked_line = piece.first_line + data.count(b"\n", 0, found.start() + 1)
+        if self.header.delimiter == "\t":
             raise SourceError(
-                f"{escape_name(self.path)}, line {line:,}: a field is \\N, which is NULL in PostgreSQL's COPY text format; load "
-                "the file with --format pgtext, or with --format csv if these are characters"
+                f"{escape_name(self.path)}, line {self.marked_line:,}: a field is \\N, which is NULL in PostgreSQL's COPY text "
+                "format; load the file with --format pgtext, or with --format csv if these are characters"
             )
 
     def _set_aside(self, piece: Piece, bounds: Bounds) -> None:

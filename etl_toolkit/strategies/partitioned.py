@@ -74,12 +74,12 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
         # Checked while the others load: few loads have a bad row among the losers, and the other loads lose no time.
         meanwhile = partial(check_losers, run) if run.plan.overlap.has_losers else None
         return _load_ranges(run, run.plan.overlap, meanwhile=meanwhile)
-    except RefusedLosersError:
-        check_all(run)
-    except psycopg2.Error as error:
-        if not is_row_error(error) or not check_all(run):
+    except (RefusedLosersError, psycopg2.Error) as error:
+        run.failed.clear()  # all workers have ended, and a connection that is lost from here on is replaced
+        is_refused = isinstance(error, RefusedLosersError) or is_row_error(error)
+        found = is_refused and check_all(run)
+        if isinstance(error, psycopg2.Error) and not found:
             raise map_driver_error(error, doing=doing) from None
-    run.failed.clear()
     run.take_all_back()
     with run.phases.phase("collapse"):
         collapse(run.scan, run.workspace, action=run.spec.conflict_action)
