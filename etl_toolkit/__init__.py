@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from etl_toolkit.errors import EtlError, StoppedError
     from etl_toolkit.feed import Feed
     from etl_toolkit.history import check_production, explain_row, files, forget, rejects, runs
+    from etl_toolkit.lab import workbench
     from etl_toolkit.model import (
         ConflictAction,
         Delete,
@@ -46,6 +47,7 @@ __all__ = [
     "ingest",
     "rejects",
     "runs",
+    "workbench",
 ]
 
 _HOMES = {
@@ -70,6 +72,7 @@ _HOMES = {
     "ingest": "processor",
     "rejects": "history",
     "runs": "history",
+    "workbench": "lab",
 }
 
 

@@ -18,23 +18,33 @@ from etl_toolkit.loading import ledger
 from etl_toolkit.loading.conventions import PRINTED, set_locally
 from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.loading.session import Sessions
-from etl_toolkit.model import ConflictAction, Delete, LoadSpec, SourceFile, TargetTable
+from etl_toolkit.model import ConflictAction, Delete, LoadSpec, Reject, SourceFile, TargetTable
 from etl_toolkit.plan import match_columns
 from etl_toolkit.prepare import localize_instants
-from etl_toolkit.sources import number_in_file, resolve, text_relation, tombstone_expression
+from etl_toolkit.sources import locate, number_in_file, resolve, text_relation, tombstone_expression
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, literal, open_workspace
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One row of a file of a run that carries the key. `record` counts the data records of the file from 0."""
+    """One row of a file of a run that carries the key.
+
+    `record` counts the data records of the file from 0, `line` its lines from 1 (None where the file has no lines).
+    """
 
     run_id: str
     file: str
     record: int
     values: Mapping[str, str | None]
     verdict: str
+    line: int | None = None
+
+    @property
+    def place(self) -> str:
+        """The name of the file, and where the row is in it."""
+        where = f"line {self.line:,}" if self.line is not None else f"record {self.record + 1:,}"
+        return f"{Path(self.file).name}, {where}"
 
 
 @dataclass(frozen=True)
@@ -48,9 +58,15 @@ class Explanation:
     notes: tuple[str, ...] = ()
 
 
-_Found = tuple[
-    SourceFile, int, dict[str, str | None], bool
-]  # file, number of the record, values, whether it is a tombstone
+@dataclass(frozen=True)
+class _Row:
+    """One row of a file, by the number of its record and its line."""
+
+    file: SourceFile
+    number: int
+    line: int | None
+    values: dict[str, str | None]
+    is_gone: bool  # a tombstone
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,7 @@ class _Candidate:
     key: tuple[str, ...] = ()
     is_gone: bool = False  # a tombstone
     is_partial: bool = False
+    line: int | None = None
 
     @property
     def place(self) -> str:
@@ -153,8 +170,8 @@ def _read_as(connection: Any, run: PastRun) -> None:
 
 def _rows_of(
     connection: Any, run: PastRun, target: TargetTable, key: Mapping[str, str], *, config: ParallelConfig, notes: list[str],
-) -> list[_Found]:  # fmt: skip
-    """The rows of a run's files with this key, in loading order: file, number of the record, values."""
+) -> list[_Row]:  # fmt: skip
+    """The rows of a run's files with this key, in loading order."""
     there = [file for file in run.files if Path(file[1]).exists()]
     for _, name, _ in run.files:
         if not Path(name).exists():
@@ -169,15 +186,15 @@ def _rows_of(
                 names, spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes
             )
             files = localize_instants(match_columns(sources.files, target, spec), connection, workspace)
-            rows: list[_Found] = []
+            rows: list[_Row] = []
             for file, (position, _, content) in zip(files, there, strict=True):
                 if content != file.content_hash:
                     notes.append(f"run {run.run_id}: {file.name} has changed since")
                     continue
                 recorded = replace(file, position=position)
-                rows += [
-                    (recorded, *found) for found in _rows_with_key(file, target, key, spec.write.delete, workspace)
-                ]
+                found = _rows_with_key(file, target, key, spec.write.delete, workspace)
+                lines = _lines_of(file, [number for number, _, _ in found], workspace, config)
+                rows += [_Row(recorded, number, lines[number], values, gone) for number, values, gone in found]
             return rows
         except (EtlError, duckdb.Error) as error:
             notes.append(f"run {run.run_id}: its files cannot be read again: {error}")
@@ -208,7 +225,15 @@ def _rows_with_key(
     return [(number_in_file(file, row[0]), dict(zip(names, row[2:], strict=True)), row[1]) for row in rows]
 
 
-def _candidates(connection: Any, run: PastRun, rows: list[_Found], notes: list[str]) -> list[_Candidate]:
+def _lines_of(
+    file: SourceFile, numbers: Sequence[int], workspace: Workspace, config: ParallelConfig
+) -> dict[int, int | None]:
+    """The lines of some records of a file."""
+    asked = [Reject(file.position, number, None, "", "", "") for number in numbers]
+    return {item.record: item.line for item in locate(file, asked, workspace, max_line_bytes=config.max_line_bytes)}
+
+
+def _candidates(connection: Any, run: PastRun, rows: Sequence[_Row], notes: list[str]) -> list[_Candidate]:
     """The rows of a run, each with the reason why it had no part in the outcome, if there is one."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT file, record, reason FROM etl_toolkit.rejects WHERE run_id = %s", (run.run_id,))
@@ -227,14 +252,25 @@ def _candidates(connection: Any, run: PastRun, rows: list[_Found], notes: list[s
     found = []
     write = LoadSpec.from_mapping(run.spec).write
     is_partial = write.keeps_values or write.rows == "update" or bool(write.delete and write.delete.soft)
-    for file, record, values, is_gone in rows:
-        out = f"rejected: {refused[file.position, record]}" if (file.position, record) in refused else None
+    for row in rows:
+        at = (row.file.position, row.number)
+        out = f"rejected: {refused[at]}" if at in refused else None
         if run.status == "undone":
             out = "its run was undone"
-        elif run.status != "complete" and file.position not in loaded:
+        elif run.status != "complete" and row.file.position not in loaded:
             out = "its file was not loaded"
         found.append(
-            _Candidate(run.run_id, file.name, record, values, out, tuple(run.spec["key"]), is_gone, is_partial)
+            _Candidate(
+                run.run_id,
+                row.file.name,
+                row.number,
+                row.values,
+                out,
+                tuple(run.spec["key"]),
+                row.is_gone,
+                is_partial,
+                row.line,
+            )
         )
     return found
 
@@ -264,7 +300,7 @@ def _judge_rows(
         verdicts[id(winner)] = f"won: {_rule(spec, len(competing), several_files=files > 1)}{_effect(spec, winner)}"
         holder = winner
     occurrences = [
-        Occurrence(row.run_id, row.file, row.record, row.values, row.out or verdicts[id(row)])
+        Occurrence(row.run_id, row.file, row.record, row.values, row.out or verdicts[id(row)], row.line)
         for _, rows in found
         for row in reversed(rows)
     ]

@@ -21,7 +21,7 @@ WHERE r.run_id = %s ORDER BY r.file, r.record
 
 def list_rejects(connection: Any, run_id: str) -> list[RejectedRow]:
     """Return the rejected rows of a run, in the order of its files."""
-    return [row for row, _ in _read(connection, run_id)]
+    return [row for row, _ in read_rejects(connection, run_id)]
 
 
 def export_rejects(connection: Any, run_id: str, path: str | Path) -> int:
@@ -32,7 +32,7 @@ def export_rejects(connection: Any, run_id: str, path: str | Path) -> int:
     the same directories beside it. Raises UsageError where a file is there already, so that rows being fixed are not lost.
     """
     by_place: dict[tuple[Path, str], list[str]] = {}
-    for row, header in _read(connection, run_id):
+    for row, header in read_rejects(connection, run_id):
         by_place.setdefault((Path(path).parent / partition_of(row.file), header), []).append(row.raw)
     directories = [directory for directory, _ in by_place]
     paths = []
@@ -72,7 +72,8 @@ def _file_table(name: str, rows: Sequence[RejectedRow]) -> Table:
     return Table(f"{name}: {len(rows):,} rejected row{plural}", (place, "SQLSTATE", "reason", "row"), cells)
 
 
-def _read(connection: Any, run_id: str) -> list[tuple[RejectedRow, str]]:
+def read_rejects(connection: Any, run_id: str) -> list[tuple[RejectedRow, str]]:
+    """Return the rejected rows of a run, each with the line under which it can be loaded again."""
     with connection.cursor() as cursor:
         cursor.execute(_REJECTS, (run_id,))
         rows = ledger.read(cursor.fetchall(), ledger.encoding_of(connection))

@@ -221,3 +221,49 @@ def test_the_card_becomes_the_outcome(page: Any) -> None:
     page.get_by_text("Loaded into public.carded: 100 rows read, 100 written").last.wait_for()
     page.wait_for_timeout(500)
     keep(page, "card-outcome")
+
+
+# --- the workbench -----------------------------------------------------------------------------------------------------
+
+WORKBENCH = """
+import os
+from pathlib import Path
+import etl_toolkit
+import psycopg2
+dsn = os.environ["ETL_DSN"]
+with psycopg2.connect(dsn) as connection, connection.cursor() as cursor:
+    cursor.execute("DROP TABLE IF EXISTS orders; CREATE TABLE orders (order_id bigint PRIMARY KEY, n integer, note text)")
+connection.close()
+Path("drops").mkdir()
+Path("drops/a.csv").write_text("order_id,n,note\\n1,1,a\\n2,two,x\\n3,3,\\n")
+Path("drops/b.csv").write_text("order_id,n,note\\n1,10,b\\n5,5,c\\n")
+etl_toolkit.workbench("drops", dsn)
+"""
+
+
+def test_the_workbench_leads_from_files_to_rows_that_are_explained(page: Any) -> None:
+    page.evaluate(SAVE, ["workbench.ipynb", WORKBENCH])
+    page.evaluate(OPEN, "workbench.ipynb")
+    page.wait_for_function(IS_READY)
+    page.evaluate(START)
+    table = page.get_by_placeholder("name or schema.name")
+    table.fill("orders")
+    table.press("Enter")
+    page.get_by_text("candidates for the key").wait_for()
+    page.locator("button", has_text="Plan").click()
+    drawn = page.get_by_role("img", name="1 of 4 distinct keys appear in more than one of 2 files")
+    drawn.press("ArrowRight")
+    drawn.press("ArrowRight")
+    page.get_by_text("a.csv and b.csv: 1 shared key").wait_for()
+    drawn.press("Enter")
+    page.get_by_text("Some keys that the two files share").wait_for()
+    keep(page, "workbench-map")
+    page.locator("button", has_text="Load").first.click()
+    page.get_by_text("Loaded into public.orders: 5 rows read, 3 written").wait_for()
+    page.get_by_role("textbox", name="n, a.csv, line 3").fill("2")
+    keep(page, "workbench-rejects")
+    page.locator("button", has_text="Load fixed rows").click()
+    page.get_by_text("1 of 1 fixed rows written").wait_for()
+    page.locator("select", has_text="2, 2, x").select_option(label="1, 10, b")
+    page.get_by_text("lost to drops/b.csv, record 1").wait_for()
+    keep(page, "workbench-explained")

@@ -60,20 +60,25 @@ def card_if_wanted(stop: Stop, *, progress: bool | None) -> Iterator[Card | None
 
 
 class Card:
-    """Follows the events of one load."""
+    """Follows the events of one load; `box`, if there is one, is the widget that shows it, instead of the cell's output."""
 
-    def __init__(self, stop: Stop) -> None:
-        self._stop = stop
+    def __init__(self, stop: Stop, *, in_box: bool = False) -> None:
+        self._press = partial(stop.set, "the Stop button")
+        self._way = "Stop" if in_box else "■ (interrupt the kernel)"
         self._following = Following()
         self._notices: list[str] = []
         self._facts: dict[str, Any] = {}
         self._over = threading.Event()
         self._live: LiveHtml | LiveWidget | None = None
+        if in_box:
+            self._live = LiveWidget(self._html(), "Stop", self._press)
+            self.box = self._live.box
         self._thread = threading.Thread(target=self._refresh, name="etl-card", daemon=True)
 
     def __enter__(self) -> Card:
-        if is_watched():
-            self._live = open_live(self._html(), "Stop", partial(self._stop.set, "the Stop button"), _kernel())
+        if self._live is None and is_watched():
+            self._live = open_live(self._html(), "Stop", self._press, _kernel())
+        if self._live is not None:
             self._thread.start()
         return self
 
@@ -101,10 +106,10 @@ class Card:
             self._live.show(self._html())
 
     def _html(self) -> str:
-        return card_html(self._following.snapshot(), self._facts, self._notices)
+        return card_html(self._following.snapshot(), self._facts, self._notices, self._way)
 
 
-def card_html(seen: Snapshot, facts: dict[str, Any], notices: list[str]) -> str:
+def card_html(seen: Snapshot, facts: dict[str, Any], notices: list[str], way_to_stop: str = "Stop") -> str:
     """The card at a moment; `facts` are those of the event `finished`, empty before."""
     notes = "".join(f'<div style="color:{_BAD}">{escape(note)}</div>' for note in notices)
     phases = "".join(_phase_html(phase.name, phase.share, phase.seconds, seen.status) for phase in seen.phases)
@@ -114,7 +119,7 @@ def card_html(seen: Snapshot, facts: dict[str, Any], notices: list[str]) -> str:
         f'border:1px solid {_FAINT};border-left:4px solid {color};border-radius:4px;padding:8px 12px;margin:4px 0">'
         f"<div><b>{escape(_headline(seen, facts))}</b></div>"
         f'<div style="display:flex;gap:6px;margin:6px 0">{phases}</div>'
-        f"<div>{escape(_line(seen, facts))}</div>{_lanes_html(seen)}{notes}</div>"
+        f"<div>{escape(_line(seen, facts))}</div>{_lanes_html(seen, way_to_stop)}{notes}</div>"
     )
 
 
@@ -151,10 +156,10 @@ def _phase_html(name: str, share: float, seconds: float, status: str) -> str:
     )
 
 
-def _lanes_html(seen: Snapshot) -> str:
+def _lanes_html(seen: Snapshot, way_to_stop: str) -> str:
     if seen.status != "running":
         return ""
-    return _faint("■ (interrupt the kernel) stops it; what is not committed is rolled back") + "".join(
+    return _faint(f"{way_to_stop} ends it; what is not committed is rolled back") + "".join(
         f'<div style="font-size:11px;opacity:.75">{escape(worker)}: {escape(batch or "idle")}</div>'
         for worker, batch in seen.lanes
     )
