@@ -13,6 +13,8 @@
     ├── RejectLimitError        more rejected rows than allowed; nothing of the file was written
     ├── ConflictTripwireError   two workers met on a key that the plan had proven disjoint
     ├── AccountingError         the counts do not add up: the run is failed
+    ├── FollowUpError           a load is complete, but a command that was to follow it failed
+    ├── AssertionFailedError    a condition that was to hold after the load does not
     ├── LedgerError             the ledger refuses: another run holds the table, a newer run, a changed file
     ├── StoppedError            the load was stopped; has what was committed before
     └── DatabaseError           PostgreSQL refused a statement; has the SQLSTATE
@@ -92,6 +94,18 @@ class AccountingError(EtlError):
 
 class LedgerError(EtlError):
     """The ledger refuses to start or continue a run."""
+
+
+class FollowUpError(EtlError):
+    """A load is complete, but what was to follow it failed; `result` is that of the load."""
+
+    def __init__(self, message: str, result: object) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class AssertionFailedError(EtlError):
+    """A condition that was to hold after the load does not."""
 
 
 class TakenMeanwhileError(LedgerError):

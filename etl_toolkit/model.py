@@ -149,6 +149,13 @@ class WriteOptions:
         "all",
         "which rows are written: all, those whose key is in the table (update), or those whose key is not (insert)",
     )
+    assertions: tuple[str, ...] = option(
+        (),
+        "SQL conditions that must hold after the load, else it fails, and an atomic one is rolled back; "
+        "`loaded` are the rows that it has inserted or updated",
+        name="assert",
+    )
+    analyze: bool = option(False, "ANALYZE the table after the load")
 
     @property
     def keeps_values(self) -> bool:

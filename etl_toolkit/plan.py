@@ -435,7 +435,9 @@ def _lanes(strategy: Strategy, question: Question, key_path: str) -> tuple[tuple
             count *= min(RANGES_PER_WORKER, max(1, overlap.distinct_keys // (count * SMALLEST_RANGE)))
         return tuple((Batch(number, positions, partition=number),) for number in range(count))
     groups: Sequence[tuple[int, ...]] = [positions]
-    if strategy is Strategy.FULL_PARALLEL:
+    if spec.atomic:  # one transaction, so one batch
+        pass
+    elif strategy is Strategy.FULL_PARALLEL:
         groups = overlap.groups if spec.order_by and overlap else [(position,) for position in positions]
     elif strategy is Strategy.HYBRID and overlap is not None:
         groups = sorted(overlap.groups, key=lambda group: -overlap.rows_of(group))

@@ -15,6 +15,7 @@ import psycopg2
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
 from etl_toolkit.keys import fold_name
+from etl_toolkit.loading.assertions import check_conditions
 from etl_toolkit.loading.conventions import conventions_in_words, offsets_at, refuse_lost_nulls
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.ledger import PastRun, loaded_before, staging_refusal, taken_files
@@ -266,6 +267,7 @@ def _look_at_table(
     if not is_resumed and may_read_once(sources.files, target, spec):  # what is resumed is what the ledger lists
         is_first_kept = spec.conflict_action is ConflictAction.IGNORE
         sources = read_once(sources, workspace, is_first_kept=is_first_kept)
+    check_conditions(connection, target, spec.write.assertions)
     refusal = staging_refusal(connection)
     if created and not is_trial:
         # Else the table is gone with the session, and was only needed to be read.

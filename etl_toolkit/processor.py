@@ -14,11 +14,13 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import psycopg2
+from psycopg2.sql import SQL, Identifier
 
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.errors import (
     AccountingError,
     DatabaseError,
+    FollowUpError,
     StoppedError,
     TakenMeanwhileError,
     driver_errors_mapped,
@@ -26,9 +28,11 @@ from etl_toolkit.errors import (
     reason_of,
 )
 from etl_toolkit.feed import Feed
+from etl_toolkit.feed.after import load_and_follow_up
 from etl_toolkit.feed.document import open_feed
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
+from etl_toolkit.loading.assertions import assert_after_commit
 from etl_toolkit.loading.conventions import PRINTED, named_conventions
 from etl_toolkit.loading.coordinator import Coordinator, open_coordinator
 from etl_toolkit.loading.environment import ignored_variables
@@ -380,7 +384,11 @@ def ingest(
     check_named(files, spec)
     stop = stop or Stop()
     with card_if_wanted(stop, progress=progress) as card:
-        return processor._with(card).load(files, spec, stop)
+        load = partial(processor._with(card).load, files, spec, stop)
+        result, complaints = load_and_follow_up(given, load, dsn)
+    if complaints:
+        raise FollowUpError(f"run {result.run_id} is complete, but {'; '.join(complaints)}", result)
+    return result
 
 
 async def _in_steps(work: asyncio.Future[LoadResult]) -> None:
@@ -422,9 +430,9 @@ def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> dict[int, Coun
         check_reject_limit(run)
         counts = add_up([{file.position: Counts() for file in run.files}, STRATEGIES[run.plan.strategy](run)])
         _check_accounting(run, counts)
+        coordinator.do(partial(assert_after_commit, run))
         reach("finishing")
         _close(coordinator, run, "complete", counts, observed=_collect_observations(watch))
-        return counts
     except BaseException as error:
         stopped = _explain_stop(coordinator, run) if run.stop.is_set() else None
         status = "interrupted" if stopped or not isinstance(error, Exception) else "failed"
@@ -435,6 +443,16 @@ def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> dict[int, Coun
         if isinstance(error, psycopg2.Error):
             raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
         raise
+    if run.spec.write.analyze and run.files:
+        with driver_errors_mapped(doing=f"ANALYZE of {run.target.qualified_name} (run {run.run_id} is complete)"):
+            coordinator.do(partial(_analyze, run))
+    return counts
+
+
+def _analyze(run: Run, connection: Any) -> None:
+    with run.phases.phase("analyze"), connection.cursor() as cursor:
+        cursor.execute(SQL("ANALYZE {}").format(Identifier(run.target.schema, run.target.name)))
+    connection.commit()
 
 
 def _explain_stop(coordinator: Coordinator, run: Run) -> StoppedError:

@@ -1,6 +1,7 @@
 """The command line: parse, one call, print, exit code. Results go to stdout, progress and complaints to stderr.
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 done but some rows rejected, 4 a doctor check failed, 130 / 143 interrupted.
+Exit codes: 0 done, 1 failed, 2 usage, 3 done but some rows rejected, 4 a doctor check failed, 5 done but a command after the
+load failed, 130 / 143 interrupted.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ def exit_code(error: EtlError) -> int:
 
 def complain(message: str, code: int, error: EtlError | None = None) -> int:
     """Print what is wrong, in terms of the command line; return the exit code."""
-    print(f"etl-toolkit: {message}", file=sys.stderr)
+    for line in (message, *getattr(error, "__notes__", ())):
+        print(f"etl-toolkit: {line}", file=sys.stderr)
     if is_json_wanted():
         what, _, hint = message.partition("; ")
         told: dict[str, Any] = {"error": what, "code": code, "hint": hint or None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from etl_toolkit.model import LoadSpec
 
 REJECTED_EXIT_CODE = 3
+FOLLOW_UP_EXIT_CODE = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -105,6 +106,7 @@ def ingest(
     """Load files into a table in parallel, upserting; the table ends up as if they had been loaded one by one."""
     arguments = locals()
     from etl_toolkit.cli.progress import Progress
+    from etl_toolkit.feed.after import load_and_follow_up
     from etl_toolkit.processor import ConflictAwareProcessor
 
     given = options.open_feed(feed)
@@ -121,12 +123,14 @@ def ingest(
         stopped_by_signals() as stop,
     ):
         processor = ConflictAwareProcessor(server, config=settings, on_event=on_event)
-        result = processor.load(files, spec, stop)
-    report(result, all_files=all_files, as_json=as_json, quiet=quiet)
+        result, complaints = load_and_follow_up(given, lambda: processor.load(files, spec, stop), server)
+    report(result, all_files=all_files, as_json=as_json, quiet=quiet, complaints=complaints)
 
 
-def report(result: Any, *, as_json: bool, all_files: bool = False, quiet: bool = False) -> None:
-    """Print a LoadResult (only its warnings if `quiet`), and exit with its code."""
+def report(
+    result: Any, *, as_json: bool, all_files: bool = False, quiet: bool = False, complaints: Sequence[str] = ()
+) -> None:
+    """Print a LoadResult (only its warnings if `quiet`) and what failed after the load, and exit with its code."""
     from etl_toolkit.display import result_text, result_warnings
 
     if as_json:
@@ -136,8 +140,12 @@ def report(result: Any, *, as_json: bool, all_files: bool = False, quiet: bool =
     if quiet:
         for warning in result_warnings(result):
             typer.echo(f"warning: {warning}", err=True)
+    for complaint in complaints:
+        typer.echo(f"etl-toolkit: {complaint}", err=True)
     if not result:
         raise typer.Exit(1)
+    if complaints:
+        raise typer.Exit(FOLLOW_UP_EXIT_CODE)
     if result.counts.rejected:
         raise typer.Exit(REJECTED_EXIT_CODE)
 

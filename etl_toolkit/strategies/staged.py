@@ -12,6 +12,7 @@ import psycopg2
 
 from etl_toolkit.errors import driver_errors_mapped
 from etl_toolkit.loading import ledger
+from etl_toolkit.loading.assertions import assert_before_commit
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import Merged, Upsert, empty_staging, staging_table
@@ -91,6 +92,7 @@ def finish(run: Run, connection: Any, cursor: Any, batch: Batch, counts: FileCou
         check_unchanged(run.file(position))
         ledger.record_rejects(cursor, run.run_id, run.refused.get(position, ()))
     ledger.complete(cursor, run.run_id, batch, counts)
+    assert_before_commit(run, cursor)
     reach("completed")
     with run.phases.phase("commit"):
         run.sessions.commit(connection)

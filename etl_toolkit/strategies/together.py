@@ -19,6 +19,7 @@ import psycopg2
 
 from etl_toolkit.errors import AccountingError, DatabaseError, is_transient, reason_of
 from etl_toolkit.loading import ledger
+from etl_toolkit.loading.assertions import assert_before_commit
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
@@ -141,6 +142,7 @@ def _load_partitions(run: Run, worker: str, batches: Iterable[Batch], write: Wri
                 counts.append(report_batch(run, batch, partial(_load_one, run, cursor, batch, write, lost)))
                 done.append(batch)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what could still fail at COMMIT fails now
+            assert_before_commit(run, cursor)  # an atomic load has one worker
         reach("completed")
         sent = run.rows_sent() - sent_before
         return Loaded(worker, tuple(done), connection, add_up(counts), sent, threading.get_ident())
