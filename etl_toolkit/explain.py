@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -21,7 +20,7 @@ from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import ConflictAction, Delete, LoadSpec, Reject, SourceFile, TargetTable
 from etl_toolkit.plan import match_columns
 from etl_toolkit.prepare import localize_instants
-from etl_toolkit.sources import locate, number_in_file, resolve, text_relation, tombstone_expression
+from etl_toolkit.sources import is_there, locate, number_in_file, resolve, text_relation, tombstone_expression
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, literal, open_workspace
 
@@ -172,9 +171,9 @@ def _rows_of(
     connection: Any, run: PastRun, target: TargetTable, key: Mapping[str, str], *, config: ParallelConfig, notes: list[str],
 ) -> list[_Row]:  # fmt: skip
     """The rows of a run's files with this key, in loading order."""
-    there = [file for file in run.files if Path(file[1]).exists()]
+    there = [file for file in run.files if is_there(file[1])]
     for _, name, _ in run.files:
-        if not Path(name).exists():
+        if not is_there(name):
             notes.append(f"run {run.run_id}: {name} no longer exists")
     if not there:
         return []

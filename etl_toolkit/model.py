@@ -40,7 +40,7 @@ QuotedEmpty = Literal["text", "null"]
 Names = Literal["exact", "snake"]
 PerColumn = tuple[str, ...] | Mapping[str, tuple[str, ...]]  # for all columns, or by their names
 Ragged = Literal["reject", "pad", "cut", "fit"]
-FileFormat = Literal["csv", "pgtext", "parquet"]
+FileFormat = Literal["csv", "pgtext", "jsonl", "parquet", "arrow"]
 Loaded = Literal["again", "skip"]
 Nulls = Literal["overwrite", "keep"]
 RowsWritten = Literal["all", "update", "insert"]
@@ -173,7 +173,7 @@ class CsvDialect:
     """The agreed shape of one CSV file, as DuckDB and COPY read it.
 
     `copy_text` is the delimiter of the COPY text that it was made of, if it was; `spelled_anew` says that it was made of
-    another kind of CSV, by the options of its file.
+    another kind of CSV, by the options of its file, `is_json` of JSON lines.
     """
 
     delimiter: str = ","
@@ -183,6 +183,7 @@ class CsvDialect:
     skip: int = 0
     copy_text: str = ""
     spelled_anew: bool = False
+    is_json: bool = False
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def export_rejects(connection: Any, run_id: str, path: str | Path) -> int:
             if target.parent != Path(path).parent:
                 target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("x", encoding="utf-8", newline="") as stream:
-                stream.writelines(line + "\n" for line in (header, *records))
+                stream.writelines(line + "\n" for line in (*([header] if header else []), *records))
         except OSError as error:
             raise SourceError(f"{target}: cannot be written: {error.strerror}") from None
     return sum(map(len, by_place.values()))

@@ -1,6 +1,6 @@
 """From what the user names to an ordered list of `SourceFile`s, and the DuckDB relation over each of them.
 
-names, globs, frames ──► inputs ──► csv_file / typed ──► resolving ──► relation / held
+names, globs, frames ──► expanding ──► csv_file / json_lines / typed ──► resolving ──► relation / held
                                       │
                                       ├─ octets     decompress, decode, hash
                                       ├─ copy_text  COPY's text format as CSV
@@ -13,8 +13,9 @@ names, globs, frames ──► inputs ──► csv_file / typed ──► resol
 
 from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR, too_many_rejects
+from etl_toolkit.sources.expanding import expand, is_there
 from etl_toolkit.sources.held import HeldLines, split_streams
-from etl_toolkit.sources.inputs import escape_name, expand, partition_of
+from etl_toolkit.sources.inputs import escape_name, partition_of
 from etl_toolkit.sources.located import locate, number_in_file, ordinals
 from etl_toolkit.sources.naming import in_chosen_order
 from etl_toolkit.sources.relation import (
@@ -51,6 +52,7 @@ __all__ = [
     "in_chosen_order",
     "is_in_reach",
     "is_record",
+    "is_there",
     "leave_out_taken",
     "line_texts",
     "locate",

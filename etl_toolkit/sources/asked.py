@@ -12,7 +12,7 @@ from etl_toolkit.model import PerColumn, Ragged, ReadOptions
 from etl_toolkit.sources.values import date_grammar
 
 MOST_HEADER_LINES = 10
-_FORMATS = ("csv", "pgtext", "parquet")
+_FORMATS = ("csv", "pgtext", "jsonl", "parquet", "arrow")
 _SEPARATORS = (".", ",", "'", "\u2019", "_", " ")
 
 

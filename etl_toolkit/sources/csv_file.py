@@ -7,9 +7,7 @@ in UTF-8, every record ended by LF, malformed records and blank lines left out.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +16,7 @@ from etl_toolkit.errors import RejectLimitError, SourceError
 from etl_toolkit.model import CsvDialect, ReadOptions, Reject, SourceFile
 from etl_toolkit.sources.copy_text import CopyText, null_field
 from etl_toolkit.sources.dialect import Header, read_header, shape_of
+from etl_toolkit.sources.fetched import room_wanted
 from etl_toolkit.sources.footer_lines import WithoutFooter
 from etl_toolkit.sources.inputs import escape_name, storable
 from etl_toolkit.sources.octets import Utf8Stream, open_utf8
@@ -55,7 +54,7 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         shape = shape_of(options, header.delimiter, header.columns, bounds.max_line_bytes)
         says_nothing = options.format is None and not options.null and not options.escape
         is_as_it_is = stream.is_direct and header.is_tidy and not shape.is_foreign and not shape.until
-        mending = _Mending(path, copy, header, shape, is_copied=not is_as_it_is, says_nothing=says_nothing)
+        mending = Mending(path, copy, header, shape, is_copied=not is_as_it_is, says_nothing=says_nothing)
         seen = 0
         with mending:
             for piece in _pieces(stream, shape, rest, header, skip):
@@ -165,7 +164,7 @@ def too_many_rejects(name: str, reject: Reject, allowed: int) -> RejectLimitErro
 
 
 @dataclass
-class _Mending:
+class Mending:
     """What is known of a file so far, and the copy of it, begun at the first piece that cannot stay as it is."""
 
     path: Path
@@ -184,7 +183,7 @@ class _Mending:
     _bytes_read: int = 0
     _output: BinaryIO | None = None
 
-    def __enter__(self) -> _Mending:
+    def __enter__(self) -> Mending:
         self.is_copyable = len(self.header.columns) > 1
         self.is_plain = self.is_copyable
         if self.is_copied:
@@ -208,7 +207,7 @@ class _Mending:
         if not piece.is_verbatim and self._output is None:
             self._begin()
         if self._output is not None:
-            with _writing(self.copy):
+            with room_wanted(self.copy):
                 self._output.write(data)
         self.count += count
         self.longest = max(self.longest, longest)
@@ -243,7 +242,7 @@ class _Mending:
     def _begin(self) -> None:
         """Begin the copy with what was read before: a header that is one line, and clean records as they are."""
         self.is_copied = True
-        with _writing(self.copy):
+        with room_wanted(self.copy):
             self._output = self.copy.open("wb")
             if self.header.has_header:
                 self._output.write(self.header.line + b"\n")
@@ -257,15 +256,3 @@ def _copy_bytes(source: BinaryIO, target: BinaryIO, size: int) -> None:
     while size and (data := source.read(min(size, BLOCK_BYTES))):
         target.write(data)
         size -= len(data)
-
-
-@contextmanager
-def _writing(copy: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        free = shutil.disk_usage(copy.parent).free
-        raise SourceError(
-            f"the working directory {copy.parent} cannot take a copy of the input: {error.strerror} ({free:,} bytes free); "
-            "free space, or name another place with temp_directory"
-        ) from None

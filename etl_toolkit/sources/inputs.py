@@ -1,32 +1,45 @@
-"""What the user names, in order: paths, globs and frames."""
+"""What a file is, by its name and its first bytes, and what its path says."""
 
 from __future__ import annotations
 
-import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import unquote
 
-from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
+from etl_toolkit.errors import SourceError
 
-PACKED_SUFFIXES = (".gz", ".zst")
+PACKED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
 CSV_SUFFIXES = tuple(plain + packed for packed in ("", *PACKED_SUFFIXES) for plain in (".csv", ".tsv", ".txt"))
+JSON_SUFFIXES = tuple(plain + packed for packed in ("", *PACKED_SUFFIXES) for plain in (".jsonl", ".ndjson"))
+ARROW_SUFFIXES = (".arrow", ".arrows", ".feather", ".ipc")
+Kind = Literal["csv", "json", "parquet", "arrow"]
 # How a file begins that is neither CSV nor Parquet, whatever its name says.
 _OTHERS = (
     (b"\x1f\x8b", "compressed with gzip", "rename it to {}.gz"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "rename it to {}.zst"),
-    (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "unpack it, or save the sheet as CSV"),
+    (b"PK\x03\x04", "a ZIP archive or an Excel workbook", "rename it to {}.zip, or save the sheet as CSV"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel workbook", "save the sheet as CSV"),
-    (b"\xfd7zXZ\x00", "compressed with xz", "unpack it first"),
-    (b"ARROW1\x00\x00", "an Arrow file", "read it with pyarrow, and load the table"),
+    (b"\xfd7zXZ\x00", "compressed with xz", "rename it to {}.xz"),
+    (b"BZh", "compressed with bzip2", "rename it to {}.bz2"),
+    (b"ARROW1\x00\x00", "an Arrow file", "rename it to {}.arrow, or pass --format arrow"),
+    (b"FEA1", "an old Feather file", "write it as Arrow IPC (Feather V2) or Parquet"),
     (b"Obj\x01", "an Avro file", "write it as Parquet or CSV"),
     (b"SQLite format 3\x00", "an SQLite database", "write its tables as CSV"),
 )
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+_SUFFIXES: Mapping[Kind, tuple[str, ...]] = {
+    "csv": CSV_SUFFIXES, "json": JSON_SUFFIXES, "parquet": PARQUET_SUFFIXES, "arrow": ARROW_SUFFIXES
+}  # fmt: skip
+_KINDS: Mapping[str, Kind] = {
+    "csv": "csv", "pgtext": "csv", "jsonl": "json", "parquet": "parquet", "arrow": "arrow"
+}  # fmt: skip
+_KNOWN = [suffix for some in _SUFFIXES.values() for suffix in some if not suffix.endswith(PACKED_SUFFIXES)]
+_KNOWN += [f"{' or '.join(PACKED_SUFFIXES)} behind those of text", ".zip"]
+_MEMBER = re.compile(r"(\.zip)!", re.IGNORECASE)  # what is between an archive and a file in it
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
@@ -34,58 +47,39 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def expand(inputs: Iterable[Any]) -> list[Any]:
-    """Expand globs in natural order; what is not text or a path is taken to be a frame.
-
-    A path that exists is taken literally, whatever characters it holds.
-    """
-    found: list[Any] = []
-    for item in inputs:
-        if not isinstance(item, str | os.PathLike):
-            found.append(item)
-        elif os.path.lexists(item):
-            found.append(Path(item))
-        elif matches := sorted(glob.glob(os.fspath(item), recursive=True), key=natural_order):  # noqa: PTH207  # any path
-            found.extend(Path(match) for match in matches)
-        else:
-            raise UnknownFileError(
-                f"{escape_name(item)}: no such file, and no file matches it; check the path or quote the glob"
-            )
-    if not found:
-        raise UsageError("no files given; name at least one CSV or Parquet file, or a frame")
-    return found
-
-
-def kind_of(path: Path, told: str | None = None) -> Literal["csv", "parquet"]:
+def kind_of(path: Path, told: str | None = None) -> Kind:
     """Return the format of a file: as given, or by its name.
 
-    Raises SourceError for a directory, a pipe, an unknown ending, and content that is plainly something else.
+    Raises SourceError for an unknown ending, and for content that is plainly something else.
     """
     name = path.name.lower()
     if storable(path) != str(path):
         raise SourceError(
             f"{escape_name(path)}: the file name is not UTF-8; rename the file, or give it another name with a link"
         )
-    if path.is_dir():
-        raise SourceError(f"{escape_name(path)}: is a directory; name its files, for example {escape_name(path)}/*.csv")
     if not path.exists():
         raise SourceError(f"{escape_name(path)}: is a link to a file that does not exist")
     if not path.is_file():
-        raise SourceError(
-            f"{escape_name(path)}: is not a regular file; a load reads its files more than once, so save it first"
-        )
-    _check_content(path, is_packed=name.endswith(PACKED_SUFFIXES), is_parquet=told == "parquet")
-    if told == "parquet" or (told is None and name.endswith(PARQUET_SUFFIXES)):
-        return "parquet"
-    if told is not None or name.endswith(CSV_SUFFIXES):
-        return "csv"
+        raise SourceError(f"{escape_name(path)}: is neither a file nor a pipe")
+    kind = _KINDS[told] if told else kind_by_name(name)
+    _check_content(path, kind, is_packed=name.endswith(PACKED_SUFFIXES))
+    if kind is not None:
+        return kind
     raise SourceError(
-        f"{escape_name(path)}: unknown type of file; known extensions are {', '.join(CSV_SUFFIXES + PARQUET_SUFFIXES)}; "
-        "give its format with --format csv, pgtext or parquet"
+        f"{escape_name(path)}: unknown type of file; known extensions are {', '.join(_KNOWN)}; "
+        "give its format with --format csv, pgtext, jsonl, parquet or arrow"
     )
 
 
-def _check_content(path: Path, *, is_packed: bool, is_parquet: bool) -> None:
+def kind_by_name(name: str) -> Kind | None:
+    """The format that the name of a file says it has."""
+    for kind, suffixes in _SUFFIXES.items():
+        if name.lower().endswith(suffixes):
+            return kind
+    return None
+
+
+def _check_content(path: Path, kind: Kind | None, *, is_packed: bool) -> None:
     """Raise SourceError where a file is something else than its name says, by its first and last bytes."""
     with path.open("rb") as file:
         head = file.read(16)
@@ -93,12 +87,11 @@ def _check_content(path: Path, *, is_packed: bool, is_parquet: bool) -> None:
         tail = file.read(4)
     if tail == b"PARE" and head[:4] == b"PARE":
         raise SourceError(f"{escape_name(path)}: is an encrypted Parquet file; write it again without encryption")
-    has_parquet_name = is_parquet or path.name.lower().endswith(PARQUET_SUFFIXES)
-    if head[:4] == tail == b"PAR1" and not has_parquet_name:
+    if head[:4] == tail == b"PAR1" and kind != "parquet":
         raise SourceError(f"{escape_name(path)}: is a Parquet file; rename it, or pass --format parquet")
     for magic, what, remedy in _OTHERS:
-        if head.startswith(magic) and not is_packed:
-            is_packed_parquet = has_parquet_name and "compressed" in what
+        if head.startswith(magic) and not is_packed and not (kind == "arrow" and magic.startswith(b"ARROW1")):
+            is_packed_parquet = kind in ("parquet", "arrow") and "compressed" in what
             what_to_do = "unpack it first" if is_packed_parquet else remedy.format(escape_name(path))
             raise SourceError(f"{escape_name(path)}: is {what}; {what_to_do}")
 
@@ -116,9 +109,14 @@ def path_values(path: Path) -> tuple[tuple[str, str | None], ...]:
     return tuple(found.values())
 
 
+def place_of(name: str) -> Path:
+    """The path of a file by its name, in which an archive is like a directory."""
+    return Path(_MEMBER.sub(r"\1/", name))
+
+
 def partition_of(name: str) -> Path:
     """The directories of a file name that carry columns, one below the other."""
-    return Path(*(part for part in Path(name).parent.parts if part.partition("=")[0] and "=" in part))
+    return Path(*(part for part in place_of(name).parent.parts if part.partition("=")[0] and "=" in part))
 
 
 def _decoded(text: str) -> str:

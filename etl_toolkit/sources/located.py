@@ -15,6 +15,7 @@ from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Layout, Reject, SourceFile
 from etl_toolkit.sources.csv_file import reopen, shape_in_file
 from etl_toolkit.sources.inputs import escape_name
+from etl_toolkit.sources.json_lines import reopen_json
 from etl_toolkit.sources.records import Scanner
 from etl_toolkit.sources.relation import record_expression, text_relation
 from etl_toolkit.stopping import Stop
@@ -63,9 +64,10 @@ def _csv_places(
     file: SourceFile, wanted: Sequence[int], max_line_bytes: int, stop: Stop
 ) -> dict[int, tuple[int | None, str]]:
     dialect = file.dialect
+    reopened = reopen_json if dialect.is_json else reopen
     scanner = Scanner(shape_in_file(file, max_line_bytes))
     places: dict[int, tuple[int | None, str]] = {}
-    with closing(reopen(file, max_line_bytes)) as all_pieces:
+    with closing(reopened(file, max_line_bytes)) as all_pieces:
         for piece in all_pieces:
             stop.check()
             here = wanted[len(places) : bisect_left(wanted, piece.first_record + piece.count)]

@@ -5,12 +5,15 @@ The bytes on disk are hashed as they pass, so that a file is read once.
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import io
+import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +27,7 @@ from etl_toolkit.sources.structure import BLOCK_BYTES, ByteStream
 # A file may grow this much when it is unpacked; text rarely reaches a tenth of it, a decompression bomb a thousandfold.
 UNPACKED_RATIO = 200
 UNPACKED_MINIMUM_BYTES = 1 << 30
+_XZ_BYTES = 256 << 20  # of memory: more than its highest level takes, and less than a file may ask for
 _ZSTD_BYTES = 2048  # zstd unpacks a whole input at once: in the worst case 128 KiB of every four bytes
 
 _MARKS = (
@@ -133,7 +137,7 @@ def open_utf8(path: Path, *, encoding: str | None) -> Iterator[tuple[HashedFile,
         with path.open("rb", buffering=0) as stream:
             raw = HashedFile(stream)
             yield raw, Utf8Stream(path, raw, encoding=encoding)
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
         detail = str(error).strip().rstrip(".")
         raise SourceError(f"{escape_name(path)}: cannot be decompressed: {detail}; is the file complete?") from None
 
@@ -144,6 +148,10 @@ def _unpack(path: Path, raw: HashedFile) -> ByteStream:
         return _Bounded(gzip.GzipFile(fileobj=io.BufferedReader(raw, BLOCK_BYTES)), raw, path)
     if name.endswith(".zst"):
         return _Bounded(_ZstdFile(raw), raw, path)
+    if name.endswith(".bz2"):
+        return _Bounded(_Packed(raw, bz2.BZ2Decompressor), raw, path)
+    if name.endswith(".xz"):
+        return _Bounded(_Packed(raw, partial(lzma.LZMADecompressor, memlimit=_XZ_BYTES)), raw, path)
     return raw
 
 
@@ -167,6 +175,35 @@ class _ZstdFile:
             self._packed = self._frame.unused_data if self._frame.eof else b""
             if self._frame.eof:
                 self._frame = None
+            if data:
+                return data
+
+
+class _Packed:
+    """The content of bzip2 or xz streams, one after the other."""
+
+    def __init__(self, raw: HashedFile, new: Callable[[], Any]) -> None:
+        self._raw, self._new = raw, new
+        self._stream: Any = None
+        self._packed = b""
+
+    def read(self, size: int, /) -> bytes:
+        while True:
+            if self._stream is None or self._stream.eof:
+                rest = (self._stream.unused_data if self._stream else b"").lstrip(b"\0") or self._raw.read(
+                    BLOCK_BYTES
+                ).lstrip(b"\0")
+                if not rest:
+                    return b""
+                self._stream, self._packed = self._new(), rest
+            if self._stream.needs_input and not self._packed and not (block := self._raw.read(BLOCK_BYTES)):
+                raise EOFError("it ends before the end of its last stream")
+            self._packed = self._packed or (block if self._stream.needs_input else b"")
+            try:
+                data: bytes = self._stream.decompress(self._packed, size)
+            except OSError as error:  # of bzip2
+                raise zlib.error(str(error)) from None
+            self._packed = b""
             if data:
                 return data
 

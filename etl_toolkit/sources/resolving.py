@@ -16,13 +16,17 @@ from typing import Any
 import duckdb
 from blake3 import blake3
 
-from etl_toolkit.errors import SourceError
+from etl_toolkit.errors import EtlError, SourceError
 from etl_toolkit.model import ReadOptions, SkippedFile, SourceFile, Sources, TakenFile
+from etl_toolkit.sources.arrow_file import examine_arrow
 from etl_toolkit.sources.asked import check_options
 from etl_toolkit.sources.csv_file import Bounds, examine_csv
+from etl_toolkit.sources.expanding import expand
+from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.frames import examine_frame
 from etl_toolkit.sources.held import held_bytes
-from etl_toolkit.sources.inputs import escape_name, expand, kind_of, path_values
+from etl_toolkit.sources.inputs import escape_name, kind_of, path_values, place_of
+from etl_toolkit.sources.json_lines import examine_json
 from etl_toolkit.sources.naming import check_names, name_columns
 from etl_toolkit.sources.relation import parquet_relation, read_failure, typed_relation
 from etl_toolkit.sources.typed import INDEX_PREFIX, examine_parquet, read_by_arrow
@@ -43,8 +47,9 @@ def resolve(
     threads, with the bytes of the files looked at since, and those of all files.
     """
     options = check_options(options)
-    items = expand(inputs)
+    items = expand(inputs, options.format)
     total = sum(item.stat().st_size for item in items if isinstance(item, Path) and item.is_file())
+    total += sum(item.size for item in items if isinstance(item, Fetched))
     bounds = Bounds(max_rejects, max_line_bytes, workspace.stop, lambda size: on_look(size, total))
     bounds.on_look(0)
     tasks = [_task(item, number, options, bounds, workspace) for number, item in enumerate(items, start=1)]
@@ -70,7 +75,7 @@ def _read_as(file: SourceFile, options: ReadOptions) -> SourceFile:
     }
     if file.format != "csv":
         said = {name: value for name, value in said.items() if name in ("names", "rename", "columns")}
-    named = name_columns(replace(file, read=options), options)
+    named = name_columns(file if file.dialect.is_json else replace(file, read=options), options)
     if not said:
         return named
     spelled = json.dumps(said, sort_keys=True).encode()
@@ -132,12 +137,25 @@ def _moved(file: SourceFile, position: int, workspace: Workspace) -> SourceFile:
 def _task(
     item: Any, number: int, options: ReadOptions, bounds: Bounds, workspace: Workspace
 ) -> Callable[[], SourceFile]:
+    copy = workspace.directory / f"copy_{number:05d}"
+    if isinstance(item, Fetched):
+        return partial(_fetch, item, copy, options, bounds)
     if not isinstance(item, Path):
         return partial(examine_frame, item, number, workspace.stop)
-    return partial(_examine, item, workspace.directory / f"copy_{number:05d}", options, bounds)
+    return partial(_examine, item, copy, options, bounds, place=item)
 
 
-def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds) -> SourceFile:
+def _fetch(item: Fetched, copy: Path, options: ReadOptions, bounds: Bounds) -> SourceFile:
+    """Examine content that is no file yet; what is wrong with it is said of its own name."""
+    path = item.fetch(copy.with_name(copy.name.replace("copy", "in")), bounds.stop)
+    try:
+        examined = _examine(path, copy, options, bounds, place=place_of(item.name))
+    except EtlError as error:
+        raise type(error)(str(error).replace(escape_name(path), escape_name(item.name))) from None
+    return replace(examined, name=item.name)
+
+
+def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds, *, place: Path) -> SourceFile:
     bounds.stop.check()
     try:
         kind = kind_of(path, options.format)
@@ -145,10 +163,15 @@ def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds) -> So
         if kind == "parquet":
             examined = examine_parquet(path, copy.with_suffix(".parquet"), bounds.stop)
             bounds.on_look(examined.size_bytes)
+        elif kind == "arrow":
+            examined = examine_arrow(path, copy.with_suffix(".parquet"), bounds.stop)
+            bounds.on_look(examined.size_bytes)
+        elif kind == "json":
+            examined = examine_json(path, options, copy.with_suffix(".csv"), bounds)
         else:
             examined = examine_csv(path, options, copy.with_suffix(".csv"), bounds)
         own = {name.casefold() for name in examined.columns}  # a file that has the column itself says it row by row
-        of_path = tuple((name, text) for name, text in path_values(path) if name.casefold() not in own)
+        of_path = tuple((name, text) for name, text in path_values(place) if name.casefold() not in own)
         return replace(examined, stamp=stamp, path_values=of_path)
     except OSError as error:
         raise SourceError(f"{escape_name(path)}: cannot be read: {error.strerror or error}") from None

@@ -44,7 +44,7 @@ def examine_parquet(path: Path, copy: Path, stop: Stop | None = None) -> SourceF
     size = path.stat().st_size
     if not size:
         raise SourceError(f"{escape_name(path)}: is empty; a Parquet file has a footer even without rows")
-    digest = _hashed(path, stop)
+    digest = hash_file(path, stop)
     try:
         with pq.ParquetFile(path) as source:
             check_not_encrypted(path, source.metadata)
@@ -93,7 +93,8 @@ def read_by_arrow(file: SourceFile, copy: Path, stop: Stop) -> SourceFile:
     return replace(file, readable=copy)
 
 
-def _hashed(path: Path, stop: Stop) -> str:
+def hash_file(path: Path, stop: Stop) -> str:
+    """The hash of a file that is not empty."""
     digest = blake3(max_threads=1)
     with (
         path.open("rb") as stream,

@@ -1,0 +1,34 @@
+"""Content that is no file of its own: it is written to one of ours before it is looked at."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from etl_toolkit.errors import SourceError
+from etl_toolkit.stopping import Stop
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What is named so, of about this size. `fetch` writes it below a path of ours, and returns the path with its suffix."""
+
+    name: str
+    size: int
+    fetch: Callable[[Path, Stop], Path]
+
+
+@contextmanager
+def room_wanted(copy: Path) -> Iterator[None]:
+    """Raise SourceError with the remedy where the working directory cannot take what is written."""
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(copy.parent).free
+        raise SourceError(
+            f"the working directory {copy.parent} cannot take a copy of the input: {error.strerror} ({free:,} bytes free); "
+            "free space, or name another place with temp_directory"
+        ) from None
