@@ -27,6 +27,7 @@ from etl_toolkit.bench.writing import write_manifest
 from etl_toolkit.cli import app
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import ConfigError, UsageError
+from tests import bench_records as made
 
 TINY = SweepConfig(
     name="tiny",
@@ -427,6 +428,24 @@ def test_a_configuration_that_does_not_fit_is_refused(
 def test_a_configuration_survives_the_manifest() -> None:
     for config in map(SweepConfig.preset, PRESETS):
         assert SweepConfig.from_mapping(json.loads(json.dumps(config.as_dict()))) == config
+
+
+def test_a_load_uses_what_was_recommended(tmp_path: Path, database: str) -> None:
+    """Strategy, workers, rows per batch and costs, from the file that a sweep writes to what a load does and predicts."""
+    rule = {"when": {"overlap": [0, 0], "rows": [40, 40], "table_state": "empty"}, "evidence": [], "because": "",
+            "then": {"strategy": "partitioned", "workers": 3, "batch_rows": 10}}  # fmt: skip
+    cost = {"coefficients": {"load_milliseconds": 9_000.0}, "error_before": 0.5, "error_after": 0.1, "runs": 20}
+    report = {"recommendations": [rule], "cost": cost}
+    recommend.write_config(tmp_path / "recommended.toml", made.manifest([]), report)
+    written = generate(tmp_path / "files", Workload(files=1, rows=40))
+    words = [*map(str, written.files), "--table", "t", "--key", "id", "--create-table", "--dsn", database, "--json"]
+    done = CliRunner().invoke(app, ["ingest", *words, "--config", str(tmp_path / "recommended.toml")])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["strategy"], result["counts"]["inserted"]) == ("partitioned", 40)
+    assert 9.0 < result["predicted_seconds"]["partitioned"] < 9.1
+    config = ParallelConfig.from_toml(tmp_path / "recommended.toml")
+    assert (config.concurrency, config.chunk_size) == (3, 10)
 
 
 # --- peers --------------------------------------------------------------------------------------------------

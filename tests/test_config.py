@@ -133,6 +133,8 @@ class TestFile:
             ("[load]\nconcurency = 2\n", "unknown setting concurency; known are preset, concurrency,"),
             ("[load]\nconcurrency = '2'\n", "concurrency must be a whole number, not '2'"),
             ("[load]\nconcurrency = \n", "not valid TOML"),
+            ("[load.cost]\nread_seconds = 1\n", "cost has no read_seconds; known are read_microseconds,"),
+            ("[load.cost]\nread_microseconds = -1\n", "cost: read_microseconds must be a number, 0 or more, not -1"),
         ],
     )
     def test_a_mistake_names_the_file(self, tmp_path: Path, text: str, message: str) -> None:
