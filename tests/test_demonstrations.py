@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,21 @@ def test_the_page_shows_the_races_and_opens_no_database(run_directory: Path, mon
     assert html.count("<h3") == len(RACES)
     assert "None of our strategies gave a wrong result." in html
     assert "ERROR 40P01: deadlock detected" in html
-    assert "ON CONFLICT" in safety.mechanisms(run_data.read(run_directory))._repr_html_()
+    shown = safety.mechanisms(run_data.read(run_directory))._repr_html_()
+    assert "ON CONFLICT" in shown
+    for strategy in trials.STRATEGIES[1:]:
+        for session in ("coordinator", r"(worker|file) \d"):
+            assert re.search(rf"{strategy.value}: session <code>{session}</code>", shown), (strategy, session)
+    assert html.count("in the same situation</h4>") == len(RACES)
+
+
+def test_beside_each_race_stands_what_auto_sent_in_it(recorded: dict[str, Any]) -> None:
+    for race in recorded["races"]:
+        sent = {trial["strategy"]: trial["statements"] for trial in race["trials"]}
+        assert all(not statements for name, statements in sent.items() if name != "auto")
+        assert any(said["copy_bytes"] for said in sent["auto"]), race["name"]
+        assert all(re.match(r"(worker|file) \d", said["session"]) for said in sent["auto"])
+        assert sent["auto"][-1]["statement"] == "COMMIT"
 
 
 def test_a_trial_that_leaves_other_rows_is_called_wrong(database: str, tmp_path: Path) -> None:

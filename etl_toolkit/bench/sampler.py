@@ -77,11 +77,12 @@ def _watch(dsn: str, client: int, interval_seconds: float, cpu_share: float) -> 
     cpu_began = time.process_time()
     sampler.sample()
     _say({"ready": True})
-    cost = time.process_time() - cpu_began
-    while not select.select([sys.stdin], [], [], max(interval_seconds, cost / cpu_share))[0]:
-        cpu = time.process_time()
+    pause = max(interval_seconds, (time.process_time() - cpu_began) / cpu_share)
+    while not select.select([sys.stdin], [], [], pause)[0]:
+        cpu, began = time.process_time(), time.monotonic()
         sampler.sample()
         cost = time.process_time() - cpu
+        pause = max(0.0, max(interval_seconds, cost / cpu_share) - (time.monotonic() - began))
     sys.stdin.readline()
     sampler.sample()
     connection.close()

@@ -53,7 +53,7 @@ class SweepConfig:
     order: Literal["rounds", "settings"] = "rounds"
     seed: int = 0
     interval_seconds: float = 0.1
-    curve_readings: int = 75
+    curve_readings: int = 100
     time_limit_seconds: float = 1_800.0
     run_timeout_seconds: float = 600.0
     own_files: tuple[str, ...] = ()

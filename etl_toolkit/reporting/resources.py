@@ -28,15 +28,8 @@ def memory(data: RunData) -> Figure | None:
         return None
     ours = [(name, own["client"]) for name, sample, own in traces if sample.kind == "ours" and own["client"]]
     peaks = {name: max(value for _, value in readings) for name, readings in ours}
-    lowest, highest = _extremes(peaks)
-    finding = (
-        "All strategies have about the same peak."
-        if peaks and peaks[lowest] == peaks[highest]
-        else f"{highest} has the highest peak, with {peaks[highest]:,.0f} MB in the client; {lowest} has the lowest, "
-        f"with {peaks[lowest]:,.0f} MB."
-        if peaks
-        else "Client memory was not available on this system."
-    )
+    ranked = {name: f"{peaks[name]:,.0f} MB" for name in sorted(peaks, key=lambda name: peaks[name])}
+    finding = _name_extremes("Peak memory of the client", ranked)
     note = (
         f"{setting_words(data.main_setting[0])}; {_readings_words(traces)} Memory is the proportional set size: shared "
         "pages count once over all processes, and shared buffers count for the server. Dotted: the idle client before the "
@@ -56,16 +49,9 @@ def cpu(data: RunData) -> Figure | None:
         if is_clean(case) and case["client_cpu_seconds"] is not None and case["kind"] == "ours":
             spent = case["client_cpu_seconds"] + (case["server_cpu_seconds"] or 0.0)
             busy[case["strategy"]] = spent / case["wall_seconds"]["median"]
-    lowest, highest = _extremes(busy)
     of_all = f" of {cores}" if cores else ""
-    finding = (
-        f"All of our strategies keep {busy[highest]:.1f}{of_all} cores busy on average."
-        if busy and round(busy[lowest], 1) == round(busy[highest], 1)
-        else f"{highest} keeps the most cores busy, {busy[highest]:.1f}{of_all} on average over the load; {lowest} "
-        f"keeps the fewest busy, {busy[lowest]:.1f}."
-        if busy
-        else "CPU time was not available on this system."
-    )
+    ranked = {name: f"{busy[name]:.1f}{of_all}" for name in sorted(busy, key=lambda name: busy[name])}
+    finding = _name_extremes("Cores busy on average over the load", ranked)
     return Figure(finding, _panels(traces, "cpu", "cores"), "The same runs as above.", kind="small")
 
 
@@ -96,9 +82,16 @@ def _readings_words(traces: Sequence[Trace]) -> str:
     return f"for each strategy, {run} ({counts[0]} to {counts[-1]} readings)."
 
 
-def _extremes(values: Mapping[str, float]) -> tuple[str, str]:
-    """The names with the lowest and the highest value; empty names where there is none."""
-    return (min(values, key=values.__getitem__), max(values, key=values.__getitem__)) if values else ("", "")
+def _name_extremes(what: str, words: Mapping[str, str]) -> str:
+    """Say the lowest and the highest of our strategies, given in that order."""
+    if not words:
+        return f"{what}: not available on this system."
+    (lowest, least), *_, (highest, most) = [*words.items()] * 2
+    if len(words) == 1:
+        return f"{what}: {most} with {highest}."
+    if least == most:
+        return f"{what}: {most} with each of our strategies."
+    return f"{what}: {most} with {highest}, the highest, and {least} with {lowest}, the lowest."
 
 
 def _panels(traces: Sequence[Trace], name: str, unit: str) -> list[Panel]:

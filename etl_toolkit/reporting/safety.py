@@ -20,6 +20,7 @@ from etl_toolkit.reporting.content import (
     written_table,
 )
 from etl_toolkit.reporting.run_data import RunData
+from etl_toolkit.reporting.wiretap import IS_WORKER
 from etl_toolkit.tables import Table
 
 MISSING = (
@@ -107,7 +108,7 @@ def _strategy_sql(strategy: Mapping[str, Any]) -> Details:
     counts = strategy["result"]
     told = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
     sessions = list(dict.fromkeys(said["session"] for said in strategy["statements"]))
-    worker = next((name for name in sessions if re.match(r"(partition|file) ", name)), "")
+    worker = next((name for name in sessions if IS_WORKER.match(name)), "")
     parts: list[Part] = [Text(f"{strategy['files']}. {told}.")]
     for name in ("coordinator", worker):
         said = [item for item in strategy["statements"] if item["session"] == name]

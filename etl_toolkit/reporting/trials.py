@@ -16,7 +16,7 @@ from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import EtlError, UnsafeStrategyError
 from etl_toolkit.model import LoadResult, Strategy
 from etl_toolkit.processor import ingest
-from etl_toolkit.reporting.wiretap import Heard, WireTap, make_readable
+from etl_toolkit.reporting.wiretap import IS_WORKER, Heard, WireTap, make_readable
 
 STRATEGIES = (
     Strategy.AUTO,
@@ -101,7 +101,8 @@ def try_one(
     if result.retries:
         detail += f", after {result.retries} {'retry' if result.retries == 1 else 'retries'}"
     outcome = "right" if result and found == expected.value else "wrong"
-    return Trial(strategy.value, outcome, detail, make_readable(tap.heard, result.run_id, Path(files[0]).parent))
+    heard = make_readable(tap.heard, result.run_id, Path(files[0]).parent)
+    return Trial(strategy.value, outcome, detail, [said for said in heard if IS_WORKER.match(said.session)])
 
 
 def load_with_lost_reply(strategy: Strategy, files: Sequence[str], dsn: str) -> LoadResult:

@@ -23,6 +23,8 @@ STARTUP_BYTES = 8
 BLOCK_BYTES = 1 << 16
 LONGEST_STATEMENT = 2_000
 
+IS_WORKER = re.compile(r"(worker|partition|file) \d")  # the role of a session that writes rows
+_RUN = re.compile(r"\d{8}T\d{6}-[0-9a-z]+")
 _RENAMED = re.compile(r"SET application_name TO '([^']*)'")  # a session that goes from one worker to the next
 
 
@@ -183,7 +185,7 @@ def make_readable(heard: Sequence[Heard], run_id: str, place: Path) -> list[Hear
 
 def _readable(said: Heard, run_id: str, place: Path) -> Heard:
     """Name the session by its role, and cut what is long."""
-    role = said.session.replace("etl_toolkit", "").replace(run_id, "").strip()
+    role = _RUN.sub("", said.session.replace("etl_toolkit", "")).strip()
     statement = re.sub(r"\s+", " ", said.statement).replace(run_id, "<run>").replace(f"{place}/", "").strip()
     if len(statement) > LONGEST_STATEMENT:
         statement = statement[:LONGEST_STATEMENT] + " …"
