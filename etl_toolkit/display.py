@@ -211,6 +211,8 @@ def _outcome_table(plan: Plan) -> Table:
         rows.append(("unchanged (not written)", plan.predicted_unchanged))
     if plan.predicted_deletes is not None:
         rows.append(("deleted", plan.predicted_deletes))
+    if plan.predicted_removals is not None:
+        rows.append(("removed (key in no file)", plan.predicted_removals))
     if plan.overlap:
         nulls = sum(file.null_keys for file in plan.overlap.files)
         superseded = plan.overlap.rows - plan.overlap.distinct_keys - plan.overlap.unproven - nulls
@@ -233,6 +235,7 @@ def result_blocks(result: LoadResult, *, all_files: bool = False) -> list[Block]
         notes.append(f"predicted {predicted:,.2f} s, took {result.wall_seconds:,.2f} s")
     notes += [*_left_out(result.duplicates), *_skipped(result.skipped)]
     notes += [f"warning: {item}" for item in result.loaded_before if item.turned_back]
+    notes += [f"warning: {result.missing_kept}"] if result.missing_kept else []
     if result.retries:
         batches = "1 batch was" if result.retries == 1 else f"{result.retries:,} batches were"
         notes.append(f"{batches} repeated after a transient error")
@@ -250,6 +253,8 @@ def result_warnings(result: LoadResult) -> list[str]:
     found = [] if result else [f"{result.table}: {_failure(result)}"]
     if result.counts.rejected:
         found.append(f"rejected rows: {result.counts.rejected:,}; see them with: etl-toolkit rejects {result.run_id}")
+    if result.missing_kept:
+        found.append(result.missing_kept)
     return found + [str(item) for item in result.loaded_before if item.turned_back]
 
 
@@ -285,6 +290,7 @@ def _word(name: str) -> str:
         "superseded_same_file": "superseded (same file)",
         "superseded_later_file": "superseded (later file)",
         "absent": "absent (key not in the table)",
+        "removed": "removed (key in no file)",
     }
     return words.get(name, name)
 

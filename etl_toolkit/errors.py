@@ -80,6 +80,10 @@ class RejectLimitError(EtlError):
     """More rows were rejected than `max_rejects` allows."""
 
 
+class TooManyDeletesError(EtlError):
+    """More keys of the table are in no file than may be deleted."""
+
+
 class ConflictTripwireError(EtlError):
     """Two workers of one run met on one key although the plan had proven their keys to be disjoint."""
 

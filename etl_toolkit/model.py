@@ -131,6 +131,13 @@ class Delete:
 
 
 @dataclass(frozen=True)
+class SoftDelete:
+    """Rows are marked instead of deleted."""
+
+    soft: str = field(metadata={"doc": "boolean or timestamp column of the table that is set"})
+
+
+@dataclass(frozen=True)
 class WriteOptions:
     """What rows do to the table, beyond the key and the conflict action. Each field says what it is."""
 
@@ -157,6 +164,17 @@ class WriteOptions:
     )
     analyze: bool = option(False, "ANALYZE the table after the load")
 
+    missing: Literal["keep", "delete"] | SoftDelete = option(
+        "keep", "what happens to keys of the table that are in no file, once all files are loaded"
+    )
+    scope: str | None = option(
+        None,
+        "rows of the table that the files speak for, with `missing`: an SQL condition, or `$path` for their directories",
+    )
+    max_deletes: int | float = option(
+        0.1, "how many keys `missing` may delete: a number, or as a decimal a share of the scope"
+    )
+
     @property
     def keeps_values(self) -> bool:
         """Whether a column may keep the value that an earlier row of the load gave it: rows do not replace each other whole."""
@@ -165,7 +183,24 @@ class WriteOptions:
     @property
     def is_plain(self) -> bool:
         """Whether each row is written as it is, whatever its key holds."""
-        return not (self.keeps_values or self.delete or self.set or self.rows != "all")
+        return not (self.keeps_values or self.delete or self.set or self.rows != "all" or self.cleared)
+
+    @property
+    def cleared(self) -> str | None:
+        """The column of the table that marks deleted rows, which a row of their key clears."""
+        if self.delete and self.delete.soft:
+            return self.delete.soft
+        return self.missing_soft
+
+    @property
+    def missing_soft(self) -> str | None:
+        """The column that marks rows whose key is in no file, where they are not deleted."""
+        return self.missing.soft if isinstance(self.missing, SoftDelete) else None
+
+    @property
+    def deletes(self) -> bool:
+        """Whether rows of the table may be deleted, and not just marked."""
+        return self.missing == "delete" or (self.delete is not None and not self.delete.soft)
 
 
 @dataclass(frozen=True)
@@ -569,6 +604,8 @@ class Batch:
 
     @property
     def label(self) -> str:
+        if not self.files:
+            return "missing keys"
         if self.partition is not None:
             return f"partition {self.partition + 1}"
         return "file " + ", ".join(str(position + 1) for position in self.files)
@@ -643,6 +680,7 @@ class Plan:
     predicted_updates: int | None = None
     predicted_unchanged: int | None = None
     predicted_deletes: int | None = None
+    predicted_removals: int | None = None
     target_is_empty: bool = False
     loaded_before: tuple[LoadedBefore, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()  # those of `Sources`
@@ -668,7 +706,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Counts:
-    """What happened to the rows; `read` must equal the sum of the others."""
+    """What happened to the rows; `read` must equal the sum of the others, but for `removed`: rows of the table in no file."""
 
     read: int = 0
     inserted: int = 0
@@ -680,10 +718,11 @@ class Counts:
     stale: int = 0
     deleted: int = 0
     absent: int = 0
+    removed: int = 0
 
     @property
     def accounted(self) -> int:
-        return int(sum(getattr(self, name) for name in _COUNTED)) - self.read
+        return int(sum(getattr(self, name) for name in _COUNTED)) - self.read - self.removed
 
     @property
     def balances(self) -> bool:
@@ -691,7 +730,7 @@ class Counts:
 
     @property
     def written(self) -> int:
-        return self.inserted + self.updated + self.deleted
+        return self.inserted + self.updated + self.deleted + self.removed
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{name: getattr(self, name) + getattr(other, name) for name in _COUNTED})
@@ -755,6 +794,7 @@ class LoadResult:
     loaded_before: tuple[LoadedBefore, ...] = ()
     rejects: tuple[RejectedRow, ...] = ()
     skipped: tuple[SkippedFile, ...] = ()
+    missing_kept: str = ""  # why keys that are in no file were not deleted, although that was asked for
 
     def __bool__(self) -> bool:
         return self.completed and self.counts.balances and all(counts.balances for counts in self.files.values())
@@ -783,6 +823,7 @@ class LoadResult:
             "retries": self.retries,
             "created_sql": self.created_sql,
             "resources": dict(self.resources),
+            "missing_kept": self.missing_kept,
             "loaded_before": [asdict(item) for item in self.loaded_before],
         }
 

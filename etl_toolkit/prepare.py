@@ -14,6 +14,7 @@ import psycopg2
 
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.create import create_missing
+from etl_toolkit.errors import TooManyDeletesError
 from etl_toolkit.keys import fold_name
 from etl_toolkit.loading.assertions import check_conditions
 from etl_toolkit.loading.conventions import conventions_in_words, offsets_at, refuse_lost_nulls
@@ -23,6 +24,7 @@ from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecas
 from etl_toolkit.loading.naming import own_name
 from etl_toolkit.loading.run import Phases
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.tombstones import describe_references
 from etl_toolkit.loading.upsert import count_present
 from etl_toolkit.loading.writable import is_standby
 from etl_toolkit.model import (
@@ -62,6 +64,7 @@ from etl_toolkit.sources import (
     with_offsets,
     without_bad_texts,
 )
+from etl_toolkit.strategies.mirror import check_missing, find_missing, may_compare_here
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace
@@ -179,6 +182,7 @@ def prepare_load(
                     config.cost,
                 )
             )
+        plan = replace(plan, reasons=(*plan.reasons, *found.references))
         plan = replace(plan, duplicates=sources.duplicates, skipped=sources.skipped, loaded_before=before)
         if created and is_trial:
             reason = "the table does not exist and would be created: " + " ".join(created.split())
@@ -246,6 +250,7 @@ class _Table:
     refusal: str
     is_standby: bool
     loaded_before: tuple[LoadedBefore, ...]
+    references: Sequence[str] = ()
 
 
 def _look_at_table(
@@ -274,7 +279,11 @@ def _look_at_table(
         sessions.commit(connection, note=f"the table {target.qualified_name} was created")
     may_turn_back = not created and not spec.force and spec.conflict_action is ConflictAction.UPDATE
     before = loaded_before(connection, target.oid, sources.files) if may_turn_back else ()
-    return _Table(created, target, spec, sources, refusal, is_standby(connection), before)
+    references: Sequence[str] = ()
+    if spec.write.deletes:
+        with connection.cursor() as cursor:
+            references = describe_references(cursor, target)
+    return _Table(created, target, spec, sources, refusal, is_standby(connection), before, references)
 
 
 def localize_instants(files: tuple[SourceFile, ...], connection: Any, workspace: Workspace) -> tuple[SourceFile, ...]:
@@ -306,7 +315,7 @@ def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
 
     The sample is staged and compared with the table in a transaction that is rolled back.
     """
-    plan, overlap = ready.plan, ready.plan.overlap
+    plan, overlap = _with_missing(ready, sessions), ready.plan.overlap
     if overlap is None or ready.layout is None or ready.scan is None or not ready.scan.has_records:
         return plan
     if ready.is_standby:
@@ -342,6 +351,20 @@ def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
     updates, unchanged = round(differing * scale), round(same * scale)
     inserts = keys - updates - unchanged if written.rows != "update" else 0
     return replace(plan, predicted_inserts=inserts, predicted_updates=updates, predicted_unchanged=unchanged)
+
+
+def _with_missing(ready: Ready, sessions: Sessions) -> Plan:
+    """The plan with the number of keys that are in no file, where DuckDB can find them."""
+    plan, scan = ready.plan, ready.scan
+    if ready.spec.write.missing == "keep" or not may_compare_here(ready.target, scan, plan.overlap):
+        return plan
+    assert scan is not None
+    found = find_missing(ready.spec, ready.target, scan, ready.workspace, sessions)
+    try:
+        check_missing(ready.spec, ready.target, found)
+    except TooManyDeletesError as refusal:
+        plan = replace(plan, reasons=(*plan.reasons, f"the load would be refused: {refusal}"))
+    return replace(plan, predicted_removals=found.keys)
 
 
 def _forecast_deletes(ready: Ready, sessions: Sessions, dead: int) -> int:

@@ -68,10 +68,12 @@ from etl_toolkit.scan import scan
 from etl_toolkit.stopping import STEP_SECONDS, Stop, run_stoppable
 from etl_toolkit.strategies import STRATEGIES
 from etl_toolkit.strategies.lanes import add_up
+from etl_toolkit.strategies.mirror import delete_missing, forecast_missing, missing_batch, why_kept
 from etl_toolkit.strategies.refused_rows import check_reject_limit
 from etl_toolkit.workspace import open_workspace
 
 T = TypeVar("T")
+NOTHING = Counts()
 
 
 def _ignore_event(event: Event) -> None:
@@ -291,12 +293,13 @@ class ConflictAwareProcessor:
             stop.check()
             coordinator.do(partial(_begin, run, resumed))
             reach("begun")
-            counts = _execute(run, coordinator, watch)
+            counts, removed = _execute(run, coordinator, watch)
             return LoadResult(
                 run_id=run_id, table=ready.target.qualified_name, strategy=ready.plan.strategy, reasons=ready.plan.reasons,
-                counts=sum(counts.values(), Counts()), files=_by_name(run, counts),
+                counts=sum(counts.values(), removed), files=_by_name(run, counts),
                 wall_seconds=time.perf_counter() - started, phases=phases.as_dict(), plan=ready.plan, completed=True,
                 duplicates=ready.sources.duplicates, retries=run.retries, created_sql=ready.created_sql,
+                missing_kept=why_kept(run.spec, sum(counts.values(), Counts())),
                 resources=watch.resources(), loaded_before=_count_reverted(run, counts), rejects=_collect_rejects(run),
                 skipped=ready.sources.skipped,
             )  # fmt: skip
@@ -424,15 +427,17 @@ def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
         )  # fmt: skip
 
 
-def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> dict[int, Counts]:
-    """Run the strategy, check the counts, and close the run in the ledger."""
+def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> tuple[dict[int, Counts], Counts]:
+    """Run the strategy, check the counts, and close the run in the ledger; return the counts per file, and those of no file."""
     try:
         check_reject_limit(run)
+        forecast_missing(run)
         counts = add_up([{file.position: Counts() for file in run.files}, STRATEGIES[run.plan.strategy](run)])
         _check_accounting(run, counts)
+        removed = delete_missing(run, sum(counts.values(), Counts()))
         coordinator.do(partial(assert_after_commit, run))
         reach("finishing")
-        _close(coordinator, run, "complete", counts, observed=_collect_observations(watch))
+        _close(coordinator, run, "complete", counts, removed=removed, observed=_collect_observations(watch))
     except BaseException as error:
         stopped = _explain_stop(coordinator, run) if run.stop.is_set() else None
         status = "interrupted" if stopped or not isinstance(error, Exception) else "failed"
@@ -446,7 +451,7 @@ def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> dict[int, Coun
     if run.spec.write.analyze and run.files:
         with driver_errors_mapped(doing=f"ANALYZE of {run.target.qualified_name} (run {run.run_id} is complete)"):
             coordinator.do(partial(_analyze, run))
-    return counts
+    return counts, removed
 
 
 def _analyze(run: Run, connection: Any) -> None:
@@ -526,18 +531,19 @@ def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
 
 
 def _close(
-    coordinator: Coordinator, run: Run, status: str, counts: Mapping[int, Counts], *,
+    coordinator: Coordinator, run: Run, status: str, counts: Mapping[int, Counts], *, removed: Counts = NOTHING,
     error: str | None = None, observed: Mapping[str, float],
 ) -> None:  # fmt: skip
     def record(connection: Any) -> None:
         if status == "complete":
-            ledger.check_committed(connection, run.run_id, run.plan.batches)
+            last = [missing_batch(run)] if removed != NOTHING else []
+            ledger.check_committed(connection, run.run_id, [*run.plan.batches, *last])
         if status == "failed":  # no data, but what was found wrong with it
             with connection.cursor() as cursor:
                 ledger.record_rejects(
                     cursor, run.run_id, [reject for found in run.refused.values() for reject in found]
                 )
-        total = sum(counts.values(), Counts()) if counts else None
+        total = sum(counts.values(), removed) if counts else None
         ledger.finish(connection, run.run_id, status=status, counts=total, files=counts, error=error, observed=observed)
 
     try:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from etl_toolkit.errors import UnknownColumnError, UsageError
 from etl_toolkit.hints import did_you_mean
 from etl_toolkit.keys import fold_name
-from etl_toolkit.model import ConflictAction, LoadSpec, SourceFile, TargetTable
+from etl_toolkit.model import ConflictAction, LoadSpec, SoftDelete, SourceFile, TargetTable, WriteOptions
 
 _COLUMN = re.compile(r'("([^"]|"")+"|\w+)( COLLATE .*)?')
 TIMES = ("date", "timestamp", "timestamptz")
@@ -21,7 +21,7 @@ def spell_write_options(spec: LoadSpec, target: TargetTable) -> LoadSpec:
     Raises UsageError where options contradict each other, UnknownColumnError for a column that the table lacks.
     """
     write = spec.write
-    if write.is_plain:
+    if write.is_plain and write.missing == "keep":
         return spec
     _check_together(spec)
     names = [column.name for column in target.columns]
@@ -37,27 +37,32 @@ def spell_write_options(spec: LoadSpec, target: TargetTable) -> LoadSpec:
             raise UsageError(f"{option}: column {fixed[0]!r} {why} and cannot be set")
         return spelled
 
-    delete = write.delete
+    delete, missing = write.delete, write.missing
     if delete:
         soft = spell([delete.soft], "delete.soft")[0] if delete.soft else None
-        if soft and target.column(soft).base_type not in ("bool", *TIMES):
-            raise UsageError(
-                f"delete.soft: column {soft!r} is {target.column(soft).type}; name a boolean or a timestamp"
-            )
-        if generated := [name for name in target.key if target.column(name).is_generated]:
-            raise UsageError(f"delete: key column {generated[0]!r} is generated, so a tombstone cannot carry it")
         delete = replace(delete, column=fold_name(delete.column, names), soft=soft)
-    if write.rows == "update" and not all(map(_COLUMN.fullmatch, target.arbiter.expressions)):
-        raise UsageError(f"rows = update needs a key of columns, and index {target.arbiter.index} has an expression")
+    if isinstance(missing, SoftDelete):
+        missing = SoftDelete(spell([missing.soft], "missing.soft")[0])
+    _check_deletes(replace(write, delete=delete, missing=missing), target)
     updated = None if write.update is None else spell(write.update, "update")
     return replace(
         spec,
         conflict_action=ConflictAction.IGNORE if write.rows == "insert" else spec.conflict_action,
         write=replace(
-            write, delete=delete, update=updated, insert_only=spell(write.insert_only, "insert_only"),
+            write, delete=delete, missing=missing, update=updated, insert_only=spell(write.insert_only, "insert_only"),
             set=dict(zip(spell(write.set, "set"), write.set.values(), strict=True)),
         ),
     )  # fmt: skip
+
+
+def _check_deletes(write: WriteOptions, target: TargetTable) -> None:
+    if (soft := write.cleared) and target.column(soft).base_type not in ("bool", *TIMES):
+        raise UsageError(f"soft: column {soft!r} is {target.column(soft).type}; name a boolean or a timestamp")
+    generated = [name for name in target.key if target.column(name).is_generated]
+    if generated and (write.delete or write.missing != "keep"):
+        raise UsageError(f"key column {generated[0]!r} is generated, so no row can be deleted by it")
+    if write.rows == "update" and not all(map(_COLUMN.fullmatch, target.arbiter.expressions)):
+        raise UsageError(f"rows = update needs a key of columns, and index {target.arbiter.index} has an expression")
 
 
 def _check_together(spec: LoadSpec) -> None:
@@ -86,6 +91,18 @@ def _check_together(spec: LoadSpec) -> None:
             "delete.soft updates the rows that it marks, but none may be updated",
         ),
     ]
+    if write.missing != "keep":
+        contradictions += [
+            (
+                spec.atomic,
+                "missing deletes keys in a transaction of its own, after the files; it cannot be atomic with them",
+            ),
+            (write.loaded == "skip", "missing needs all files: those that loaded = skip leaves out have keys, too"),
+            (
+                isinstance(write.max_deletes, float) and write.max_deletes > 1,
+                "max_deletes is a share up to 1.0, or a whole number",
+            ),
+        ]
     for is_given, words in contradictions:
         if is_given:
             raise UsageError(words)
@@ -99,8 +116,12 @@ def check_files(spec: LoadSpec, files: Sequence[SourceFile]) -> None:
         if missing := [name for name in names if name not in carried]:
             raise UsageError(f"{option}: no file has a column {missing[0]!r}{did_you_mean(missing[0], carried)}")
     given = dict.fromkeys(write.set, "set")
+    if soft := write.missing_soft:
+        given[soft] = "missing.soft"
     if write.delete and write.delete.soft:
         given[write.delete.soft] = "delete.soft"
+    if write.missing != "keep" and write.scope == "$path" and not all(file.path_values for file in files):
+        raise UsageError("scope = $path needs files in directories like region=eu/, for columns that the table has")
     if twice := [name for name in given if name in carried]:
         raise UsageError(f"{given[twice[0]]}: column {twice[0]!r} is in the files as well, which give it another value")
 
@@ -119,7 +140,7 @@ def rows_meet(spec: LoadSpec) -> bool:
 def may_copy(spec: LoadSpec) -> bool:
     """Whether the records of absent keys may go into the table as they are."""
     write = spec.write
-    return not (write.set or write.rows == "update" or (write.delete and write.delete.soft))
+    return not (write.set or write.rows == "update" or write.cleared)
 
 
 def relax(target: TargetTable, spec: LoadSpec, files: Sequence[SourceFile]) -> TargetTable:

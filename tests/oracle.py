@@ -257,6 +257,9 @@ class Replay:
     keeps_nulls: bool = False
     rows: Literal["all", "update", "insert"] = "all"
     set: Mapping[str, str] = field(default_factory=dict)  # `$file` is the number of the file
+    cleared: str | None = None  # the column that marks missing keys
+    missing: Literal["delete", "soft"] | None = None
+    scope: str = "true"
 
     def load(self, connection: Any, files: Sequence[Rows]) -> None:
         """Load the files, whose values are texts."""
@@ -270,6 +273,17 @@ class Replay:
                     for name, text in self.set.items():
                         value = str(number) if text == "$file" else text
                         cursor.execute(f"UPDATE {self.table} SET {name} = %s WHERE {self.key}::text = %s", (value, key))
+            if self.missing and any(content.rows for content in files):
+                given = [row[content.columns.index(self.key)] for content in files for row in content.rows]
+                done = (
+                    f"UPDATE {self.table} SET {self.cleared} = '-infinity'"
+                    if self.cleared
+                    else f"DELETE FROM {self.table}"
+                )
+                unmarked = f"{self.cleared} IS NULL" if self.cleared else "true"
+                cursor.execute(
+                    f"{done} WHERE ({self.scope}) AND {unmarked} AND {self.key}::text <> ALL (%s::text[])", (given,)
+                )
 
     def _images(self, cursor: Any) -> dict[str, str]:
         """The rows by their key, but for the columns that go with every change. Nothing where there are none of these."""
@@ -326,8 +340,8 @@ class Replay:
             if (self.update is None or name in self.update) and name not in self.insert_only
             and not (self.keeps_nulls and text is None)
         }  # fmt: skip
-        if self.soft:
-            cursor.execute(f"UPDATE {self.table} SET {self.soft} = NULL WHERE {self.key} = %s", (key,))
+        if cleared := self.soft or self.cleared:
+            cursor.execute(f"UPDATE {self.table} SET {cleared} = NULL WHERE {self.key} = %s", (key,))
         for name, text in changed.items():
             cursor.execute(f"UPDATE {self.table} SET {name} = %s WHERE {self.key} = %s", (text, key))
 

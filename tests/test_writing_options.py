@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import pytest
 from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, WriteOptions, ingest
-from etl_toolkit.errors import UnsafeStrategyError
-from etl_toolkit.model import LoadResult
+from etl_toolkit.display import result_warnings
+from etl_toolkit.errors import TooManyDeletesError, UnsafeStrategyError
+from etl_toolkit.model import LoadResult, SoftDelete
 from etl_toolkit.request import load_spec
 from tests.oracle import Replay, Rows, differing_rows, write
 
@@ -51,12 +52,15 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rows insert, delete": ({"rows": "insert", **DELETE}, {}),
     "set": ({"set": {"batch": "b1", "source": "$file"}}, {}),
     "set, delete": ({"set": {"batch": "b1"}, **DELETE}, {}),
+    "missing": ({"missing": "delete"}, {}),
+    "missing soft, delete": ({"missing": SoftDelete("gone_at"), **DELETE}, {}),
+    "missing in scope": ({"missing": "delete", "scope": "mod(id, 2) = 0 AND note = 'old'"}, {}),
     "set, soft, nulls": ({"set": {"batch": "b1"}, "nulls": "keep", **SOFT}, {}),
 }
 
 
-def files_of(seed: int) -> list[Rows]:
-    """Some files of few keys, many of them NULL in one column or another."""
+def files_of(seed: int, *, marked: bool) -> list[Rows]:
+    """Some files of few keys, many of them NULL in one column or another; where rows are `marked`, some delete their key."""
     chance = random.Random(seed)  # noqa: S311 - the same files every time
     keys = chance.choice((4, 12, 40))
     contents = []
@@ -68,16 +72,19 @@ def files_of(seed: int) -> list[Rows]:
                 chance.choice((f"n{number}", f"n{place}", "same", None)), chance.choice(("1.00", "2.50", None)),
                 chance.choice((f"m{number}.{place}", None)), chance.choice(("1", "2", "3", "4", None)),
             ]  # fmt: skip
-            rows.append((str(chance.randrange(keys) + number * chance.choice((0, 0, 50))), op, *values))
-        contents.append(Rows(COLUMNS, tuple(rows)))
+            key = str(chance.randrange(keys) + number * chance.choice((0, 0, 50)))
+            rows.append((key, op, *values) if marked else (key, *values))
+        contents.append(Rows(COLUMNS if marked else ("id", *COLUMNS[2:]), tuple(rows)))
     return contents
 
 
 def expect(connection: Connection, contents: list[Rows], options: Mapping[str, Any], told: Mapping[str, Any]) -> None:
     """Let the oracle load `expected`."""
-    delete = options.get("delete")
+    delete, missing = options.get("delete"), options.get("missing")
+    soft = missing.soft if isinstance(missing, SoftDelete) else None
     Replay(
-        "expected", "id", mark=delete and delete.column, soft=delete and delete.soft,
+        "expected", "id", mark=delete and delete.column, soft=delete and delete.soft, cleared=soft,
+        missing="soft" if soft else missing, scope=options.get("scope", "true"),
         update=options.get("update"), insert_only=options.get("insert_only", ()), rows=options.get("rows", "all"),
         keeps_nulls=options.get("nulls") == "keep", set=options.get("set", {}), **told,
     ).load(connection, contents)  # fmt: skip
@@ -112,11 +119,7 @@ def test_every_strategy_leaves_what_the_rows_leave_one_by_one(
     options, told = OPTIONS[name]
     loaded = 0
     for seed in range(SEEDS):
-        contents = files_of(seed)
-        if "delete" not in options:
-            contents = [
-                Rows(tuple(c for c in x.columns if c != "op"), tuple((r[0], *r[2:]) for r in x.rows)) for x in contents
-            ]
+        contents = files_of(seed, marked="delete" in options)
         forms = ("csv", "quoted", "parquet", "csv" if "set" in options else "frame")  # a frame has a name of its own
         directory = tmp_path / str(seed)
         directory.mkdir()
@@ -127,7 +130,7 @@ def test_every_strategy_leaves_what_the_rows_leave_one_by_one(
             try:
                 result = ingest(
                     files, "loaded", "id", dsn, strategy=strategy, config=CONFIG, order_by=told.get("order_by"),  # type: ignore[arg-type]
-                    on_conflict=told.get("action", "update"), write=WriteOptions(**options),
+                    on_conflict=told.get("action", "update"), write=WriteOptions(**options, max_deletes=1.0),
                 )  # fmt: skip
             except UnsafeStrategyError:
                 assert strategy in ("full_parallel", "hybrid", "partitioned")
@@ -146,17 +149,70 @@ def test_every_strategy_leaves_what_the_rows_leave_one_by_one(
 
 
 @pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
-@pytest.mark.parametrize("name", ["delete", "soft", "nulls, insert only, delete", "rows update, nulls, delete"])
+@pytest.mark.parametrize("name", ["delete", "soft", "rows update, nulls, delete", "missing", "missing soft, delete"])
 def test_undo_gives_back_what_was_deleted(
     shared: tuple[str, Connection], tmp_path: Path, name: str, strategy: str
 ) -> None:
     dsn, connection = shared
     options, _ = OPTIONS[name]
     for seed in (1, 2, 4):
-        contents = files_of(seed)
+        contents = files_of(seed, marked="delete" in options)
         fill(connection, DDL.format(key="int"), seed)
         files = [write(content, tmp_path, f"{seed}_{n}", "csv") for n, content in enumerate(contents)]
         processor = ConflictAwareProcessor(dsn, config=CONFIG)
-        spec = load_spec("loaded", "id", strategy=strategy, write=WriteOptions(**options), undoable=True)
+        spec = load_spec(
+            "loaded", "id", strategy=strategy, write=WriteOptions(**options, max_deletes=1.0), undoable=True
+        )
         processor.undo(processor.load(files, spec).run_id)
         assert differing_rows(connection, "loaded", "expected") == [], seed
+
+
+@pytest.fixture
+def mirrored(database: str, connection: Connection, tmp_path: Path) -> Callable[..., LoadResult]:
+    """Load files of these ids into a table of the keys 0 to 99, as a mirror."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, region text)")
+        cursor.execute("INSERT INTO t SELECT g, CASE WHEN g < 50 THEN 'eu' ELSE 'us' END FROM generate_series(0, 99) g")
+
+    def load(ids: Iterable[object], name: str = "in.csv", *, max_rejects: int = 0, **options: Any) -> LoadResult:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("id\n" + "".join(f"{key}\n" for key in ids))
+        write = WriteOptions(**{"missing": "delete", **options})
+        return ingest(path, "t", "id", database, write=write, max_rejects=max_rejects, config=CONFIG)
+
+    return load
+
+
+def count(connection: Connection) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM t")
+        return int(cursor.fetchone()[0])
+
+
+def test_too_many_missing_keys_stop_the_load_before_it_writes(
+    mirrored: Callable[..., LoadResult], connection: Connection
+) -> None:
+    with pytest.raises(
+        TooManyDeletesError, match=r"11 of 100 keys of public.t \(11%\) are in no file, and max_deletes allows 10"
+    ):
+        mirrored(range(11, 120))
+    assert count(connection) == 100
+    assert mirrored(range(11, 120), max_deletes=11).counts.removed == 11
+    assert count(connection) == 109
+
+
+@pytest.mark.parametrize(("ids", "options"), [([], {}), ([*range(95), "bad"], {"max_rejects": 1})])
+def test_no_rows_and_rejected_rows_delete_nothing(
+    mirrored: Callable[..., LoadResult], connection: Connection, ids: list[object], options: dict[str, Any]
+) -> None:
+    result = mirrored(ids, max_deletes=1.0, **options)
+    assert (result.counts.removed, count(connection)) == (0, 100)
+    assert [note for note in result_warnings(result) if "no key was deleted" in note]
+
+
+def test_a_mirror_keeps_to_the_directories_of_its_files(
+    mirrored: Callable[..., LoadResult], connection: Connection
+) -> None:
+    assert mirrored(range(48), "region=eu/in.csv", scope="$path").counts.removed == 2
+    assert count(connection) == 98

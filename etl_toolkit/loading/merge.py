@@ -199,11 +199,11 @@ class Upsert:
         if self.write.update is not None:
             kept |= set(self.layout.columns) - set(self.write.update)
         changed = [column for column in self.layout.columns if column not in kept]
-        return [*changed, self.soft] if self.soft else changed
+        return [*changed, self.write.cleared] if self.write.cleared else changed
 
     @property
     def soft(self) -> str | None:
-        """The column that marks deleted rows of the table."""
+        """The column that a tombstone sets instead of deleting the row."""
         return self.write.delete.soft if self.write.delete else None
 
     @property
@@ -235,7 +235,7 @@ class Upsert:
     def value(self, name: str, new: str, old: str) -> Composable:
         """What a column that is set becomes, given the relations of a staged row and of the row that is there."""
         given = Identifier(new, name)
-        if name == self.soft and self.target.column(name).base_type != "bool":
+        if name == self.write.cleared and self.target.column(name).base_type != "bool":
             return SQL("CASE WHEN {0} IS NOT NULL THEN coalesce({1}, {0}) END").format(given, Identifier(old, name))
         if self.write.nulls == "keep" and name in self.layout.columns:
             return SQL("coalesce({}, {})").format(given, Identifier(old, name))

@@ -18,6 +18,24 @@ from etl_toolkit.loading.naming import ours
 from etl_toolkit.model import ConflictAction, HazardKind, Layout, TargetTable
 
 TOMBSTONES = "etl_tombstones"
+_REFERENCES = """
+SELECT conname, conrelid::pg_catalog.regclass::text, confdeltype FROM pg_catalog.pg_constraint
+WHERE confrelid = %s AND contype = 'f' AND conrelid <> confrelid AND conparentid = 0 ORDER BY 2, 1
+"""
+_EFFECTS = {
+    "c": "its rows are deleted as well (ON DELETE CASCADE)",
+    "n": "its columns become NULL (ON DELETE SET NULL)",
+    "d": "its columns get their defaults (ON DELETE SET DEFAULT)",
+}
+
+
+def describe_references(cursor: Any, target: TargetTable) -> list[str]:
+    """What deleting keys does to the tables that refer to them."""
+    cursor.execute(_REFERENCES, (target.oid,))
+    return [
+        f"{child} refers to {target.qualified_name} ({name}): {_EFFECTS.get(effect, 'keys that it refers to cannot be deleted')}"
+        for name, child, effect in cursor.fetchall()
+    ]
 
 
 def tombstone_layout(target: TargetTable, layout: Layout, order_by: str | None) -> Layout:

@@ -29,7 +29,7 @@ from etl_toolkit.loading.undo_sql import (
     restored_statement,
 )
 from etl_toolkit.loading.writable import check_writable
-from etl_toolkit.model import TargetTable
+from etl_toolkit.model import LoadSpec, TargetTable
 from etl_toolkit.target import read_target
 
 # A transaction number in a row has 32 bits, and is used again after 2^32 transactions.
@@ -127,9 +127,11 @@ def _written(cursor: Any, run: ledger.PastRun, *, force: bool) -> _Written:
         raise LedgerError(f"run {run.run_id} committed nothing; there is nothing to undo")
     counts = [count for _, per_file, _ in batches for count in per_file.values()]
     updated = sum(count["updated"] for count in counts)
-    deleted = sum(count.get("deleted", 0) for count in counts)
-    if (updated or deleted) and not run.spec.get("undoable"):
-        done = " and ".join(f"{verb} {rows:,}" for verb, rows in (("overwrote", updated), ("deleted", deleted)) if rows)
+    deleted, removed = (sum(count.get(name, 0) for count in counts) for name in ("deleted", "removed"))
+    if (updated or deleted or removed) and not run.spec.get("undoable"):
+        done = " and ".join(
+            f"{verb} {rows:,}" for verb, rows in (("overwrote", updated), ("deleted", deleted + removed)) if rows
+        )
         raise LedgerError(
             f"run {run.run_id} {done} rows without keeping them (it was not loaded with "
             "--undoable); restore the table from a backup"
@@ -147,9 +149,11 @@ def _written(cursor: Any, run: ledger.PastRun, *, force: bool) -> _Written:
             f"run {later[0]} has loaded into {run.target} since run {run.run_id}; undo that one first, or use --force "
             "to undo only this one (it is still refused if both wrote the same rows)"
         )
-    is_soft = bool(((run.spec.get("write") or {}).get("delete") or {}).get("soft"))
+    write = LoadSpec.from_mapping(run.spec).write
+    gone = 0 if write.delete and write.delete.soft else deleted
+    gone += removed if write.missing == "delete" else 0
     inserted = sum(count["inserted"] for count in counts)
-    return _Written(inserted, 0 if is_soft else deleted, [version for version, _, _ in batches])
+    return _Written(inserted, gone, [version for version, _, _ in batches])
 
 
 def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _Written) -> tuple[int, int]:

@@ -77,7 +77,7 @@ def _may_compare(run: Run) -> bool:
     assert run.layout is not None
     return (
         not run.plan.target_is_empty
-        and (run.spec.write.delete is None or not run.spec.write.delete.soft)
+        and not run.spec.write.cleared
         and run.spec.conflict_action is ConflictAction.UPDATE
         and not (target.hazards or target.is_partitioned)
         and all(target.column(name).base_type in ROUND_TRIP for name in run.layout.columns)

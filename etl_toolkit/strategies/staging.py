@@ -123,11 +123,11 @@ def written_marks(run: Run) -> dict[str, Composable]:
     """What the columns get that no file has, each an expression over a staged row."""
     write, target = run.spec.write, run.target
     marks: dict[str, Composable] = {}
-    if soft := write.delete and write.delete.soft:
-        kind = target.column(soft)
-        is_bool = kind.base_type == "bool"
-        expression = "etl_gone" if is_bool else "CASE WHEN etl_gone THEN pg_catalog.now() END::{}"
-        marks[soft] = ours(target, expression).format(SQL(kind.type))
+    if write.cleared:
+        kind = target.column(write.cleared)
+        is_marked = "etl_gone" if write.delete and write.delete.soft else "false"
+        mark = is_marked if kind.base_type == "bool" else f"CASE WHEN {is_marked} THEN pg_catalog.now() END"
+        marks[write.cleared] = ours(target, f"({mark})::{{}}").format(SQL(kind.type))
     last = max((file.position for file in run.files), default=0)
     names = [run.file(at).name if at in run.positions else None for at in range(last + 1)]
     for name, text in write.set.items():

@@ -1,0 +1,234 @@
+"""Keys of the table that are in no file of the load: counted before anything is written, and deleted after the last file.
+
+Where DuckDB can compare the keys, the keys of the table are read out and compared there; else the keys of the files are
+staged and the server compares them. In both cases only keys that were there before the load can go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
+
+from etl_toolkit.errors import TooManyDeletesError
+from etl_toolkit.loading import ledger
+from etl_toolkit.loading.copy import copy_records
+from etl_toolkit.loading.failpoints import reach
+from etl_toolkit.loading.merge import (
+    Upsert,
+    copy_into,
+    create_staging,
+    drop_staging,
+    key_items,
+    match_keys,
+    names,
+    present_rows,
+)
+from etl_toolkit.loading.naming import ours, own_name
+from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.second_result import first_reason_kept
+from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.tombstones import TOMBSTONES, bury, narrow, numbered_dead_rows, tombstone_table
+from etl_toolkit.model import Batch, Counts, Delete, KeyOverlap, Layout, LoadSpec, SourceFile, TargetTable
+from etl_toolkit.plan import key_types
+from etl_toolkit.scan import KeyScan
+from etl_toolkit.sources import quoted_where_needed
+from etl_toolkit.strategies.lanes import load_with_retry
+from etl_toolkit.strategies.staging import records_query, written_marks
+from etl_toolkit.workspace import Workspace, literal
+
+NO_FILE = -1  # the position of the file that a missing key comes from
+_KEYS = "etl_keys"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """How many keys of the scope the table has, and how many of these are in no file."""
+
+    keys: int
+    present: int
+
+
+def scope_condition(spec: LoadSpec, files: Sequence[SourceFile]) -> Composable:
+    """Which rows of the table the files speak for: a condition on its columns."""
+    if spec.write.scope is None:
+        return SQL("true")
+    if spec.write.scope != "$path":
+        return SQL("({})").format(SQL(spec.write.scope))
+    places = {file.path_values for file in files}
+    return SQL("({})").format(SQL(" OR ").join(map(_in_directory, sorted(places, key=str))))
+
+
+def _in_directory(values: Sequence[tuple[str, str | None]]) -> Composed:
+    return SQL("({})").format(
+        SQL(" AND ").join(
+            SQL("{} IS NULL").format(Identifier(name))
+            if text is None
+            else SQL("{} = {}").format(Identifier(name), Literal(text))
+            for name, text in values
+        )
+    )
+
+
+def may_compare_here(target: TargetTable, scan: KeyScan | None, overlap: KeyOverlap | None) -> bool:
+    """Whether DuckDB knows every key of the files, as the server would compare it."""
+    return scan is not None and overlap is not None and not overlap.unproven and not target.forced("server")
+
+
+def find_missing(
+    spec: LoadSpec, target: TargetTable, scan: KeyScan, workspace: Workspace, sessions: Sessions
+) -> Missing:
+    """Fill the workspace's table `missing` with the keys of the scope (t0, …, as texts) that are in no file; count them."""
+    columns = [f"t{number}" for number in range(len(target.key))]
+    path = workspace.directory / "present_keys.csv"
+    query = SQL("COPY (SELECT {} FROM ({}) AS present WHERE {}) TO STDOUT (FORMAT csv)").format(
+        names(target.key), present_rows(target), scope_condition(spec, scan.files)
+    )
+
+    def read(connection: Any) -> int:
+        with path.open("wb", buffering=1 << 20) as sink, connection.cursor() as cursor, first_reason_kept():
+            cursor.copy_expert(query, sink)
+            return int(cursor.rowcount)
+
+    count = sessions.ask("missing", read, is_printing=True)
+    reach("compared")
+    kinds = ", ".join(f"'{name}': 'VARCHAR'" for name in columns)
+    typed = [f"TRY_CAST({name} AS {kind.duckdb_type})" for name, kind in zip(columns, key_types(target), strict=True)]
+    equal = " AND ".join(f"{text} = {name}" for text, name in zip(typed, scan.key_columns, strict=True))
+    try:
+        workspace.query(
+            f"CREATE OR REPLACE TABLE missing AS SELECT {', '.join(columns)} FROM read_csv({literal(str(path))}, "
+            f"columns = {{{kinds}}}, auto_detect = false, header = false, delim = ',', quote = '\"', escape = '\"', "
+            "new_line = '\\n', allow_quoted_nulls = false, compression = 'none', strict_mode = true) "
+            f"WHERE NOT EXISTS (SELECT 1 FROM keys WHERE {equal})"
+        )
+    finally:
+        path.unlink()
+    return Missing(workspace.query("SELECT count(*) FROM missing")[0][0], count)
+
+
+def check_missing(spec: LoadSpec, target: TargetTable, found: Missing) -> None:
+    """Raise TooManyDeletesError where more keys would go than `max_deletes` allows."""
+    limit = spec.write.max_deletes
+    allowed = int(limit * found.present) if isinstance(limit, float) else limit
+    if found.keys > allowed:
+        share = f" ({found.keys / found.present:.0%})" if found.present else ""
+        raise TooManyDeletesError(
+            f"{found.keys:,} of {found.present:,} keys of {target.qualified_name}{share} are in no file, and max_deletes "
+            f"allows {allowed:,}; nothing was deleted. Check that all files are there, or raise max_deletes"
+        )
+
+
+def forecast_missing(run: Run) -> None:
+    """Count the missing keys before anything is written. Raises TooManyDeletesError where there are too many."""
+    if run.spec.write.missing == "keep":
+        return
+    with run.phases.phase("missing"):
+        if may_compare_here(run.target, run.scan, run.plan.overlap):
+            assert run.scan is not None
+            found = find_missing(run.spec, run.target, run.scan, run.workspace, run.sessions)
+        else:
+            found = run.sessions.ask("missing", partial(_stage_and_count, run))
+    check_missing(run.spec, run.target, found)
+
+
+def why_kept(spec: LoadSpec, counts: Counts) -> str:
+    """Why no key is deleted, although that was asked for; empty if there is nothing in the way."""
+    if spec.write.missing == "keep" or (counts.read and not counts.rejected):
+        return ""
+    cause = "rows were rejected, and their keys may be those of the table" if counts.read else "the files have no rows"
+    return f"no key was deleted for being in no file: {cause}"
+
+
+def missing_batch(run: Run) -> Batch:
+    """The batch of the keys that are in no file: the last one."""
+    return Batch(1 + max(batch.number for batch in run.plan.batches), ())
+
+
+def delete_missing(run: Run, counts: Counts) -> Counts:
+    """Delete the keys that are in no file, or mark their rows; return how many as `removed`."""
+    if run.spec.write.missing == "keep" or why_kept(run.spec, counts):
+        return Counts()
+    done = load_with_retry(run, missing_batch(run), _delete_once)
+    return done.get(NO_FILE, Counts())
+
+
+def _delete_once(run: Run, batch: Batch) -> dict[int, Counts]:
+    with run.sessions.lend(batch.label) as connection, connection.cursor() as cursor:
+        claimed = ledger.claim(cursor, run.run_id, batch, undoable=run.spec.undoable)
+        if not claimed.is_ours:
+            run.sessions.commit(connection)
+            return dict(claimed.counts)
+        reach("claimed")
+        with run.phases.phase("missing"):
+            if may_compare_here(run.target, run.scan, run.plan.overlap):
+                _send_missing(run, cursor)
+            else:
+                check_missing(run.spec, run.target, _stage_missing(run, cursor))
+            layout = Layout(run.target.key)
+            write = replace(run.spec.write, delete=Delete("", soft=run.spec.write.missing_soft))
+            upsert = Upsert(run.target, layout, undoable=run.spec.undoable, write=write, marks=written_marks(run))
+            buried = bury(cursor, upsert, numbered_dead_rows(upsert))
+            removed = sum(item.deleted for item in buried.values())
+            cursor.execute(drop_staging(TOMBSTONES))
+        counts = {NO_FILE: Counts(removed=removed)}
+        ledger.complete(cursor, run.run_id, batch, counts)
+        reach("completed")
+        with run.phases.phase("commit"):
+            run.sessions.commit(connection)
+        reach("committed")
+    return counts
+
+
+def _create_dead(run: Run, cursor: Any) -> None:
+    cursor.execute(create_staging(narrow(run.target), Layout(run.target.key), name=TOMBSTONES, is_numbered=True))
+
+
+def _send_missing(run: Run, cursor: Any) -> None:
+    """COPY the missing keys that DuckDB has found."""
+    _create_dead(run, cursor)
+    layout = Layout((own_name(run.target, "etl_file"), own_name(run.target, "etl_n"), *run.target.key))
+    texts = [quoted_where_needed(f"t{number}", ",") for number in range(len(run.target.key))]
+    query = f"SELECT concat_ws(',', {NO_FILE}, 1, {', '.join(texts)}) AS record FROM missing"
+    with run.workspace.cursor() as source:
+        copy_records(cursor, source, query, copy_into(tombstone_table(), layout), on_bytes=run.on_bytes)
+
+
+def _stage_and_count(run: Run, connection: Any) -> Missing:
+    with connection.cursor() as cursor:
+        return _stage_missing(run, cursor)
+
+
+def _stage_missing(run: Run, cursor: Any) -> Missing:
+    """Stage the keys of all files, and let the server find those of the table that are not among them."""
+    target, layout = run.target, Layout(run.target.key)
+    staged = Identifier("pg_temp", _KEYS)
+    # Without conditions: a row that is refused keeps all keys in the table later on.
+    cursor.execute(
+        SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
+            Identifier(_KEYS), names(target.key), Identifier(target.schema, target.name)
+        )
+    )
+    for file in run.files:
+        with run.workspace.cursor() as source:
+            query = records_query(file, layout)
+            copy_records(cursor, source, query, copy_into(staged, layout), on_bytes=lambda *_: run.check())
+    _create_dead(run, cursor)
+    keys = SQL("SELECT {} FROM {}").format(key_items(target), staged)
+    scoped = SQL("({}) AS present WHERE {}").format(present_rows(target), scope_condition(run.spec, run.files))
+    columns = names(target.key)
+    cursor.execute(SQL("ANALYZE {}").format(staged))
+    cursor.execute(
+        ours(
+            target,
+            "INSERT INTO {} (etl_file, etl_n, {}) SELECT {}, 1, {} FROM {} AND NOT EXISTS (SELECT FROM ({}) AS staged WHERE {})",
+        ).format(
+            tombstone_table(), columns, Literal(NO_FILE), columns, scoped, keys, match_keys(target, "present", "staged")
+        )
+    )
+    missing = int(cursor.rowcount)
+    cursor.execute(SQL("SELECT count(*) FROM {}").format(scoped))
+    return Missing(missing, int(cursor.fetchone()[0]))
