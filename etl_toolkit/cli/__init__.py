@@ -13,7 +13,7 @@ from typing import NoReturn
 import typer
 
 from etl_toolkit import __version__
-from etl_toolkit.cli import analysis, feed, history, load, production, servers
+from etl_toolkit.cli import analysis, feed, history, load, nightly, production, servers
 from etl_toolkit.cli.failures import complain, exit_code, is_json_wanted
 from etl_toolkit.cli.signals import Terminated, terminate
 from etl_toolkit.errors import EtlError
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 load.register(app)
+nightly.register(app)
 feed.register(app)
 history.register(app)
 production.register(app)
