@@ -16,11 +16,21 @@ from etl_toolkit.model import Column, Layout, TargetTable
 SHORT_RECORD_BYTES = 300  # a number with this many digits is far from the limits of float8 (1e308) and numeric
 
 _INTEGER = r"-?\d+"
-# No two of its branches begin with the same characters, so RE2 needs one pass. It leaves out the 29th of February, which
-# depends on the year.
+
+
+def _days_of_years(*, february: str) -> str:
+    """Months and days of a year whose February has a last day below 30 that ends with one of `february`."""
+    return (
+        rf"(?:0(?:[13578]-(?:0[1-9]|[12]\d|3[01])|[469]-(?:0[1-9]|[12]\d|30)|2-(?:0[1-9]|1\d|2{february}))"
+        r"|1(?:[02]-(?:0[1-9]|[12]\d|3[01])|1-(?:0[1-9]|[12]\d|30)))"
+    )
+
+
+# No two branches begin with the same characters, so RE2 needs one pass. The leap years among those that end with 00 are left out.
+_COMMON, _LEAP = _days_of_years(february="[0-8]"), _days_of_years(february="[0-9]")
 _DAY = (
-    r"[12]\d{3}-(?:0(?:[13578]-(?:0[1-9]|[12]\d|3[01])|[469]-(?:0[1-9]|[12]\d|30)|2-(?:0[1-9]|1\d|2[0-8]))"
-    r"|1(?:[02]-(?:0[1-9]|[12]\d|3[01])|1-(?:0[1-9]|[12]\d|30)))"
+    rf"[12]\d(?:0(?:[48]-{_LEAP}|[01235679]-{_COMMON})|[2468](?:[048]-{_LEAP}|[1235679]-{_COMMON})"
+    rf"|[13579](?:[26]-{_LEAP}|[01345789]-{_COMMON}))"
 )
 _TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?"
 _OFFSET = r"(?:Z|[+-](?:0\d|1[0-3])(?::?[0-5]\d)?)"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import duckdb
+
 from etl_toolkit.model import ConflictAction
 from etl_toolkit.scan import PROVEN, KeyScan
 from etl_toolkit.workspace import Workspace
@@ -24,11 +26,10 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
     that it is a tombstone, `reset` that it is not, but comes after one. Where no key appears in two rows, `keys` is a view
     of `rows`.
     """
-    workspace.query(f"DROP {'TABLE' if _is_table('keys', workspace) else 'VIEW'} IF EXISTS keys")
     workspace.query("DROP TABLE IF EXISTS ordered")
     if _is_unique(scan_, workspace):
         workspace.query(
-            f"CREATE VIEW keys AS SELECT {scan_.key_sql}, {file_set(scan_)} AS files, {scan_.row_sql} AS winner"
+            f"CREATE OR REPLACE VIEW keys AS SELECT {scan_.key_sql}, {file_set(scan_)} AS files, {scan_.row_sql} AS winner"
             f"{', gone, false AS reset' if scan_.has_gone else ''} FROM rows WHERE doubt = {PROVEN}"
         )
         return
@@ -50,9 +51,10 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
         reset = "false" if scan_.has_order else f"({any_gone} AND NOT arg_max(gone, {row}))"
         marks = f", arg_max(gone, {row}) AS gone, {reset} AS reset"
     workspace.query(
-        f"CREATE TABLE keys AS SELECT {scan_.key_sql}, {several} AS files, {winner} AS winner{marks} "
+        f"CREATE OR REPLACE TABLE grouped AS SELECT {scan_.key_sql}, {several} AS files, {winner} AS winner{marks} "
         f"FROM {rows} GROUP BY {scan_.key_sql}"
     )
+    workspace.query("CREATE OR REPLACE VIEW keys AS FROM grouped")
 
 
 def has_masks(scan_: KeyScan) -> bool:
@@ -74,7 +76,7 @@ def put_in_order(scan_: KeyScan, workspace: Workspace) -> None:
     Tombstones are not among them. Records that are not held are brought into that order as well, as many at a time as fit
     into memory.
     """
-    if _is_table("ordered", workspace):
+    if _is_ordered(workspace):
         return
     keys, by = _sortable("(FROM keys WHERE NOT gone)" if scan_.has_gone else "keys", scan_, workspace)
     in_order = f"SELECT winner AS row FROM {keys} ORDER BY {', '.join(by)}"
@@ -94,8 +96,12 @@ def put_in_order(scan_: KeyScan, workspace: Workspace) -> None:
     workspace.query("DROP TABLE turns")
 
 
-def _is_table(name: str, workspace: Workspace) -> bool:
-    return bool(workspace.query("SELECT count(*) FROM duckdb_tables() WHERE table_name = ?", [name])[0][0])
+def _is_ordered(workspace: Workspace) -> bool:
+    try:  # a look into the catalog would take ten times as long as all of this does for a small load
+        workspace.query("SELECT row FROM ordered LIMIT 0")
+    except duckdb.CatalogException:
+        return False
+    return True
 
 
 def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:

@@ -7,29 +7,20 @@ the load; a sample decides. Every other row goes the ordinary way, even one that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
+from psycopg2.sql import SQL, Composed, Identifier
 
-from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.merge import present_rows
-from etl_toolkit.loading.naming import ours
-from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
-from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.loading.upsert import MOSTLY, probed_rows
 from etl_toolkit.model import Column, ConflictAction, KeyOverlap
 from etl_toolkit.scan import PROVEN
-from etl_toolkit.strategies.lanes import on_retry, run_all
+from etl_toolkit.strategies.read_out import SMALLEST_LOAD, copy_out, is_too_large, read_table
 
-SMALLEST_LOAD = 5_000  # rows; fewer are staged in less time than it takes to look
 SAMPLE_ROWS = 1_000
-LARGEST_TABLE = 2  # times the rows to load: beyond, reading the table takes longer than staging its unchanged rows
-BLOCK_BYTES = 8 << 20
 
 # Types of which the server reads the same value, in the same representation, out of what it prints.
 ROUND_TRIP = frozenset((
@@ -52,9 +43,8 @@ def set_unchanged_apart(run: Run, overlap: KeyOverlap) -> bool:
         printed = _printed(run)
         if printed is None:
             return False
-        run.workspace.query("CREATE OR REPLACE TABLE present (record VARCHAR)")
         try:
-            if not _read_table(run, printed):
+            if not read_table(run, printed):
                 return False
             row, record = run.scan.row_sql, run.scan.record_sql
             winners = f"AND {row} IN (SELECT winner FROM keys)" if overlap.has_losers else ""
@@ -68,7 +58,7 @@ def set_unchanged_apart(run: Run, overlap: KeyOverlap) -> bool:
                         "INSERT INTO unequal SELECT winner FROM keys WHERE reset EXCEPT SELECT row FROM unequal"
                     )
         finally:
-            run.workspace.query("DROP TABLE present")
+            run.workspace.query("DROP TABLE IF EXISTS present")
     return True
 
 
@@ -113,14 +103,13 @@ def _spelling(run: Run, sample: Sequence[tuple[str, ...]], connection: Any) -> l
         )
         if cursor.rowcount:
             return None
-        cursor.execute(SQL("EXPLAIN (FORMAT json) {}").format(present_rows(run.target)))
-        if cursor.fetchone()[0][0]["Plan"]["Plan Rows"] > LARGEST_TABLE * run.plan.overlap.distinct_keys:
+        if is_too_large(cursor, run.target, run.plan.overlap):
             return None
         probed = SQL("({}) AS probed").format(probed_rows(run.target, [row[1:] for row in sample]))
         for spelling in TRUTH_VALUES if any(_is_truth(column) for column in columns) else TRUTH_VALUES[:1]:
             printed = [_spelled(column, spelling) for column in columns]
             found = BytesIO()
-            cursor.copy_expert(_copy_out(run, printed, probed), found)
+            cursor.copy_expert(copy_out(run, printed, probed), found)
             if len(records.intersection(found.getvalue().split(b"\n"))) > MOSTLY * len(sample):
                 return printed
     return None
@@ -132,83 +121,3 @@ def _is_truth(column: Column) -> bool:
 
 def _spelled(column: Column, truth_value: SQL) -> Composed:
     return (truth_value if _is_truth(column) else SQL("{}")).format(Identifier(column.name))
-
-
-def _copy_out(run: Run, printed: list[Composed], source: Composable) -> Composed:
-    assert run.layout is not None
-    return SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT csv, DELIMITER {}, QUOTE '\"', NULL '')").format(
-        SQL(", ").join(printed), source, Literal(run.layout.delimiter)
-    )
-
-
-def _read_table(run: Run, printed: list[Composed]) -> bool:
-    """Read the table into the workspace's table `present` (record), a stretch of its pages a worker.
-
-    False where a value spans lines, for then a line is no record, and where the working directory has no room.
-    """
-    pages = run.sessions.ask("compare", partial(_pages, run.target.oid))
-    edges = [pages * number // run.plan.workers for number in range(run.plan.workers)]
-
-    def read(worker: int) -> bool:
-        first, last = edges[worker], edges[worker + 1] if worker + 1 < len(edges) else 2**32 - 1
-        where = ours(run.target, "etl_place >= {}::tid AND etl_place < {}::tid").format(
-            Literal(f"({first},0)"), Literal(f"({last},0)")
-        )
-        rows = present_rows(run.target, system_columns=True)
-        source = SQL("({}) AS present WHERE {}").format(rows, where)
-        path = run.workspace.directory / f"present_{worker}"
-        with (
-            run.sessions.session(f"compare {worker + 1}", is_printing=True) as connection,
-            connection.cursor() as cursor,
-        ):
-            try:
-                with path.open("wb", buffering=BLOCK_BYTES) as sink, first_reason_kept():
-                    cursor.copy_expert(_copy_out(run, printed, source), sink)
-            except OSError:
-                return False
-            total = cursor.rowcount
-        reach("compared")
-        lines = _take_in(run, path)
-        path.unlink()
-        return bool(lines == total)
-
-    def read_with_retry(worker: int) -> bool:
-        note = on_retry(run, f"compare {worker + 1}")
-        return run_with_retry(lambda: read(worker), run.config, on_retry=note, sleep=run.sleep)
-
-    readers = [partial(read_with_retry, worker) for worker in range(len(edges))]
-    return all(run_all(run, readers, workers=run.plan.workers))
-
-
-def _pages(oid: int, connection: Any) -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_catalog.pg_relation_size(%s::oid) / pg_catalog.current_setting('block_size')::int", (oid,)
-        )
-        return int(cursor.fetchone()[0])
-
-
-def _take_in(run: Run, path: Path) -> int:
-    """Append the lines of a file to `present`; return how many."""
-    count = 0
-    with path.open("rb") as stream, run.workspace.cursor() as cursor:
-        for lines in _blocks_of_lines(stream):
-            cursor.register("lines", lines)
-            cursor.execute("INSERT INTO present SELECT record FROM lines")
-            cursor.unregister("lines")
-            count += lines.num_rows
-    return count
-
-
-def _blocks_of_lines(stream: BinaryIO) -> Iterator[Any]:
-    """The lines of a stream, which ends in one, as Arrow tables (record) of about BLOCK_BYTES."""
-    import numpy as np
-    import pyarrow as pa
-
-    while block := stream.read(BLOCK_BYTES):
-        block += stream.readline()
-        data = np.frombuffer(block, dtype=np.uint8)
-        ends = np.flatnonzero(data == ord("\n"))
-        kept = np.delete(data, ends)
-        offsets = np.concatenate([[0], ends - np.arange(len(ends))]).astype(np.int32)
-        yield pa.table({"record": pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(kept))})

@@ -34,14 +34,20 @@ class Chosen:
 
 
 def copy_absent(
-    run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: Mapping[int, int]
+    run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: Mapping[int, int], *, is_known: bool = False
 ) -> dict[int, Counts] | None:
     """COPY the `chosen` rows if the table has none of their keys; return their counts, or None: nothing is written.
+
+    A sample of the keys tells, unless it `is_known`.
 
     `per_file` says how many rows there are, by file position. Raises psycopg2.Error where the server refuses a row, EtlError
     where the rows sent are not those that were counted.
     """
-    if run.target.forced("staged") or not _are_absent(run, cursor, chosen.keys):
+    if not per_file:
+        return {}
+    if run.target.forced("staged") or run.keys_met.is_set():
+        return None
+    if not is_known and not _are_absent(run, cursor, chosen.keys):
         return None
     assert run.scan is not None
     assert run.layout is not None
@@ -113,13 +119,13 @@ def _are_absent(run: Run, cursor: Any, keys: str) -> bool:
 
     Only a guess: once it is wrong, the run does not guess again.
     """
-    if run.keys_met.is_set():
-        return False
-    if run.plan.target_is_empty:
-        return True
+    return run.plan.target_is_empty or not count_present(cursor, run.target, sample_keys(run, keys))
+
+
+def sample_keys(run: Run, keys: str) -> list[tuple[str, ...]]:
+    """A sample of the keys in a FROM and WHERE of the workspace, as texts of their parts."""
     assert run.scan is not None
-    sample = run.workspace.query(
+    return run.workspace.query(
         f"SELECT {', '.join(f'{name}::VARCHAR' for name in run.scan.key_columns)} "
         f"FROM (SELECT {run.scan.key_sql} FROM {keys}) USING SAMPLE reservoir({PROBED_KEYS} ROWS) REPEATABLE (1)"
     )
-    return not count_present(cursor, run.target, sample)

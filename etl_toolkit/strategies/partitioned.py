@@ -41,6 +41,7 @@ from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.direct import Chosen, copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.lanes import add_up
+from etl_toolkit.strategies.presence import set_absent_apart
 from etl_toolkit.strategies.staging import written_marks
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers
 from etl_toolkit.strategies.together import load_together
@@ -49,16 +50,24 @@ from etl_toolkit.write_rules import may_copy
 
 
 @dataclass(frozen=True)
-class Range:
-    """A range of keys: a stretch of the table `ordered`; its winners per file, and those that are to be sent.
+class Part:
+    """Some of the winners of a range: a stretch of the table `ordered`, as FROM and WHERE, and their number per file."""
 
-    The others are in the table unchanged. `dead` are the keys to delete: those of tombstones that won, per file `buried`, and
-    those that a tombstone lost.
+    stretch: str
+    rows: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Range:
+    """A range of keys: all its winners; those to be sent whose keys the table is known to lack; the others to be sent.
+
+    What is neither is in the table unchanged. `dead` are the keys to delete: those of tombstones that won, per file `buried`,
+    and those that a tombstone lost.
     """
 
-    stretch: str  # of `ordered`: a FROM and WHERE
-    won: Mapping[int, int]
-    sent: Mapping[int, int]
+    won: Part
+    absent: Part | None
+    rest: Part
     dead: str = ""  # a FROM and WHERE, of `keys`
     buried: Mapping[int, int] = field(default_factory=dict)
 
@@ -92,19 +101,26 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
 
 def _load_ranges(run: Run, overlap: KeyOverlap, *, meanwhile: Callable[[], None] | None = None) -> dict[int, Counts]:
     compared = set_unchanged_apart(run, overlap)
+    is_mixed = not compared and set_absent_apart(run, overlap)
     with run.phases.phase("divide"):
-        ranges = _divide(run, compared=compared)
+        ranges = _divide(run, compared=compared, is_mixed=is_mixed)
         lost = lost_rows(run, overlap, ranges)
     return load_together(run, lambda cursor, batch: _write(run, cursor, batch, ranges), lost=lost, meanwhile=meanwhile)
 
 
-def _divide(run: Run, *, compared: bool) -> list[Range]:
+def _divide(run: Run, *, compared: bool, is_mixed: bool) -> list[Range]:
     """Divide the winners, in key order, into ranges."""
     assert run.scan is not None
     put_in_order(run.scan, run.workspace)
-    edges = _edges(run)
-    sent = "row IN (SELECT row FROM unequal)" if compared else "true"
-    ranges = [_range(run, f"ordered WHERE rowid >= {first} AND rowid < {end}", sent) for first, end in pairwise(edges)]
+    ranges = []
+    for first, end in pairwise(_edges(run)):
+        rest = won = _part(run, f"ordered WHERE rowid >= {first} AND rowid < {end}")
+        absent = _part(run, f"{won.stretch} AND row IN (SELECT row FROM absent)") if is_mixed else None
+        if compared:
+            rest = _part(run, f"{won.stretch} AND row IN (SELECT row FROM unequal)")
+        elif is_mixed:
+            rest = _part(run, f"{won.stretch} AND row NOT IN (SELECT row FROM absent)")
+        ranges.append(Range(won, absent, rest))
     if not run.spec.write.delete:
         return ranges
     assert run.bounds is not None
@@ -117,12 +133,9 @@ def _with_dead(run: Run, own: Range, bound: str) -> Range:
     return replace(own, dead=f"keys WHERE (gone OR reset) AND {bound}", buried=buried)
 
 
-def _range(run: Run, stretch: str, sent: str) -> Range:
+def _part(run: Run, stretch: str) -> Part:
     assert run.scan is not None
-    won = run.scan.count_by_file(run.workspace, f"SELECT row FROM {stretch}")
-    stretch = f"{stretch} AND {sent}"
-    is_all = sent == "true"
-    return Range(stretch, won, won if is_all else run.scan.count_by_file(run.workspace, f"SELECT row FROM {stretch}"))
+    return Part(stretch, run.scan.count_by_file(run.workspace, f"SELECT row FROM {stretch}"))
 
 
 def _edges(run: Run) -> list[int]:
@@ -170,15 +183,23 @@ def _write(run: Run, cursor: Any, batch: Batch, ranges: Sequence[Range]) -> dict
     """Load one key range: by COPY into the table itself where its keys are absent, else by way of the staging table."""
     assert batch.partition is not None
     own = ranges[batch.partition]
-    same = {file: rows - own.sent.get(file, 0) for file, rows in own.won.items()}
-    counts = [{file: Counts(read=rows, unchanged=rows) for file, rows in same.items()}]
     buried = _bury(run, cursor, own) if own.dead else {}
-    if own.sent:
-        chosen = _chosen(run, own)
-        absent = copy_absent(run, cursor, batch, chosen, own.sent) if may_copy(run.spec) else None
-        counts.append(_copy_staged(run, cursor, batch, chosen, own.sent) if absent is None else absent)
-    counts.append({file: _counts(item.added_to(Merged())) for file, item in buried.items()})
-    return add_up(counts)
+    return add_up([
+        *_write_winners(run, cursor, batch, own),
+        {file: _counts(item.added_to(Merged())) for file, item in buried.items()},
+    ])  # fmt: skip
+
+
+def _write_winners(run: Run, cursor: Any, batch: Batch, own: Range) -> list[dict[int, Counts]]:
+    if own.absent is None:
+        same = {file: rows - own.rest.rows.get(file, 0) for file, rows in own.won.rows.items()}
+        unchanged = {file: Counts(read=rows, unchanged=rows) for file, rows in same.items()}
+        copied = copy_absent(run, cursor, batch, _chosen(run, own.rest), own.rest.rows) if may_copy(run.spec) else None
+        return [unchanged, _copy_staged(run, cursor, batch, own.rest) if copied is None else copied]
+    copied = copy_absent(run, cursor, batch, _chosen(run, own.absent), own.absent.rows, is_known=True)
+    if copied is None:  # another session has written one of the keys meanwhile
+        return [_copy_staged(run, cursor, batch, own.won)]
+    return [copied, _copy_staged(run, cursor, batch, own.rest)]
 
 
 def _bury(run: Run, cursor: Any, own: Range) -> dict[int, Buried]:
@@ -210,22 +231,24 @@ def _bury(run: Run, cursor: Any, own: Range) -> dict[int, Buried]:
     return buried
 
 
-def _chosen(run: Run, own: Range) -> Chosen:
+def _chosen(run: Run, part: Part) -> Chosen:
     scan = run.scan
     assert scan is not None
-    keys = f"rows WHERE {scan.row_sql} IN (SELECT row FROM {own.stretch})"
+    keys = f"rows WHERE {scan.row_sql} IN (SELECT row FROM {part.stretch})"
     if scan.held:
-        return Chosen(f"SELECT row AS place FROM {own.stretch}", keys)
-    return Chosen(f"SELECT file, record FROM {own.stretch}", keys)
+        return Chosen(f"SELECT row AS place FROM {part.stretch}", keys)
+    return Chosen(f"SELECT file, record FROM {part.stretch}", keys)
 
 
-def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: Mapping[int, int]) -> dict[int, Counts]:
+def _copy_staged(run: Run, cursor: Any, batch: Batch, part: Part) -> dict[int, Counts]:
+    if not part.rows:
+        return {}
     assert run.scan is not None
     assert run.layout is not None
     layout = run.layout.with_file(own_name(run.target, "etl_file"))
     cursor.execute(create_staging(run.target, run.layout))
     query = f"SELECT file || {literal(layout.delimiter)} || record AS record FROM found"
-    with run.phases.phase("copy"), run.scan.with_records(run.workspace, chosen.query, with_file=True) as source:
+    with run.phases.phase("copy"), run.scan.with_records(run.workspace, _chosen(run, part).query, with_file=True) as source:
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
     reach("copied")
     upsert = Upsert(
@@ -241,7 +264,7 @@ def _copy_staged(run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: 
         marks=written_marks(run),
     )
     with run.phases.phase("merge"):
-        merged = merge(cursor, upsert, _without_tombstones(run), staged=per_file)
+        merged = merge(cursor, upsert, _without_tombstones(run), staged=part.rows)
         cursor.execute(drop_staging())  # the next range of this worker makes its own
     reach("merged")
     return {file: _counts(item) for file, item in merged.items()}
@@ -271,7 +294,7 @@ def lost_rows(run: Run, overlap: KeyOverlap, ranges: Sequence[Range]) -> dict[in
     lost = {}
     for file in overlap.files:
         rejected = len(run.refused.get(file.position, ()))
-        won = sum(part.won.get(file.position, 0) + part.buried.get(file.position, 0) for part in ranges)
+        won = sum(own.won.rows.get(file.position, 0) + own.buried.get(file.position, 0) for own in ranges)
         lost[file.position] = Counts(
             read=file.duplicates + file.distinct_keys - won + rejected,
             superseded_same_file=file.duplicates,
