@@ -44,6 +44,7 @@ FileFormat = Literal["csv", "pgtext", "jsonl", "parquet", "arrow"]
 Loaded = Literal["again", "skip"]
 Nulls = Literal["overwrite", "keep"]
 RowsWritten = Literal["all", "update", "insert"]
+Triggers = Literal["each", "once"]
 
 LEFT_OUT = "\0"  # begins the name of a file's column that is not loaded
 
@@ -143,6 +144,10 @@ class WriteOptions:
 
     loaded: Loaded = option(
         "again", "what happens to files whose content the table has taken: they are loaded again, or skipped"
+    )
+    triggers: Triggers = option(
+        "each",
+        "row triggers fire for each row of each file, in order, or once for each key, with the row that wins: in parallel",
     )
     delete: Delete | None = option(None, "which rows of the files delete their key instead of being written")
     update: tuple[str, ...] | None = option(None, "columns that an update sets; the others are set by inserts only")
@@ -378,12 +383,13 @@ class HazardKind(StrEnum):
 class Hazard:
     """One hazard, and what it forces: `sequential` loading, `server` key comparison, staging only, or refusal.
 
-    Where `columns` are given, it holds only for files that carry one of them.
+    With `judged` it only matters that each row has a verdict before it is written. Where `columns` are given, it holds
+    only for files that carry one of them.
     """
 
     kind: HazardKind
     detail: str
-    forces: Literal["sequential", "server", "staged", "refuse"]
+    forces: Literal["sequential", "server", "staged", "refuse", "judged"]
     columns: tuple[str, ...] = ()
 
 

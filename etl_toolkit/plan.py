@@ -21,6 +21,7 @@ from etl_toolkit.model import (
     Column,
     ConflictAction,
     Hazard,
+    HazardKind,
     KeyOverlap,
     Layout,
     LoadSpec,
@@ -244,6 +245,7 @@ def make_plan(question: Question) -> Plan:
     if strategy is Strategy.PARTITIONED and key_path == "client" and _rows_meet(question):
         key_path = "server"
         reasons.append(ROWS_MEET)
+    reasons += _about_triggers(target, sequential, strategy)
     lanes = question.lanes or _lanes(strategy, question, key_path)
     distinct, existing = (overlap.distinct_keys, overlap.existing_keys) if overlap else (None, None)
     if target.is_empty and overlap:
@@ -268,6 +270,19 @@ def competes_across_files(spec: LoadSpec) -> bool:
     With `newer`, file by file leaves the same, unless an option of writing lets rows that lose leave something behind.
     """
     return spec.order_by is not None and (spec.conflict_action is ConflictAction.UPDATE or not spec.write.is_plain)
+
+
+def _about_triggers(target: TargetTable, sequential: Sequence[Hazard], strategy: Strategy) -> list[str]:
+    """What row triggers cost, or what they miss."""
+    if strategy is Strategy.PARTITIONED and target.forced("judged"):
+        return ["row triggers fire once for each key, with the row that wins: they do not see the rows that lose to it"]
+    if sequential and all(hazard.kind is HazardKind.ROW_TRIGGER for hazard in sequential):
+        return [
+            "with --write triggers=once each key would be written once, with the row that wins, by several workers; the triggers "
+            "would not see rows that lose, would see one INSERT or UPDATE where files share a key, and a row they refuse fails "
+            "the load"
+        ]
+    return []
 
 
 def _check_order(question: Question) -> None:

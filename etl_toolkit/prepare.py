@@ -66,7 +66,7 @@ from etl_toolkit.sources import (
 )
 from etl_toolkit.strategies.mirror import check_missing, find_missing, may_compare_here
 from etl_toolkit.strategies.suspects import Inquiry
-from etl_toolkit.target import read_target
+from etl_toolkit.target import fire_once, read_target
 from etl_toolkit.workspace import Workspace, open_workspace
 from etl_toolkit.write_rules import relax, spell_write_options
 
@@ -259,6 +259,8 @@ def _look_at_table(
 ) -> _Table:  # fmt: skip
     created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
     target = read_target(connection, spec.table, spec.key)
+    if spec.write.triggers == "once":
+        target = fire_once(target)
     order_by = spec.order_by and fold_name(spec.order_by, (column.name for column in target.columns))
     spec = spell_write_options(replace(spec, key=target.key, order_by=order_by), target)
     sources = replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg2
@@ -270,6 +270,15 @@ def _trigger_hazards(cursor: Any, oid: int) -> list[Hazard]:
         kind = HazardKind.ROW_TRIGGER if per_row else HazardKind.STATEMENT_TRIGGER
         hazards.append(Hazard(kind, detail, "sequential"))
     return hazards
+
+
+def fire_once(target: TargetTable) -> TargetTable:
+    """The table, of which the user has said that row triggers need not see the rows that lose."""
+    hazards = (
+        replace(hazard, forces="judged") if hazard.kind is HazardKind.ROW_TRIGGER else hazard
+        for hazard in target.hazards
+    )
+    return replace(target, hazards=tuple(hazards))
 
 
 def _partition_hazards(cursor: Any, oid: int) -> list[Hazard]:

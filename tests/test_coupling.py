@@ -12,7 +12,7 @@ from psycopg2.extensions import make_dsn
 
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
 from etl_toolkit.errors import AccountingError, DatabaseError, RejectLimitError, TargetError, UnsafeStrategyError
-from etl_toolkit.model import HazardKind
+from etl_toolkit.model import HazardKind, WriteOptions
 from etl_toolkit.target import read_target
 from tests.oracle import Oracle, Rows, differing_rows, write
 
@@ -155,6 +155,57 @@ def test_a_second_unique_that_cannot_be_violated_slows_nothing_down(
     assert result.plan.key_path == "client"
     Oracle("expected", ("id",)).load(connection, contents)
     assert differing_rows(connection, "loaded", "expected", ("id", "v")) == []
+
+
+COUNTED = """
+CREATE TABLE @ (id int PRIMARY KEY, v text, revision int NOT NULL DEFAULT 0);
+CREATE FUNCTION @_count() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN NEW.revision := OLD.revision + 1; NEW.v := upper(NEW.v); RETURN NEW; END $$;
+CREATE TRIGGER counted BEFORE UPDATE ON @ FOR EACH ROW EXECUTE FUNCTION @_count();
+CREATE FUNCTION @_fold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.v := upper(NEW.v); RETURN NEW; END $$;
+CREATE TRIGGER folded BEFORE INSERT ON @ FOR EACH ROW EXECUTE FUNCTION @_fold()"""
+
+
+@pytest.mark.parametrize(("triggers", "revisions"), [("each", [(0, 10), (1, 10)]), ("once", [(0, 15), (1, 5)])])
+def test_a_row_trigger_fires_for_each_file_or_once_for_each_key(
+    database: str, connection: Connection, tmp_path: Path, triggers: Any, revisions: list[tuple[int, int]]
+) -> None:
+    create(connection, COUNTED)
+    files = [
+        Rows(("id", "v"), tuple((str(id_), f"{name}{id_}") for id_ in ids))
+        for name, ids in (("a", range(10)), ("b", range(5, 15)))
+    ]
+    there = Rows(("id", "v"), tuple((str(id_), "old") for id_ in range(10, 20)))
+    for name in ("loaded", "expected"):
+        Oracle(name, ("id",)).load(connection, [there])
+    Oracle("expected", ("id",)).load(connection, files)
+    options = WriteOptions(triggers=triggers)
+    result = ingest(written(files, tmp_path), "loaded", "id", database, config=SMALL, write=options)
+    assert differing_rows(connection, "loaded", "expected", ["id", "v"]) == []
+    assert result.strategy == ("deterministic" if triggers == "each" else "partitioned")
+    assert ("with --write triggers=once" in " ".join(result.reasons)) is (triggers == "each")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT revision, count(*) FROM loaded GROUP BY revision ORDER BY revision")
+        assert cursor.fetchall() == revisions
+
+
+def test_a_row_that_a_trigger_refuses_fails_a_load_whose_triggers_fire_once(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    refuse = "BEGIN IF NEW.id = 7 THEN RAISE EXCEPTION 'not seven'; END IF; RETURN NEW; END"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"CREATE TABLE loaded (id int PRIMARY KEY, v text); CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql "
+            f"AS $$ {refuse} $$; CREATE TRIGGER t BEFORE INSERT ON loaded FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+    files = written(
+        [Rows(("id", "v"), tuple((str(id_), "x") for id_ in range(5 * n, 5 * n + 5))) for n in (0, 1)], tmp_path
+    )
+    with pytest.raises(DatabaseError, match="not seven"):
+        ingest(files, "loaded", "id", database, config=SMALL, write=WriteOptions(triggers="once"), max_rejects=5)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM loaded")
+        assert cursor.fetchone() == (0,)
 
 
 @pytest.mark.parametrize("strategy", IN_ORDER)
