@@ -64,6 +64,7 @@ from etl_toolkit.sources import (
     with_offsets,
     without_bad_texts,
 )
+from etl_toolkit.strategies.couplings import drop_harmless
 from etl_toolkit.strategies.mirror import check_missing, find_missing, may_compare_here
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import fire_once, read_target
@@ -156,14 +157,17 @@ def prepare_load(
             in_order = spec.strategy is Strategy.DETERMINISTIC or target.forced("server") or not is_scanned
             read = partial(_read, target=target, spec=spec, layout=None if in_order else layout, workspace=workspace)
             matched, scanned = _with_good_texts(matched, partial(read, is_scanned=is_scanned), spec, workspace)
+        harmless: tuple[str, ...] = ()
         overlap, refused = None, {file.position: file.malformed for file in matched if file.malformed}
         if scanned is not None:
             if layout is not None and scanned.has_records and not (created and is_trial) and not found.is_standby:
+                inquiry = Inquiry(scanned, target, layout, workspace, sessions, spec.order_by)
                 with phases.phase("rejects"):
-                    doubtful = Inquiry(scanned, target, layout, workspace, sessions, spec.order_by).doubtful_keys(
-                        limit=spec.max_rejects
-                    )
+                    doubtful = inquiry.doubtful_keys(limit=spec.max_rejects)
                     refused |= {file: (*refused.get(file, ()), *rejects) for file, rejects in doubtful.items()}
+                if target.hazards and spec.strategy is not Strategy.DETERMINISTIC and not spec.write.set:
+                    with phases.phase("compare"):
+                        target, harmless = drop_harmless(inquiry)
             with phases.phase("collapse"):
                 collapse(scanned, workspace, action=spec.conflict_action)
                 overlap = measure(scanned, workspace)
@@ -182,8 +186,8 @@ def prepare_load(
                     config.cost,
                 )
             )
-        plan = replace(plan, reasons=(*plan.reasons, *found.references))
         plan = replace(plan, duplicates=sources.duplicates, skipped=sources.skipped, loaded_before=before)
+        plan = replace(plan, reasons=(*plan.reasons, *found.references, *harmless))
         if created and is_trial:
             reason = "the table does not exist and would be created: " + " ".join(created.split())
             plan = replace(plan, reasons=(*plan.reasons, reason))

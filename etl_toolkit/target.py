@@ -387,11 +387,10 @@ def _coupling(index: _Index, key: tuple[str, ...], columns: Sequence[Column]) ->
     # It matters to files that carry one of its columns, where its columns are all that it depends on and new rows, which get
     # defaults, cannot meet there: one column is NULL then, or numbered by a sequence.
     own = [column for column in columns if column.name in index.names]
-    is_apart = any(
-        not column.is_repeatable or (column.expression is None and not index.nulls_not_distinct) for column in own
-    )
+    is_apart = any(not column.is_repeatable or column.expression is None for column in own)
+    is_usual = index.is_plain and not index.predicate and index.has_default_classes and not index.nulls_not_distinct
     depends_on = tuple(name for name in index.names if name)
-    if not index.is_plain or index.predicate or not is_apart or any(column.is_generated for column in own):
+    if not is_usual or not is_apart or any(column.is_generated for column in own):
         depends_on = ()
     return Hazard(HazardKind.SECOND_UNIQUE, f"{index.name} couples rows beyond the key", "sequential", depends_on)
 

@@ -164,3 +164,18 @@ def test_a_file_of_another_delimiter_is_read_as_its_record_is_spelled(
     with connection.cursor() as cursor:
         cursor.execute("SELECT file, record, sqlstate FROM etl_toolkit.rejects ORDER BY 1, 2")
         assert cursor.fetchall() == [(1, 1, "23514"), (1, 2, "23514")]
+
+
+def test_a_delimiter_in_quotes_ends_no_field_of_a_row_that_loses(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, note text, amount int CHECK (amount > 0))")
+    columns = ("id", "note", "amount")
+    contents = (
+        Rows(columns, (("1", "x,7,y", "-5"), ("2", "y", "5"))),
+        Rows(columns, (("1", "z", "6"), ("2", "z", "6"))),
+    )
+    files = [write(content, tmp_path, str(number), "csv") for number, content in enumerate(contents)]
+    result = ingest(files, "loaded", "id", database, strategy="partitioned", max_rejects=1)
+    assert (result.counts.rejected, result.counts.superseded_later_file) == (1, 1)

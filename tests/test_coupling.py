@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn
 
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
 from etl_toolkit.errors import AccountingError, DatabaseError, RejectLimitError, TargetError, UnsafeStrategyError
+from etl_toolkit.loading.run import Event
 from etl_toolkit.model import HazardKind, WriteOptions
 from etl_toolkit.target import read_target
 from tests.oracle import Oracle, Rows, differing_rows, write
@@ -155,6 +157,60 @@ def test_a_second_unique_that_cannot_be_violated_slows_nothing_down(
     assert result.plan.key_path == "client"
     Oracle("expected", ("id",)).load(connection, contents)
     assert differing_rows(connection, "loaded", "expected", ("id", "v")) == []
+
+
+def codes(*rows: tuple[int, str | None]) -> Rows:
+    return Rows(("id", "code", "v"), tuple((str(id_), code, f"{id_} {code}") for id_, code in rows))
+
+
+# Name → (rows of the table, files, whether some value belongs to two keys).
+SECOND = {
+    "one value a key": (
+        [(1, "a"), (9, "z")],
+        [[(1, "a"), (2, "b"), (3, None)], [(2, "b"), (4, None), (5, "e")]],
+        False,
+    ),
+    "a key with several values": ([(1, "a")], [[(1, "b"), (2, 'x,"')], [(1, "c"), (2, "y")]], False),
+    "two keys in the files, one row loses": ([], [[(1, "a"), (3, "c")], [(1, "b")], [(2, "a")]], True),
+    "a value that the table has under another key": ([(1, "a")], [[(1, "b"), (3, "c")], [(2, "a")]], True),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_a_second_unique_couples_only_where_a_value_belongs_to_two_keys(
+    database: str, connection: Connection, tmp_path: Path, name: str
+) -> None:
+    create(connection, "CREATE TABLE @ (id int PRIMARY KEY, code text UNIQUE, v text)")
+    present, contents, is_coupled = SECOND[name]
+    files = [codes(*rows) for rows in contents]
+    for table in ("loaded", "expected"):
+        Oracle(table, ("id",)).load(connection, [codes(*present)])
+    Oracle("expected", ("id",)).load(connection, files)
+    result = ingest(written(files, tmp_path), "loaded", "id", database, config=SMALL)
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert result.strategy == ("deterministic" if is_coupled else "partitioned")
+    assert any("its index couples no rows" in reason for reason in result.reasons) is not is_coupled
+
+
+def test_a_value_that_another_session_takes_after_the_proof_fails_the_load_and_writes_nothing(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    create(connection, "CREATE TABLE @ (id int PRIMARY KEY, code text UNIQUE, v text)")
+    files = written([codes((1, "a"), (2, "b")), codes((2, "b"), (3, "c"))], tmp_path)
+
+    def interfere(event: Event) -> None:
+        if event.name == "planned":
+            with psycopg2.connect(database) as other, other.cursor() as cursor:
+                cursor.execute("INSERT INTO loaded VALUES (7, 'c', 'theirs')")
+            other.close()
+
+    with pytest.raises(DatabaseError, match="loaded_code_key"):
+        ingest(files, "loaded", "id", database, config=SMALL, on_event=interfere)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM loaded")
+        assert cursor.fetchall() == [(7,)]
+    with pytest.raises(RejectLimitError, match="line 3"):  # in order: the row is refused by itself
+        ingest(files, "loaded", "id", database, config=SMALL)
 
 
 COUNTED = """

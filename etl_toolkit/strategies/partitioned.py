@@ -248,7 +248,10 @@ def _copy_staged(run: Run, cursor: Any, batch: Batch, part: Part) -> dict[int, C
     layout = run.layout.with_file(own_name(run.target, "etl_file"))
     cursor.execute(create_staging(run.target, run.layout))
     query = f"SELECT file || {literal(layout.delimiter)} || record AS record FROM found"
-    with run.phases.phase("copy"), run.scan.with_records(run.workspace, _chosen(run, part).query, with_file=True) as source:
+    with (
+        run.phases.phase("copy"),
+        run.scan.with_records(run.workspace, _chosen(run, part).query, with_file=True) as source,
+    ):
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
     reach("copied")
     upsert = Upsert(

@@ -22,7 +22,7 @@ from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.loading.tombstones import narrow
-from etl_toolkit.model import Layout, Reject, TargetTable
+from etl_toolkit.model import Layout, Reject, SourceFile, TargetTable
 from etl_toolkit.scan import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan
 from etl_toolkit.sources import is_record, locate, number_in_file
 from etl_toolkit.strategies.refused_rows import bounded, check_reject_limit
@@ -58,7 +58,7 @@ def _check(run: Run, where: str) -> int:
     """Ask the server about the rows that are not surely fine, and take the refused ones out of the load."""
     assert run.scan is not None
     assert run.layout is not None
-    is_unquoted = all(is_record(file, run.layout) for file in run.files)
+    is_unquoted = has_no_quotes(run.files, run.layout)
     is_short = all(file.is_plain and file.longest_record_bytes <= SHORT_RECORD_BYTES for file in run.files)
     grammar = partial(
         record_grammar, layout=run.layout, is_short=is_short, is_unquoted=is_unquoted, proven=run.target.key
@@ -87,17 +87,22 @@ def _unlike(grammar: str | None) -> str:
 
 def _fields_query(layout: Layout, part: Part, *, is_unquoted: bool) -> str:
     """The different combinations of the fields of a part, each spelled as a record."""
-    return f"SELECT DISTINCT {_fields(layout, part, is_unquoted=is_unquoted)} AS record FROM found"
+    return f"SELECT DISTINCT {fields_of(layout, part.layout, is_unquoted=is_unquoted)} AS record FROM found"
 
 
-def _fields(layout: Layout, part: Part, *, is_unquoted: bool) -> str:
-    """The fields of a part, spelled as a record."""
+def has_no_quotes(files: Sequence[SourceFile], layout: Layout) -> bool:
+    """Whether a delimiter in a record always ends a field: the records are the lines of files without a quote."""
+    return all(file.is_plain and is_record(file, layout) for file in files)
+
+
+def fields_of(layout: Layout, part: Layout, *, is_unquoted: bool) -> str:
+    """The fields of a part of a record, spelled as a record: an expression."""
     delimiter = literal(layout.delimiter)
     fields = [
         f"split_part(record, {delimiter}, {layout.columns.index(name) + 1})"
         if is_unquoted
         else f"regexp_extract(record, {literal(field_grammar(layout, name))}, 1)"
-        for name in part.layout.columns
+        for name in part.columns
     ]
     return f" || {delimiter} || ".join(fields)
 
@@ -145,9 +150,12 @@ class Inquiry:
             narrow(self.target),
             replace(self.layout, columns=tuple(name for name in self.layout.columns if name in kept)),
         )
-        is_unquoted = all(is_record(file, self.layout) for file in self.scan.files)
+        is_unquoted = has_no_quotes(self.scan.files, self.layout)
         alone = replace(
-            self, target=part.target, layout=part.layout, fields=_fields(self.layout, part, is_unquoted=is_unquoted)
+            self,
+            target=part.target,
+            layout=part.layout,
+            fields=fields_of(self.layout, part.layout, is_unquoted=is_unquoted),
         )
         for file, rejects in alone.refused(f"{doubtful} AND gone", Doubt(), limit=limit).items():
             found[file] = (*found.get(file, ()), *rejects)

@@ -1,0 +1,91 @@
+"""Second unique indexes that couple nothing in this load: then it need not be in order.
+
+An index beside the key matters only if one of its values belongs to two keys: in the files, rows that lose included, or in a
+file and in the table. The server is asked, since equality is its own. Another session may still write such a value afterwards:
+then the index refuses a row, and nothing is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import psycopg2
+from psycopg2.sql import SQL, Composable, Identifier
+
+from etl_toolkit.loading.copy import RecordReader, copy_stream, is_row_error
+from etl_toolkit.loading.merge import copy_into, names, staging_table, table
+from etl_toolkit.model import Hazard, HazardKind, Layout, TargetTable
+from etl_toolkit.scan import PROVEN
+from etl_toolkit.strategies.suspects import Inquiry, fields_of, has_no_quotes
+
+PAIRS = "etl_pairs"
+
+
+def drop_harmless(inquiry: Inquiry) -> tuple[TargetTable, tuple[str, ...]]:
+    """Return the table without them, and the reasons; as it is if one of them, or anything else, does couple rows."""
+    target = inquiry.target
+    if not all(_may_be_harmless(hazard, inquiry.layout) for hazard in target.hazards):
+        return target, ()
+    if any(_couples(inquiry, hazard.columns) for hazard in target.hazards):
+        return target, ()
+    reasons = (
+        f"no value of {', '.join(hazard.columns)} belongs to two keys, in the files or the table: its index couples no rows"
+        for hazard in target.hazards
+    )
+    return replace(target, hazards=()), tuple(reasons)
+
+
+def _may_be_harmless(hazard: Hazard, layout: Layout) -> bool:
+    """Whether it is an index on columns of the files, as they are."""
+    is_index = hazard.kind is HazardKind.SECOND_UNIQUE and bool(hazard.columns)
+    return is_index and set(layout.columns).issuperset(hazard.columns)
+
+
+def _couples(inquiry: Inquiry, columns: Sequence[str]) -> bool:
+    """Whether a value of the columns belongs to two keys, as far as the server can tell."""
+    scan, target, layout = inquiry.scan, inquiry.target, inquiry.layout
+    wanted = {*target.key, *columns}
+    pair = replace(layout, columns=tuple(name for name in layout.columns if name in wanted))
+    is_unquoted = has_no_quotes(scan.files, layout)
+    check = inquiry.sessions.stop.check
+    rows = f"SELECT {scan.record_sql} FROM rows WHERE doubt = {PROVEN}"
+    query = f"SELECT DISTINCT {fields_of(layout, pair, is_unquoted=is_unquoted)} AS record FROM found"
+
+    def ask(connection: Any) -> bool:
+        with (
+            connection.cursor() as cursor,
+            scan.with_records(inquiry.workspace, rows) as source,
+            RecordReader(source, query, scan.files) as records,
+        ):
+            cursor.execute(
+                SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
+                    Identifier(PAIRS), names(pair.columns), table(target)
+                )
+            )
+            try:
+                copy_stream(cursor, copy_into(staging_table(PAIRS), pair), records, on_bytes=lambda *_: check())
+            except psycopg2.Error as error:
+                if not is_row_error(error):
+                    raise
+                return True  # a value that the server refuses: rows will be rejected, in order
+            cursor.execute(_two_keys(columns, target))
+            return bool(cursor.fetchone()[0])
+
+    return inquiry.sessions.ask("couplings", ask)
+
+
+def _two_keys(columns: Sequence[str], target: TargetTable) -> Composable:
+    pairs = staging_table(PAIRS)
+    known = SQL(" AND ").join(SQL("{} IS NOT NULL").format(Identifier(name)) for name in columns)
+    in_files = SQL(
+        "SELECT EXISTS (SELECT FROM (SELECT DISTINCT {keys}, {values} FROM {pairs} WHERE {known}) AS pairs GROUP BY {values} "
+        "HAVING count(*) > 1)"
+    ).format(keys=names(target.key), values=names(columns), pairs=pairs, known=known)
+    if target.is_empty:
+        return in_files
+    same = SQL(" AND ").join(SQL("present.{0} = pairs.{0}").format(Identifier(name)) for name in columns)
+    return SQL(
+        "{} OR EXISTS (SELECT FROM {} AS pairs JOIN {} AS present ON {} WHERE ROW({}) IS DISTINCT FROM ROW({}))"
+    ).format(in_files, pairs, table(target), same, names(target.key, "present"), names(target.key, "pairs"))
