@@ -137,8 +137,9 @@ def _content(random: Random, table: Table, columns: list[Column], pool: list[Row
 def _dialect(random: Random, rows: Rows) -> Dialect:
     if random.random() < 0.5:
         return Dialect()
+    delimiter = random.choice((",", ",", ";", "\t", "|"))
     return Dialect(
-        random.choice((",", ",", ";", "\t", "|")), random.random() < 0.3, random.choice(("\n", "\r\n")), random.random() < 0.2,
+        delimiter if len(rows.columns) > 1 else ",", random.random() < 0.3, random.choice(("\n", "\r\n")), random.random() < 0.2,
         random.random() < 0.8, random.choice((0, 0, 1, 3)) if len(rows.columns) > 1 else 0,
         random.choice(("utf-8", "utf-8", "utf-8", "utf-16")),
     )  # fmt: skip
