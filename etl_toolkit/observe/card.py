@@ -6,6 +6,7 @@ is shown, as static HTML.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,10 +40,10 @@ def is_watched() -> bool:
 
 
 def _kernel() -> Any:
-    try:
-        from IPython.core.getipython import get_ipython
-    except ImportError:
+    if "IPython" not in sys.modules:  # a kernel has imported it; to do so here would take as long as a small load
         return None
+    from IPython.core.getipython import get_ipython
+
     return getattr(get_ipython(), "kernel", None)
 
 

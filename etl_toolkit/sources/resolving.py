@@ -57,7 +57,8 @@ def resolve(
         examined = list(pool.map(lambda task: task(), tasks))
     examined = [_read_as(file, options) for file in examined]
     check_names(examined, options)
-    files = [_placed(file, position, workspace) for position, file in enumerate(examined)]
+    real_paths = _RealPaths()
+    files = [_placed(file, position, workspace, real_paths) for position, file in enumerate(examined)]
     workspace.reserve(held_bytes(files))
     workspace.lock_down(file.path for file in files if file.path is not None)
     return Sources(tuple(files))
@@ -202,7 +203,19 @@ def _check_stamp(file: SourceFile) -> None:
         )
 
 
-def _placed(file: SourceFile, position: int, workspace: Workspace) -> SourceFile:
+class _RealPaths(dict[str, str]):
+    """Paths without links; directories are looked up once, for many files lie in few of them."""
+
+    def __missing__(self, directory: str) -> str:
+        self[directory] = os.path.realpath(directory)
+        return self[directory]
+
+    def of(self, path: Path) -> str:
+        directory, name = os.path.split(path)
+        return os.path.realpath(path) if path.is_symlink() else os.path.join(self[directory], name)  # noqa: PTH118
+
+
+def _placed(file: SourceFile, position: int, workspace: Workspace, real_paths: _RealPaths) -> SourceFile:
     """Give the file its position, and a name in the working directory that no path can spoil."""
     if file.frame is not None:
         try:
@@ -219,10 +232,10 @@ def _placed(file: SourceFile, position: int, workspace: Workspace) -> SourceFile
         )
     if file.path is None:
         raise AssertionError(f"{file.name} is neither a frame nor a file")
-    readable = workspace.directory / f"file_{position:05d}.{file.format}"
+    readable = Path(f"{workspace.directory}/file_{position:05d}.{file.format}")
     if file.readable is not None:
         file.readable.rename(readable)
-    elif "\\" in (path := os.path.realpath(file.path)):  # which DuckDB takes for a separator
+    elif "\\" in (path := real_paths.of(file.path)):  # which DuckDB takes for a separator
         shutil.copyfile(path, readable)
         _check_stamp(file)
     else:
