@@ -673,7 +673,10 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done, and why. `lanes` run side by side; the batches of one lane run in order."""
+    """What will be done, and why. `lanes` run side by side; the batches of one lane run in order.
+
+    `commit` says how key ranges that hosts load are committed: `together` or `per_range`; empty for a load in one process.
+    """
 
     strategy: Strategy
     reasons: tuple[str, ...]
@@ -691,6 +694,7 @@ class Plan:
     loaded_before: tuple[LoadedBefore, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()  # those of `Sources`
     skipped: tuple[SkippedFile, ...] = ()  # those of `Sources`
+    commit: Literal["", "together", "per_range"] = ""
 
     @property
     def batches(self) -> tuple[Batch, ...]:

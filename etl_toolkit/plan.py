@@ -362,6 +362,13 @@ def _obstacles(question: Question, sequential: list[Hazard], key_path: str, key_
     return obstacles
 
 
+def range_obstacle(question: Question) -> str:
+    """Why the client cannot collapse these files and divide them into key ranges; empty where it can."""
+    key_path, key_reason = _key_path(question)
+    sequential = _sequential(question)
+    return key_reason or _obstacles(question, sequential, key_path, key_reason).get(Strategy.PARTITIONED, "")
+
+
 def _writing_obstacle(question: Question, key_path: str) -> str:
     """Why an option of writing needs files to be loaded in order, empty where it does not."""
     spec, overlap = question.spec, question.overlap

@@ -22,7 +22,7 @@ from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.ledger import PastRun, loaded_before, staging_refusal, taken_files
 from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
 from etl_toolkit.loading.naming import own_name
-from etl_toolkit.loading.run import Phases
+from etl_toolkit.loading.run import Phases, Run
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.loading.tombstones import describe_references
 from etl_toolkit.loading.upsert import count_present
@@ -65,6 +65,7 @@ from etl_toolkit.sources import (
     without_bad_texts,
 )
 from etl_toolkit.strategies.couplings import drop_harmless
+from etl_toolkit.strategies.lanes import FileCounts
 from etl_toolkit.strategies.mirror import check_missing, find_missing, may_compare_here
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import fire_once, read_target
@@ -93,6 +94,7 @@ class Ready:
     refused: dict[int, tuple[Reject, ...]]
     created_sql: str | None = None
     is_standby: bool = False
+    load: Callable[[Run], FileCounts] | None = None  # None: as the strategy does
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,9 @@ def prepare_load(
         with phases.phase("read"):
             # Records are read along where DuckDB may come to collapse them, or has to show the server a doubtful key.
             in_order = spec.strategy is Strategy.DETERMINISTIC or target.forced("server") or not is_scanned
-            read = partial(_read, target=target, spec=spec, layout=None if in_order else layout, workspace=workspace)
-            matched, scanned = _with_good_texts(matched, partial(read, is_scanned=is_scanned), spec, workspace)
+            matched, scanned = read_files(
+                matched, target, spec, None if in_order else layout, workspace=workspace, is_scanned=is_scanned
+            )
         harmless: tuple[str, ...] = ()
         overlap, refused = None, {file.position: file.malformed for file in matched if file.malformed}
         if scanned is not None:
@@ -193,12 +196,7 @@ def prepare_load(
             plan = replace(plan, reasons=(*plan.reasons, reason))
         if found.is_standby:
             plan = replace(plan, reasons=(*plan.reasons, STANDBY))
-        plan = replace(plan, reasons=(*plan.reasons, *_marks_in_words(matched)))
-        if of_paths := sorted({name for file in matched for name, _ in file.path_values}):
-            reason = f"{', '.join(of_paths)} of a row is what the directory of its file says"
-            plan = replace(plan, reasons=(*plan.reasons, reason))
-        if words := conventions_in_words(matched, target, sessions.conventions):
-            plan = replace(plan, reasons=(*plan.reasons, words))
+        plan = with_words_on_values(plan, matched, target, sessions.conventions)
         reach("scanned")
         yield Ready(
             sources, matched, target, layout, scanned, spec, plan, workspace, refused, created, found.is_standby
@@ -213,6 +211,28 @@ def _marks_in_words(files: Sequence[SourceFile]) -> list[str]:
         for file in files
         if file.marked_line is not None
     ][:1]
+
+
+def with_words_on_values(
+    plan: Plan, files: tuple[SourceFile, ...], target: TargetTable, conventions: Mapping[str, str]
+) -> Plan:
+    """The plan with what is said of the values: those that paths carry, and the settings under which texts are read."""
+    plan = replace(plan, reasons=(*plan.reasons, *_marks_in_words(files)))
+    if of_paths := sorted({name for file in files for name, _ in file.path_values}):
+        reason = f"{', '.join(of_paths)} of a row is what the directory of its file says"
+        plan = replace(plan, reasons=(*plan.reasons, reason))
+    if words := conventions_in_words(files, target, conventions):
+        plan = replace(plan, reasons=(*plan.reasons, words))
+    return plan
+
+
+def read_files(
+    files: tuple[SourceFile, ...], target: TargetTable, spec: LoadSpec, layout: Layout | None, *, workspace: Workspace,
+    is_scanned: bool = True,
+) -> tuple[tuple[SourceFile, ...], KeyScan | None]:  # fmt: skip
+    """Scan the keys of the files, with `layout` their records as well, and check that none has changed meanwhile."""
+    read = partial(_read, target=target, spec=spec, layout=layout, workspace=workspace, is_scanned=is_scanned)
+    return _with_good_texts(files, read, spec, workspace)
 
 
 def _with_good_texts(

@@ -6,8 +6,8 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -61,13 +61,13 @@ from etl_toolkit.model import (
 from etl_toolkit.observe import Card, Watch, card_if_wanted, fan_out, report_load
 from etl_toolkit.overlap import measure
 from etl_toolkit.plan import spelled_as
-from etl_toolkit.prepare import Resumed, forecast_plan, prepare_load, resolve_files
+from etl_toolkit.prepare import Ready, Resumed, forecast_plan, prepare_load, resolve_files
 from etl_toolkit.ranking import collapse
 from etl_toolkit.request import NOTHING_ASKED, check_named, connection_string, default_spec, spec_of
 from etl_toolkit.scan import scan
 from etl_toolkit.stopping import STEP_SECONDS, Stop, run_stoppable
 from etl_toolkit.strategies import STRATEGIES
-from etl_toolkit.strategies.lanes import add_up
+from etl_toolkit.strategies.lanes import FileCounts, add_up
 from etl_toolkit.strategies.mirror import delete_missing, forecast_missing, missing_batch, why_kept
 from etl_toolkit.strategies.refused_rows import check_reject_limit
 from etl_toolkit.workspace import open_workspace
@@ -84,7 +84,9 @@ class ConflictAwareProcessor:
     """Loads many files into one table in parallel, with the result of loading them one after the other.
 
     `dsn` is a libpq URL or keyword string, a SQLAlchemy Engine, or None for the embedded server. `concurrency` overrides
-    the configuration's. `on_event` is called, from several threads, with every `Event` of a load.
+    the configuration's. `on_event` is called, from several threads, with every `Event` of a load. `executor` is where it
+    runs: a `concurrent.futures.Executor`, a Dask client or its address, or a number of processes; None: as configured, or
+    in this process.
     """
 
     def __init__(
@@ -94,11 +96,13 @@ class ConflictAwareProcessor:
         concurrency: int | None = None,
         config: ParallelConfig | None = None,
         on_event: Callable[[Event], None] = _ignore_event,
+        executor: Any = None,
     ) -> None:
         self._dsn = dsn
         config = config or ParallelConfig()
         self.config = config if concurrency is None else replace(config, concurrency=concurrency)
         self._on_event = fan_out(on_event)
+        self._executor = self.config.executor if executor is None else executor
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -191,7 +195,7 @@ class ConflictAwareProcessor:
 
         def make(sessions: Sessions) -> Plan:
             doing = driver_errors_mapped(doing=f"planning a load into {spec.table}")
-            with doing, prepare_load(files, spec, sessions, Phases(), is_trial=True) as ready:
+            with doing, self._prepare(files, spec, sessions, Phases(), is_trial=True) as ready:
                 return forecast_plan(ready, sessions)
 
         return self._stoppable(make, "plan", Stop(), conventions=named_conventions(spec.read))
@@ -273,7 +277,7 @@ class ConflictAwareProcessor:
             driver_errors_mapped(doing=f"loading into {spec.table}"),
             open_coordinator(sessions) as coordinator,
             Watch(sessions, self._on_event) as watch,
-            prepare_load(files, spec, sessions, phases, lanes=resumed.lanes if resumed else None) as ready,
+            self._prepare(files, spec, sessions, phases, resumed=resumed) as ready,
         ):
             if host := plain_text_host(coordinator.connection):
                 self._on_event(
@@ -293,7 +297,7 @@ class ConflictAwareProcessor:
             stop.check()
             coordinator.do(partial(_begin, run, resumed))
             reach("begun")
-            counts, removed = _execute(run, coordinator, watch)
+            counts, removed = _execute(run, coordinator, watch, ready.load or STRATEGIES[ready.plan.strategy])
             return LoadResult(
                 run_id=run_id, table=ready.target.qualified_name, strategy=ready.plan.strategy, reasons=ready.plan.reasons,
                 counts=sum(counts.values(), removed), files=_by_name(run, counts),
@@ -303,6 +307,27 @@ class ConflictAwareProcessor:
                 resources=watch.resources(), loaded_before=_count_reverted(run, counts), rejects=_collect_rejects(run),
                 skipped=ready.sources.skipped,
             )  # fmt: skip
+
+    @contextmanager
+    def _prepare(
+        self, files: Any, spec: LoadSpec, sessions: Sessions, phases: Phases, *,
+        resumed: Resumed | None = None, is_trial: bool = False,
+    ) -> Iterator[Ready]:  # fmt: skip
+        """Prepare a load in this process or on hosts; a run is resumed as it was begun."""
+        is_on_hosts = bool(resumed.past.plan.get("commit")) if resumed else self._executor is not None
+        if not is_on_hosts:
+            lanes = resumed.lanes if resumed else None
+            with prepare_load(files, spec, sessions, phases, lanes=lanes, is_trial=is_trial) as ready:
+                yield ready
+            return
+        from etl_toolkit.hosts import lend_dsn, open_hosts, prepare_on_hosts
+
+        with (
+            lend_dsn(sessions.run_id, sessions.dsn),
+            open_hosts(self._executor, sessions.dsn, self.config) as hosts,
+            prepare_on_hosts(files, spec, sessions, phases, hosts, resumed=resumed, is_trial=is_trial) as ready,
+        ):
+            yield ready
 
     def undo(self, run_id: str, *, force: bool = False, dry_run: bool = False) -> Undone:
         """Undo everything a run wrote, or raise LedgerError and change nothing; `loading.undo` describes when."""
@@ -317,7 +342,9 @@ class ConflictAwareProcessor:
         """The same, followed by a card as well."""
         if card is None:
             return self
-        return ConflictAwareProcessor(self._dsn, config=self.config, on_event=fan_out(self._on_event, card))
+        return ConflictAwareProcessor(
+            self._dsn, config=self.config, on_event=fan_out(self._on_event, card), executor=self._executor
+        )
 
     def _connection_string(self) -> str:
         return connection_string(self._dsn)
@@ -333,7 +360,7 @@ def ingest(
     extra_columns: ExtraColumns | None = None, date_style: str | None = None, timezone: str | None = None,
     format: FileFormat | None = None, skip: int | None = None,
     concurrency: int | None = None, config: ParallelConfig | None = None, on_event: Callable[[Event], None] = _ignore_event,
-    progress: bool | None = None, stop: Stop | None = None,
+    progress: bool | None = None, stop: Stop | None = None, executor: Any = None,
 ) -> LoadResult:  # fmt: skip
     """Load files or frames into a table and wait for it; works inside a running event loop as well.
 
@@ -367,6 +394,8 @@ def ingest(
         on_event: Called, from several threads, with every Event of the load (see `etl_toolkit.observe`).
         progress: Show a live card in a notebook; None: in a notebook, False: never.
         stop: A token that ends the load when it is set, from any thread.
+        executor: Where the load runs: a `concurrent.futures.Executor`, a Dask client or its address (`dask://HOST:PORT`), or a
+            number of processes; None: as configured, or in this process.
 
     Returns:
         A LoadResult, true when every row is accounted for.
@@ -382,7 +411,9 @@ def ingest(
     if given := open_feed(feed):
         dsn, config = given.dsn if dsn is None else dsn, config or given.config
         files = given.files if files is None else files
-    processor = ConflictAwareProcessor(dsn, concurrency=concurrency, config=config, on_event=on_event)
+    processor = ConflictAwareProcessor(
+        dsn, concurrency=concurrency, config=config, on_event=on_event, executor=executor
+    )
     spec = spec_of(options, default_spec(processor.config, given.spec if given else NOTHING_ASKED))
     check_named(files, spec)
     stop = stop or Stop()
@@ -427,12 +458,14 @@ def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
         )  # fmt: skip
 
 
-def _execute(run: Run, coordinator: Coordinator, watch: Watch) -> tuple[dict[int, Counts], Counts]:
-    """Run the strategy, check the counts, and close the run in the ledger; return the counts per file, and those of no file."""
+def _execute(
+    run: Run, coordinator: Coordinator, watch: Watch, load: Callable[[Run], FileCounts]
+) -> tuple[dict[int, Counts], Counts]:
+    """Load, check the counts, and close the run in the ledger; return the counts per file, and those of no file."""
     try:
         check_reject_limit(run)
         forecast_missing(run)
-        counts = add_up([{file.position: Counts() for file in run.files}, STRATEGIES[run.plan.strategy](run)])
+        counts = add_up([{file.position: Counts() for file in run.files}, load(run)])
         _check_accounting(run, counts)
         removed = delete_missing(run, sum(counts.values(), Counts()))
         coordinator.do(partial(assert_after_commit, run))

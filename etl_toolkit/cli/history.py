@@ -12,7 +12,7 @@ import typer
 
 from etl_toolkit.cli import options
 from etl_toolkit.cli.load import load_config, report
-from etl_toolkit.cli.options import Config, Dsn, Jobs, Json, Table
+from etl_toolkit.cli.options import Config, Dsn, Exchange, Executor, Jobs, Json, Table
 from etl_toolkit.cli.signals import stopped_by_signals
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, as listed by `runs`.")]
@@ -112,6 +112,8 @@ def resume(
     force: Annotated[
         bool, typer.Option("--force", help="Resume even if a newer run has written to the table.")
     ] = False,
+    executor: Executor = None,
+    exchange: Exchange = None,
     config: Config = None,
     dsn: Dsn = None,
     as_json: Json = False,
@@ -121,9 +123,8 @@ def resume(
     from etl_toolkit.processor import ConflictAwareProcessor
 
     with Progress() as progress, stopped_by_signals() as stop:
-        processor = ConflictAwareProcessor(
-            options.resolve_dsn(dsn), config=load_config(config, jobs=jobs), on_event=progress
-        )
+        settings = load_config(config, jobs=jobs, executor=executor, exchange=exchange)
+        processor = ConflictAwareProcessor(options.resolve_dsn(dsn), config=settings, on_event=progress)
         result = processor.resume(run, force=force, stop=stop)
     report(result, as_json=as_json)
 

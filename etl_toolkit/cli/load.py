@@ -14,11 +14,14 @@ import typer
 from etl_toolkit.cli import options
 from etl_toolkit.cli.options import (
     AllFiles,
+    Commit,
     Config,
     DateStyle,
     Delimiter,
     Dsn,
     Encoding,
+    Exchange,
+    Executor,
     ExtraColumns,
     FeedFile,
     Files,
@@ -81,6 +84,9 @@ def ingest(
         bool | None, typer.Option("--undoable/--no-undoable", help="Keep overwritten rows, for `undo RUN`.")
     ] = None,
     wait: Wait = None,
+    executor: Executor = None,
+    exchange: Exchange = None,
+    commit: Commit = None,
     preset: Annotated[str | None, typer.Option(help="Settings to start from: production or development.")] = None,
     log_json: Annotated[Path | None, typer.Option(help="Append structured log lines to this file.")] = None,
     metrics: Annotated[Path | None, typer.Option(help="Write a Prometheus textfile when the load ends.")] = None,
@@ -110,7 +116,17 @@ def ingest(
     from etl_toolkit.processor import ConflictAwareProcessor
 
     given = options.open_feed(feed)
-    settings = load_config(config, given, preset=preset, jobs=jobs, wait=wait, strategy=strategy)
+    settings = load_config(
+        config,
+        given,
+        preset=preset,
+        jobs=jobs,
+        wait=wait,
+        strategy=strategy,
+        executor=executor,
+        exchange=exchange,
+        commit=commit,
+    )
     files, spec = _asked(arguments, given, settings)
     server = options.resolve_dsn(dsn, given)
     if dry_run:
@@ -261,12 +277,15 @@ def _sinks(progress: Any, log_json: Path | None, metrics: Path | None, *, spans:
 
 def load_config(
     path: Any, feed: Feed | None = None, *, preset: str | None = None, jobs: int | None = None, wait: float | None = None,
-    strategy: str | None = None,
+    strategy: str | None = None, executor: str | None = None, exchange: str | None = None, commit: str | None = None,
 ) -> Any:  # fmt: skip
     """The configuration: flags before the environment, the file, the feed, the preset and the defaults."""
     from etl_toolkit.config import resolve_config
 
-    flags = {"preset": preset, "concurrency": jobs, "lock_wait_seconds": wait, "strategy": strategy}
+    flags = {
+        "preset": preset, "concurrency": jobs, "lock_wait_seconds": wait, "strategy": strategy, "executor": executor,
+        "exchange": exchange, "commit": commit,
+    }  # fmt: skip
     return resolve_config(path, os.environ, flags, (str(feed.path), dict(feed.settings)) if feed else None)[0]
 
 

@@ -32,6 +32,22 @@ Dsn = Annotated[
 Jobs = Annotated[
     int | None, typer.Option("--jobs", "-j", min=1, help="Number of workers. Default: one per core, at most 8.")
 ]
+Executor = Annotated[
+    str | None,
+    typer.Option(
+        "--executor", help="Where to load: processes:N, or a Dask scheduler, dask://HOST:PORT. Default: here."
+    ),
+]
+Exchange = Annotated[
+    str | None,
+    typer.Option("--exchange", metavar="DIR", help="A directory that all hosts of --executor read and write."),
+]
+Commit = Annotated[
+    str | None,
+    typer.Option(
+        "--commit", help="When hosts commit: together, per_range or auto (together, if all can be connected)."
+    ),
+]
 Strategy = Annotated[
     str | None,
     typer.Option("--strategy", "-s", help="auto, full_parallel, hybrid, deterministic, streaming or partitioned."),

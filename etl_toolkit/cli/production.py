@@ -10,7 +10,7 @@ import typer
 
 from etl_toolkit.cli import options
 from etl_toolkit.cli.load import load_config
-from etl_toolkit.cli.options import Config, Dsn, Jobs, Json, Wait
+from etl_toolkit.cli.options import Config, Dsn, Exchange, Executor, Jobs, Json, Wait
 
 FAILED_CHECK_EXIT_CODE = 4
 
@@ -28,6 +28,8 @@ def doctor(
     skip_backup: Annotated[
         bool, typer.Option("--skip-backup", help="Skip the rehearsal of backup and rollback.")
     ] = False,
+    executor: Executor = None,
+    exchange: Exchange = None,
     config: Config = None,
     jobs: Jobs = None,
     dsn: Dsn = None,
@@ -44,7 +46,7 @@ def doctor(
         connection_string(options.resolve_dsn(dsn)),
         table,
         options.split(key),
-        load_config(config, jobs=jobs),
+        load_config(config, jobs=jobs, executor=executor, exchange=exchange),
         max_rejects=max_rejects,
         proves_backup=not skip_backup,
     )

@@ -2,7 +2,16 @@
 
 from etl_toolkit.config.cost_model import CostModel
 from etl_toolkit.config.layers import describe, resolve_config
-from etl_toolkit.config.parallel import ParallelConfig, available_cores
+from etl_toolkit.config.parallel import COMMITS, ParallelConfig, available_cores
 from etl_toolkit.config.templates import TEMPLATES, template
 
-__all__ = ["TEMPLATES", "CostModel", "ParallelConfig", "available_cores", "describe", "resolve_config", "template"]
+__all__ = [
+    "COMMITS",
+    "TEMPLATES",
+    "CostModel",
+    "ParallelConfig",
+    "available_cores",
+    "describe",
+    "resolve_config",
+    "template",
+]

@@ -22,6 +22,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "CostModel | None": ((CostModel, type(None)), "a table, [load.cost]"),
 }
 _AT_LEAST_ONE = ("chunk_size", "sub_batch_size", "retry_attempts", "max_line_bytes")
+COMMITS = ("auto", "together", "per_range")
 _UNITS = {"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
 
 
@@ -63,6 +64,12 @@ class ParallelConfig:
     max_line_bytes: the longest record of a CSV file; a longer one is taken to be a fault in the quoting.
     cost: what the phases of a load cost on this machine, for the seconds that a plan predicts; a sweep measures it
         (`recommended.toml`).
+    executor: the processes or hosts that load: `processes:4`, or the address of a Dask scheduler, `dask://HOST:PORT`; not set: this
+        process alone.
+    exchange: a directory that all hosts can read and write, for the sorted rows between them; not set: `temp_directory`, where
+        the hosts are processes of this machine.
+    commit: when key ranges that hosts load are committed: `together`, `per_range`, or `auto`: together where the server has
+        a connection for every worker.
     """
 
     concurrency: int = 0
@@ -88,6 +95,9 @@ class ParallelConfig:
     server_work_memory_bytes: int = 64 * 1024 * 1024
     max_line_bytes: int = 64 * 1024 * 1024
     cost: CostModel | None = None
+    executor: str | None = None
+    exchange: str | None = None
+    commit: str = "auto"
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -100,6 +110,8 @@ class ParallelConfig:
                 raise ConfigError(f"{item.name} must be 0 or more, not {value}")
         if self.strategy not in tuple(Strategy):
             raise ConfigError(f"unknown strategy {self.strategy!r}; choose {', '.join(Strategy)}")
+        if self.commit not in COMMITS:
+            raise ConfigError(f"unknown commit {self.commit!r}; choose {', '.join(COMMITS)}")
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

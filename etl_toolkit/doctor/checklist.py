@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
 
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.doctor import backup, capacity, history, server
+from etl_toolkit.doctor.hosts import check_hosts
 from etl_toolkit.doctor.patient import Patient
 from etl_toolkit.doctor.report import DoctorReport, Finding, Status, passed, unproven, verdict
 from etl_toolkit.doctor.table import check_couplings, check_fill_factor, check_privileges, check_sequences
 from etl_toolkit.errors import EtlError, LedgerError, PoolerError, driver_failure
+from etl_toolkit.hosts import lend_dsn, open_hosts
 from etl_toolkit.loading.session import Sessions, place
 from etl_toolkit.model import TargetTable
 from etl_toolkit.target import read_target
@@ -29,22 +32,36 @@ def run_checks(
     max_rejects: int = 0,
     proves_backup: bool = True,
     backup_limit_bytes: int = 1 << 30,
+    executor: Any = None,
 ) -> DoctorReport:
     """Check a server and, where named, a table against the configuration; return all findings.
 
     The table and the server are left as they were. With a table, its backup is rehearsed in a scratch database unless
-    `proves_backup` is off or it takes more than `backup_limit_bytes`. Raises nothing for what it finds: a server that
+    `proves_backup` is off or it takes more than `backup_limit_bytes`. The hosts of an `executor` (see `ingest`) are checked
+    one by one. Raises nothing for what it finds: a server that
     does not answer is a finding, too.
     """
-    sessions = Sessions(dsn, config or ParallelConfig(), "doctor")
+    config = config or ParallelConfig()
     where = place(dsn)
+    of_hosts: list[Finding] = []
+    executor = config.executor if executor is None else executor
+    if executor is not None:
+        try:
+            with lend_dsn("doctor", dsn), open_hosts(executor, dsn, config) as hosts:
+                config = replace(config, concurrency=hosts.slots)
+                of_hosts = list(check_hosts(hosts, Sessions(dsn, config, "doctor")))
+        except EtlError as error:
+            of_hosts = [
+                verdict("hosts", str(error), fails=True, advice="see `etl-toolkit ingest --help` for --executor")
+            ]
+    sessions = Sessions(dsn, config, "doctor")
     try:
         with sessions.session("doctor") as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:  # the doctor must not wait for a standby that is gone
                 cursor.execute("SET synchronous_commit = local")
             patient = Patient(connection, sessions, max_rejects, proves_backup, backup_limit_bytes)
-            findings = [passed("connection", f"answers at {where}"), *_run(_of_server(patient))]
+            findings = [passed("connection", f"answers at {where}"), *of_hosts, *_run(_of_server(patient))]
             if table is None:
                 findings.append(unproven("table", "none named", "name one with --table and --key to have it checked"))
             else:

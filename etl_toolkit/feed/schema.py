@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from etl_toolkit.config import ParallelConfig
+from etl_toolkit.config import COMMITS, ParallelConfig
 from etl_toolkit.feed.sections import SECTIONS, Top, describe_settings
 from etl_toolkit.model import Strategy
 from etl_toolkit.typed_options import json_schema
@@ -41,4 +41,5 @@ def _settings() -> dict[str, Any]:
             in_words = {"type": "string", "pattern": "^[0-9]+ ?[kKmMgGtT][bB]$"}
             schema["anyOf"] = [{"type": schema.pop("type")}, in_words]
     settings["strategy"] = {"enum": [str(name) for name in Strategy], "description": described["strategy"]}
+    settings["commit"] = {"enum": list(COMMITS), "description": described["commit"]}
     return {"preset": {"enum": ["production", "development"], "description": "settings to start from"}} | settings

@@ -50,6 +50,12 @@ class Phases:
                 self._seconds[name] = self._seconds.get(name, 0.0) + seconds
             self.tell("phase_done", phase=name, seconds=seconds)
 
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds that were spent elsewhere."""
+        with self._lock:
+            for name, spent in seconds.items():
+                self._seconds[name] = self._seconds.get(name, 0.0) + spent
+
     def tell(self, name: str, **facts: Any) -> None:
         self._notify(Event(name, facts, self._run_id))
 

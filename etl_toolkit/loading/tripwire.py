@@ -108,7 +108,7 @@ def check_waiting(cursor: Any, run_id: str) -> None:
         "JOIN pg_catalog.pg_stat_activity b ON b.pid = blocking.pid "
         "WHERE w.wait_event_type = 'Lock' AND w.wait_event IN ('transactionid', 'tuple', 'spectoken') "
         "AND pg_catalog.starts_with(w.application_name, %(run)s) AND pg_catalog.starts_with(b.application_name, %(run)s) "
-        "AND w.application_name <> b.application_name LIMIT 1",
+        "AND pg_catalog.split_part(w.application_name, ':', 1) <> pg_catalog.split_part(b.application_name, ':', 1) LIMIT 1",
         {"run": f"etl_toolkit {run_id} "},
     )
     if met := cursor.fetchone():

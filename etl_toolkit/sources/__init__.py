@@ -15,7 +15,7 @@ from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR, too_many_rejects
 from etl_toolkit.sources.expanding import expand, is_there
 from etl_toolkit.sources.held import HeldLines, split_streams
-from etl_toolkit.sources.inputs import escape_name, partition_of
+from etl_toolkit.sources.inputs import escape_name, partition_of, path_values
 from etl_toolkit.sources.located import locate, number_in_file, ordinals
 from etl_toolkit.sources.naming import in_chosen_order
 from etl_toolkit.sources.relation import (
@@ -60,6 +60,7 @@ __all__ = [
     "number_in_file",
     "ordinals",
     "partition_of",
+    "path_values",
     "quoted_where_needed",
     "read_failure",
     "read_once",

@@ -52,13 +52,14 @@ def _room_for(file: SourceFile) -> int:
 class HeldLines:
     """The records of files, in their order. `lines` and `take_in` fill a stream, `lines_at` and `with_records` find lines again.
 
-    A line is a record: where it has quotes, line breaks may be in them. Quotes that say nothing are left out.
+    A line is a record: where it has quotes, line breaks may be in them. Quotes that say nothing are left out. `rooms` are the
+    bytes that each stream may take, where these are known better than by the files.
     """
 
-    def __init__(self, streams: Sequence[Sequence[SourceFile]]) -> None:
+    def __init__(self, streams: Sequence[Sequence[SourceFile]], rooms: Sequence[int] | None = None) -> None:
         self.streams = streams
         self.is_full = False  # once records were spelled that had no room
-        ends = list(accumulate(sum(map(_room_for, stream)) for stream in self.streams))
+        ends = list(accumulate(rooms or (sum(map(_room_for, stream)) for stream in self.streams)))
         self._begins = [0, *ends]
         # Not numpy's own memory: it asks for huge pages, which a virtual machine may first have to get from its host.
         # Private: pages that could be shared take half as long again to get, and three times as long to give back.

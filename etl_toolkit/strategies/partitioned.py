@@ -105,7 +105,12 @@ def _load_ranges(run: Run, overlap: KeyOverlap, *, meanwhile: Callable[[], None]
     with run.phases.phase("divide"):
         ranges = _divide(run, compared=compared, is_mixed=is_mixed)
         lost = lost_rows(run, overlap, ranges)
-    return load_together(run, lambda cursor, batch: _write(run, cursor, batch, ranges), lost=lost, meanwhile=meanwhile)
+
+    def write(cursor: Any, batch: Batch) -> dict[int, Counts]:
+        assert batch.partition is not None
+        return write_range(run, cursor, batch, ranges[batch.partition])
+
+    return load_together(run, write, lost=lost, meanwhile=meanwhile)
 
 
 def _divide(run: Run, *, compared: bool, is_mixed: bool) -> list[Range]:
@@ -131,6 +136,12 @@ def _with_dead(run: Run, own: Range, bound: str) -> Range:
     assert run.scan is not None
     buried = run.scan.count_by_file(run.workspace, f"SELECT winner FROM keys WHERE gone AND {bound}")
     return replace(own, dead=f"keys WHERE (gone OR reset) AND {bound}", buried=buried)
+
+
+def whole_range(run: Run) -> Range:
+    """All of `ordered` as one range."""
+    everything = _part(run, "ordered WHERE true")
+    return Range(everything, None, everything)
 
 
 def _part(run: Run, stretch: str) -> Part:
@@ -179,10 +190,8 @@ def _bounds(run: Run, edges: Sequence[int]) -> list[str]:
     return bounds
 
 
-def _write(run: Run, cursor: Any, batch: Batch, ranges: Sequence[Range]) -> dict[int, Counts]:
+def write_range(run: Run, cursor: Any, batch: Batch, own: Range) -> dict[int, Counts]:
     """Load one key range: by COPY into the table itself where its keys are absent, else by way of the staging table."""
-    assert batch.partition is not None
-    own = ranges[batch.partition]
     buried = _bury(run, cursor, own) if own.dead else {}
     return add_up([
         *_write_winners(run, cursor, batch, own),

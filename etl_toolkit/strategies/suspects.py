@@ -41,20 +41,25 @@ def check_losers(run: Run) -> None:
     assert run.scan is not None
     # Of a tombstone only the key counts, which is proven.
     mine = f"doubt = {PROVEN} AND NOT gone" if run.scan.has_gone else f"doubt = {PROVEN}"
-    if _check(run, f"{mine} AND {run.scan.row_sql} NOT IN (SELECT winner FROM keys)"):
+    if _find_refused(run, f"{mine} AND {run.scan.row_sql} NOT IN (SELECT winner FROM keys)"):
         check_reject_limit(run)
         raise RefusedLosersError
 
 
 def check_all(run: Run) -> bool:
     """After the server refused a row: find every row it would refuse. Returns whether there is any."""
-    assert run.scan is not None
-    found = _check(run, f"doubt = {PROVEN}{' AND NOT gone' if run.scan.has_gone else ''}")
+    found = find_refused(run)
     check_reject_limit(run)
     return found > 0
 
 
-def _check(run: Run, where: str) -> int:
+def find_refused(run: Run) -> int:
+    """Find every row that the server would refuse, up to one more than may be, and return how many there are."""
+    assert run.scan is not None
+    return _find_refused(run, f"doubt = {PROVEN}{' AND NOT gone' if run.scan.has_gone else ''}")
+
+
+def _find_refused(run: Run, where: str) -> int:
     """Ask the server about the rows that are not surely fine, and take the refused ones out of the load."""
     assert run.scan is not None
     assert run.layout is not None

@@ -67,7 +67,7 @@ def load_together(
         taken: list[Batch] = []
 
         def attempt() -> Loaded | None:
-            return _load_partitions(run, worker, _ours(taken, waiting), write, lost)
+            return load_partitions(run, worker, _ours(taken, waiting), write, lost)
 
         if done := run_with_retry(attempt, run.config, on_retry=on_retry(run, worker), sleep=run.sleep):
             with run.lock:
@@ -129,7 +129,7 @@ class Watchman:
             self._connection = None
 
 
-def _load_partitions(run: Run, worker: str, batches: Iterable[Batch], write: Write, lost: FileCounts) -> Loaded | None:
+def load_partitions(run: Run, worker: str, batches: Iterable[Batch], write: Write, lost: FileCounts) -> Loaded | None:
     """Load partitions in one transaction and leave it open; of one committed before, only take over the counts."""
     batches = iter(batches)
     if (first := next(batches, None)) is None:
@@ -179,7 +179,7 @@ def _commit(run: Run, loaded: Loaded, write: Write, lost: FileCounts) -> FileCou
         run.tell("commit_lost", batch=", ".join(batch.label for batch in loaded.batches), **reason_of(error))
 
     def load_and_commit() -> FileCounts:
-        again = _load_partitions(run, loaded.worker, loaded.batches, write, lost)
+        again = load_partitions(run, loaded.worker, loaded.batches, write, lost)
         assert again is not None
         try:
             if _read(again) != _read(loaded):

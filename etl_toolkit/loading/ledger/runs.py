@@ -73,6 +73,13 @@ def _json(value: Any) -> str:
 
 
 def _fence(cursor: Any, target_oid: int) -> None:
+    # Hosts outlive their coordinator for a while, and the locks that they hold on its row would have to be waited for.
+    cursor.execute(
+        "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a JOIN etl_toolkit.runs r "
+        "ON pg_catalog.starts_with(a.application_name, 'etl_toolkit ' || r.run_id || ' range ') "
+        "WHERE r.target_oid = %s AND r.status = 'running' AND a.usename = current_user",
+        (target_oid,),
+    )
     cursor.execute(
         "UPDATE etl_toolkit.runs SET status = 'interrupted' WHERE target_oid = %s AND status = 'running'", (target_oid,)
     )
@@ -110,6 +117,7 @@ def pinned(plan: Plan) -> dict[str, Any]:
         "strategy": plan.strategy,
         "lanes": [[asdict(batch) for batch in lane] for lane in plan.lanes],
         "left_out": [list(pair) for pair in plan.duplicates],
+        "commit": plan.commit,
     }
 
 

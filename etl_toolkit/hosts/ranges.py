@@ -1,0 +1,62 @@
+"""Where one key range ends and the next begins: from samples of the keys of all runs, compared as DuckDB compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pyarrow as pa
+
+from etl_toolkit.hosts.tasks import SortedFile
+from etl_toolkit.workspace import Workspace, literal
+
+LARGEST_RANGE = 5_000_000  # keys: what a host sorts at once
+SAMPLES = 20_000  # of all files
+SAMPLES_A_FILE = 256
+
+
+def samples_a_file(files: int) -> int:
+    """How many keys of each file are looked at."""
+    return max(4, min(SAMPLES_A_FILE, SAMPLES // files))
+
+
+def find_bounds(files: Sequence[SortedFile], count: int, workspace: Workspace) -> tuple[str, ...]:
+    """Return at most `count` conditions on the key columns k0, k1, …, of which each key meets exactly one.
+
+    The ranges have about the same number of keys. A condition also bounds the first column by itself, by which the row
+    groups of a run are chosen.
+    """
+    kinds = next(file.key_types for file in files if file.samples)
+    names = [f"k{number}" for number in range(len(kinds))]
+    sampled = [(*key, file.keys.distinct_keys / len(file.samples)) for file in files for key in file.samples]
+    columns = [pa.array(column) for column in zip(*sampled, strict=True)]
+    with workspace.cursor() as source:
+        source.register("sampled", pa.table(columns, names=[*names, "weight"]))
+        typed = ", ".join(f"{name}::{kind} AS {name}" for name, kind in zip(names, kinds, strict=True))
+        source.execute(
+            f"CREATE OR REPLACE TABLE samples AS SELECT *, sum(weight) OVER (ORDER BY {', '.join(names)}) AS upto, "
+            f"sum(weight) OVER () AS total FROM (SELECT {typed}, weight FROM sampled)"
+        )
+    texts = ", ".join(f"{name}::VARCHAR" for name in names)
+    edges: list[tuple[str, ...]] = []
+    for number in range(1, count):
+        found = workspace.query(
+            f"SELECT {texts} FROM samples WHERE upto >= total * {number} / {count} ORDER BY {', '.join(names)} LIMIT 1"
+        )
+        if found and found[0] not in edges:
+            edges.append(found[0])
+    return tuple(_condition(names, kinds, low, high) for low, high in pairwise([None, *edges, None]))
+
+
+def _condition(
+    names: Sequence[str], kinds: Sequence[str], low: tuple[str, ...] | None, high: tuple[str, ...] | None
+) -> str:
+    parts = []
+    for edge, sign, loose in ((low, ">=", ">="), (high, "<", "<=")):
+        if edge is None:
+            continue
+        values = [f"{literal(text)}::{kind}" for text, kind in zip(edge, kinds, strict=True)]
+        parts.append(f"({', '.join(names)}) {sign} ({', '.join(values)})")
+        if len(names) > 1:
+            parts.append(f"{names[0]} {loose} {values[0]}")
+    return " AND ".join(parts) or "true"

@@ -1,0 +1,130 @@
+"""Sorted runs: the rows of one file, one per key, in key order, as Parquet in the exchange directory.
+
+A run has the parts of the key (k0, k1, …) and `record`, the record that COPY reads. Its row groups are small and carry
+the smallest and greatest key, so reading a range reads little else.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+
+from etl_toolkit.errors import SourceError
+from etl_toolkit.model import Layout, SourceFile
+from etl_toolkit.scan import FOUND_AT_ONCE, PROVEN, KeyScan
+from etl_toolkit.sources import HeldLines, read_failure, resource_failure
+from etl_toolkit.workspace import Workspace, literal
+
+ROWS_A_GROUP = 8_192
+RECORD = "record"
+
+
+def write_run(scan: KeyScan, workspace: Workspace, directory: Path, position: int) -> Path:
+    """Write the winners of a scanned file in key order; return the path, which no other attempt at this file has.
+
+    Raises SourceError where the exchange directory is full.
+    """
+    path = directory / f"{position:05d}-{secrets.token_hex(4)}.parquet"
+    query = f"SELECT {scan.key_sql}, winner AS place FROM keys ORDER BY {scan.key_sql}"
+    if not scan.held:
+        names = ", ".join(f"keys.{name}" for name in scan.key_columns)
+        query = f"SELECT {names}, record FROM keys JOIN rows ON rows.rowid = winner ORDER BY {names}"
+    try:
+        with scan.with_records(workspace, query) as source:
+            stored = ", ".join(_stored(source, name) for name in scan.key_columns)
+            rows = source.sql(f"SELECT {stored}, record FROM found").to_arrow_reader(ROWS_A_GROUP)
+            with pq.ParquetWriter(
+                path, rows.schema, compression="lz4", use_dictionary=False, write_statistics=scan.key_columns
+            ) as run:
+                for batch in rows:
+                    run.write_batch(batch)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if resource_failure(error, ""):
+            raise SourceError(
+                f"the exchange directory {directory.parent} is full; free space, or name another with --exchange"
+            ) from None
+        raise SourceError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return path
+
+
+def _stored(source: Any, name: str) -> str:
+    """A part of the key as a run keeps it; a UUID as text, which sorts alike and has a smallest and a greatest value."""
+    kind = source.sql(f"SELECT {name} FROM found LIMIT 0").types[0]
+    return f"{name}::VARCHAR AS {name}" if str(kind) == "UUID" else name
+
+
+def sample_keys(scan: KeyScan, workspace: Workspace, count: int) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return at most `count` of the keys, as texts of their parts, and the types that these have in a run."""
+    texts = ", ".join(f"{name}::VARCHAR" for name in scan.key_columns)
+    sampled = f"(SELECT {scan.key_sql} FROM keys) USING SAMPLE reservoir({count} ROWS) REPEATABLE (1)"
+    found = workspace.query(f"SELECT {texts} FROM {sampled}")
+    kinds = [row[1] for row in workspace.query(f"DESCRIBE SELECT {scan.key_sql} FROM keys")]
+    return found, ["VARCHAR" if kind == "UUID" else kind for kind in kinds]
+
+
+def gather(
+    runs: Sequence[tuple[int, str]], bound: str, layout: Layout, key: Sequence[str], workspace: Workspace
+) -> KeyScan:
+    """Read one key range of all runs into the workspace's table `rows`, as `scan` reads files."""
+    names = [f"k{number}" for number in range(len(key))]
+    files = [SourceFile(position, path, "parquet", layout.columns, "", 0, path=Path(path)) for position, path in runs]
+    rooms = [_record_bytes(path, bound, workspace) for _, path in runs]
+    held = HeldLines([[file] for file in files], rooms) if sum(rooms) <= workspace.limit_bytes // 2 else None
+    try:
+        try:
+            _fill(runs, names, bound, workspace, held)
+        except duckdb.Error:
+            if held is None or not held.is_full:
+                raise
+            held = None  # a record is too long to be held
+            _fill(runs, names, bound, workspace, held)
+    except duckdb.Error as error:
+        raise read_failure(files, error) from None
+    firsts = workspace.query(f"SELECT file, min(rowid), min({'place' if held else 'rowid'}) FROM rows GROUP BY file")
+    return KeyScan(
+        tuple(files), tuple(key), {row[0]: row[1] for row in firsts}, {row[0]: row[2] for row in firsts},
+        has_records=True, has_order=False, held=held,
+    )  # fmt: skip
+
+
+def _fill(
+    runs: Sequence[tuple[int, str]], names: Sequence[str], bound: str, workspace: Workspace, held: HeldLines | None
+) -> None:
+    record = "record || chr(10) AS record" if held else "record"
+    for number, (position, path) in enumerate(runs):
+        into = "INSERT INTO rows" if number else "CREATE OR REPLACE TABLE rows AS"
+        select = (
+            f"SELECT {position}::INTEGER AS file, {', '.join(names)}, {record}, {PROVEN}::UTINYINT AS doubt "
+            f"FROM read_parquet({literal(path)}) WHERE {bound}"
+        )
+        with workspace.cursor() as source, workspace.cursor() as reader:
+            if held:
+                rows = reader.sql(select).to_arrow_reader(FOUND_AT_ONCE)
+                source.register("spelled", held.take_in(number, rows))
+                select = "SELECT * FROM spelled"
+            source.execute(f"{into} {select}")
+
+
+def _record_bytes(path: str, bound: str, workspace: Workspace) -> int:
+    """Room enough for the records of a range of a run: that of the row groups which have them.
+
+    A run keeps each with four bytes for its length, where we need one for its end.
+    """
+    first, last = workspace.query(
+        f"SELECT min(file_row_number), max(file_row_number) FROM read_parquet({literal(path)}) WHERE {bound}"
+    )[0]
+    if first is None:
+        return 1
+    found, size, begin = pq.read_metadata(path), 1, 0
+    at = found.schema.names.index(RECORD)
+    for group in (found.row_group(number) for number in range(found.num_row_groups)):
+        if begin <= last and begin + group.num_rows > first:
+            size += group.column(at).total_uncompressed_size
+        begin += group.num_rows
+    return size

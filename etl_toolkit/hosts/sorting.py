@@ -1,0 +1,88 @@
+"""`sort_file`: everything that has to be known of one file before anything is written, and its sorted run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from etl_toolkit.hosts.here import Here, at_host
+from etl_toolkit.hosts.runs import sample_keys, write_run
+from etl_toolkit.hosts.tasks import SortedFile, SortFile
+from etl_toolkit.loading.failpoints import reach
+from etl_toolkit.loading.run import Run
+from etl_toolkit.model import Layout, Plan, Reject, SourceFile, Strategy
+from etl_toolkit.overlap import measure
+from etl_toolkit.plan import layout_of, match_columns
+from etl_toolkit.prepare import localize_instants, read_files, resolve_files
+from etl_toolkit.ranking import collapse
+from etl_toolkit.scan import KeyScan
+from etl_toolkit.sources import check_unchanged, path_values
+from etl_toolkit.strategies.suspects import Inquiry, find_refused
+
+
+def sort_file(task: SortFile) -> SortedFile:
+    """Look at one file, ask the server about doubtful rows, and leave the winner of each key in the exchange directory.
+
+    May run anywhere and more than once: every attempt writes a run of its own. Every row that the server would refuse is
+    found here, those that win included, since ranges may be committed one by one. Raises SourceError, RejectLimitError,
+    DatabaseError.
+    """
+    started = time.perf_counter()
+    with at_host(task.job) as here:
+        file = _look(task, here)
+        layout = task.layout or layout_of(file, task.job.target)
+        with here.phases.phase("read"):
+            (file,), scanned = read_files((file,), task.job.target, task.job.spec, layout, workspace=here.workspace)
+        assert scanned is not None
+        reach("scanned")
+        rejects = _find_rejects(task, here, file, layout, scanned)
+        with here.phases.phase("collapse"):
+            collapse(scanned, here.workspace, action=task.job.spec.conflict_action)
+            keys = measure(scanned, here.workspace).files[0]
+            samples, kinds = sample_keys(scanned, here.workspace, task.samples)
+        run = None
+        if keys.distinct_keys and not keys.unproven and not keys.null_keys:
+            with here.phases.phase("divide"):
+                run = write_run(scanned, here.workspace, Path(task.job.exchange), task.position)
+        check_unchanged(file)  # where its lines were not held, they were read again
+        return SortedFile(
+            file=_placed(file, task), layout=layout, keys=replace(keys, position=task.position, name=task.name),
+            rejects=tuple(replace(item, file=task.position) for item in rejects), samples=tuple(samples),
+            key_types=tuple(kinds), run=str(run or ""), run_bytes=run.stat().st_size if run else 0, host=here.name,
+            seconds=time.perf_counter() - started, phases=here.phases.as_dict(),
+        )  # fmt: skip
+
+
+def _look(task: SortFile, here: Here) -> SourceFile:
+    """The file as it fits the table. Columns of its path are those of its name, wherever the host finds it."""
+    spec, target = task.job.spec, task.job.target
+    with here.phases.phase("sources"):
+        (file,) = resolve_files([task.source], spec, here.config, here.workspace, here.phases).files
+    named = path_values(Path(task.name))
+    file = replace(file, name=task.name, path_values=tuple(item for item in file.path_values if item in named))
+    localize = partial(localize_instants, match_columns([file], target, spec), workspace=here.workspace)
+    return here.sessions.ask("catalog", lambda connection: localize(connection=connection))[0]
+
+
+def _find_rejects(task: SortFile, here: Here, file: SourceFile, layout: Layout, scanned: KeyScan) -> tuple[Reject, ...]:
+    """The rows that the server refuses, and the malformed ones; the former are taken out of the scan."""
+    spec, target = task.job.spec, task.job.target
+    with here.phases.phase("rejects"):
+        inquiry = Inquiry(scanned, target, layout, here.workspace, here.sessions)
+        doubtful = inquiry.doubtful_keys(limit=spec.max_rejects).get(file.position, ())
+    plan = Plan(Strategy.PARTITIONED, (), (), 1, "client")
+    run = Run(
+        run_id=task.job.run_id, spec=spec, config=here.config, target=target, files=(file,), plan=plan, layout=layout,
+        scan=scanned, workspace=here.workspace, sessions=here.sessions, phases=here.phases,
+        notify=lambda _event: None, stop=here.stop,
+    )  # fmt: skip
+    find_refused(run)
+    return (*file.malformed, *doubtful, *run.refused.get(file.position, ()))
+
+
+def _placed(file: SourceFile, task: SortFile) -> SourceFile:
+    """The file at its place in the load, without what only this host knows of it."""
+    malformed = tuple(replace(item, file=task.position) for item in file.malformed)
+    return replace(file, position=task.position, malformed=malformed, readable=None, path=Path(task.source))

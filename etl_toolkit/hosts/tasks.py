@@ -1,0 +1,98 @@
+"""What goes to a host and what comes back: plain values that any executor can carry, and no secret among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from etl_toolkit import __version__
+from etl_toolkit.config import ParallelConfig
+from etl_toolkit.model import Batch, Counts, FileKeys, Layout, LoadSpec, Reject, SourceFile, TargetTable
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all tasks of one load have in common.
+
+    `exchange` is a directory that every host sees under this name, `sign` a file in it that the coordinator touches while it
+    waits for the task. `threads` and `memory_bytes` are the share of a host that one task may use (0: as the host decides).
+    """
+
+    run_id: str
+    spec: LoadSpec
+    config: ParallelConfig
+    target: TargetTable
+    conventions: Mapping[str, str]
+    exchange: str
+    sign: str
+    threads: int = 1
+    memory_bytes: int = 0
+    version: str = __version__
+
+
+@dataclass(frozen=True)
+class SortFile:
+    """Look at one file and leave its rows in the exchange directory, one per key, in key order.
+
+    `source` is what the host opens, `name` what the file is called in results and messages. `samples` is the number of keys
+    to return; `layout` the layout of the records, None for that of the file itself.
+    """
+
+    job: Job
+    position: int
+    source: str
+    name: str
+    samples: int
+    layout: Layout | None = None
+
+
+@dataclass(frozen=True)
+class SortedFile:
+    """A file that was looked at. `run` is the sorted run in the exchange directory, empty if the file has no keys.
+
+    `samples` are keys of the run at equal distances, as texts of their parts, and `key_types` DuckDB's types of these.
+    """
+
+    file: SourceFile
+    layout: Layout
+    keys: FileKeys
+    rejects: tuple[Reject, ...]
+    samples: tuple[tuple[str, ...], ...]
+    key_types: tuple[str, ...]
+    run: str
+    run_bytes: int
+    host: str
+    seconds: float
+    phases: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class LoadRange:
+    """Load one key range of all runs, or several of them, in one transaction.
+
+    `runs` are the position of a file and the path of its run; `bounds` the condition on the key of each of the `batches`.
+    `lost` and `rejects` are recorded with the first range of the load. A task that `holds` waits with COMMIT until the
+    coordinator has seen every range loaded.
+    """
+
+    job: Job
+    layout: Layout
+    runs: tuple[tuple[int, str], ...]
+    batches: tuple[Batch, ...]
+    bounds: tuple[str, ...]
+    target_is_empty: bool
+    holds: bool
+    lost: Mapping[int, Counts] = field(default_factory=dict)
+    rejects: Mapping[int, tuple[Reject, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoadedRange:
+    """What became of the rows of the ranges, per file position; all of it is committed."""
+
+    counts: Mapping[int, Counts]
+    rows_sent: int
+    retries: int
+    host: str
+    seconds: float
+    phases: Mapping[str, float]
