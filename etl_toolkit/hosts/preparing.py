@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etl_toolkit.config import ParallelConfig
-from etl_toolkit.errors import LedgerError, SourceError, UnknownTableError, UsageError
+from etl_toolkit.errors import LedgerError, SourceError, UnknownColumnError, UnknownTableError, UsageError
 from etl_toolkit.hosts.coordinating import Sorted, load_on_hosts
 from etl_toolkit.hosts.exchange import Exchange, open_exchange
 from etl_toolkit.hosts.executors import Hosts
@@ -202,7 +202,10 @@ class _FirstHalf:
             partial(self.sessions.note_retry, "sorting"), at_once=at_once,
         )  # fmt: skip
         self.phases.tell("looked", bytes=0, total_bytes=total)
-        return tuple(round_.carry_out(sort_file, tasks, on_done=note))
+        try:
+            return tuple(round_.carry_out(sort_file, tasks, on_done=note))
+        except UnknownColumnError as error:  # whether it is in another file, only who has all of them can say
+            raise OneProcessError(str(error)) from None
 
     def _check(self, spec: LoadSpec, target: TargetTable, found: tuple[SortedFile, ...]) -> None:
         """Raise OneProcessError where the files show that hosts cannot do it."""
