@@ -304,6 +304,19 @@ def find_table(cursor: Any, table: str) -> int | None:
     return int(oid) if oid else None
 
 
+def unique_keys(cursor: Any, oid: int) -> tuple[dict[str, str], list[tuple[str, ...]]]:
+    """The columns of a table with the names of their types, and those of its plain unique indexes, the primary key first."""
+    types = {column.name: column.base_type for column in _columns(cursor, oid)}
+    cursor.execute(
+        "SELECT (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n) "
+        "JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum WHERE k.n <= i.indnkeyatts) "
+        "FROM pg_catalog.pg_index i WHERE i.indrelid = %s AND i.indisunique AND i.indexprs IS NULL AND i.indpred IS NULL "
+        "ORDER BY i.indisprimary DESC, i.indexrelid",
+        (oid,),
+    )
+    return types, [tuple(names) for (names,) in cursor.fetchall()]
+
+
 def _quote(part: str) -> str:
     return part if part.startswith('"') else '"' + part.replace('"', '""') + '"'
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from etl_toolkit.cli.options import Dsn
 
 feed = typer.Typer(help="Files that describe a load.", no_args_is_help=True)
 
@@ -31,6 +34,27 @@ def list_options() -> None:
             ]
         )
     )
+
+
+@feed.command("init")
+def init(
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Files or globs, in loading order.")],
+    table: Annotated[str | None, typer.Option("--table", "-t", help="Target table; it need not exist.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Feed file to write. Default: named like the table.")] = None,
+    dsn: Dsn = None,
+) -> None:
+    """Look at files, and at the table, and write a feed with what was found and what is not sure. Overwrites nothing."""
+    from contextlib import ExitStack
+
+    from etl_toolkit.cli.history import connected
+    from etl_toolkit.feed.proposal import propose_feed, write_feed
+
+    with ExitStack() as stack:
+        connection = stack.enter_context(connected(dsn)) if table else None
+        place = out or Path(f"{(table or 'feed').replace('.', '_')}.toml")
+        text = propose_feed(files, place, table=table, connection=connection)
+    write_feed(text, place)
+    typer.echo(f"{place}: look at it, then: etl-toolkit plan --feed {place}")
 
 
 @feed.command("schema")

@@ -38,7 +38,7 @@ def runs(
     from etl_toolkit.tables import Table as Shown
     from etl_toolkit.tables import to_text
 
-    with _connection(dsn) as connection:
+    with connected(dsn) as connection:
         found = ledger.past_runs(connection, target=table, limit=limit)
     if as_json:
         return options.print_json([asdict(run) for run in found])
@@ -141,7 +141,7 @@ def rejects(
     from etl_toolkit.loading import ledger
     from etl_toolkit.rejected import export_rejects, list_rejects, rejects_text
 
-    with _connection(dsn) as connection:
+    with connected(dsn) as connection:
         ledger.find_run(connection, run)
         if export is not None:
             count = export_rejects(connection, run, export)
@@ -188,7 +188,7 @@ def explain(
 
 
 @contextmanager
-def _connection(dsn: str | None) -> Iterator[Any]:
+def connected(dsn: str | None) -> Iterator[Any]:
     from etl_toolkit.config import ParallelConfig
     from etl_toolkit.loading.session import Sessions
     from etl_toolkit.request import connection_string

@@ -1,0 +1,202 @@
+"""`feed init`: look at files, and at the table if there is one, and write a feed with what was found and what is not sure."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from etl_toolkit.config.layers import toml_value
+from etl_toolkit.errors import ConfigError
+from etl_toolkit.feed.document import Feed
+from etl_toolkit.feed.findings import Finding, find_keys, find_out
+from etl_toolkit.feed.sample import Sample, take_sample
+from etl_toolkit.sources import expand
+from etl_toolkit.sources.inputs import path_values
+from etl_toolkit.target import find_table, unique_keys
+
+_TEXTUAL = ("text", "varchar", "bpchar", "citext", "name", "json", "jsonb")
+
+
+def propose_feed(patterns: Sequence[str], out: Path, *, table: str | None = None, connection: Any = None) -> str:
+    """Return the text of a feed at `out` for these files and this table. Reads a sample of each file, writes nothing.
+
+    Raises SourceError for a file that cannot be looked at.
+    """
+    paths = expand(patterns)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        samples = list(pool.map(partial(take_sample, files=len(paths)), paths))
+    known = _read_table(connection, table) if connection is not None and table else None
+    name = table or re.sub(r"\W+", "_", re.sub(r"[\d_.-]*$", "", paths[0].name.split(".")[0]) or "target").lower()
+    return "\n".join(
+        [
+            *_head(samples, name, known),
+            "",
+            *_files(patterns, paths, out),
+            "",
+            *_reading(samples, known),
+            "",
+            *_writing(samples, known),
+            "",
+        ]
+    )
+
+
+def write_feed(text: str, out: Path) -> Feed:
+    """Write a feed, and read it back. Raises ConfigError where the file exists: nothing is overwritten."""
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{out}: exists, and is not overwritten; name another file with --out") from None
+    return Feed.from_toml(out)
+
+
+class _Table:
+    """Columns of the table with their types, and the columns of its unique indexes, the primary key first."""
+
+    def __init__(self, types: Mapping[str, str], keys: Sequence[tuple[str, ...]]) -> None:
+        self.types, self.keys = types, keys
+
+
+def _read_table(connection: Any, table: str) -> _Table | None:
+    with connection.cursor() as cursor:
+        oid = find_table(cursor, table)
+        return None if oid is None else _Table(*unique_keys(cursor, oid))
+
+
+def _columns(samples: Sequence[Sample]) -> list[str]:
+    return list(dict.fromkeys(name for sample in samples for name in sample.columns))
+
+
+def _findings(samples: Sequence[Sample]) -> list[Finding]:
+    return [
+        find_out(name, [text for sample in samples for text in sample.values.get(name, ())])
+        for name in _columns(samples)
+    ]
+
+
+def _looked_at(samples: Sequence[Sample]) -> str:
+    rows, files = sum(sample.rows for sample in samples), len(samples)
+    where = f"{files} file{'s' if files > 1 else ''}"
+    return (
+        f"all {rows:,} rows of {where}"
+        if all(each.is_whole for each in samples)
+        else f"the first {rows:,} rows of {where}"
+    )
+
+
+def _head(samples: Sequence[Sample], name: str, known: _Table | None) -> list[str]:
+    lines = [f"# What `feed init` found in {_looked_at(samples)}; look at every line that has a question mark.", ""]
+    lines.append(f"table = {toml_value(name)}" + ("" if known else "  # is created, see [write]"))
+    columns = {*_columns(samples), *(name for sample in samples for name, _ in path_values(sample.path))}
+    if known and (of_index := next((key for key in known.keys if columns >= set(key)), None)):
+        return [*lines, f"key = {_list(of_index)}  # a unique index of the table"]
+    found = find_keys(samples, _columns(samples))
+    if not found:
+        return [*lines, "# ? No columns are unique together in each file; the key must be given:", '# key = ["…"]']
+    proof = f"unique in each file, and never empty, in {_looked_at(samples)}"
+    doubt = "" if all(sample.is_whole for sample in samples) else " ?"
+    others = [f"#{' ?' if len(found) > 1 else ''} unique as well: {_list(key)}" for key in found[1:4]]
+    return [*lines, f"key = {_list(found[0])}  #{doubt} {proof}", *others]
+
+
+def _files(patterns: Sequence[str], paths: Sequence[Path], out: Path) -> list[str]:
+    given = [os.path.relpath(pattern, out.parent) for pattern in patterns]
+    lines = [
+        "[files]",
+        f"paths = {_list(given)}  # {len(paths)} now, in this order: {paths[0].name} … {paths[-1].name}",
+    ]
+    if hive := dict(item for path in paths for item in path_values(path)):
+        lines.append(f"# Directories give each row a value, if the table has the column: {', '.join(hive)}.")
+    return lines
+
+
+def _reading(samples: Sequence[Sample], known: _Table | None) -> list[str]:
+    lines, texts = ["[read]"], [sample for sample in samples if sample.delimiter]
+    for option, values in (
+        ("delimiter", [sample.delimiter for sample in texts]),
+        ("encoding", [sample.encoding for sample in texts if sample.encoding]),
+        ("skip", [sample.skip for sample in texts]),
+    ):  # fmt: skip
+        counted = Counter(values).most_common()
+        if counted and counted[0][0]:
+            doubt = (
+                ""
+                if len(counted) == 1
+                else f"  # ? {len(counted)} kinds: " + ", ".join(f"{value!r} in {times}" for value, times in counted)
+            )
+            spelled = '"tab"' if counted[0][0] == "\t" else toml_value(counted[0][0])
+            lines.append(f"{option} = {spelled}{doubt or ('  # ? not UTF-8' if option == 'encoding' else '')}")
+    if headless := next((sample for sample in texts if not sample.has_header), None):
+        lines.append(
+            f"headers = {_list(headless.columns)}  # ? the first line looks like a row; give the columns their names"
+        )
+    found = _findings(samples)
+    lines += _values([item for item in found if not known or known.types.get(item.name) not in _TEXTUAL])
+    if padded := [item for item in found if item.padded]:
+        doubt = "# ? " if all(item.kind == "text" for item in padded) else ""
+        lines.append(f"{doubt}trim = true  # blanks around: {', '.join(item.name for item in padded)}")
+    lines += ["#", "# column: looks like"] + [
+        f"# {item.name}: {item.kind}{f' (table: {known.types[item.name]})' if known and item.name in known.types else ''}"
+        f"{f', {item.empty:,} empty' if item.empty else ''}"
+        for item in found
+    ]
+    return [line.replace("\n", " ") for line in lines]
+
+
+def _values(found: Sequence[Finding]) -> list[str]:
+    lines = []
+    if markers := {item.name: item.markers for item in found if item.markers and item.kind != "text"}:
+        lines.append(
+            "null = { " + ", ".join(f"{_key(name)} = {_list(texts)}" for name, texts in markers.items()) + " }"
+        )
+    lines += [
+        f"# ? {item.name} has {_list(item.markers)}: NULL, or texts?"
+        for item in found
+        if item.markers and item.kind == "text"
+    ]
+    if commas := [item.name for item in found if item.kind == "number with decimal comma"]:
+        lines += [f'decimal = ","  # {", ".join(commas)}', 'thousands = "."  # ? where there are any']
+    elif thousands := [item.name for item in found if item.kind == "number with thousands"]:
+        lines.append(f'thousands = ","  # {", ".join(thousands)}')
+    if formats := {item.name: item.date_format for item in found if item.date_format}:
+        lines.append(
+            "date_format = { "
+            + ", ".join(f"{_key(name)} = {toml_value(text)}" for name, text in formats.items())
+            + " }"
+        )
+    lines += [
+        f'# ? {item.name}: day or month first? date_format = {{ {_key(item.name)} = "%d/%m/%Y" }} or "%m/%d/%Y"'
+        for item in found if item.is_doubtful
+    ]  # fmt: skip
+    return lines
+
+
+def _writing(samples: Sequence[Sample], known: _Table | None) -> list[str]:
+    lines = ["[write]", *([] if known else ["create_table = true"])]
+    marks = [item for item in _findings(samples) if item.deletes]
+    for item in marks:
+        lines.append(f"# ? {item.name} seems to mark rows that are gone:")
+        rule = f"delete = {{ column = {toml_value(item.name)}, values = {_list(item.deletes)} }}"
+        lines.append(rule if item is marks[0] and known and item.name not in known.types else f"# {rule}")
+    if known and (
+        extra := [
+            name for name in _columns(samples) if name not in known.types and name not in [item.name for item in marks]
+        ]
+    ):
+        lines.append(f"# ? The table has no column {', '.join(extra)}: see extra_columns in [read]")
+    return [*lines, 'loaded = "again"  # or "skip": leave out files whose content the table has taken']
+
+
+def _list(texts: Sequence[str]) -> str:
+    return f"[{', '.join(map(toml_value, texts))}]"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml_value(name)

@@ -1,0 +1,132 @@
+"""`feed init` looks at files and table, writes what it found and what it is not sure of, and the feed loads."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from psycopg2.extensions import connection as Connection
+from typer.testing import CliRunner
+
+from etl_toolkit import Feed, ingest
+from etl_toolkit.cli import app
+from etl_toolkit.errors import ConfigError
+from etl_toolkit.feed.findings import find_out
+from etl_toolkit.feed.proposal import propose_feed, write_feed
+
+VENDOR = """Umsatzbericht; erstellt am 01.02.2024
+Nr;Kunde;Betrag;Datum;op
+1; Anna ;1.234,50;13.01.2024;I
+2;Bert;-;01.02.2024;U
+3;Cleo;7,00;28.02.2024;D
+"""
+
+
+def test_a_vendor_file_is_understood_and_loads(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute('CREATE TABLE sales ("Nr" int PRIMARY KEY, "Kunde" text, "Betrag" numeric, "Datum" date)')
+        cursor.execute('INSERT INTO sales ("Nr") VALUES (3)')
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "umsatz_1.csv").write_bytes(VENDOR.replace("Anna", "Änne").encode("cp1252"))
+    monkeypatch.chdir(tmp_path)
+
+    done = CliRunner().invoke(
+        app, ["feed", "init", "in/*.csv", "--table", "sales", "--out", "feeds.toml", "--dsn", database]
+    )
+
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "feeds.toml").read_text()
+    for line in (
+        'key = ["Nr"]  # a unique index of the table', 'paths = ["in/*.csv"]', 'delimiter = ";"', "skip = 1",
+        'encoding = "cp1252"  # ? not UTF-8', 'null = { Betrag = ["-"] }', "# ? trim = true  # blanks around: Kunde",
+        'decimal = ","  # Betrag', 'thousands = "."', 'date_format = { Datum = "%d.%m.%Y" }',
+        "# ? op seems to mark rows that are gone:", 'delete = { column = "op", values = ["D"] }',
+        "# Betrag: number with decimal comma (table: numeric)",
+    ):  # fmt: skip
+        assert line in text, f"{line}\n\n{text}"
+    assert ingest(feed="feeds.toml", dsn=database).counts.deleted == 1
+    with connection.cursor() as cursor:
+        cursor.execute('SELECT "Nr", "Kunde", "Betrag"::text, "Datum"::text FROM sales ORDER BY 1')
+        assert cursor.fetchall() == [(1, " Änne ", "1234.50", "2024-01-13"), (2, "Bert", None, "2024-02-01")]
+
+    again = CliRunner().invoke(app, ["feed", "init", "in/*.csv", "--out", "feeds.toml"])
+    assert isinstance(again.exception, ConfigError)
+    assert "exists, and is not overwritten" in str(again.exception)
+    assert (tmp_path / "feeds.toml").read_text() == text
+
+
+def test_without_a_table_it_is_created(database: str, tmp_path: Path) -> None:
+    (tmp_path / "dt=2024-01-01").mkdir()
+    with gzip.open(tmp_path / "dt=2024-01-01" / "orders_1.csv.gz", "wt") as file:
+        file.write("region,order_id,amount\na,1,1.5\na,2,NA\nb,3,2\n")
+    (tmp_path / "dt=2024-01-02").mkdir()
+    with gzip.open(tmp_path / "dt=2024-01-02" / "orders_2.csv.gz", "wt") as file:
+        file.write("region,order_id,amount\na,1,1\nb,4,2\n")
+    out = tmp_path / "orders.toml"
+    feed = write_feed(propose_feed([f"{tmp_path}/*/*.csv.gz"], out), out)
+    assert feed.spec.key == ("order_id",)  # `region` is not unique; 1 in two files is an update
+    assert "unique in each file, and never empty, in all 5 rows of 2 files" in out.read_text()
+    assert "Directories give each row a value, if the table has the column: dt." in out.read_text()
+    assert feed.spec.table == "orders"
+    assert ingest(feed=out, dsn=database).counts.inserted == 4
+
+
+def test_a_key_of_two_columns_and_none(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.csv", tmp_path / "a.toml"
+    path.write_text("a,b,v\n1,1,x\n1,2,x\n2,1,x\n")
+    assert 'key = ["a", "b"]' in propose_feed([str(path)], out)
+    path.write_text("a,b\n1,1\n1,1\n")
+    text = propose_feed([str(path)], out)
+    assert "# ? No columns are unique together in each file; the key must be given:" in text
+    assert write_feed(text, out).spec.key == ()
+
+
+def test_parquet_and_headerless_files(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [1, 2], "day": ["31/12/2024", "01/02/2024"]}), tmp_path / "a.parquet")
+    text = propose_feed([str(tmp_path / "a.parquet")], tmp_path / "a.toml")
+    assert 'date_format = { day = "%d/%m/%Y" }' in text
+    (tmp_path / "b.csv").write_text("1|2024-01-01\n2|2024-01-02\n")
+    text = propose_feed([str(tmp_path / "b.csv")], tmp_path / "b.toml")
+    assert 'headers = ["c1", "c2"]  # ? the first line looks like a row' in text
+    assert Feed.from_toml(write_feed(text, tmp_path / "b.toml").path).spec.read.delimiter == "|"
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind"),
+    [
+        (["1", "-2"], "integer"), (["1", "2.5e3"], "number"), (["1,5", "2"], "number with decimal comma"),
+        (["1.234", "1.5"], "number"), (["1,234.50"], "number with thousands"), (["2024-01-01"], "date"),
+        (["2024-01-01 10:00"], "timestamp"), (["yes", "No"], "boolean"), (["1", "x"], "text"), ([None, ""], "text"),
+    ],
+)  # fmt: skip
+def test_a_column_looks_like(texts: list[Any], kind: str) -> None:
+    assert find_out("c", texts).kind == kind
+
+
+def test_what_is_not_sure_is_a_comment(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,day,name\n1,01/02/2024,NA\n2,03/04/2024,Bo\n")
+    text = propose_feed([str(tmp_path / "a.csv")], tmp_path / "a.toml")
+    assert '# ? day: day or month first? date_format = { day = "%d/%m/%Y" } or "%m/%d/%Y"' in text
+    assert '# ? name has ["NA"]: NULL, or texts?' in text
+    assert "\ndate_format" not in text
+    assert "\nnull" not in text
+
+
+def test_a_hundred_files_of_ten_megabytes_take_less_than_two_seconds(tmp_path: Path) -> None:
+    line = "".join(f"{n},customer {n},{n}.50,2024-01-{n % 28 + 1:02},some text\n" for n in range(1_000))
+    (tmp_path / "0.csv").write_text("id,name,amount,day,note\n" + line * 260)
+    for number in range(1, 100):
+        os.link(tmp_path / "0.csv", tmp_path / f"{number}.csv")
+    assert (tmp_path / "0.csv").stat().st_size > 10_000_000
+    started = time.process_time()
+    text = propose_feed([str(tmp_path / "*.csv")], tmp_path / "a.toml")
+    assert time.process_time() - started < 2
+    assert "rows of 100 files" in text
