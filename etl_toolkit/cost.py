@@ -9,10 +9,9 @@ from etl_toolkit.model import KeyOverlap, Strategy
 
 
 def predict(
-    overlap: KeyOverlap, *, workers: int, cores: int, target_is_empty: bool, model: CostModel | None = None
+    overlap: KeyOverlap, *, workers: int, cores: int, target_is_empty: bool, model: CostModel
 ) -> Mapping[Strategy, float]:
-    """Predicted seconds per strategy; workers beyond the cores of this machine are not counted on."""
-    model = model or CostModel()
+    """Predicted seconds per strategy, by costs that were measured; workers beyond the cores of this machine are not counted on."""
     total, parallel = sum(file.rows for file in overlap.files), max(1, min(workers, cores))
     staged = model.staged_copy_microseconds + model.merge_microseconds
     absent = model.sort_microseconds + model.direct_copy_microseconds  # straight into the table, in key order

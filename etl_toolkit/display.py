@@ -175,7 +175,7 @@ def plan_blocks(plan: Plan, *, all_files: bool = False) -> list[Block]:
     if plan.predicted_seconds:
         ranked = sorted(plan.predicted_seconds.items(), key=lambda item: item[1])
         times = [(str(name), seconds, "chosen" if name == plan.strategy else "") for name, seconds in ranked]
-        blocks.append(Table("Predicted time", ("strategy", "seconds", ""), times))
+        blocks.append(Table("Predicted time, by the costs in [load.cost]", ("strategy", "seconds", ""), times))
     lanes = [
         (number + 1, _listed(batch.label for batch in lane), _numbers({file for batch in lane for file in batch.files}))
         for number, lane in enumerate(plan.lanes[:LISTED])

@@ -225,7 +225,7 @@ def make_plan(question: Question) -> Plan:
             target_is_empty=target.is_empty,
             model=question.cost,
         )
-        if overlap
+        if overlap and question.cost  # the costs of another machine would mislead
         else {}
     )
     obstacles = _obstacles(question, sequential, key_path, key_reason)
