@@ -81,7 +81,7 @@ format: $(STAMP) ## let ruff fix what it can
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@git config filter.nbstripout.clean '$(BIN)/python -m nbstripout --extra-keys "metadata.language_info.version metadata.language_info.mimetype metadata.language_info.codemirror_mode metadata.language_info.file_extension metadata.language_info.nbconvert_exporter metadata.language_info.pygments_lexer"' 2>/dev/null || true
-	$(BIN)/python -m jupyter lab --notebook-dir=notebooks $(ARGS)
+	$(BIN)/python -m jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 notebooks: $(STAMP) ## run every notebook with its smallest parameters
 	$(BIN)/python -m pytest tests/test_notebooks.py $(ARGS)

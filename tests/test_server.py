@@ -129,6 +129,21 @@ def in_a_fork(work: Callable[[], Any], *, as_nobody: bool = False) -> Any:
 
 
 class TestStart:
+    def test_data_of_another_major_version_are_reported_not_left_behind(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (place / "pg9" / "cluster").mkdir(parents=True)
+        (place / "pg9" / "cluster" / "PG_VERSION").write_text("9\n")
+
+        def go_no_further(*_: object) -> None:
+            raise ServerError("far enough")
+
+        monkeypatch.setattr("etl_toolkit.server.launch.initialize", go_no_further)
+        with pytest.raises(ServerError, match="far enough"):
+            server.start(place / "pg18")
+        assert "pg9 has data of PostgreSQL 9" in caplog.text
+        assert "dump it" in caplog.text
+
     def test_answers_over_tcp_and_socket_and_through_sqlalchemy(self, started: server.EmbeddedServer) -> None:
         engine = create_engine(started.sqlalchemy_url)
         with engine.connect() as connection:

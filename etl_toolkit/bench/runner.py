@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import psycopg2
 
 from etl_toolkit.bench import contenders
 from etl_toolkit.errors import EtlError, UsageError, driver_failure
+
+try:
+    resource: Any = import_module("resource")
+except ImportError:  # Windows
+    resource = None
 
 
 def main() -> None:
@@ -79,6 +85,9 @@ def _import_ours() -> None:
 
 
 def _cpu_seconds() -> tuple[float, float]:
+    if resource is None:
+        own = psutil.Process().cpu_times()
+        return own.user, own.system
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime for usage in usages), sum(usage.ru_stime for usage in usages)
 

@@ -19,6 +19,7 @@ from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.bench.workload import generate, table_sql
 from etl_toolkit.errors import UsageError
 from etl_toolkit.processor import ConflictAwareProcessor
+from etl_toolkit.sources.linking import link_or_copy
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,6 @@ def _linked(files: Sequence[Any], place: Path) -> tuple[str, ...]:
     for number, name in enumerate(files):
         source = Path(name).resolve()
         link = place / f"{number:04}-{source.name}"
-        link.symlink_to(source)
+        link_or_copy(source, link)
         links.append(str(link))
     return tuple(links)

@@ -15,6 +15,7 @@ from etl_toolkit.cli.options import Config, Dsn
 from etl_toolkit.errors import UsageError
 
 RUNS = Path("runs")
+FOR_THE_PAGE = ("scipy", "matplotlib", "papermill", "nbconvert")
 PAGE = "parallel_upsert_analysis.html"
 
 
@@ -82,6 +83,7 @@ def bench(
     dsn: Dsn = None,
 ) -> None:
     """Sweep the strategies over overlap, size, table state and workers; every answer is checked."""
+    options.require("bench", "scipy")
     if compare is not None:
         return _compare(*compare, any_machine=any_machine)
     from dataclasses import replace
@@ -159,6 +161,7 @@ def report(
     ] = None,
 ) -> None:
     """Render the analysis page of a run directory. Opens no database."""
+    options.require("report", *FOR_THE_PAGE)
     from etl_toolkit.reporting.report import failure, render
     from etl_toolkit.reporting.run_data import find_runs
 
@@ -178,6 +181,7 @@ def demo(
     dsn: Dsn = None,
 ) -> None:
     """Generate 3 CSV and 3 Parquet files with overlapping keys, load them twice, sweep, and render the page."""
+    options.require("demo", *(() if skip_bench else FOR_THE_PAGE))
     from etl_toolkit.bench.workload import Workload
     from etl_toolkit.bench.workload import generate as write
     from etl_toolkit.cli.load import load_config

@@ -6,10 +6,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from etl_toolkit.errors import UsageError
 
 if TYPE_CHECKING:
     from etl_toolkit.feed import Feed
@@ -95,6 +98,12 @@ Wait = Annotated[
 ]
 AllFiles = Annotated[bool, typer.Option("--all-files", help="List all files, however many there are.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+
+
+def require(command: str, *modules: str) -> None:
+    """Raise UsageError at once if a command lacks packages that it will need in the end."""
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise UsageError(f"{command} needs {', '.join(missing)}; install with: pip install 'etl-toolkit[notebooks]'")
 
 
 def split(names: str) -> list[str]:

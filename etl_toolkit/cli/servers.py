@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from typing import Annotated
 
 import typer
@@ -76,12 +79,15 @@ def psql(
     target = resolve_dsn(dsn)
     if target is None:
         target = server.start().dsn
-    program = server.find_binaries() / "psql"
-    if not program.exists():
-        raise ServerError(f"there is no psql in {program.parent}; install the PostgreSQL client")
+    program = shutil.which("psql", path=str(server.find_binaries()))
+    if program is None:
+        raise ServerError(f"there is no psql in {server.find_binaries()}; install the PostgreSQL client")
     # By way of the environment: a password on the command line shows in the process list.
     from psycopg2.extensions import parse_dsn
 
     names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
     environment = {names[name]: value for name, value in parse_dsn(target).items() if name in names}
-    os.execve(program, ["psql", *context.args], {**os.environ, **environment})
+    environment = {**os.environ, **environment}
+    if sys.platform == "win32":  # there, `exec` returns to the shell at once
+        raise typer.Exit(subprocess.run([program, *context.args], env=environment, check=False).returncode)
+    os.execve(program, ["psql", *context.args], environment)

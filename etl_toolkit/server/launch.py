@@ -7,6 +7,7 @@ quotes and dollar signs of a path are not escaped.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -34,6 +35,8 @@ START_TIMEOUT_SECONDS = 120
 STOP_TIMEOUT_SECONDS = 120
 POLL_SECONDS = 0.02
 PORT_ATTEMPTS = 8
+log = logging.getLogger("etl_toolkit")
+
 LARGEST_LOG_BYTES = 16 << 20
 
 # https://www.postgresql.org/docs/current/server-shutdown.html
@@ -90,6 +93,7 @@ def start(
             if running is None:
                 launch = Launch(home, reachable(found, account), account, profile, port)
                 if home.cluster_major() is None:
+                    _note_other_clusters(home, major)
                     initialize(home, launch.bin_dir, account, profile)
                 if home.cluster_major() != major:
                     raise ServerError(
@@ -192,6 +196,18 @@ def _launch(launch: Launch) -> EmbeddedServer:
         else:
             break
     raise ServerError(_why_not_started(launch, said or home.log_tail()))
+
+
+def _note_other_clusters(home: Home, major: int) -> None:
+    """Warn of the data of other major versions, which stay where they are, before an empty cluster is made beside them."""
+    for place in sorted(home.path.parent.glob("pg*")):
+        other = Home(place).cluster_major() if place != home.path else None
+        if other is not None and other != major:
+            log.warning(
+                "%s has data of PostgreSQL %s, which PostgreSQL %s does not read; to use it, set ETL_PG_BIN to the programs of "
+                "version %s; to move it, dump it with these and restore the dump; if it is not needed, remove the directory",
+                place, other, major, other,
+            )  # fmt: skip
 
 
 def _run_postgres(launch: Launch, port: int, socket_dir: Path) -> int:

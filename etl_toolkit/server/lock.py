@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from etl_toolkit.errors import ServerError
 
-if sys.platform != "win32":  # the embedded server is not for Windows, the rest of the package is
-    import fcntl
+try:
+    system: Any = import_module("fcntl")
+except ImportError:  # Windows, where working directories are locked as well
+    system = import_module("msvcrt")
 
 
 def try_lock(path: Path) -> int | None:
@@ -22,9 +25,13 @@ def try_lock(path: Path) -> int | None:
     The lock is given up when the descriptor is closed. Links are not followed: as root we work in directories that
     belong to a lesser account.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    not_followed = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | not_followed, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if hasattr(system, "flock"):
+            system.flock(descriptor, system.LOCK_EX | system.LOCK_NB)
+        else:
+            system.locking(descriptor, system.LK_NBLCK, 1)
     except OSError as error:
         os.close(descriptor)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):

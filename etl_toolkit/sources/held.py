@@ -6,16 +6,17 @@ A place is where the line begins, counted in bytes over all files, and its size:
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from etl_toolkit.model import SourceFile
+from etl_toolkit.sources.linking import is_linked
 from etl_toolkit.sources.quoting import drop_idle_quotes
 from etl_toolkit.sources.values import converts_values
 
@@ -45,7 +46,7 @@ def _room_for(file: SourceFile) -> int:
     assert file.readable is not None
     if converts_values(file.read):  # `true` is longer than `j`
         return 2 * file.readable.stat().st_size + SLACK_BYTES
-    is_theirs = file.readable.is_symlink()  # and may be gone by now; else it is a copy of ours
+    is_theirs = is_linked(file)  # and may be gone by now; else it is a copy of ours
     return (file.size_bytes if is_theirs else file.readable.stat().st_size) + 1  # the last line may lack its end
 
 
@@ -63,7 +64,7 @@ class HeldLines:
         self._begins = [0, *ends]
         # Not numpy's own memory: it asks for huge pages, which a virtual machine may first have to get from its host.
         # Private: pages that could be shared take half as long again to get, and three times as long to give back.
-        self._bytes = np.frombuffer(mmap(-1, ends[-1], flags=MAP_PRIVATE | MAP_ANONYMOUS), dtype=np.uint8)
+        self._bytes = np.frombuffer(_map_memory(ends[-1]), dtype=np.uint8)
         data, step = pa.py_buffer(self._bytes), 1 << BUFFER_BITS
         # Each holds whole every line that begins in its stretch.
         self._buffers = [
@@ -193,6 +194,12 @@ class HeldLines:
             views[short, 1:] = np.where(within < sizes[short, None], texts, 0).astype(np.uint8).view(np.int32)
         buffers = [None, pa.py_buffer(views), *self._buffers]
         return pa.Array.from_buffers(pa.string_view(), len(places), buffers)
+
+
+def _map_memory(size: int) -> mmap.mmap:
+    if hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, size)  # Windows
 
 
 def _numbers(places: pa.Array) -> Any:

@@ -27,6 +27,7 @@ from etl_toolkit.sources.frames import examine_frame
 from etl_toolkit.sources.held import held_bytes
 from etl_toolkit.sources.inputs import escape_name, kind_of, path_values, place_of
 from etl_toolkit.sources.json_lines import examine_json
+from etl_toolkit.sources.linking import is_linked, link_or_copy
 from etl_toolkit.sources.naming import check_names, name_columns
 from etl_toolkit.sources.relation import parquet_relation, read_failure, typed_relation
 from etl_toolkit.sources.typed import INDEX_PREFIX, examine_parquet, read_by_arrow
@@ -185,7 +186,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 def check_unchanged(file: SourceFile) -> None:
     """Raise SourceError if a file has changed since it was inspected: what was read since may be anything."""
-    if not file.stamp or file.readable is None or not file.readable.is_symlink():
+    if not file.stamp or not is_linked(file):
         return  # a frame, or a copy of our own
     _check_stamp(file)
 
@@ -238,8 +239,8 @@ def _placed(file: SourceFile, position: int, workspace: Workspace, real_paths: _
     elif "\\" in (path := real_paths.of(file.path)):  # which DuckDB takes for a separator
         shutil.copyfile(path, readable)
         _check_stamp(file)
-    else:
-        readable.symlink_to(path)
+    elif not link_or_copy(path, readable):
+        _check_stamp(file)
     malformed = tuple(replace(reject, file=position) for reject in file.malformed)
     placed = replace(file, position=position, readable=readable, malformed=malformed)
     return _with_relation(placed, workspace) if file.format == "parquet" else placed
