@@ -12,6 +12,7 @@ from typing import Any
 
 from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
 from etl_toolkit.sources.archives import members
+from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.inputs import escape_name, kind_by_name, natural_order
 from etl_toolkit.sources.pipes import STDIN, piped
 
@@ -29,7 +30,7 @@ def expand(inputs: Iterable[Any], file_format: str | None = None) -> list[Any]:
         found += _expanded(os.fspath(item), file_format) if isinstance(item, str | os.PathLike) else [item]
     if not found:
         raise UsageError("no files given; name at least one CSV or Parquet file, or a frame")
-    if sum(getattr(item, "name", None) == STDIN for item in found) > 1:
+    if sum(isinstance(item, Fetched) and item.name == STDIN for item in found) > 1:  # a frame may have a column `name`
         raise UsageError("standard input (-) can be read once only")
     return found
 
