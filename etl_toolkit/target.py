@@ -401,7 +401,8 @@ def _coupling(index: _Index, key: tuple[str, ...], columns: Sequence[Column]) ->
     # defaults, cannot meet there: one column is NULL then, or numbered by a sequence.
     own = [column for column in columns if column.name in index.names]
     is_apart = any(not column.is_repeatable or column.expression is None for column in own)
-    is_usual = index.is_plain and not index.predicate and index.has_default_classes and not index.nulls_not_distinct
+    is_usual = index.is_plain and index.has_default_classes and index.is_deterministic
+    is_usual = is_usual and not (index.predicate or index.nulls_not_distinct)
     depends_on = tuple(name for name in index.names if name)
     if not is_usual or not is_apart or any(column.is_generated for column in own):
         depends_on = ()

@@ -159,7 +159,7 @@ def test_a_second_unique_that_cannot_be_violated_slows_nothing_down(
     assert differing_rows(connection, "loaded", "expected", ("id", "v")) == []
 
 
-def codes(*rows: tuple[int, str | None]) -> Rows:
+def codes(*rows: tuple[int | str, str | None]) -> Rows:
     return Rows(("id", "code", "v"), tuple((str(id_), code, f"{id_} {code}") for id_, code in rows))
 
 
@@ -172,6 +172,7 @@ SECOND = {
     ),
     "a key with several values": ([(1, "a")], [[(1, "b"), (2, 'x,"')], [(1, "c"), (2, "y")]], False),
     "two keys in the files, one row loses": ([], [[(1, "a"), (3, "c")], [(1, "b")], [(2, "a")]], True),
+    "a key that only the server can read": ([], [[("+7", "a")], [(7, "b")], [(2, "a")]], True),
     "a value that the table has under another key": ([(1, "a")], [[(1, "b"), (3, "c")], [(2, "a")]], True),
 }
 

@@ -14,10 +14,11 @@ from typing import Any
 import psycopg2
 from psycopg2.sql import SQL, Composable, Identifier
 
+from etl_toolkit.keys import key_type
 from etl_toolkit.loading.copy import RecordReader, copy_stream, is_row_error
 from etl_toolkit.loading.merge import copy_into, names, staging_table, table
 from etl_toolkit.model import Hazard, HazardKind, Layout, TargetTable
-from etl_toolkit.scan import PROVEN
+from etl_toolkit.scan import PROVEN, UNPROVEN
 from etl_toolkit.strategies.suspects import Inquiry, fields_of, has_no_quotes
 
 PAIRS = "etl_pairs"
@@ -26,7 +27,7 @@ PAIRS = "etl_pairs"
 def drop_harmless(inquiry: Inquiry) -> tuple[TargetTable, tuple[str, ...]]:
     """Return the table without them, and the reasons; as it is if one of them, or anything else, does couple rows."""
     target = inquiry.target
-    if not all(_may_be_harmless(hazard, inquiry.layout) for hazard in target.hazards):
+    if not all(_may_be_harmless(hazard, target, inquiry.layout) for hazard in target.hazards):
         return target, ()
     if any(_couples(inquiry, hazard.columns) for hazard in target.hazards):
         return target, ()
@@ -37,10 +38,10 @@ def drop_harmless(inquiry: Inquiry) -> tuple[TargetTable, tuple[str, ...]]:
     return replace(target, hazards=()), tuple(reasons)
 
 
-def _may_be_harmless(hazard: Hazard, layout: Layout) -> bool:
-    """Whether it is an index on columns of the files, as they are."""
+def _may_be_harmless(hazard: Hazard, target: TargetTable, layout: Layout) -> bool:
+    """Whether it is an index on columns of the files, of types whose `=` is surely that of the index."""
     is_index = hazard.kind is HazardKind.SECOND_UNIQUE and bool(hazard.columns)
-    return is_index and set(layout.columns).issuperset(hazard.columns)
+    return is_index and all(name in layout.columns and key_type(target.column(name)) for name in hazard.columns)
 
 
 def _couples(inquiry: Inquiry, columns: Sequence[str]) -> bool:
@@ -50,7 +51,7 @@ def _couples(inquiry: Inquiry, columns: Sequence[str]) -> bool:
     pair = replace(layout, columns=tuple(name for name in layout.columns if name in wanted))
     is_unquoted = has_no_quotes(scan.files, layout)
     check = inquiry.sessions.stop.check
-    rows = f"SELECT {scan.record_sql} FROM rows WHERE doubt = {PROVEN}"
+    rows = f"SELECT {scan.record_sql} FROM rows WHERE doubt IN ({PROVEN}, {UNPROVEN})"
     query = f"SELECT DISTINCT {fields_of(layout, pair, is_unquoted=is_unquoted)} AS record FROM found"
 
     def ask(connection: Any) -> bool:
