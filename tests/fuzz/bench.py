@@ -15,6 +15,7 @@ from psycopg2.extensions import make_dsn
 from psycopg2.sql import SQL, Identifier, Literal
 
 from tests.fuzz.case import Case, Content, Table
+from tests.fuzz.types import CREATED_ELSEWHERE
 from tests.oracle import Oracle, Row, Rows, copy_text, differing_rows
 from tests.spellings import CREATED
 
@@ -202,7 +203,7 @@ def made(case: Case, server: str, admin: Any) -> Iterator[Bench]:
             for setting, option in (("DateStyle", "date_style"), ("TimeZone", "timezone")):
                 if value := case.options.get(option):
                     cursor.execute("SELECT set_config(%s, %s, false)", (setting, value))
-            cursor.execute("CREATE EXTENSION citext; " + CREATED)
+            cursor.execute("CREATE EXTENSION citext; " + CREATED + CREATED_ELSEWHERE)
             # A row is tried without triggers: what they refuse is refused when it is written.
             tables["probe"] = replace(
                 tables["probe"], statements=tuple(s for s in case.table.statements if "TRIGGER" not in s)

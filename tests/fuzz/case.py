@@ -11,12 +11,16 @@ from tests.oracle import Row, Rows
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the target table. `more` follows its type in the definition; `is_free` says that a file may carry it."""
+    """A column of the target table. `more` follows its type in the definition; `is_free` says that a file may carry it.
+
+    It may be `declared` as a domain over its type.
+    """
 
     name: str
     type: str
     more: str = ""
     is_free: bool = True
+    declared: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Table:
     @property
     def ddl(self) -> str:
         """What makes it, in a schema of this name that is there."""
-        columns = [f"{quoted(column.name)} {column.type} {column.more}" for column in self.columns]
+        columns = [f"{quoted(column.name)} {column.declared or column.type} {column.more}" for column in self.columns]
         create = f"CREATE TABLE {self.sql} ({', '.join((*columns, *self.more))}) {self.tail}"
         places = {"{table}": self.sql, "{schema}": quoted(self.schema)}
         made = [create]

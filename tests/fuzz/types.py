@@ -40,6 +40,17 @@ TYPES: dict[str, dict[str, Texts]] = {
     "mood": {"string": ("sad", "ok", "it's"), "dictionary": ("ok", "sad")}, "pair": {"string": ("(1,a)", '(01,"a")')}, "positive": {"string": ("1", "2", "007"), "int64": ("5",)}, "code": {"string": ("ab", "a")},
 }  # fmt: skip
 
+# Types whose names, and that of their schema, are those of others, or hurt.
+ELSEWHERE = {
+    "int4": '"T %s"".x"."text"',
+    "text": '"T %s"".x"."int4[]"',
+    "date": '"T %s"".x"."date"',
+    "citext": '"T %s"".x"."CITEXT"',
+}
+CREATED_ELSEWHERE = 'CREATE SCHEMA "T %s"".x"; ' + "; ".join(
+    f"CREATE DOMAIN {name} AS {kind}" for kind, name in ELSEWHERE.items()
+)
+
 # What a CSV reader, COPY, DuckDB or SQL may stumble over, and a few letters.
 CHARACTERS = 'abcABC019 \t\n\r\\""\',;|.:-_/%$#@*?!~^&(){}[]<>=+`éßİıàñ日本語😀\u00a0\u200b\u2028\u2029\ufeff\x01\x1f\x7f\x1a\x0b\x0c\x85'
 
