@@ -237,10 +237,8 @@ def make_plan(question: Question) -> Plan:
             raise UsageError(f"{strategy} is not available here: {key_reason}, and {question.staging_refusal}")
         if obstacle := obstacles.get(strategy):
             if not spec.force or strategy is Strategy.PARTITIONED:
-                way_out = "" if strategy is Strategy.PARTITIONED else ", or --force to load anyway at your own risk"
-                raise UnsafeStrategyError(
-                    f"{strategy} is not safe here: {obstacle}; choose auto or deterministic{way_out}"
-                )
+                # `force` may load wrong rows, so no message recommends it.
+                raise UnsafeStrategyError(f"{strategy} is not safe here: {obstacle}; choose auto or deterministic")
             reasons.append(f"forced although {obstacle}")
     if strategy is Strategy.PARTITIONED and key_path == "client" and _rows_meet(question):
         key_path = "server"

@@ -104,7 +104,7 @@ def test_what_couples_rows_is_loaded_in_order(database: str, connection: Connect
     assert hazards(connection).get(kind) == "sequential"
     for strategy in PARALLEL:
         with pytest.raises(
-            UnsafeStrategyError, match=f"{strategy} is not safe here: {kind}: .*choose auto or deterministic"
+            UnsafeStrategyError, match=f"{strategy} is not safe here: {kind}: .*choose auto or deterministic$"
         ):
             ingest(files, "loaded", "id", database, strategy=strategy, config=SMALL)
     with connection.cursor() as cursor:
