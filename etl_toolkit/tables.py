@@ -138,3 +138,14 @@ def table_html(block: Table) -> str:
 
 def _side(to_right: bool) -> str:
     return "right" if to_right else "left"
+
+
+# --- as Markdown ------------------------------------------------------------------------------------------------------
+
+
+def table_markdown(block: Table) -> str:
+    """Render one table for a repository, under its caption if it has one."""
+    rows = [[name or " " for name in block.head], ["---"] * len(block.head)]
+    rows += [[cell_text(cell) for cell in row] for row in block.rows]
+    lines = ["| " + " | ".join(cell.replace("|", r"\|").replace("<", "&lt;") for cell in row) + " |" for row in rows]
+    return "\n".join([*([block.caption, ""] if block.caption else []), *lines])

@@ -23,7 +23,7 @@ from etl_toolkit.config import CostModel
 from etl_toolkit.cost import predict
 from etl_toolkit.errors import UsageError
 from etl_toolkit.model import Strategy
-from etl_toolkit.reporting import cases, findings, notebooks, report, run_data, sections, speed, what_if
+from etl_toolkit.reporting import cases, distance, findings, notebooks, report, run_data, sections, speed, what_if
 from etl_toolkit.reporting.content import Bars, Choices, Figure
 from etl_toolkit.reporting.draw import spread
 from etl_toolkit.reporting.palette import THEME, theme_css
@@ -165,7 +165,7 @@ def test_a_wrong_answer_is_never_drawn_as_speed(data: RunData) -> None:
 
 
 def test_the_heat_map_says_refused_and_wrong_instead_of_a_number(data: RunData) -> None:
-    figure = speed.ratio_map(data)
+    figure = distance.ratio_map(data)
     assert figure is not None
     told = figure.panels[0].alt
     assert "100%: auto 1.00, partitioned 1.02" in told

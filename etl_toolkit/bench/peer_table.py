@@ -10,6 +10,7 @@ from etl_toolkit.bench.contenders import CONTENDERS
 from etl_toolkit.bench.records import RunRecord, Sample
 from etl_toolkit.bench.statistics import Interval, interval, paired_ratio, spread
 from etl_toolkit.bench.writing import write_json
+from etl_toolkit.tables import Table, table_markdown
 
 COLUMNS = {
     (0.0, "empty"): "disjoint, empty table",
@@ -18,6 +19,7 @@ COLUMNS = {
     (0.0, "rewritten"): "every key present, all rows updated",
     (0.0, "unchanged"): "every key present, nothing changed",
 }
+FIGURE_HEAD = ("figure", "case", "wanted", "measured (95 % interval)", "")
 Place = tuple[float, str]
 Times = dict[tuple[str, Place], dict[int, float]]
 
@@ -131,13 +133,15 @@ def _text(
         f"{manifest.server['version']}; {manifest.rounds} interleaved rounds.",
         "Seconds: median ± standard deviation, and × the time of auto. † wrong result in at least one run.",
         "",
-        _row(["contender", *COLUMNS.values()]),
-        _row(["---"] * (len(COLUMNS) + 1)),
-        *(_row([f"`{name}`", *(_cell(times, wrong, name, place) for place in COLUMNS)]) for name in names),
+        table_markdown(
+            Table(
+                "",
+                ("contender", *COLUMNS.values()),
+                [[f"`{name}`", *(_cell(times, wrong, name, place) for place in COLUMNS)] for name in names],
+            )
+        ),
         "",
-        _row(["figure", "case", "wanted", "measured (95 % interval)", ""]),
-        _row(["---"] * 5),
-        *(_row(_figure_cells(figure)) for figure in figures),
+        table_markdown(Table("", FIGURE_HEAD, [_figure_cells(figure) for figure in figures])),
         "",
         f"Rows that `auto` wrote if nothing changed: {'not measured' if written is None else written}.",
         *(f"Left out: {name}: {reason}." for name, reason in manifest.skipped.items()),
@@ -159,10 +163,5 @@ def _cell(times: Times, wrong: set[tuple[str, Place]], name: str, place: Place) 
 
 def _figure_cells(figure: Mapping[str, Any]) -> list[str]:
     case = COLUMNS[(figure["place"][0], figure["place"][1])]
-    if figure["ratio"] is None:
-        return [figure["what"], case, f"{figure['at_least']:.2f}", "–", figure["outcome"]]
-    return [figure["what"], case, f"{figure['at_least']:.2f}", Interval(**figure["ratio"]).words, figure["outcome"]]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    measured = Interval(**figure["ratio"]).words if figure["ratio"] else "–"
+    return [figure["what"], case, f"{figure['at_least']:.2f}", measured, figure["outcome"]]

@@ -10,15 +10,10 @@ import numpy as np
 import pandas as pd
 
 from etl_toolkit.display import short_names
-from etl_toolkit.model import KeyOverlap, LoadResult
+from etl_toolkit.model import KeyOverlap
 from etl_toolkit.reporting.run_data import RunData
 
 INTERVALS = ("wall_seconds", "rows_per_second", "mb_per_second")
-
-
-def counts(result: LoadResult) -> pd.DataFrame:
-    """What happened to the rows, a line per file."""
-    return pd.DataFrame([{"file": name, **asdict(value)} for name, value in result.files.items()]).set_index("file")
 
 
 def shared_keys(overlap: KeyOverlap) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -29,7 +29,7 @@ from etl_toolkit.reporting.content import (
     anchor,
 )
 from etl_toolkit.reporting.palette import jupyter_css
-from etl_toolkit.tables import Table, cell_text, table_html
+from etl_toolkit.tables import Table, table_html, table_markdown
 
 BARS_CSS = (files("etl_toolkit.reporting") / "page" / "bars.css").read_text(encoding="utf-8")
 
@@ -175,11 +175,11 @@ def part_markdown(part: Part) -> str:
         Code: lambda item: (f"{item.caption}\n\n" if item.caption else "") + _fenced(item),
         Figure: _figure_markdown,
         Bars: _bars_markdown,
-        Lanes: lambda item: "\n\n".join(_table_markdown(_lane_table(lane)) for lane in item.lanes),
-        Choices: lambda item: _table_markdown(item.table),
+        Lanes: lambda item: "\n\n".join(table_markdown(_lane_table(lane)) for lane in item.lanes),
+        Choices: lambda item: table_markdown(item.table),
         Details: lambda item: "\n\n".join([f"**{item.summary}**", *map(part_markdown, item.parts)]),
         Download: lambda item: f"- `{item.name}`: {_safe(item.about)}",
-        Table: _table_markdown,
+        Table: table_markdown,
     }
     return render[type(part)](part)
 
@@ -200,7 +200,7 @@ def _figure_markdown(figure: Figure) -> str:
 
 def _bars_markdown(bars: Bars) -> str:
     rows = [[group.title, bar.label, bar.words, group.words] for group in bars.groups for bar in group.bars]
-    return "\n\n".join(filter(None, [_table_markdown(Table(f"**{bars.finding}**", ("", "", "", ""), rows)), bars.note]))
+    return "\n\n".join(filter(None, [table_markdown(Table(f"**{bars.finding}**", ("", "", "", ""), rows)), bars.note]))
 
 
 def _lane_table(lane: Lane) -> Table:
@@ -209,12 +209,3 @@ def _lane_table(lane: Lane) -> Table:
 
 def _alt(text: str) -> str:
     return text.replace("[", "(").replace("]", ")")
-
-
-def _table_markdown(table: Table) -> str:
-    def row(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|").replace("<", "&lt;") for cell in cells) + " |"
-
-    lines = [row(name or " " for name in table.head), "|" + " --- |" * len(table.head)]
-    lines += [row(cell_text(cell) for cell in cells) for cells in table.rows]
-    return f"{table.caption}\n\n" + "\n".join(lines)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from etl_toolkit.reporting import overlap_map, resources, speed
+from etl_toolkit.reporting import distance, overlap_map, resources, speed
 from etl_toolkit.reporting.cases import all_cases
 from etl_toolkit.reporting.content import Bar, BarGroup, Bars, Code, Details, Figure, Part, Section, Text
 from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, interval_words, setting_words
@@ -80,7 +80,7 @@ MONITOR = "the monitor, which reads /proc of server and client (Linux, server on
 # Each section with its charts, and what a run needs for them.
 CHARTS: Mapping[str, Sequence[tuple[Draw, str]]] = {
     "Throughput": [(speed.throughput, A_RIGHT_CASE)],
-    "Distance from the best": [(speed.ratio_map, A_RIGHT_CASE)],
+    "Distance from the best": [(distance.ratio_map, A_RIGHT_CASE)],
     "Memory and CPU over time": [(resources.memory, MONITOR), (resources.cpu, MONITOR)],
     "Workers": [(speed.scaling, "a strategy with two worker counts")],
     "Where the time goes": [(resources.phases, "one of our loads with the correct result")],

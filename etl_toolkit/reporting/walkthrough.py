@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2 import sql
 
 from etl_toolkit.bench.answer import Answer, table_answer
-from etl_toolkit.bench.workload import GeneratedFiles, Workload, generate, table_sql
+from etl_toolkit.bench.workload import Workload, table_sql
 from etl_toolkit.errors import UnsafeStrategyError
 from etl_toolkit.explain import Explanation, explain
 from etl_toolkit.model import LoadResult, StrategyName
@@ -20,11 +20,6 @@ from etl_toolkit.processor import ingest
 from etl_toolkit.reporting.content import Bullets, Section, Text
 from etl_toolkit.request import connection_string
 from etl_toolkit.tables import Cell, Table
-
-
-def sample_files(place: Path | str, workload: Workload) -> GeneratedFiles:
-    """Write the files of a workload; the same seed gives the same bytes."""
-    return generate(place, workload)
 
 
 def new_table(dsn: str | None, workload: Workload, name: str, *, schema: str = "etl_notebook") -> str:
