@@ -8,7 +8,7 @@ value, in its own memory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -16,7 +16,7 @@ import psycopg2
 from psycopg2.sql import SQL, Composed, Identifier
 
 from etl_toolkit.errors import SourceError, UnknownTableError, map_driver_error
-from etl_toolkit.model import LoadSpec, SourceFile
+from etl_toolkit.model import LoadSpec, SourceFile, TargetTable
 from etl_toolkit.sources import csv_relation, in_chosen_order, read_failure
 from etl_toolkit.target import find_table
 from etl_toolkit.workspace import Workspace, literal
@@ -93,7 +93,7 @@ def create_missing(connection: Any, spec: LoadSpec, files: Sequence[SourceFile],
         with connection.cursor() as cursor:
             if find_table(cursor, spec.table) is not None:
                 return None
-            columns = infer_columns(files, spec.key, workspace)
+            columns = _retype(infer_columns(files, spec.key, workspace), spec.write.types)
             cursor.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (_LOCK,))
             if find_table(cursor, spec.table) is not None:
                 return None
@@ -110,6 +110,40 @@ def create_missing(connection: Any, spec: LoadSpec, files: Sequence[SourceFile],
         ) from None
     except psycopg2.Error as error:
         raise map_driver_error(error, doing=f"creating table {spec.table}") from None
+
+
+def add_missing_columns(
+    connection: Any, spec: LoadSpec, target: TargetTable, files: Sequence[SourceFile], workspace: Workspace
+) -> str | None:
+    """Add the columns of the files that the table lacks; return the statement, or None where there was nothing to do.
+
+    A column that marks tombstones is none of them. The caller commits, or rolls back to leave no trace.
+    """
+    known = {column.name.casefold() for column in target.columns}
+    known |= {spec.write.delete.column.casefold()} if spec.write.delete else set()
+    if all(name.casefold() in known for file in files for name in file.columns):
+        return None
+    own = {
+        name for file in files for name in file.columns
+    }  # what only a directory says is taken where there is a column for it
+    inferred = [
+        column for column in infer_columns(files, spec.key, workspace)
+        if column.name.casefold() not in known and column.name in own
+    ]  # fmt: skip
+    items = [
+        SQL("ADD COLUMN IF NOT EXISTS {} {}").format(Identifier(column.name), SQL(column.type))
+        for column in _retype(inferred, spec.write.types)
+    ]
+    statement = SQL("ALTER TABLE {} {}").format(Identifier(target.schema, target.name), SQL(", ").join(items))
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    return str(statement.as_string(connection))
+
+
+def _retype(columns: Sequence[NewColumn], types: Mapping[str, str]) -> list[NewColumn]:
+    """The columns, those that are named with the type that is given for them."""
+    given = {name.casefold(): kind for name, kind in types.items()}
+    return [replace(column, type=given.get(column.name.casefold(), column.type)) for column in columns]
 
 
 def create_statement(name: Sequence[str], columns: Sequence[NewColumn], key: Sequence[str]) -> Composed:

@@ -180,6 +180,14 @@ class WriteOptions:
         0.1, "how many keys `missing` may delete: a number, or as a decimal a share of the scope"
     )
 
+    new_columns: Literal["error", "ignore", "add"] = option(
+        "error",
+        "what happens to a file column that the table does not have; `add` adds it, with a type that fits its values",
+    )
+    types: Mapping[str, str] = field(
+        default_factory=dict, metadata={"doc": "SQL types of columns that are created or added; others are inferred"}
+    )
+
     @property
     def keeps_values(self) -> bool:
         """Whether a column may keep the value that an earlier row of the load gave it: rows do not replace each other whole."""

@@ -91,7 +91,7 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
         raise SourceError(f"{file.name}: two of its columns differ only in case and match the same column of the table")
     where = f"{file.name}: "
     unknown = [name for name in renamed if name not in names and not name.startswith(LEFT_OUT)]
-    if (extra := unknown) and spec.read.extra_columns == "error":
+    if (extra := unknown) and spec.read.extra_columns == "error" and spec.write.new_columns != "ignore":
         free = [column.name for column in target.columns if column.name not in taken]
         words = (
             f"{where}column {', '.join(map(repr, extra))} is not in {target.qualified_name}, which has "

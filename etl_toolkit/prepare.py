@@ -13,7 +13,7 @@ import duckdb
 import psycopg2
 
 from etl_toolkit.config import ParallelConfig, available_cores
-from etl_toolkit.create import create_missing
+from etl_toolkit.create import add_missing_columns, create_missing
 from etl_toolkit.errors import TooManyDeletesError
 from etl_toolkit.keys import fold_name
 from etl_toolkit.loading.assertions import check_conditions
@@ -149,6 +149,7 @@ def prepare_load(
             found = sessions.ask("catalog", look)
         spec = found.spec
         created, target, sources, refusal = found.created, found.target, found.sources, found.refusal
+        is_changed = created is not None or found.added is not None
         before = found.loaded_before
         matched = sources.files
         refuse_lost_nulls(matched, sessions.conventions)
@@ -163,7 +164,7 @@ def prepare_load(
         harmless: tuple[str, ...] = ()
         overlap, refused = None, {file.position: file.malformed for file in matched if file.malformed}
         if scanned is not None:
-            if layout is not None and scanned.has_records and not (created and is_trial) and not found.is_standby:
+            if layout is not None and scanned.has_records and not (is_changed and is_trial) and not found.is_standby:
                 inquiry = Inquiry(scanned, target, layout, workspace, sessions, spec.order_by)
                 with phases.phase("rejects"):
                     doubtful = inquiry.doubtful_keys(limit=spec.max_rejects)
@@ -191,6 +192,8 @@ def prepare_load(
             )
         plan = replace(plan, duplicates=sources.duplicates, skipped=sources.skipped, loaded_before=before)
         plan = replace(plan, reasons=(*plan.reasons, *found.references, *harmless))
+        if found.added and is_trial:
+            plan = replace(plan, reasons=(*plan.reasons, f"columns would be added: {found.added}"))
         if created and is_trial:
             reason = "the table does not exist and would be created: " + " ".join(created.split())
             plan = replace(plan, reasons=(*plan.reasons, reason))
@@ -199,8 +202,9 @@ def prepare_load(
         plan = with_words_on_values(plan, matched, target, sessions.conventions)
         reach("scanned")
         yield Ready(
-            sources, matched, target, layout, scanned, spec, plan, workspace, refused, created, found.is_standby
-        )
+            sources, matched, target, layout, scanned, spec, plan, workspace, refused, created or found.added,
+            found.is_standby,
+        )  # fmt: skip
 
 
 def _marks_in_words(files: Sequence[SourceFile]) -> list[str]:
@@ -275,6 +279,7 @@ class _Table:
     is_standby: bool
     loaded_before: tuple[LoadedBefore, ...]
     references: Sequence[str] = ()
+    added: str | None = None
 
 
 def _look_at_table(
@@ -283,6 +288,10 @@ def _look_at_table(
 ) -> _Table:  # fmt: skip
     created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
     target = read_target(connection, spec.table, spec.key)
+    added = None
+    if spec.write.new_columns == "add" and not created:
+        added = add_missing_columns(connection, spec, target, sources.files, workspace)
+        target = read_target(connection, spec.table, spec.key) if added else target
     if spec.write.triggers == "once":
         target = fire_once(target)
     order_by = spec.order_by and fold_name(spec.order_by, (column.name for column in target.columns))
@@ -300,6 +309,8 @@ def _look_at_table(
         sources = read_once(sources, workspace, is_first_kept=is_first_kept)
     check_conditions(connection, target, spec.write.assertions)
     refusal = staging_refusal(connection)
+    if added and not is_trial:
+        sessions.commit(connection, note=f"columns were added to {target.qualified_name}")
     if created and not is_trial:
         # Else the table is gone with the session, and was only needed to be read.
         sessions.commit(connection, note=f"the table {target.qualified_name} was created")
@@ -309,7 +320,7 @@ def _look_at_table(
     if spec.write.deletes:
         with connection.cursor() as cursor:
             references = describe_references(cursor, target)
-    return _Table(created, target, spec, sources, refusal, is_standby(connection), before, references)
+    return _Table(created, target, spec, sources, refusal, is_standby(connection), before, references, added)
 
 
 def localize_instants(files: tuple[SourceFile, ...], connection: Any, workspace: Workspace) -> tuple[SourceFile, ...]:
@@ -341,6 +352,8 @@ def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
 
     The sample is staged and compared with the table in a transaction that is rolled back.
     """
+    if ready.created_sql and not ready.target.is_empty:
+        return ready.plan  # columns would be added: a sample would not fit the table as it is
     plan, overlap = _with_missing(ready, sessions), ready.plan.overlap
     if overlap is None or ready.layout is None or ready.scan is None or not ready.scan.has_records:
         return plan

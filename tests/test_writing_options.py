@@ -14,7 +14,7 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, WriteOptions, ingest
 from etl_toolkit.display import result_warnings
-from etl_toolkit.errors import TooManyDeletesError, UnsafeStrategyError
+from etl_toolkit.errors import TooManyDeletesError, UnknownColumnError, UnsafeStrategyError
 from etl_toolkit.model import LoadResult, SoftDelete
 from etl_toolkit.request import load_spec
 from tests.oracle import Replay, Rows, differing_rows, write
@@ -216,3 +216,27 @@ def test_a_mirror_keeps_to_the_directories_of_its_files(
 ) -> None:
     assert mirrored(range(48), "region=eu/in.csv", scope="$path").counts.removed == 2
     assert count(connection) == 98
+
+
+def test_new_columns_are_added_planned_and_can_be_typed(database: str, connection: Connection, tmp_path: Path) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'old'), (2, 'kept')")
+        path = tmp_path / "in.csv"
+        path.write_text("id,name,price,seen,Code,op\n1,new,1.50,2026-01-02,7,U\n2,,,,,D\n")
+        write = WriteOptions(new_columns="add", types={"code": "smallint"}, delete=Delete("op", ("D",)))
+        plan = ConflictAwareProcessor(database).plan(path, "t", "id", write=write)
+        assert any("columns would be added: ALTER TABLE" in reason for reason in plan.reasons)
+        cursor.execute("SELECT count(*) FROM information_schema.columns WHERE table_name = 't'")
+        assert cursor.fetchone() == (2,)
+        result = ingest(path, "t", "id", database, write=write)
+        assert "ADD COLUMN" in str(result.created_sql)
+        cursor.execute(
+            "SELECT attname || ' ' || atttypid::regtype FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 2"
+        )
+        assert [row[0] for row in cursor.fetchall()] == ["price numeric", "seen date", "Code smallint"]
+        cursor.execute("SELECT t::text FROM t")
+        assert cursor.fetchall() == [("(1,new,1.50,2026-01-02,7)",)]
+        path.write_text("id,name,other\n3,x,y\n")
+        assert ingest(path, "t", "id", database, write=WriteOptions(new_columns="ignore")).counts.inserted == 1
+        with pytest.raises(UnknownColumnError, match=r"column 'other' is not in public\.t"):
+            ingest(path, "t", "id", database)
