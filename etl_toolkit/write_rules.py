@@ -23,7 +23,7 @@ def spell_write_options(spec: LoadSpec, target: TargetTable) -> LoadSpec:
     write = spec.write
     if write.is_plain and write.missing == "keep":
         return spec
-    _check_together(spec)
+    check_together(spec)
     names = [column.name for column in target.columns]
 
     def spell(given: Iterable[str], option: str) -> tuple[str, ...]:
@@ -65,7 +65,8 @@ def _check_deletes(write: WriteOptions, target: TargetTable) -> None:
         raise UsageError(f"rows = update needs a key of columns, and index {target.arbiter.index} has an expression")
 
 
-def _check_together(spec: LoadSpec) -> None:
+def check_together(spec: LoadSpec) -> None:
+    """Raise UsageError where options contradict each other."""
     write, action = spec.write, spec.conflict_action
     ignores = action is ConflictAction.IGNORE or write.rows == "insert"
     contradictions = [

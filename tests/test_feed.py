@@ -138,6 +138,17 @@ def test_every_mistake_is_reported_with_its_line(tmp_path: Path) -> None:
         ("files = 3\n", "line 1: files"),
         ('[files]\npaths = "a"\npaths = "b"\n', "not valid TOML: Cannot overwrite a value (at line 3"),
         ('[files]\npaths = "a"\n[load]\nstrategy = "paralel"\n', "line 4: load.strategy unknown strategy 'paralel'"),
+        (
+            '[files]\npaths = "a"\n[write]\non_conflict = "newer"\n',
+            'line 3: write on_conflict = "newer" needs order_by',
+        ),
+        ('[files]\npaths = "a"\n[write]\ndelete = { values = ["D"] }\n', "line 4: write.delete lacks column"),
+        (
+            '[files]\npaths = "a"\n[write]\nmissing = "delete"\nloaded = "skip"\n',
+            "line 3: write cannot be: missing needs all",
+        ),
+        ('[files]\npaths = "a"\n[read]\nquote = "ab"\n', "line 3: read cannot be: the quote must be"),
+        ('[files]\npaths = "a"\n[after]\non_success = "notify --all"\n', 'not one text: ["notify", "--all"]'),
         ('dsn = "host=h password=x"\n[files]\npaths = "a"\n', "line 1: dsn holds a password"),
         ('[files]\npaths = "https://u:p@h/a.csv"\n', "line 2: files.paths holds a password"),
     ],

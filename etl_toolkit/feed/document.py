@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from etl_toolkit.config import ParallelConfig
-from etl_toolkit.errors import ConfigError
+from etl_toolkit.errors import ConfigError, UsageError
 from etl_toolkit.feed.places import line_of
 from etl_toolkit.feed.sections import SECTIONS, After, Load, Top, spec_of_sections
 from etl_toolkit.feed.variables import substitute
 from etl_toolkit.hints import did_you_mean
 from etl_toolkit.model import LoadSpec, Strategy
+from etl_toolkit.sources.asked import check_options
 from etl_toolkit.typed_options import Mistake, option_fields, parse_options, spell_path
+from etl_toolkit.write_rules import check_together
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,19 @@ class Feed:
         text, document = _read(path)
         values, mistakes = substitute(document, os.environ if environ is None else environ)
         sections, found = _check(values)
+        found = found or _check_together(sections)
         if mistakes := _without_repetitions(mistakes + found):
             lines = [(line_of(text, mistake.path) or 1, mistake) for mistake in mistakes]
             raise ConfigError("\n".join(f"{path}, line {at}: {mistake}" for at, mistake in sorted(lines, key=_by_line)))
-        top, load = sections["top"], sections["load"]
         settings = {name: value for name, value in values.get("load", {}).items() if name not in option_fields(Load)}
-        spec = spec_of_sections(top, sections["read"], sections["write"], load)
+        spec = spec_of_sections(sections)
         strategy = ParallelConfig.from_mapping(settings).strategy
         after = sections["after"]
         if after.lineage:
             after = replace(after, lineage=_from_here(path, after.lineage))
         return cls(
             path=path, files=tuple(_from_here(path, name) for name in sections["files"].paths), settings=settings,
-            spec=replace(spec, strategy=Strategy(strategy)), after=after, dsn=top.dsn,
+            spec=replace(spec, strategy=Strategy(strategy)), after=after, dsn=sections["top"].dsn,
         )  # fmt: skip
 
 
@@ -108,6 +110,17 @@ def _check(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
     if not isinstance(values.get("files", {}), Mapping) or (sections.get("files") and not sections["files"].paths):
         mistakes.append(Mistake(("files",), 'needs paths, for example paths = ["drops/*.csv"]'))
     return sections, mistakes
+
+
+def _check_together(sections: Mapping[str, Any]) -> list[Mistake]:
+    """What is wrong with options that are right one by one."""
+    spec, mistakes = spec_of_sections(sections), []
+    for name, check in (("read", lambda: check_options(spec.read)), ("write", lambda: check_together(spec))):
+        try:
+            check()
+        except UsageError as error:
+            mistakes.append(Mistake((name,), f"cannot be: {error}"))
+    return mistakes
 
 
 def _check_settings(settings: Mapping[str, Any]) -> list[Mistake]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from etl_toolkit.config import ParallelConfig
+from etl_toolkit.errors import UsageError
 from etl_toolkit.model import ConflictAction, LoadSpec, OnConflict, ReadOptions, WriteOptions
 from etl_toolkit.typed_options import option
 
@@ -35,6 +39,10 @@ class Write(WriteOptions):
     )
     create_table: bool = option(False, "create the table if it does not exist, with types that fit the values")
 
+    def __post_init__(self) -> None:
+        if self.on_conflict == "newer" and not self.order_by:
+            raise UsageError('on_conflict = "newer" needs order_by, the column that decides which row is newer')
+
 
 @dataclass(frozen=True)
 class Load:
@@ -59,16 +67,23 @@ class After:
         None, "directory, relative to the feed file, to which an OpenLineage event is written for each load"
     )
 
+    def __post_init__(self) -> None:
+        for name in ("on_success", "on_failure"):
+            command = getattr(self, name)
+            if len(command) == 1 and len(command[0].split()) > 1:
+                raise UsageError(f"{name} is a list of arguments, not one text: {json.dumps(command[0].split())}")
+
 
 SECTIONS = {"files": Files, "read": ReadOptions, "write": Write, "load": Load, "after": After}
 
 
-def spec_of_sections(top: Top, read: ReadOptions, write: Write, load: Load) -> LoadSpec:
+def spec_of_sections(sections: Mapping[str, Any]) -> LoadSpec:
     """What the tables of a feed ask for; its strategy is a setting of `[load]`."""
+    top, write, load = sections["top"], sections["write"], sections["load"]
     return LoadSpec(
         table=top.table, key=top.key, order_by=write.order_by, conflict_action=ConflictAction(write.on_conflict),
-        create_table=write.create_table, max_rejects=load.max_rejects, atomic=load.atomic, undoable=load.undoable, read=read,
-        write=WriteOptions(**{item.name: getattr(write, item.name) for item in fields(WriteOptions)}),
+        create_table=write.create_table, max_rejects=load.max_rejects, atomic=load.atomic, undoable=load.undoable,
+        read=sections["read"], write=WriteOptions(**{item.name: getattr(write, item.name) for item in fields(WriteOptions)}),
     )  # fmt: skip
 
 
