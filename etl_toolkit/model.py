@@ -222,6 +222,7 @@ class CsvDialect:
 
     `copy_text` is the delimiter of the COPY text that it was made of, if it was; `spelled_anew` says that it was made of
     another kind of CSV, by the options of its file, `is_json` of JSON lines.
+    `blanks` are those that may be around its values.
     """
 
     delimiter: str = ","
@@ -232,6 +233,7 @@ class CsvDialect:
     copy_text: str = ""
     spelled_anew: bool = False
     is_json: bool = False
+    blanks: str = " "
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,7 @@ class SourceFile:
     character, so that every line is one record and both DuckDB and the server split it alike; only then may its bytes go
     to COPY as they are. `is_copyable` says that its records, line breaks in quotes and all, are what COPY reads.
     `is_bare` says that it is plain and has no backslash either, so that its lines mean the same in COPY's text format.
+    `is_unquoted` says that it has no quotes, whatever its values mean, so that those that are texts need none either.
     `frame` holds the Arrow table of an in-memory source until DuckDB has it; its `path` is None. `readable` is the path to
     read: the file itself, or the corrected / transcoded copy in the working directory, which is UTF-8 with LF line ends
     whatever the `encoding` of its `dialect`. `malformed` records are not in it; it has `records` of them, the longest of
@@ -267,6 +270,7 @@ class SourceFile:
     is_plain: bool = False
     is_copyable: bool = False
     is_bare: bool = False
+    is_unquoted: bool = False
     frame: Any = field(default=None, compare=False, repr=False)
     readable: Path | None = None
     source_columns: tuple[str, ...] = ()

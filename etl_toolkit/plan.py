@@ -171,7 +171,7 @@ def layout_of(file: SourceFile, target: TargetTable) -> Layout:
     """The record layout of one file: its own columns that the table has and that can be written."""
     writable = {column.name for column in target.columns if not column.is_generated}
     columns = tuple(name for name in file.carried if name in writable)
-    delimiter = file.dialect.delimiter if file.is_copyable else ","
+    delimiter = file.dialect.delimiter if file.is_copyable or file.is_unquoted else ","
     return Layout(columns, delimiter, is_bare=file.is_bare and columns == file.columns)
 
 

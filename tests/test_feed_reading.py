@@ -40,7 +40,7 @@ ROWS = [
     (1001, "-5", "1999-01-01", "1999-01-01 00:00:00", None, ""),
 ]
 REJECTS = [
-    (1, 1, 3, "3 ;1.2;01.02.2024;01.02.2024 03:04;x;short group", "is no number with decimal ,"),
+    (1, 1, 3, "3 ;1.2;01.02.2024;01.02.2024 03:04;x;short group", "is no number with a decimal comma"),
     (1, 2, 4, "4;1,5-;2024-02-01;01.02.2024 03:04;ja;other date", "is not of the format %d.%m.%Y or"),
     (1, 3, 5, "5;8;01.02.2024;01.02.2024 03:04;vielleicht;no truth", "vielleicht"),
 ]

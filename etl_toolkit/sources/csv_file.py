@@ -22,7 +22,7 @@ from etl_toolkit.sources.inputs import escape_name, storable
 from etl_toolkit.sources.octets import Utf8Stream, open_utf8
 from etl_toolkit.sources.records import Shape
 from etl_toolkit.sources.structure import BLOCK_BYTES, Piece, pieces
-from etl_toolkit.sources.values import converts_values
+from etl_toolkit.sources.values import BLANKS, converts_values
 from etl_toolkit.stopping import Stop
 
 _EXCEL_SEPARATOR = re.compile(rb"\"?sep=([\x01-\x09\x0b\x0c\x0e-\x7f])\"?(?:\r\n|\r|\n)", re.IGNORECASE)
@@ -65,13 +65,14 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         content_hash = raw.finish()
     own = shape.canonical
     dialect = CsvDialect(
-        own.delimiter.decode(), own.quote.decode(), text.encoding, header.has_header, skip, copy_text, shape.is_foreign
-    )
+        own.delimiter.decode(), own.quote.decode(), text.encoding, header.has_header, skip, copy_text, shape.is_foreign,
+        blanks=mending.blanks,
+    )  # fmt: skip
     is_literal = not converts_values(options)
     return SourceFile(
         0, storable(path), "csv", header.columns, content_hash, raw.size, path=path, dialect=dialect,
         is_plain=mending.is_plain and is_literal, is_copyable=mending.is_copyable and is_literal,
-        is_bare=mending.is_plain and is_literal and not mending.has_backslash,
+        is_bare=mending.is_plain and is_literal and not mending.has_backslash, is_unquoted=mending.is_plain,
         readable=mending.copy if mending.is_copied else None,
         malformed=tuple(mending.malformed), records=mending.count, longest_record_bytes=mending.longest,
         marked_line=mending.marked_line,
@@ -180,6 +181,7 @@ class Mending:
     is_plain: bool = True
     is_copyable: bool = True
     has_backslash: bool = False
+    blanks: str = " "
     _bytes_read: int = 0
     _output: BinaryIO | None = None
 
@@ -213,6 +215,8 @@ class Mending:
         self.longest = max(self.longest, longest)
         self._bytes_read += piece.size
         self.has_backslash = self.has_backslash or b"\\" in data
+        if self.shape.trim and self.blanks != BLANKS and (b"\t" in data or b"\xc2\xa0" in data):
+            self.blanks = BLANKS
         quote = self.shape.canonical.quote
         has_quotes = b'"' in data or (quote and quote in data)
         self.is_copyable = self.is_copyable and not (has_quotes and quote != b'"')

@@ -30,7 +30,7 @@ from etl_toolkit.sources.records import (
 )
 from etl_toolkit.sources.structure import BLOCK_BYTES, ByteStream, Piece
 from etl_toolkit.sources.typed import column_names
-from etl_toolkit.sources.values import converts_values
+from etl_toolkit.sources.values import BLANKS, converts_values
 
 JSON_SQLSTATE = "22032"  # invalid_json_text
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -93,7 +93,7 @@ def _convert(path: Path, options: ReadOptions, columns: tuple[str, ...], copy: P
     is_literal = not converts_values(options)
     return SourceFile(
         0, storable(path), "csv", columns, content_hash, raw.size, path=path,
-        dialect=CsvDialect(encoding=text.encoding, is_json=True),
+        dialect=CsvDialect(encoding=text.encoding, is_json=True, blanks=BLANKS),
         is_plain=mending.is_plain and is_literal, is_copyable=mending.is_copyable and is_literal,
         is_bare=mending.is_plain and is_literal and not mending.has_backslash, readable=copy,
         malformed=tuple(mending.malformed), records=mending.count, longest_record_bytes=mending.longest, read=options,

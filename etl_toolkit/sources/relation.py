@@ -12,7 +12,7 @@ from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.tombstones import UNKNOWN_MARK
 from etl_toolkit.sources.typed import hides_bytes, typed_text
-from etl_toolkit.sources.values import converted, nulls_of_reader
+from etl_toolkit.sources.values import converted, is_as_in_file, is_number, nulls_of_reader
 from etl_toolkit.workspace import literal
 
 NO_ROOM = ("No space left", "File too large", "quota exceeded", "max_temp_directory_size", "Could not write file")
@@ -233,14 +233,21 @@ def record_expression(file: SourceFile, texts: Sequence[str], layout: Layout) ->
         return "line"
     delimiter = layout.delimiter
     types = dict(zip(file.columns, file.relation_types, strict=False))  # a CSV file has none
-    spelled = [
-        f"coalesce({text}, '')"
-        if _is_never_quoted(types.get(name, ""), delimiter)
-        else quoted_where_needed(text, delimiter)
-        for name, text in zip(layout.columns, texts, strict=True)
-    ]
+    spelled = []
+    for name, text in zip(layout.columns, texts, strict=True):
+        field = quoted_where_needed(text, delimiter)
+        if _is_never_quoted(types.get(name, ""), delimiter) or _has_no_special(file, name, delimiter):
+            field = f"coalesce({text}, '')"
+        elif is_number(file, name) and delimiter in ORDINARY_DELIMITERS:
+            field = f"CASE WHEN ends_with({text}, ')') THEN {field} ELSE coalesce({text}, '') END"
+        spelled.append(field)
     # No text of them is NULL. As a chain of || it would be as deep as there are columns, and DuckDB takes a depth of 1,000.
     return f"concat_ws({literal(delimiter)}, {', '.join(spelled)})"
+
+
+def _has_no_special(file: SourceFile, name: str, delimiter: str) -> bool:
+    """Whether no text of a column needs quotes, because the file has none and delimits in the same way."""
+    return file.is_unquoted and delimiter == file.dialect.delimiter and is_as_in_file(file, name)
 
 
 def _is_never_quoted(kind: str, delimiter: str) -> bool:

@@ -14,9 +14,9 @@ from etl_toolkit.workspace import literal
 
 NUMBERS = ("int2", "int4", "int8", "numeric", "float4", "float8", "oid")
 DATES = ("date", "timestamp", "timestamptz")
-_BLANKS = " \t\u00a0"
+BLANKS = " \t\u00a0"  # in ASCII or not, that `trim` leaves out
 _WIDE_BLANKS = " \u00a0\u202f"
-_UNKNOWN = ""  # the type of a column that the table does not have, or of which there is no table yet
+UNKNOWN = ""  # the type of a column that the table does not have, or of which there is no table yet
 
 # What a directive of a date format stands for, with and without another digit beside it.
 _DIRECTIVES = {
@@ -48,6 +48,18 @@ def spells_numbers(options: ReadOptions) -> bool:
     return options.decimal != "." or bool(options.thousands or options.currency)
 
 
+def is_number(file: SourceFile, name: str) -> bool:
+    """Whether a text of the column is a number by now, or one that ends with a parenthesis and is refused."""
+    targets = dict(zip(file.columns, file.target_types, strict=False))
+    return spells_numbers(file.read) and targets.get(name) in NUMBERS
+
+
+def is_as_in_file(file: SourceFile, name: str) -> bool:
+    """Whether a text of the column is part of what is in the file."""
+    targets = dict(zip(file.columns, file.target_types, strict=False))
+    return targets.get(name, UNKNOWN) not in (*NUMBERS, *DATES, UNKNOWN)
+
+
 def nulls_of_reader(options: ReadOptions) -> str:
     """What DuckDB's reader takes for NULL: a field without quotes, unless a quoted empty one is NULL as well."""
     markers = ["", *(options.null if not isinstance(options.null, Mapping) else ())]
@@ -60,11 +72,12 @@ def converted(relation: str, file: SourceFile, names: Sequence[str]) -> str:
     options = file.read
     if not converts_values(options):
         return relation
-    targets = file.target_types or (_UNKNOWN,) * len(names)
+    targets = file.target_types or (UNKNOWN,) * len(names)
     columns = list(zip(names, file.columns, targets, strict=True))
     if options.trim:
         relation = _layer(
-            relation, [item for name in names for item in (name, f"trim({name}, {literal(_BLANKS)}) AS {_bare(name)}")]
+            relation,
+            [item for name in names for item in (name, f"{_trimmed(name, file.dialect.blanks)} AS {_bare(name)}")],
         )
     relation = _layer(relation, [f"{_without_nulls(name, own, options)} AS {name}" for name, own, _ in columns])
     return _layer(relation, [f"{_spelled(name, own, target, options)} AS {name}" for name, own, target in columns])
@@ -73,6 +86,11 @@ def converted(relation: str, file: SourceFile, names: Sequence[str]) -> str:
 def _layer(relation: str, items: Sequence[str]) -> str:
     """One SELECT on top of another, so that no expression is evaluated twice."""
     return f"(SELECT file_index, {', '.join(items)} FROM {relation})"
+
+
+def _trimmed(text: str, blanks: str) -> str:
+    """Without the blanks around it. To look for ordinary ones alone takes a third of the time."""
+    return f"trim({text})" if blanks == " " else f"trim({text}, {literal(blanks)})"
 
 
 def _bare(name: str) -> str:
@@ -108,10 +126,14 @@ def _spelled(text: str, name: str, target: str, options: ReadOptions) -> str:
     if formats and target in DATES:
         return f"CASE WHEN {text} IS NOT NULL THEN {_date(text, formats, otherwise=_refused(text, _words_of(formats)))} END"
     if target in NUMBERS and spells_numbers(options):
-        return _number(text, options, otherwise=_refused(text, f"is no number with decimal {options.decimal}"))
+        return _number(
+            text,
+            options,
+            otherwise=_refused(text, f"is no number with a decimal {'comma' if options.decimal == ',' else 'point'}"),
+        )
     if target == "bool" and (options.true or options.false):
         return _truth(text, options, otherwise=text)
-    if target == _UNKNOWN:
+    if target == UNKNOWN:
         otherwise = text
         if options.true or options.false:
             otherwise = _truth(text, options, otherwise=otherwise)
@@ -233,7 +255,7 @@ def _date_in(text: str, date_format: str) -> str:
 def _truth(text: str, options: ReadOptions, *, otherwise: str) -> str:
     """The text as true or false where it is one of the words, whatever their case; else what the server makes of it."""
     cases = "".join(
-        f" WHEN lower(trim({text}, {literal(_BLANKS)})) IN ({', '.join(literal(word.lower()) for word in words)}) THEN '{value}'"
+        f" WHEN lower(trim({text}, {literal(BLANKS)})) IN ({', '.join(literal(word.lower()) for word in words)}) THEN '{value}'"
         for value, words in (("true", options.true), ("false", options.false))
         if words
     )
