@@ -246,6 +246,7 @@ class SourceFile:
     character, so that every line is one record and both DuckDB and the server split it alike; only then may its bytes go
     to COPY as they are. `is_copyable` says that its records, line breaks in quotes and all, are what COPY reads.
     `is_bare` says that it is plain and has no backslash either, so that its lines mean the same in COPY's text format.
+    `found` says what was not given and had to be found out, and how sure it is.
     `is_unquoted` says that it has no quotes, whatever its values mean, so that those that are texts need none either.
     `frame` holds the Arrow table of an in-memory source until DuckDB has it; its `path` is None. `readable` is the path to
     read: the file itself, or the corrected / transcoded copy in the working directory, which is UTF-8 with LF line ends
@@ -286,6 +287,7 @@ class SourceFile:
     path_values: tuple[tuple[str, str | None], ...] = ()
     offsets: tuple[tuple[int, int], ...] = ()
     read: ReadOptions = ReadOptions()
+    found: str = field(default="", compare=False)
 
     @property
     def carried(self) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ from etl_toolkit.sources import (
     escape_name,
     leave_out_taken,
     read_once,
+    reading_in_words,
     resolve,
     resource_failure,
     with_offsets,
@@ -221,7 +222,7 @@ def with_words_on_values(
     plan: Plan, files: tuple[SourceFile, ...], target: TargetTable, conventions: Mapping[str, str]
 ) -> Plan:
     """The plan with what is said of the values: those that paths carry, and the settings under which texts are read."""
-    plan = replace(plan, reasons=(*plan.reasons, *_marks_in_words(files)))
+    plan = replace(plan, reasons=(*plan.reasons, *reading_in_words(files), *_marks_in_words(files)))
     if of_paths := sorted({name for file in files for name, _ in file.path_values}):
         reason = f"{', '.join(of_paths)} of a row is what the directory of its file says"
         plan = replace(plan, reasons=(*plan.reasons, reason))

@@ -190,6 +190,7 @@ AB, ONE = ("a", "b"), [("1", "x")]
     ('a,b\n1,"x\\"y\\\\"\n\\N,\\,\n2,y\\\nz\n', {"escape": "\\"}, AB, [("1", 'x"y\\'), (None, ","), ("2", "y\nz")], []),
     ("a,b\n1,'x,''y'\n2,\"\n", {"quote": "'"}, AB, [("1", "x,'y"), ("2", '"')], []),
     ('a,b\n1 , "x, y" \n"2", " z "\n', {"trim": True}, AB, [("1", "x, y"), ("2", "z")], []),
+    ("a,b\n1 ,\tx \u00a0\n", {"trim": True}, AB, ONE, []),
     ("\ufeffa,b\n# c\n1,x\n", {"comment": "#"}, AB, ONE, []),
     ("\ufeffsep=|\na|b\n1|x\n", {}, AB, ONE, []),
     ("a|b|\n1|x|\n", {"names": "snake", "columns": ["a", "b"]}, ("a", "b", "\0002_column_3"), [("1", "x", None)], []),

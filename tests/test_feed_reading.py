@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ConflictAwareProcessor, explain_row, ingest
 from etl_toolkit.errors import EtlError
+from etl_toolkit.loading import failpoints
 from etl_toolkit.model import LoadResult, ReadOptions, Strategy
 
 STRATEGIES = [str(strategy) for strategy in Strategy]
@@ -194,3 +196,49 @@ def test_keys_are_compared_as_they_are_meant(table: str, tmp_path: Path) -> None
     read = ReadOptions(thousands=".", decimal=",")
     assert ConflictAwareProcessor(table).plan(files, "t", ["id"], read=read).overlap.shared_keys == 1  # type: ignore[union-attr]
     assert ConflictAwareProcessor().analyze(files, ["id"], read=read).shared_keys == 1
+
+
+def test_the_plan_says_how_files_are_read_and_what_was_found(table: str, tmp_path: Path) -> None:
+    files = [put(tmp_path / f"{number}.csv", f"a title\nid;name\n{number};a\n") for number in range(2)]
+    files.append(put(tmp_path / "plain.csv", "x\nid,name\n2,b\n"))
+    plan = ConflictAwareProcessor(table).plan(files, "t", "id", read=ReadOptions(skip=1, null=("NA",)))
+    assert [reason for reason in plan.reasons if reason.startswith(("found", "files are"))] == [
+        f"found in {files[0]} and 1 more: a semicolon between fields (2 of the first 2 records have 2), the header ends in line 2",
+        f"found in {files[2]}: the header ends in line 2",
+        "files are read with skip = 1, null = ['NA']",
+    ]
+
+
+def test_a_file_without_quotes_keeps_what_copy_would_read_otherwise(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id text PRIMARY KEY, d date, n int)")
+    content = 'id;n;d\n\\.;1;\n\'a, b;2;1.2.2024\n \\N ;3;2024, "x"\n'
+    path = put(tmp_path / "a.csv", content.replace('"', "'"))
+    read = ReadOptions(trim=True, decimal=",", date_format="%d.%m.%Y")
+    ingest(path, "t", "id", database, read=read, max_rejects=1)
+    assert rows(connection, "id, n, d::text") == [("'a, b", 2, "2024-02-01"), ("\\.", 1, None)]
+    ingest(path, "t", "id", database, read=replace(read, columns=("id",)))
+    assert rows(connection, "id, n") == [("'a, b", 2), ("\\.", 1), ("\\N", None)]
+
+
+@pytest.mark.parametrize("name", ["drop.zip", "0.csv"])
+def test_a_run_that_is_resumed_reads_as_it_did_before(
+    table: str, connection: Connection, tmp_path: Path, name: str
+) -> None:
+    path = put(tmp_path / "0.csv", FILES[0])
+    if name == "drop.zip":
+        path = tmp_path / name
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.csv", FILES[0])
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with failpoints.installed({"begun": stop}), pytest.raises(KeyboardInterrupt):
+        ingest(path, "t", "id", table, read=GERMAN)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT run_id FROM etl_toolkit.runs")
+        assert ConflictAwareProcessor(table).resume(cursor.fetchone()[0])
+    assert [row[:2] for row in rows(connection)] == [(2, None), (1000, "1234.56"), (1001, "-5")]

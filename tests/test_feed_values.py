@@ -13,9 +13,9 @@ import duckdb
 import pytest
 
 from etl_toolkit.errors import UsageError
-from etl_toolkit.model import ReadOptions, SourceFile
+from etl_toolkit.model import CsvDialect, ReadOptions, SourceFile
 from etl_toolkit.sources.asked import check_options
-from etl_toolkit.sources.values import converted
+from etl_toolkit.sources.values import BLANKS, converted
 
 CASES = 4_000
 
@@ -23,7 +23,9 @@ CASES = 4_000
 def spelled(texts: list[str], target: str, **options: Any) -> list[str | None]:
     """The texts as they are sent to the server, for a column of the type."""
     read = check_options(ReadOptions(**options))
-    file = SourceFile(0, "a.csv", "csv", ("c",), "", 0, target_types=(target,), read=read)
+    file = SourceFile(
+        0, "a.csv", "csv", ("c",), "", 0, dialect=CsvDialect(blanks=BLANKS), target_types=(target,), read=read
+    )
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET threads = 1")
         connection.execute("CREATE TABLE texts AS SELECT 0 AS file_index, unnest(?::VARCHAR[]) AS c0", [texts])

@@ -18,6 +18,7 @@ from etl_toolkit.sources.held import HeldLines, split_streams
 from etl_toolkit.sources.inputs import escape_name, partition_of, path_values
 from etl_toolkit.sources.located import locate, number_in_file, ordinals
 from etl_toolkit.sources.naming import in_chosen_order
+from etl_toolkit.sources.reading_words import reading_in_words
 from etl_toolkit.sources.relation import (
     UnreadableTextError,
     csv_relation,
@@ -64,6 +65,7 @@ __all__ = [
     "quoted_where_needed",
     "read_failure",
     "read_once",
+    "reading_in_words",
     "record_expression",
     "resolve",
     "resource_failure",

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from etl_toolkit.errors import RejectLimitError, SourceError
 from etl_toolkit.model import CsvDialect, ReadOptions, Reject, SourceFile
 from etl_toolkit.sources.copy_text import CopyText, null_field
-from etl_toolkit.sources.dialect import Header, read_header, shape_of
+from etl_toolkit.sources.dialect import Header, describe_found, read_header, shape_of
 from etl_toolkit.sources.fetched import room_wanted
 from etl_toolkit.sources.footer_lines import WithoutFooter
 from etl_toolkit.sources.inputs import escape_name, storable
@@ -47,7 +47,7 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
     Raises SourceError where it is no CSV file, RejectLimitError at one malformed record too many.
     """
     with open_utf8(path, encoding=options.encoding) as (raw, text):
-        skip = options.skip
+        asked, skip = options, options.skip
         copy_text = (options.delimiter or "\t") if options.format == "pgtext" else ""
         stream, options = _as_csv(text, options, copy_text)
         header, rest = _header(stream, path, options, bounds)
@@ -75,7 +75,7 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         is_bare=mending.is_plain and is_literal and not mending.has_backslash, is_unquoted=mending.is_plain,
         readable=mending.copy if mending.is_copied else None,
         malformed=tuple(mending.malformed), records=mending.count, longest_record_bytes=mending.longest,
-        marked_line=mending.marked_line,
+        marked_line=mending.marked_line, found=describe_found(header, asked, text.encoding),
         header=header.raw.decode() or shape.spell(header.columns),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from etl_toolkit.sources.records import Record, Scanner, Shape
 
 DELIMITERS = (",", "\t", ";", "|")
 SAMPLE_RECORDS = 20
+_DELIMITER_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a |"}
 BLANKS = r"\s+"  # a delimiter of any number of blanks
 
 
@@ -32,6 +33,11 @@ class Header:
     lines: int
     is_tidy: bool
     line: bytes = b""
+    fits: tuple[int, int, int] = (
+        0,
+        0,
+        0,
+    )  # the sampled records with as many fields as there are columns, all of them, columns
 
 
 def shape_of(options: ReadOptions, delimiter: str, columns: tuple[str, ...] | None, max_bytes: int) -> Shape:
@@ -72,7 +78,8 @@ def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, 
     if options.headers is not None and (options.header == 0 or (options.header is None and names != options.headers)):
         if options.header is None:
             _check_no_header(names, options, path, line=sample.records[0].lines_before + 1)
-        return Header(sample.delimiter, options.headers, False, b"", 0, 0, is_tidy=True)
+        fits = sample.fits(len(options.headers))
+        return Header(sample.delimiter, options.headers, False, b"", 0, 0, is_tidy=True, fits=fits)
     return _header_of(sample, names, head, path, options, at_end=at_end)
 
 
@@ -101,8 +108,22 @@ def _header_of(
     is_named = count == 1 and columns == names
     return Header(
         sample.delimiter, columns, True, first.raw if is_named else b"", scanned.consumed, scanned.lines,
-        is_tidy=tidy and is_line, line=first.raw if is_line else numbered,
+        is_tidy=tidy and is_line, line=first.raw if is_line else numbered, fits=sample.fits(len(names)),
     )  # fmt: skip
+
+
+def describe_found(header: Header, asked: ReadOptions, encoding: str) -> str:
+    """What was found out about a file and not asked for, and how sure it is; empty where it is the usual."""
+    fitting, sampled, width = header.fits
+    words = []
+    if asked.delimiter is None and (header.delimiter != "," or fitting < sampled):
+        name = _DELIMITER_NAMES.get(header.delimiter, header.delimiter)
+        words.append(f"{name} between fields ({fitting} of the first {sampled} records have {width})")
+    if header.has_header and header.lines > 1:
+        words.append(f"the header ends in line {header.lines}")
+    if asked.encoding is None and encoding != "utf-8":
+        words.append(f"{encoding} by its byte order mark")
+    return ", ".join(words)
 
 
 def _possible(head: bytes) -> list[str]:
@@ -154,6 +175,11 @@ class _Sample:
             return None
         cells = zip_longest(*(self.scanner.fields(record.raw) for record in lines), fillvalue=b"")
         return tuple(" ".join(filter(None, (cell.decode().strip() for cell in column))) for column in cells)
+
+    def fits(self, width: int) -> tuple[int, int, int]:
+        """How many of the records have so many fields, of how many."""
+        counts = [len(self.scanner.fields(record.raw)) for record in self.records if record.fault is None]
+        return counts.count(width), len(self.records), width
 
     def quality(self, expected: int | None) -> tuple[int, int, int]:
         """How many of the records have the number of fields there should be: the first criterion where that is several.

@@ -236,7 +236,7 @@ def record_expression(file: SourceFile, texts: Sequence[str], layout: Layout) ->
     spelled = []
     for name, text in zip(layout.columns, texts, strict=True):
         field = quoted_where_needed(text, delimiter)
-        if _is_never_quoted(types.get(name, ""), delimiter) or _has_no_special(file, name, delimiter):
+        if _is_never_quoted(types.get(name, ""), delimiter) or _has_no_special(file, name, layout):
             field = f"coalesce({text}, '')"
         elif is_number(file, name) and delimiter in ORDINARY_DELIMITERS:
             field = f"CASE WHEN ends_with({text}, ')') THEN {field} ELSE coalesce({text}, '') END"
@@ -245,9 +245,10 @@ def record_expression(file: SourceFile, texts: Sequence[str], layout: Layout) ->
     return f"concat_ws({literal(delimiter)}, {', '.join(spelled)})"
 
 
-def _has_no_special(file: SourceFile, name: str, delimiter: str) -> bool:
-    """Whether no text of a column needs quotes, because the file has none and delimits in the same way."""
-    return file.is_unquoted and delimiter == file.dialect.delimiter and is_as_in_file(file, name)
+def _has_no_special(file: SourceFile, name: str, layout: Layout) -> bool:
+    """Whether no text of a column needs quotes: the file has none and delimits in the same way, and no text is a whole line."""
+    is_alike = layout.delimiter == file.dialect.delimiter and len(layout.columns) > 1
+    return file.is_unquoted and is_alike and is_as_in_file(file, name)
 
 
 def _is_never_quoted(kind: str, delimiter: str) -> bool:

@@ -55,9 +55,10 @@ def is_number(file: SourceFile, name: str) -> bool:
 
 
 def is_as_in_file(file: SourceFile, name: str) -> bool:
-    """Whether a text of the column is part of what is in the file."""
-    targets = dict(zip(file.columns, file.target_types, strict=False))
-    return targets.get(name, UNKNOWN) not in (*NUMBERS, *DATES, UNKNOWN)
+    """Whether a text of the column is part of what is in the file, or a word for a truth value."""
+    target = dict(zip(file.columns, file.target_types, strict=False)).get(name, UNKNOWN)
+    is_date = target in DATES and bool(_of_column(file.read.date_format, name))
+    return target != UNKNOWN and not is_date and not is_number(file, name)
 
 
 def nulls_of_reader(options: ReadOptions) -> str:
