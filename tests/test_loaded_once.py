@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -256,3 +257,35 @@ def test_a_ledger_that_cannot_be_read_is_no_empty_one(
         load(database, put("a.csv", "a", [1]))
     with pytest.raises((EtlError, DatabaseError)):
         etl_toolkit.files("t", database)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_any_sequence_of_loads_is_as_if_loaded_one_by_one_and_none_twice(
+    database: str, rows: Any, put: Any, seed: int
+) -> None:
+    """The oracle: a dictionary, and the set of what was taken; loads, undo and forget in any order."""
+    chance = random.Random(seed)  # noqa: S311
+    files = [put(f"{n}.csv", str(n), sorted(chance.sample(range(12), 5))) for n in range(6)]
+    keys = [[int(line.split(",")[0]) for line in Path(path).read_text().splitlines()[1:]] for path in files]
+    table: dict[int, str] = {}
+    taken: set[int] = set()
+    for _ in range(8):
+        chosen = [chance.randrange(len(files)) for _ in range(chance.randint(1, 4))]
+        before = dict(table), set(taken)
+        run = load(database, *(files[n] for n in chosen), strategy=chance.choice(STRATEGIES), undoable=True)
+        left_out = []
+        for n in chosen:
+            if n in taken:
+                left_out.append(f"{n}.csv")
+            else:
+                taken.add(n)
+                table |= dict.fromkeys(keys[n], str(n))
+        assert (skipped(run), rows()) == (left_out, sorted(table.items()))
+        if len(left_out) < len(chosen) and chance.random() < 0.3:
+            ConflictAwareProcessor(database).undo(run.run_id)
+            table, taken = before
+        elif taken and chance.random() < 0.3:
+            etl_toolkit.forget("t", files[forgotten := chance.choice(sorted(taken))], database)
+            taken.discard(forgotten)
+    assert rows() == sorted(table.items())
+    assert {Path(file.name).name for file in etl_toolkit.files("t", database)} == {f"{n}.csv" for n in taken}
