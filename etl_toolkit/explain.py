@@ -22,6 +22,7 @@ from etl_toolkit.model import ConflictAction, Delete, LoadSpec, Reject, SourceFi
 from etl_toolkit.plan import match_columns
 from etl_toolkit.prepare import localize_instants
 from etl_toolkit.sources import is_there, locate, number_in_file, resolve, text_relation, tombstone_expression
+from etl_toolkit.stopping import Stop, run_stoppable
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, literal, open_workspace
 
@@ -98,8 +99,15 @@ def explain(
 
     Raises TargetError for an unknown table or key, UsageError where a key column is missing.
     """
-    config = config or ParallelConfig()
-    sessions = Sessions(dsn, config, "explain")
+    config, stop = config or ParallelConfig(), Stop()
+    sessions = Sessions(dsn, config, "explain", stop=stop)
+    with stop.calling(sessions.cancel_all):
+        return run_stoppable(lambda: _explain(sessions, table, key, config=config, runs=runs), stop)
+
+
+def _explain(
+    sessions: Sessions, table: str, key: Mapping[str, str], *, config: ParallelConfig, runs: int
+) -> Explanation:
     doing = f"explaining a row of {table}"
     with driver_errors_mapped(doing=doing), sessions.session("explain") as connection:
         target = read_target(connection, table, tuple(key))
@@ -116,7 +124,7 @@ def explain(
         found = []
         for run in past:
             _read_as(connection, run)
-            rows = _rows_of(connection, run, target, key, config=config, notes=notes)
+            rows = _rows_of(connection, run, target, key, config=config, notes=notes, stop=sessions.stop)
             found.append((run, _candidates(connection, run, rows, notes)))
         occurrences, holder = _judge_rows(connection, target, found)
         if holder is not None:
@@ -170,6 +178,7 @@ def _read_as(connection: Any, run: PastRun) -> None:
 
 def _rows_of(
     connection: Any, run: PastRun, target: TargetTable, key: Mapping[str, str], *, config: ParallelConfig, notes: list[str],
+    stop: Stop,
 ) -> list[_Row]:  # fmt: skip
     """The rows of a run's files with this key, in loading order."""
     there = [file for file in run.files if is_there(file[1])]
@@ -179,7 +188,7 @@ def _rows_of(
     if not there:
         return []
     spec = LoadSpec.from_mapping(run.spec)
-    with open_workspace(config, threads=2) as workspace:
+    with open_workspace(config, threads=2, stop=stop) as workspace:
         try:
             names = [name for _, name, _ in there]
             sources = resolve(
@@ -197,6 +206,7 @@ def _rows_of(
                 rows += [_Row(recorded, number, lines[number], values, gone) for number, values, gone in found]
             return rows
         except (EtlError, duckdb.Error) as error:
+            stop.check()
             notes.append(f"run {run.run_id}: its files cannot be read again: {error}")
             return []
 

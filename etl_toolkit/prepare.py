@@ -421,11 +421,8 @@ def _forecast_deletes(ready: Ready, sessions: Sessions, dead: int) -> int:
 
 def as_list(files: Any) -> list[Any]:
     """One path, glob or frame, or several of them, as a list."""
-    if (
-        isinstance(files, str)
-        or not isinstance(files, Iterable)
-        or hasattr(files, "columns")
-        or hasattr(files, "schema")
-    ):
+    is_one = isinstance(files, str | bytes | Mapping) or not isinstance(files, Iterable)
+    # An open file yields its lines: it is refused as what it is.
+    if is_one or any(hasattr(files, name) for name in ("columns", "schema", "read")):
         return [files]
     return list(files)

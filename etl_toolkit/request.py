@@ -100,7 +100,7 @@ def _choice(kind: Any, value: str, what: str) -> Any:
 
 
 def connection_string(dsn: Any) -> str:
-    """Return a libpq connection string for a URL, keyword string, SQLAlchemy Engine, or None (the embedded server).
+    """Return a libpq connection string for a URL, keyword string, SQLAlchemy URL or Engine, or None (the embedded server).
 
     Raises UsageError for a URL that libpq cannot read as it is meant.
     """
@@ -110,9 +110,11 @@ def connection_string(dsn: Any) -> str:
         return server.start().dsn
     if isinstance(dsn, str):
         return _libpq_url(dsn)
-    if hasattr(dsn, "url"):
-        return str(dsn.url.set(drivername="postgresql").render_as_string(hide_password=False))
-    raise UsageError(f"a DSN is a string or a SQLAlchemy Engine, not {type(dsn).__name__}")
+    url = getattr(dsn, "url", dsn)
+    if hasattr(url, "render_as_string"):
+        return str(url.set(drivername="postgresql").render_as_string(hide_password=False))
+    why = "; a load opens connections of its own" if hasattr(dsn, "cursor") or hasattr(dsn, "connect") else ""
+    raise UsageError(f"a DSN is a string or a SQLAlchemy URL or Engine, not {type(dsn).__name__}{why}")
 
 
 # The driver that a URL of SQLAlchemy names, or the `jdbc:` of Java's, says nothing about the server.

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from psycopg2.extensions import make_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
+from sqlalchemy import create_engine, make_url
 
 import etl_toolkit
-from etl_toolkit import ConflictAwareProcessor, LoadResult, ingest
+from etl_toolkit import ConflictAwareProcessor, LoadResult, cli, ingest
 from etl_toolkit.cli.load import ingest as ingest_command
 from etl_toolkit.errors import UsageError
 from etl_toolkit.model import (
@@ -30,7 +31,7 @@ from etl_toolkit.model import (
     StrategyName,
     WriteOptions,
 )
-from etl_toolkit.request import load_spec
+from etl_toolkit.request import connection_string, load_spec
 from etl_toolkit.typed_options import describe_options, make_options, parse_assignments
 
 # The options of reading that are parameters of their own; `read` takes all of them.
@@ -217,6 +218,29 @@ def test_the_repr_is_what_print_shows_cut_to_a_screen(loaded: LoadResult, monkey
     lines = repr(loaded).splitlines()
     assert lines[:12] == str(loaded).splitlines()[:12]
     assert "more lines; print() shows them all" in lines[12]
+
+
+def test_a_server_is_named_by_url_or_engine_and_not_by_a_connection(database: str, connection: Any) -> None:
+    url = make_url("postgresql+psycopg://").set(**{
+        "host": (parts := parse_dsn(database))["host"], "port": int(parts["port"]), "username": parts["user"],
+        "password": parts.get("password"), "database": parts["dbname"],
+    })  # fmt: skip
+    assert parse_dsn(connection_string(url)).items() >= {"dbname": parts["dbname"], "user": parts["user"]}.items()
+    assert connection_string(create_engine(url.set(drivername="postgresql+psycopg2"))) == connection_string(url)
+    with pytest.raises(UsageError, match="not connection; a load opens connections of its own"):
+        connection_string(connection)
+
+
+def test_an_interrupt_that_duckdb_reports_as_an_error_of_its_own_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(**_: Any) -> None:
+        raise RuntimeError("Query interrupted")
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 130
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------

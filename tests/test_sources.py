@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import io
+import re
 import tracemalloc
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +25,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ParallelConfig, ingest
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
 from etl_toolkit.errors import SourceError, UsageError
 from etl_toolkit.model import ReadOptions, Reject, SourceFile
 from etl_toolkit.sources import locate, number_in_file, octets, ordinals, resolve, text_relation
@@ -486,6 +488,18 @@ def test_frames_that_are_no_table_are_reported(frame: Any, message: str) -> None
         pass
 
 
-def test_what_is_no_frame_at_all_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="cannot load a dict"), opened({"a": [1]}):
-        pass
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ({"a": [1]}, "cannot load a dict; its values may be columns or rows"),
+        (io.StringIO("a\n1\n"), "cannot load a StringIO; give the path of the file"),
+        (io.BytesIO(b"a\n1\n"), "cannot load a BytesIO; give the path of the file"),
+        (pl.DataFrame({"a": [1]}).lazy(), "cannot load a LazyFrame; give its .collect()"),
+        (b"a.csv", "cannot load a bytes; give a path"),
+    ],
+    ids=["dict", "text file", "binary file", "lazy frame", "bytes"],
+)
+def test_what_is_no_frame_is_refused_with_what_to_give_instead(item: Any, words: str) -> None:
+    for files in (item, [item]):
+        with pytest.raises(UsageError, match=re.escape(words)):
+            ConflictAwareProcessor().analyze(files, key="a")

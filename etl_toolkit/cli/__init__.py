@@ -66,7 +66,8 @@ def main() -> NoReturn:
     except BrokenPipeError:
         code = 0
     except Exception as error:
-        code = _click_failure(error)
+        is_interrupt = str(error) == "Query interrupted"  # what DuckDB makes of Ctrl-C in the main thread
+        code = complain("interrupted", 130) if is_interrupt else _click_failure(error)
     sys.exit(code)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from blake3 import blake3
@@ -85,7 +86,19 @@ def _arrow_table(frame: Any) -> Any:
         return pa.Table.from_batches([frame])
     if hasattr(frame, "__arrow_c_stream__"):
         return pa.RecordBatchReader.from_stream(frame).read_all()
-    raise UsageError(f"cannot load a {type(frame).__name__}; give a path, a glob, a pandas frame or an Arrow table")
+    name = type(frame).__name__
+    raise UsageError(f"cannot load a {name}; {_way_to_load(frame)}")
+
+
+def _way_to_load(item: Any) -> str:
+    """What to give instead of something that is neither a file nor a frame."""
+    if type(item).__name__ == "LazyFrame":
+        return "give its .collect(), or the files that it scans"
+    if hasattr(item, "read"):
+        return "give the path of the file: it is read more than once, by several threads"
+    if isinstance(item, Mapping):
+        return "its values may be columns or rows: give pandas.DataFrame(…) or pyarrow.table(…) of it"
+    return "give a path, a glob, a pandas frame or an Arrow table"
 
 
 class _HashSink(io.RawIOBase):
