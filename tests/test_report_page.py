@@ -19,6 +19,7 @@ import pytest
 
 from etl_toolkit.bench import analysis, fit
 from etl_toolkit.bench.workload import Workload
+from etl_toolkit.bench.writing import write_json, write_manifest
 from etl_toolkit.config import CostModel
 from etl_toolkit.cost import predict
 from etl_toolkit.errors import UsageError
@@ -28,6 +29,7 @@ from etl_toolkit.reporting.content import Bars, Choices, Figure
 from etl_toolkit.reporting.draw import spread
 from etl_toolkit.reporting.palette import THEME, theme_css
 from etl_toolkit.reporting.run_data import RunData
+from tests import bench_records as made
 from tests.report_records import rendered, write_run
 
 SECTIONS = [
@@ -265,6 +267,22 @@ def test_shapes_come_worst_first(data: RunData) -> None:
     assert [group.title.split(":")[0] for group in bars.groups] == ["trigger", "gz", "base"]
     assert bars.finding.startswith("The worst of 3 shapes is trigger, at 0.80 × the speed")
     assert "slower in 1 of 3 settings" in bars.finding
+
+
+def test_a_sweep_of_shapes_in_the_run_directory_is_shown(tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "run")
+    case, plain = made.case("auto"), made.case("staged_merge", kind="baseline")
+    times = {
+        case: [1.0] * 3,
+        plain: [2.0] * 3,
+        replace(case, shape="gz"): [1.0] * 3,
+        replace(plain, shape="gz"): [0.5] * 3,
+    }
+    manifest = made.manifest(list(times))
+    write_manifest(directory / "shapes", manifest)
+    write_json(directory / "shapes" / "report.json", analysis.report(manifest, made.samples(times)))
+    expected = "The worst of 2 shapes is gz, at 0.50 × the speed"
+    assert any(text.startswith(expected) for text in findings.answer(run_data.read(directory)))
 
 
 def test_the_finding_recommends_only_what_was_right_in_every_run(data: RunData) -> None:

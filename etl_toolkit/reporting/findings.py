@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from etl_toolkit.bench.statistics import LARGEST_STEADY_SPREAD
 from etl_toolkit.reporting.content import Bullets, Part, Section, Text
-from etl_toolkit.reporting.headline import checked_words, headline
+from etl_toolkit.reporting.headline import checked_words, headline, shapes_words
 from etl_toolkit.reporting.run_data import RunData, fate, interval_words
 
 # It is what shows this: how it went the time before is not worth telling, and how it goes now the page says itself.
@@ -27,6 +27,7 @@ def answer(data: RunData) -> list[str]:
     sentences = [str(report.get("finding", "Nothing was measured."))]
     checked, _ = checked_words(data)
     sentences += [f"{checked}."] if checked else []
+    sentences += [shapes_words(data.by_shape)] if data.by_shape else []
     advised = Counter(rule["then"]["strategy"] for rule in report.get("recommendations", []))
     if advised:
         named = ", ".join(f"`{name}` for {times}" for name, times in advised.most_common())

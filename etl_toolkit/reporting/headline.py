@@ -58,6 +58,16 @@ def shape_words(shape: Shape) -> str:
     return f"{keys}, {STATES.get(state, state)}" if state in ("empty", "half") else STATES.get(state, state)
 
 
+def shapes_words(lines: Sequence[Shape]) -> str:
+    """Say how ours does over tables and files as people have them; `lines` come worst first."""
+    slower = sum(line["verdict"] == "slower" for line in lines)
+    count = len({line["shape"] for line in lines})
+    return (
+        f"The worst of {count} shapes is {lines[0]['shape'].replace('_', ' ')}, at {lines[0]['speed_up']['median']:.2f} × the "
+        f"speed of the best correct hand-written way; slower in {slower} of {len(lines)} settings."
+    )
+
+
 def _picture(data: RunData, shapes: Sequence[Shape]) -> Bars:
     name = shapes[0]["strategy"]
     middle = data.middle

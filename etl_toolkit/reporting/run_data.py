@@ -38,6 +38,15 @@ class RunData:
         return sorted(found, key=lambda case: strategy_place(case["strategy"]))
 
     @cached_property
+    def by_shape(self) -> list[Mapping[str, Any]]:
+        """The shapes of this run, or of the sweep of shapes in its directory `shapes`; the worst first."""
+        lines = self.record.report.get("by_shape", [])
+        inside = self.record.directory / "shapes"
+        if not lines and (inside / "manifest.json").exists():
+            lines = load(inside).report.get("by_shape", [])
+        return sorted((line for line in lines if line["speed_up"]), key=lambda line: float(line["speed_up"]["median"]))
+
+    @cached_property
     def strategies(self) -> list[str]:
         return list(dict.fromkeys(case["strategy"] for case in self.cases))
 

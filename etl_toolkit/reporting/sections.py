@@ -9,6 +9,7 @@ from typing import Any
 from etl_toolkit.reporting import distance, overlap_map, resources, speed
 from etl_toolkit.reporting.cases import all_cases
 from etl_toolkit.reporting.content import Bar, BarGroup, Bars, Code, Details, Figure, Part, Section, Text
+from etl_toolkit.reporting.headline import shapes_words
 from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, interval_words, setting_words
 from etl_toolkit.tables import Table
 
@@ -95,18 +96,11 @@ def charts(data: RunData, title: str) -> Section:
 
 def shapes(data: RunData) -> Section:
     """Tables and files as people have them: ours against the best plain way, the worst first."""
-    found = [line for line in data.record.report.get("by_shape", []) if line["speed_up"]]
-    lines = sorted(found, key=lambda line: float(line["speed_up"]["median"]))
+    lines = data.by_shape
     if not lines:
         return Section("Shapes", [Text(NOT_MEASURED.format("several shapes of tables and files: `make bench-shapes`"))])
-    worst = {line["shape"]: line["speed_up"]["median"] for line in reversed(lines)}
-    slower = sum(line["verdict"] == "slower" for line in lines)
     groups = [BarGroup(_shape_words(line), [_speed_up_bar(line)]) for line in lines[:DRAWN_SHAPES]]
     more = f" The {DRAWN_SHAPES} worst of {len(lines)}; all are in the table." if len(lines) > DRAWN_SHAPES else ""
-    finding = (
-        f"The worst of {len(worst)} shapes is {lines[0]['shape'].replace('_', ' ')}, at {lines[0]['speed_up']['median']:.2f} × the "
-        f"speed of the best correct hand-written way; slower in {slower} of {len(lines)} settings."
-    )
     rows = [
         [
             line["shape"], f"{line['overlap']:.0%}", line["table_state"], line["plain_way"],
@@ -126,7 +120,7 @@ def shapes(data: RunData) -> Section:
     )
     note = f"Time of the plain way over ours, with its 95 % interval: above 1 we are faster.{more}"
     table = Table("Every shape, the worst first", head, rows, right=head[4:5])
-    return Section("Shapes", [Bars(finding, groups, note), Details(f"All {len(lines)} settings", [table])])
+    return Section("Shapes", [Bars(shapes_words(lines), groups, note), Details(f"All {len(lines)} settings", [table])])
 
 
 def _shape_words(line: Mapping[str, Any]) -> str:
