@@ -450,7 +450,10 @@ class WideIndex:
 
 @dataclass(frozen=True)
 class TargetTable:
-    """The target table as the catalog describes it."""
+    """The target table as the catalog describes it.
+
+    `distribution` says how Citus distributes it, in words: `by customer`, `as a reference table`; empty: not at all.
+    """
 
     schema: str
     name: str
@@ -466,6 +469,7 @@ class TargetTable:
     wide_indexes: tuple[WideIndex, ...] = ()
     created: bool = False
     server_version: int = 0
+    distribution: str = ""
 
     @property
     def qualified_name(self) -> str:

@@ -208,10 +208,7 @@ def order_type(column: Column) -> KeyType | None:
 def make_plan(question: Question) -> Plan:
     """Choose a strategy, or check the one asked for. Raises UnsafeStrategyError and TargetError with the reason."""
     spec, target, overlap = question.spec, question.target, question.overlap
-    if refusing := target.forced("refuse"):
-        raise TargetError(f"cannot load into {target.qualified_name}: {refusing[0].detail}")
-    if spec.conflict_action is ConflictAction.NEWER and not spec.order_by:
-        raise UsageError("--on-conflict newer needs --order-by COLUMN to decide which row is newer")
+    _check_possible(spec, target)
     _check_order(question)
     if not question.files:
         return Plan(Strategy.DETERMINISTIC, ("the table has taken all of these files before",), (), 0, "client")
@@ -281,6 +278,19 @@ def _about_triggers(target: TargetTable, sequential: Sequence[Hazard], strategy:
             "the load"
         ]
     return []
+
+
+def _check_possible(spec: LoadSpec, target: TargetTable) -> None:
+    """Refuse what no strategy can do with this table: raises TargetError and UsageError."""
+    if refusing := target.forced("refuse"):
+        raise TargetError(f"cannot load into {target.qualified_name}: {refusing[0].detail}")
+    if target.distribution and spec.undoable:
+        raise UsageError(
+            f"{target.qualified_name} is distributed by Citus, whose rows do not show which transaction wrote them, so a load "
+            "into it cannot be undone; leave --undoable out"
+        )
+    if spec.conflict_action is ConflictAction.NEWER and not spec.order_by:
+        raise UsageError("--on-conflict newer needs --order-by COLUMN to decide which row is newer")
 
 
 def _check_order(question: Question) -> None:

@@ -143,7 +143,7 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
             hazards += _partition_hazards(cursor, found.oid)
         if any(hazard.forces == "server" for hazard in hazards) and (reason := _not_hashable(cursor, arbiter, found)):
             hazards.append(Hazard(HazardKind.SERVER_KEY, reason, "sequential"))
-        cursor.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM {})").format(sql.Identifier(found.schema, found.name)))
+        cursor.execute(sql.SQL("SELECT NOT EXISTS (SELECT 1 FROM {})").format(sql.Identifier(found.schema, found.name)))
         is_empty = bool(cursor.fetchone()[0])
         return TargetTable(
             schema=found.schema,
@@ -159,7 +159,23 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
             checks=read_checks(cursor, found.oid, key, is_partitioned=found.kind == "p"),
             wide_indexes=read_wide_indexes(cursor, found.oid),
             server_version=connection.server_version,
+            distribution=_distribution(cursor, found.oid),
         )
+
+
+def _distribution(cursor: Any, oid: int) -> str:
+    """How Citus distributes a table; empty where it does not, or there is no Citus."""
+    cursor.execute("SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL")
+    if not cursor.fetchone()[0]:
+        return ""
+    cursor.execute(
+        "SELECT CASE partmethod WHEN 'n' THEN 'as a reference table' ELSE 'by ' || coalesce("
+        "pg_catalog.column_to_column_name(logicalrel, partkey::text), 'a column') END "
+        "FROM pg_catalog.pg_dist_partition WHERE logicalrel = %s",
+        (oid,),
+    )
+    row = cursor.fetchone()
+    return str(row[0]) if row else ""
 
 
 @dataclass(frozen=True)

@@ -251,14 +251,14 @@ class Upsert:
 def differs(upsert: Upsert, left: str, right: str) -> Composed:
     """Row images differ: this also tells `1.0` from `1.00`, and works on json."""
     new = SQL(", ").join(upsert.value(name, right, left) for name in upsert.values)
-    return SQL("(ROW({})::record *<> ROW({})::record)").format(names(upsert.values, left), new)
+    return SQL("pg_catalog.record_image_ne(ROW({}), ROW({}))").format(names(upsert.values, left), new)
 
 
 def compose_judged(upsert: Upsert, source: Composable) -> Composed:
     """Compose the CTEs `latest` (staged rows that did not lose to another) and `judged` (what will happen to them).
 
-    Unchanged rows are found by row image (`*<>`), which also tells `1.0` from `1.00` and works on json, and are left out
-    before ON CONFLICT, whose own WHERE would lock each row first.
+    Unchanged rows are found by row image (the function of `*<>`: Citus knows no such operator), which also tells `1.0` from
+    `1.00` and works on json, and are left out before ON CONFLICT, whose own WHERE would lock each row first.
     """
     target = upsert.target
     latest, present = latest_rows(upsert, source), present_rows(target, system_columns=upsert.undoable)

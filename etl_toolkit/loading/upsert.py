@@ -243,22 +243,24 @@ class Sample:
 
 
 def _sample(cursor: Any, upsert: Upsert, source: Composable) -> Sample:
+    limit = Literal(SAMPLE_ROWS)  # Citus does not take both in one statement
+    cursor.execute(SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT {}) AS n").format(source, limit))
+    (rows,) = cursor.fetchone()
     cursor.execute(
         SQL(
-            "SELECT (SELECT count(*) FROM (SELECT FROM {source} LIMIT {limit}) AS n), count(*) FILTER (WHERE NOT {differs}), "
-            "count(*) FILTER (WHERE {differs}) "
+            "SELECT count(*) FILTER (WHERE NOT {differs}), count(*) FILTER (WHERE {differs}) "
             "FROM (SELECT {columns}, {keys} FROM {source} LIMIT {limit}) AS latest JOIN ({present}) AS present ON {on}"
         ).format(
             differs=differs(upsert, "present", "latest"),
             source=source,
-            limit=Literal(SAMPLE_ROWS),
+            limit=limit,
             columns=names(upsert.layout.columns),
             keys=key_items(upsert.target),
             present=present_rows(upsert.target),
             on=match_keys(upsert.target, "present", "latest"),
         )
     )
-    return Sample(*cursor.fetchone())
+    return Sample(rows, *cursor.fetchone())
 
 
 def probed_rows(target: TargetTable, keys: Sequence[Sequence[str]]) -> Composed:

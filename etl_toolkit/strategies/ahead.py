@@ -16,6 +16,7 @@ import psycopg2
 
 from etl_toolkit.errors import EtlError
 from etl_toolkit.loading import ledger
+from etl_toolkit.loading.citus import allow_parallel_writes
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import is_waited_for, wait_for_nobody
@@ -68,6 +69,7 @@ def _load_ahead(run: Run, batch: Batch, turn: threading.Event) -> FileCounts | N
             if not claimed.is_ours:
                 return claimed.counts
             reach("claimed")
+            allow_parallel_writes(cursor, run.target)
             wait_for_nobody(cursor)
             counts = load_absent(run, cursor, batch)
             if counts is None:

@@ -10,6 +10,7 @@ import psycopg2
 
 from etl_toolkit.errors import EtlError
 from etl_toolkit.loading import ledger
+from etl_toolkit.loading.citus import is_key_violation
 from etl_toolkit.loading.copy import copy_records, copy_stream, open_body
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import copy_into, table
@@ -102,7 +103,9 @@ def _copy_or_undo(run: Run, cursor: Any, batch: Batch, copy: Callable[[], int]) 
     try:
         with run.phases.phase("copy"):
             rows = copy()
-    except psycopg2.errors.UniqueViolation:
+    except psycopg2.Error as error:
+        if not is_key_violation(error, run.target):
+            raise
         cursor.execute("ROLLBACK TO SAVEPOINT etl_direct; RELEASE SAVEPOINT etl_direct")
         run.keys_met.set()
         run.take_back(sent_before)

@@ -31,7 +31,7 @@ from etl_toolkit.loading.tombstones import (
     tombstone_layout,
     tombstone_table,
 )
-from etl_toolkit.loading.tripwire import own_rivals
+from etl_toolkit.loading.tripwire import Rivals, own_rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, KeyOverlap, Layout
 from etl_toolkit.overlap import measure
@@ -240,6 +240,12 @@ def _bury(run: Run, cursor: Any, own: Range) -> dict[int, Buried]:
     return buried
 
 
+def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
+    if run.spec.conflict_action is ConflictAction.IGNORE or run.target.distribution:
+        return None
+    return own_rivals(cursor, run.run_id, batch)
+
+
 def _chosen(run: Run, part: Part) -> Chosen:
     scan = run.scan
     assert scan is not None
@@ -271,7 +277,7 @@ def _copy_staged(run: Run, cursor: Any, batch: Batch, part: Part) -> dict[int, C
         unique=True,
         sorted=True,
         undoable=run.spec.undoable,
-        rivals=own_rivals(cursor, run.run_id, batch) if run.spec.conflict_action is not ConflictAction.IGNORE else None,
+        rivals=_rivals(run, cursor, batch),
         write=run.spec.write,
         marks=written_marks(run),
     )

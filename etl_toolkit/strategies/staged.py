@@ -13,6 +13,7 @@ import psycopg2
 from etl_toolkit.errors import driver_errors_mapped
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.assertions import assert_before_commit
+from etl_toolkit.loading.citus import allow_parallel_writes
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import Merged, Upsert, empty_staging, staging_table
@@ -77,6 +78,7 @@ def _load_once(run: Run, batch: Batch) -> FileCounts:
             run.sessions.commit(connection)
             return claimed.counts
         reach("claimed")
+        allow_parallel_writes(cursor, run.target)
         files = [run.file(position) for position in batch.files]
         others = _rivals(run, cursor, batch)
         load = _load_collapsed if batch.collapsed else _load_in_order
@@ -102,7 +104,7 @@ def finish(run: Run, connection: Any, cursor: Any, batch: Batch, counts: FileCou
 
 def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
     """Who must not have written a key of ours, where there are other lanes."""
-    if run.horizon is None:
+    if run.horizon is None or run.target.distribution:
         return None
     return rivals(cursor, run.run_id, batch, run.plan.lane_of[batch.number], run.horizon)
 

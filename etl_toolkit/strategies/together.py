@@ -20,6 +20,7 @@ import psycopg2
 from etl_toolkit.errors import AccountingError, DatabaseError, is_transient, reason_of
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.assertions import assert_before_commit
+from etl_toolkit.loading.citus import allow_parallel_writes
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
@@ -156,6 +157,7 @@ def _load_one(run: Run, cursor: Any, batch: Batch, write: Write, lost: FileCount
     if not claimed.is_ours:
         return claimed.counts
     reach("claimed")
+    allow_parallel_writes(cursor, run.target)
     counts = write(cursor, batch)
     if batch.partition == 0:
         counts = add_up([counts, lost])
