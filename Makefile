@@ -24,7 +24,7 @@ TEST_WORKERS ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-faults test-all fuzz lint lint-style lint-types lint-imports lint-notebooks format lab \
+.PHONY: help venv demo cluster-demo test test-faults test-all fuzz lint lint-style lint-types lint-imports lint-notebooks format lab \
 	notebooks bench bench-peers bench-shapes report picture lock audit clean
 
 help: ## show this list
@@ -45,6 +45,9 @@ $(PEERS): requirements-peers.lock $(STAMP)
 
 demo: $(STAMP) ## generate 3 CSV + 3 Parquet files, load them, quick sweep, HTML report
 	$(BIN)/python -m etl_toolkit demo $(ARGS)
+
+cluster-demo: $(STAMP) ## load the same files by one process, threads, processes and Dask; compare the hashes of all rows
+	$(BIN)/python docs/cluster_demo.py $(ARGS)
 
 test: $(STAMP) ## the tests, against temporary PostgreSQLs (or ETL_DSN)
 	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist worksteal $(ARGS)

@@ -103,7 +103,7 @@ def sessions(connection: Connection) -> list[tuple[Any, ...]]:
 def cluster() -> Iterator[Any]:
     """Two workers of Dask, each a process."""
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as local,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as local,
         distributed.Client(local) as client,
     ):
         yield client
@@ -420,7 +420,7 @@ def test_a_stopped_worker_is_given_up_and_writes_nothing_when_it_goes_on(
     files, mark = put_down(tmp_path / "in", contents()), tmp_path / "mark"
     with (
         dask_config.set({"distributed.scheduler.worker-ttl": "3s", "distributed.worker.heartbeat.interval": "500ms"}),
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as local,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as local,
         distributed.Client(local) as client,
     ):
         client.run(host_worker.move_in, tmp_path, database)
