@@ -80,6 +80,29 @@ class Dialect:
 
 
 @dataclass(frozen=True)
+class Feed:
+    """What all CSV files of a case have in common that plain CSV has not, and how a load is told so."""
+
+    delimiter: str = ""
+    escape: str = ""
+    null: str = ""
+    comment: str = ""
+    until: str = ""
+    skip: int = 0
+    footer: int = 0
+    is_fitted: bool = False  # records lack empty fields at their end
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of reading that say so."""
+        given = {
+            "delimiter": self.delimiter, "escape": self.escape, "comment": self.comment, "until": self.until, "skip": self.skip,
+            "footer": self.footer, "null": (self.null,) if self.null else (), "ragged": "pad" if self.is_fitted else "",
+        }  # fmt: skip
+        return {name: value for name, value in given.items() if value}
+
+
+@dataclass(frozen=True)
 class Content:
     """One file or frame. `kinds` are the Arrow types of its columns; `path_values` come from the directories of its path."""
 
@@ -91,6 +114,7 @@ class Content:
     dialect: Dialect = Dialect()
     path_values: tuple[tuple[str, str | None], ...] = ()
     flavour: str = ""  # of the frame or Parquet file
+    feed: Feed = Feed()
 
     @property
     def expected(self) -> Rows:
@@ -121,3 +145,4 @@ class Case:
     options: Mapping[str, Any]
     config: Mapping[str, Any] = field(default_factory=dict)
     fault: Fault | None = None
+    feed: Feed = Feed()

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from tests.fuzz.case import Case, Column, Content, Dialect, Fault, Table
+from tests.fuzz.case import Case, Column, Content, Dialect, Fault, Feed, Table
 from tests.fuzz.environments import CLIENTS, ENCODINGS, draw_settings
 from tests.fuzz.tables import draw_table
 from tests.fuzz.types import draw_kind, draw_text
@@ -56,9 +56,22 @@ def draw(seed: int) -> Case:
             else replace(content, form="parquet", path=f"{content.path}.parquet", flavour="")
             for content in contents
         ]
+    feed = _feed(Random(f"feed {seed}"))  # noqa: S311 - of its own, so that a seed draws what it drew before
+    contents = [replace(content, feed=feed) for content in contents]
     return Case(
         seed, environment, encoding, draw_settings(random), table, before, tuple(contents),
-        options=_options(random, table, contents, carried), config=_config(random, max(len(content.rows) for content in contents)), fault=fault,
+        options=_options(random, table, contents, carried), config=_config(random, max(len(content.rows) for content in contents)), fault=fault, feed=feed,
+    )  # fmt: skip
+
+
+def _feed(random: Random) -> Feed:
+    """Most often plain CSV."""
+    if random.random() < 0.6:
+        return Feed()
+    return Feed(
+        delimiter=random.choice(("", "", "||", "§", "|~|")), escape=random.choice(("", "", "\\")), null=random.choice(("", "NA", "\\N", "a")),
+        comment=random.choice(("", "#", "--")), until=random.choice(("", "THE END")), skip=random.choice((0, 0, 2)),
+        footer=random.choice((0, 0, 1, 3)), is_fitted=random.random() < 0.3,
     )  # fmt: skip
 
 

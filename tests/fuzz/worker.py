@@ -88,6 +88,7 @@ def _inputs(case: Case, directory: str) -> list[Any]:
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
     from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
     from etl_toolkit.loading import failpoints
+    from etl_toolkit.model import ReadOptions
     from tests.fault_worker import kill_me, nth
 
     case: Case = request["case"]
@@ -97,6 +98,7 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
         match request["verb"]:
             case "load":
                 options = {name: value for name, value in case.options.items() if value is not None}
+                options["read"] = ReadOptions(**case.feed.options)
                 actions = (
                     {case.fault.point: nth(case.fault.number, kill_me)} if case.fault and request["is_fatal"] else {}
                 )

@@ -31,23 +31,36 @@ def write_file(content: Content, directory: Path) -> Path:
 
 
 def csv_bytes(content: Content) -> bytes:
-    """The content as CSV: an empty text is quoted, NULL is nothing."""
-    dialect = content.dialect
+    """The content as CSV, in the way of its feed: an empty text is quoted, and so is what only looks like something else."""
+    dialect, feed = content.dialect, content.feed
+    delimiter = feed.delimiter or dialect.delimiter
+    marks = tuple(filter(None, (feed.comment, feed.until)))
 
     def field(text: str | None) -> str:
         if text is None:
-            return ""
-        odd = {dialect.delimiter, '"', "\n", "\r"}
+            return feed.null
+        odd = (delimiter, '"', "\n", "\r", feed.escape)
+        is_odd = (
+            any(part and part in text for part in odd) or text in ("\\.", "\\N", feed.null) or text.startswith(marks)
+        )
         # A line that is `\\.` ends the data of COPY before PostgreSQL 18; a blank one is no record.
-        if dialect.quote_all or not text.strip() or text in ("\\.", "\\N") or odd & set(text) or text != text.strip():
-            return '"' + text.replace('"', '""') + '"'
+        if dialect.quote_all or not text.strip() or is_odd or text != text.strip():
+            spelled = text.replace(feed.escape, feed.escape * 2) if feed.escape else text
+            return '"' + spelled.replace('"', '""') + '"'
         return text
 
-    lines = []
+    lines = [f'line {number} of "a title' for number in range(feed.skip)]
     for number, row in enumerate((content.columns, *content.rows)):
-        lines.append(dialect.delimiter.join(map(field, row)))
+        fields = list(map(field, row))
+        while feed.is_fitted and number and len(fields) > 2 and not fields[-1] and len(fields) <= len(content.columns):
+            fields.pop()
+        lines.append(delimiter.join(fields))
         if dialect.blank_every and number and number % dialect.blank_every == 0:
             lines.append("")
+        if feed.comment and number % 3 == 0:
+            lines.append(f'{feed.comment} "no record{delimiter}')
+    lines += [feed.until + " of it", "more"] if feed.until else []
+    lines += [f"{number} rows" for number in range(feed.footer)]
     text = dialect.line_end.join(lines) + (dialect.line_end if dialect.ends else "")
     mark = "\ufeff" if dialect.has_bom and dialect.encoding == "utf-8" else ""
     return (mark + text).encode(dialect.encoding, "surrogatepass")
