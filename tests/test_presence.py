@@ -84,3 +84,25 @@ def test_a_key_that_another_session_writes_meanwhile_is_updated(
     result = load_as_expected(database, connection, tmp_path, files, on_event=interfere)
     assert (result.counts.inserted, result.counts.updated) == (198, 202)
     assert [event for event in events if event.name == "fallback"]
+
+
+def test_a_worker_that_loses_its_session_loads_the_same_again(
+    tmp_path: Path, database: str, connection: Connection
+) -> None:
+    files = (rows("{}", range(400), "a"), rows("{}", range(300, 600), "b"))
+    fill(connection, "id int", rows("{}", range(0, 400, 2), "old"), files)
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        if event.name == "batch_done" and not killed:
+            with psycopg2.connect(database) as other, other.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'etl_toolkit % worker %' "
+                    "AND pg_terminate_backend(pid)"
+                )
+                killed.extend(pid for (pid,) in cursor.fetchall())
+            other.close()
+
+    result = load_as_expected(database, connection, tmp_path, files, on_event=kill)
+    assert killed
+    assert (result.counts.inserted, result.counts.updated) == (400, 200)
