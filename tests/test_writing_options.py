@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, WriteOptions, ingest
+from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, WriteOptions, explain_row, ingest
 from etl_toolkit.display import result_warnings
 from etl_toolkit.errors import TooManyDeletesError, UnknownColumnError, UnsafeStrategyError
 from etl_toolkit.model import LoadResult, SoftDelete
@@ -240,3 +240,65 @@ def test_new_columns_are_added_planned_and_can_be_typed(database: str, connectio
         assert ingest(path, "t", "id", database, write=WriteOptions(new_columns="ignore")).counts.inserted == 1
         with pytest.raises(UnknownColumnError, match=r"column 'other' is not in public\.t"):
             ingest(path, "t", "id", database)
+
+
+KINDS = {
+    "partitioned": "(id int PRIMARY KEY, name text) PARTITION BY RANGE (id)",
+    "second unique": "(id int PRIMARY KEY, name text UNIQUE)",
+    "expression": "(id int, name text)",
+    "partial": "(id int, name text)",
+    "trigger": "(id int PRIMARY KEY, name text)",
+}
+MORE = {
+    "partitioned": "CREATE TABLE p PARTITION OF t FOR VALUES FROM (0) TO (100)",
+    "expression": "CREATE UNIQUE INDEX ON t ((id))",
+    "partial": "CREATE UNIQUE INDEX ON t (id) WHERE id < 100",
+    "trigger": "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN coalesce(NEW, OLD); END'; "
+    "CREATE TRIGGER f BEFORE INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION f()",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_table_has_its_keys_deleted_and_given_back(
+    database: str, connection: Connection, tmp_path: Path, kind: str
+) -> None:
+    first = Rows(("id", "name", "op"), (("1", "x", "U"), ("2", "y", "U"), ("3", None, "D")))
+    second = Rows(("id", "name", "op"), (("1", None, "D"), ("4", "three", "U"), ("2", "z", "U")))
+    files = [write(content, tmp_path, f"{n}", "csv") for n, content in enumerate((first, second))]
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE t {KINDS[kind]}; {MORE.get(kind, '')}")
+        cursor.execute("INSERT INTO t VALUES (3, 'three'), (9, 'nine')")
+        for strategy in ("auto", "deterministic"):
+            processor = ConflictAwareProcessor(database, config=CONFIG)
+            spec = load_spec("t", "id", strategy=strategy, write=WriteOptions(**DELETE), undoable=True)  # type: ignore[arg-type]
+            result = processor.load(files, spec)
+            cursor.execute("SELECT id, name FROM t ORDER BY id")
+            assert cursor.fetchall() == [(2, "z"), (4, "three"), (9, "nine")]
+            check_balance(result, [first, second])
+            processor.undo(result.run_id)
+            cursor.execute("SELECT id, name FROM t ORDER BY id")
+            assert cursor.fetchall() == [(3, "three"), (9, "nine")]
+
+
+@pytest.mark.parametrize("strategy", ["deterministic", "streaming", "partitioned"])
+def test_of_a_tombstone_only_the_key_is_judged(
+    database: str, connection: Connection, tmp_path: Path, strategy: Any
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,size,op\n1,,D\n2,much,D\n,5,D\n7x,5,D\n3,,U\n4,5,U\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, size int NOT NULL); INSERT INTO t VALUES (1, 1), (2, 2)")
+        result = ingest(path, "t", "id", database, write=WriteOptions(**DELETE), strategy=strategy, max_rejects=3)
+        assert [(item.record, item.sqlstate) for item in result.rejects] == [(2, "23502"), (3, "22P02"), (4, "23502")]
+        assert (result.counts.deleted, result.counts.inserted) == (2, 1)
+
+
+def test_the_row_of_a_deleted_key_is_explained(database: str, connection: Connection, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,op\n1,U\n1,D\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    ingest(path, "t", "id", database, write=WriteOptions(**DELETE))
+    told = explain_row("t", {"id": "1"}, database)
+    assert (told.row, told.notes) == (None, ())
+    assert told.occurrences[0].verdict.endswith("it is a tombstone, and deletes the key")

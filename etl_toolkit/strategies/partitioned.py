@@ -183,9 +183,8 @@ def _bounds(run: Run, edges: Sequence[int]) -> list[str]:
     for number, (first, end) in enumerate(pairwise(edges)):
         lower = f"({keys}) >= ({key_at[first]})" if number and first in key_at else ""
         upper = f"({keys}) < ({key_at[end]})" if end in key_at else ""
-        everything = (
-            "true" if key_at or not number else "false"
-        )  # if there is no winner, all tombstones are of the first
+        # If there is no winner, all tombstones are of the first range.
+        everything = "true" if key_at or not number else "false"
         bounds.append(" AND ".join(filter(None, (lower, upper))) or everything)
     return bounds
 
