@@ -81,13 +81,13 @@ def read_feeds(place: str | Path, names: Sequence[str] = (), *, environ: Mapping
 
 def run_feeds(
     feeds: Sequence[Feed], dsn: Any = None, *, connections: int = CONNECTIONS, stop: Stop | None = None,
-    on_event: Callable[[Event], None] = lambda _event: None,
+    on_event: Callable[[Event], None] = lambda _event: None, on_outcome: Callable[[FeedOutcome], None] = lambda _outcome: None,
 ) -> list[FeedOutcome]:  # fmt: skip
     """Load feeds side by side and return what became of each, in their order.
 
     A feed waits for those before it that load the same table, and for those whose tables its own refers to by a foreign key;
     if one of them fails, it is skipped. `dsn` is the server of feeds that name none. No more than `connections` are open at a
-    time.
+    time. `on_outcome` is called with each outcome as soon as it is known.
     """
     stop = stop or Stop()
     before = find_order(feeds, dsn)
@@ -102,6 +102,7 @@ def run_feeds(
                 bad = [outcomes[other] for other in sorted(before[number]) if outcomes[other].status != "loaded"]
                 if bad or stop.is_set():
                     outcomes[number] = _leave_out(feeds[number], bad, stop)
+                    on_outcome(outcomes[number])
                 else:
                     own = Stop()  # its time limit is its own
                     task = pool.submit(_load, feeds[number], dsn, own, on_event, workers=workers, at_once=at_once)
@@ -109,6 +110,7 @@ def run_feeds(
             done, _ = wait(running, timeout=STEP_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
                 outcomes[running.pop(future)[0]] = future.result()
+                on_outcome(future.result())
             if stop.is_set():
                 for _, own in running.values():
                     own.set(stop.reason)

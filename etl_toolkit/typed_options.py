@@ -5,7 +5,6 @@ A field is known everywhere once it is added to its dataclass: in Python, on the
 
 from __future__ import annotations
 
-import json
 import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,15 +50,6 @@ def option_fields(kind: type[Any]) -> dict[str, Field[Any]]:
     return {item.metadata.get("name") or item.name: item for item in fields(kind)}
 
 
-def describe_options(kind: type[Any]) -> list[tuple[str, str, str, str]]:
-    """A row per option: its name, its default as TOML spells it, what it takes, and what it means."""
-    hints = _hints(kind)
-    return [
-        (name, _spell_default(item.default), _words(hints[item.name]), item.metadata.get("doc", ""))
-        for name, item in option_fields(kind).items()
-    ]
-
-
 def make_options(kind: type[T], values: Mapping[str, Any], base: T | None = None, *, origin: str = "") -> T:
     """Return `base` (else the defaults) with `values` over it. Raises UsageError that lists everything wrong with them."""
     found, mistakes = parse_options(kind, values, base)
@@ -83,48 +73,18 @@ def parse_options(
             continue
         item = by_name[name]
         try:
-            converted[item.name] = _convert_field(item, value, _hints(kind)[item.name])
+            converted[item.name] = _convert_field(item, value, hints_of(kind)[item.name])
         except _UnfitError as unfit:
             mistakes += [mistake.below(name) for mistake in unfit.mistakes]
+    if base is None and not mistakes:
+        missing = [name for name, item in known.items() if is_required(item) and item.name not in converted]
+        mistakes += [Mistake((), f"lacks {name}") for name in missing]
     if mistakes:
         return None, tuple(mistakes)
     try:
         return (replace(base, **converted) if base is not None else kind(**converted)), ()  # type: ignore[type-var]
     except UsageError as error:  # how options go together
         return None, (Mistake((), str(error)),)
-    except TypeError:
-        missing = [name for name, item in known.items() if item.name not in converted and _is_required(item)]
-        return None, tuple(Mistake((), f"lacks {name}") for name in missing)
-
-
-def json_schema(kind: type[Any]) -> dict[str, Any]:
-    """The JSON Schema of a table with these options."""
-    hints, properties = _hints(kind), {}
-    for name, item in option_fields(kind).items():
-        properties[name] = _schema_of(hints[item.name]) | {"description": item.metadata.get("doc", "")}
-        if item.default is not MISSING and item.default not in (None, ()):
-            properties[name]["default"] = item.default
-        if item.metadata.get("minimum") is not None:
-            properties[name]["minimum"] = item.metadata["minimum"]
-    required = [name for name, item in option_fields(kind).items() if _is_required(item)]
-    schema = {"type": "object", "properties": properties, "additionalProperties": False}
-    return schema | {"required": required} if required else schema
-
-
-def _schema_of(hint: Any) -> dict[str, Any]:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        kinds = [_schema_of(kind) for kind in arguments if kind is not type(None)]
-        return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
-    if origin is Literal:
-        return {"enum": list(arguments)}
-    if origin is tuple:
-        return {"anyOf": [_schema_of(arguments[0]), {"type": "array", "items": _schema_of(arguments[0])}]}
-    if origin is not None and issubclass(origin, Mapping):
-        return {"type": "object", "additionalProperties": _schema_of(arguments[1])}
-    if is_dataclass(hint) and isinstance(hint, type):
-        return json_schema(hint)
-    return {"type": {bool: "boolean", int: "integer", float: "number", str: "string"}[hint]}
 
 
 def parse_assignments(kind: type[Any], assignments: Iterable[str], *, origin: str) -> dict[str, Any]:
@@ -156,7 +116,8 @@ def spell_path(path: Iterable[str | int]) -> str:
     return spelled
 
 
-_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+# The types of a dataclass's fields, by name.
+hints_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 class _UnfitError(Exception):
@@ -166,7 +127,7 @@ class _UnfitError(Exception):
 
 
 def _unfit(hint: Any, value: Any) -> _UnfitError:
-    return _UnfitError([Mistake((), f"must be {_words(hint)}, not {value!r}")])
+    return _UnfitError([Mistake((), f"must be {in_words(hint)}, not {value!r}")])
 
 
 def _convert_field(item: Field[Any], value: Any, hint: Any) -> Any:
@@ -186,7 +147,7 @@ def _convert(value: Any, hint: Any) -> Any:  # noqa: C901 - a case per kind of t
     if origin is Literal:
         if not any(value == choice and type(value) is type(choice) for choice in arguments):
             raise _UnfitError(
-                [Mistake((), f"must be {_words(hint)}, not {value!r}{did_you_mean(str(value), arguments)}")]
+                [Mistake((), f"must be {in_words(hint)}, not {value!r}{did_you_mean(str(value), arguments)}")]
             )
         return value
     if origin is tuple:
@@ -247,25 +208,23 @@ def _each(items: Iterable[tuple[Any, Any]], hint: Any) -> dict[Any, Any]:
     return converted
 
 
-def _words(hint: Any) -> str:
+def in_words(hint: Any) -> str:
+    """What a type takes: `a text`, `"again" or "skip"`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_words(kind) for kind in arguments if kind is not type(None))
+        return " or ".join(in_words(kind) for kind in arguments if kind is not type(None))
     if origin is Literal:
         *others, last = [f'"{choice}"' if isinstance(choice, str) else repr(choice) for choice in arguments]
         return f"{', '.join(others)} or {last}" if others else last
     if origin is tuple:
-        return "a list of texts" if arguments[0] is str else f"a list ({_words(arguments[0])})"
+        return "a list of texts" if arguments[0] is str else f"a list ({in_words(arguments[0])})"
     if origin is not None and issubclass(origin, Mapping):
-        return f"a table (of each: {_words(arguments[1])})"
+        return f"a table (of each: {in_words(arguments[1])})"
     if is_dataclass(hint) and isinstance(hint, type):
         return f"a table with {', '.join(option_fields(hint))}"
     return _SCALARS.get(hint, "a value")
 
 
-def _spell_default(value: Any) -> str:
-    return "not set" if value is None or value is MISSING or value == () else json.dumps(value, default=str)
-
-
-def _is_required(item: Field[Any]) -> bool:
+def is_required(item: Field[Any]) -> bool:
+    """Whether a field has no default."""
     return item.default is MISSING and item.default_factory is MISSING

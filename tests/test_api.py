@@ -31,8 +31,9 @@ from etl_toolkit.model import (
     StrategyName,
     WriteOptions,
 )
+from etl_toolkit.option_schema import describe_options
 from etl_toolkit.request import connection_string, load_spec
-from etl_toolkit.typed_options import describe_options, make_options, parse_assignments
+from etl_toolkit.typed_options import make_options, parse_assignments
 
 # The options of reading that are parameters of their own; `read` takes all of them.
 SHORTCUTS = {
@@ -160,7 +161,7 @@ def test_a_key_is_named_once() -> None:
         (StrategyName, [*Strategy]),
         (OnConflict, [*ConflictAction]),
         (ExtraColumns, ["error", "ignore"]),
-        (FileFormat, ["csv", "pgtext", "parquet"]),
+        (FileFormat, ["csv", "pgtext", "jsonl", "parquet", "arrow"]),
     ],
 )
 def test_the_choices_are_those_there_are(literal: Any, values: list[str]) -> None:

@@ -20,8 +20,8 @@ def register(app: typer.Typer) -> None:
 def list_options() -> None:
     """List the options of reading and writing: for a feed, for --read and --write, and for Python."""
     from etl_toolkit.model import ReadOptions, WriteOptions
+    from etl_toolkit.option_schema import describe_options
     from etl_toolkit.tables import Lines, to_text
-    from etl_toolkit.typed_options import describe_options
 
     typer.echo(
         to_text(

@@ -35,7 +35,7 @@ def run(
 
     feeds = read_feeds(place, names or [])
     with stopped_by_signals() as stop:
-        outcomes = run_feeds(feeds, options.resolve_dsn(dsn), connections=connections, stop=stop)
+        outcomes = run_feeds(feeds, options.resolve_dsn(dsn), connections=connections, stop=stop, on_outcome=_tell)
     code = _code_of(outcomes)
     if as_json:
         options.print_json({"feeds": [outcome.as_dict() for outcome in outcomes], "code": code})
@@ -55,6 +55,10 @@ def run(
         )
     if code:
         raise typer.Exit(code)
+
+
+def _tell(outcome: FeedOutcome) -> None:
+    typer.echo(f"{outcome.feed.name}: {outcome.status} in {outcome.seconds:.1f} s", err=True)
 
 
 def _code_of(outcomes: Sequence[FeedOutcome]) -> int:

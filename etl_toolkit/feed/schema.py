@@ -8,7 +8,7 @@ from typing import Any
 from etl_toolkit.config import COMMITS, ParallelConfig
 from etl_toolkit.feed.sections import SECTIONS, Top, describe_settings
 from etl_toolkit.model import Strategy
-from etl_toolkit.typed_options import json_schema
+from etl_toolkit.option_schema import json_schema
 
 SCHEMA_FILE = "feed.schema.json"
 
