@@ -139,8 +139,8 @@ def _remedy(extra: Sequence[str]) -> str:
     """What to do about columns that the table lacks; to leave one out may turn deletes into rows."""
     if marks := [name for name in extra if _DELETE_MARK.fullmatch(name)]:
         return (
-            f"{marks[0]!r} seems to mark deleted rows, which would be loaded like any others without it: remove those rows "
-            "from the file, or add the column to the table"
+            f"{marks[0]!r} seems to mark deleted rows, which would be loaded like any others without it: say which values do, "
+            f"as in --write 'delete={{column = \"{marks[0]}\", values = [\"D\"]}}', or add the column to the table"
         )
     return "fix the header, or leave out these columns with --extra-columns ignore"
 

@@ -104,11 +104,6 @@ class Run:
         return {file.position: file for file in self.files}
 
     @property
-    def positions(self) -> Mapping[int, SourceFile]:
-        """The files by their position."""
-        return self._file_at
-
-    @property
     def is_stopped(self) -> bool:
         return self.stop.is_set() or self.failed.is_set()
 

@@ -128,14 +128,14 @@ def written_marks(run: Run) -> dict[str, Composable]:
         is_marked = "etl_gone" if write.delete and write.delete.soft else "false"
         mark = is_marked if kind.base_type == "bool" else f"CASE WHEN {is_marked} THEN pg_catalog.now() END"
         marks[write.cleared] = ours(target, f"({mark})::{{}}").format(SQL(kind.type))
-    last = max((file.position for file in run.files), default=0)
-    names = [run.file(at).name if at in run.positions else None for at in range(last + 1)]
+    names = {file.position: file.name for file in run.files}
+    by_position = [names.get(at) for at in range(max(names, default=-1) + 1)]
     for name, text in write.set.items():
         value: Composable = Literal(run.run_id if text == "$run" else text)
         if text == "now()":
             value = SQL("pg_catalog.now()")
         elif text == "$file":
-            value = ours(target, "({}::text[])[etl_file + 1]").format(Literal(names))
+            value = ours(target, "({}::text[])[etl_file + 1]").format(Literal(by_position))
         marks[name] = SQL("{}::{}").format(value, SQL(target.column(name).type))
     return marks
 
