@@ -140,7 +140,7 @@ def _remedy(extra: Sequence[str]) -> str:
     if marks := [name for name in extra if _DELETE_MARK.fullmatch(name)]:
         return (
             f"{marks[0]!r} seems to mark deleted rows, which would be loaded like any others without it: say which values do, "
-            f"as in --write 'delete={{column = \"{marks[0]}\", values = [\"D\"]}}', or add the column to the table"
+            f'as in --write \'delete={{column = "{marks[0]}", values = ["D"]}}\', or add the column to the table'
         )
     return "fix the header, or leave out these columns with --extra-columns ignore"
 
