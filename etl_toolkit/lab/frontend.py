@@ -13,6 +13,7 @@ from etl_toolkit.display import short_names
 from etl_toolkit.lab.clusters import order_files
 from etl_toolkit.lab.fixing import FixableRow
 from etl_toolkit.model import KeyOverlap
+from etl_toolkit.overlap import MAX_PAIRS
 
 _HERE = Path(__file__).parent
 
@@ -26,6 +27,7 @@ class OverlapMap(anywidget.AnyWidget):
     distinct: Any = traitlets.List().tag(sync=True)
     pairs: Any = traitlets.List().tag(sync=True)
     summary = traitlets.Unicode().tag(sync=True)
+    is_cut = traitlets.Bool().tag(sync=True)  # there are more pairs than are listed
     chosen: Any = traitlets.List().tag(sync=True)
 
     @classmethod
@@ -36,6 +38,7 @@ class OverlapMap(anywidget.AnyWidget):
             order=order_files(overlap),
             distinct=[file.distinct_keys for file in overlap.files],
             pairs=[[left, right, shared] for (left, right), shared in overlap.pairs.items()],
+            is_cut=len(overlap.pairs) >= MAX_PAIRS,
             summary=f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} distinct keys appear in more than one of "
             f"{len(overlap.files):,} files",
         )

@@ -1,5 +1,5 @@
 // A matrix of files: wheel zooms, dragging moves, hovering shows counts, a click or Enter chooses two files.
-const LARGEST = 520, LABELS = 150, SMALLEST_LABEL = 11;
+const LARGEST = 520, LABELS = 150, SMALLEST_LABEL = 11, WIDEST_NUMBER = 30;
 
 function render({ model, el }) {
   const names = model.get("names"), order = model.get("order"), keys = model.get("distinct");
@@ -29,8 +29,8 @@ function render({ model, el }) {
   function words([x, y]) {
     const a = order[y], b = order[x];
     if (a === b) return `${names[a]}: ${number(keys[a])} distinct keys`;
-    const n = keysOf(a, b);
-    return `${names[Math.min(a, b)]} and ${names[Math.max(a, b)]}: ${n ? number(n) : "no"} shared key${n === 1 ? "" : "s"}`;
+    const n = keysOf(a, b), none = model.get("is_cut") ? "few or no" : "no";
+    return `${names[Math.min(a, b)]} and ${names[Math.max(a, b)]}: ${n ? number(n) : none} shared key${n === 1 ? "" : "s"}`;
   }
 
   function draw() {
@@ -59,15 +59,18 @@ function render({ model, el }) {
     pen.strokeRect(0.5, 0.5, SIDE - 1, SIDE - 1);
     if (at) { pen.lineWidth = 2; pen.strokeRect(at[0] * size - left, at[1] * size - top, size, size); }
     pen.restore();
-    const step = Math.max(1, Math.ceil(SMALLEST_LABEL / size));
+    const step = Math.max(1, Math.ceil(SMALLEST_LABEL / size)), stepBelow = Math.max(1, Math.ceil(WIDEST_NUMBER / size));
     pen.fillStyle = ink;
     pen.font = "10px sans-serif";
     pen.textBaseline = "middle";
+    pen.textAlign = "right";
     for (let n = 0; n < count; n += step) {
-      const y = (n + 0.5) * size - top, x = (n + 0.5) * size - left, name = names[order[n]];
-      pen.textAlign = "right";
+      const y = (n + 0.5) * size - top, name = names[order[n]];
       if (y > 0 && y < SIDE) pen.fillText(name.length > 24 ? "…" + name.slice(-23) : name, LABELS - 4, y);
-      pen.textAlign = "center";
+    }
+    pen.textAlign = "center";
+    for (let n = 0; n < count; n += stepBelow) {
+      const x = (n + 0.5) * size - left;
       if (x > 0 && x < SIDE) pen.fillText(String(order[n] + 1), LABELS + x, SIDE + 10);
     }
   }
