@@ -12,8 +12,8 @@ import traitlets
 from etl_toolkit.display import short_names
 from etl_toolkit.lab.clusters import order_files
 from etl_toolkit.lab.fixing import FixableRow
+from etl_toolkit.lab.samples import lists_some_pairs
 from etl_toolkit.model import KeyOverlap
-from etl_toolkit.overlap import MAX_PAIRS
 
 _HERE = Path(__file__).parent
 
@@ -38,7 +38,7 @@ class OverlapMap(anywidget.AnyWidget):
             order=order_files(overlap),
             distinct=[file.distinct_keys for file in overlap.files],
             pairs=[[left, right, shared] for (left, right), shared in overlap.pairs.items()],
-            is_cut=len(overlap.pairs) >= MAX_PAIRS,
+            is_cut=lists_some_pairs(overlap),
             summary=f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} distinct keys appear in more than one of "
             f"{len(overlap.files):,} files",
         )

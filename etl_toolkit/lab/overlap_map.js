@@ -29,7 +29,7 @@ function render({ model, el }) {
   function words([x, y]) {
     const a = order[y], b = order[x];
     if (a === b) return `${names[a]}: ${number(keys[a])} distinct keys`;
-    const n = keysOf(a, b), none = model.get("is_cut") ? "few or no" : "no";
+    const n = keysOf(a, b), none = model.get("is_cut") ? "an unlisted number of" : "no";
     return `${names[Math.min(a, b)]} and ${names[Math.max(a, b)]}: ${n ? number(n) : none} shared key${n === 1 ? "" : "s"}`;
   }
 

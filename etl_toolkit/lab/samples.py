@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.model import KeyOverlap, ReadOptions, SourceFile
+from etl_toolkit.overlap import MAX_PAIRS
 from etl_toolkit.sources import resolve, text_relation
 from etl_toolkit.workspace import Workspace, open_workspace
 
@@ -22,17 +23,18 @@ class SharedKey:
     files: tuple[str, ...]
 
 
+def lists_some_pairs(overlap: KeyOverlap) -> bool:
+    """Whether files may share keys although their pair is not listed: there were too many pairs."""
+    return len(overlap.pairs) >= MAX_PAIRS or (overlap.shared_keys > 0 and not overlap.pairs)
+
+
 def sample_shared_keys(
     overlap: KeyOverlap, left: int, right: int, read: ReadOptions, config: ParallelConfig
 ) -> list[SharedKey]:
     """Return some keys that the files at two positions share; keys are compared as text."""
-    later = [
-        file.position
-        for file in overlap.files
-        if file.position > right
-        and overlap.pairs.get((left, file.position))
-        and overlap.pairs.get((right, file.position))
-    ]
+    pairs, group = overlap.pairs, next(group for group in overlap.groups if right in group)
+    is_cut = lists_some_pairs(overlap)  # then any later file of the group may have the keys
+    later = [n for n in group if n > right and (is_cut or (pairs.get((left, n)) and pairs.get((right, n))))]
     names = [overlap.file_at[position].name for position in (left, right, *later)]
     with open_workspace(config, threads=2) as workspace:
         files = resolve(names, read, workspace, max_rejects=MOST_REJECTS).files
