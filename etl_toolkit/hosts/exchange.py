@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from etl_toolkit.errors import SourceError
@@ -32,17 +32,20 @@ class Exchange:
     directory: Path
     sign: str = f"{SIGN}-1"
     _number: int = 1
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def touch(self) -> None:
-        (self.directory / self.sign).touch(exist_ok=True)
+        with self._lock:  # else a sign that is taken away could come back
+            (self.directory / self.sign).touch(exist_ok=True)
 
     def renew(self) -> None:
         """Let the tasks that run now give up, and those that are to come go on."""
-        before = self.directory / self.sign
-        self._number += 1
-        self.sign = f"{SIGN}-{self._number}"
-        self.touch()
-        before.unlink(missing_ok=True)
+        with self._lock:
+            before = self.directory / self.sign
+            self._number += 1
+            self.sign = f"{SIGN}-{self._number}"
+            (self.directory / self.sign).touch()
+            before.unlink(missing_ok=True)
 
 
 @contextmanager

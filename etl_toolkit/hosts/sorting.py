@@ -63,7 +63,9 @@ def _look(task: SortFile, here: Here) -> SourceFile:
     named = path_values(Path(task.name))
     file = replace(file, name=task.name, path_values=tuple(item for item in file.path_values if item in named))
     localize = partial(localize_instants, match_columns([file], target, spec), workspace=here.workspace)
-    return here.sessions.ask("catalog", lambda connection: localize(connection=connection))[0]
+    matched = here.sessions.ask("catalog", lambda connection: localize(connection=connection))[0]
+    here.sessions.close_idle()  # the search for bad rows opens its own: a task has one connection at a time
+    return matched
 
 
 def _find_rejects(task: SortFile, here: Here, file: SourceFile, layout: Layout, scanned: KeyScan) -> tuple[Reject, ...]:
