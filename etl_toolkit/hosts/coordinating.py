@@ -113,8 +113,10 @@ class _Loading:
         )  # fmt: skip
 
     def _give_up(self) -> None:
-        self.found.exchange.renew()  # first, so that no task tries again
-        self.meeting.end()
+        try:
+            self.found.exchange.renew()  # first, so that no task tries again
+        finally:
+            self.meeting.end()
 
     def _watch_keys(self) -> None:
         self.meeting.look()

@@ -41,11 +41,10 @@ class Exchange:
     def renew(self) -> None:
         """Let the tasks that run now give up, and those that are to come go on."""
         with self._lock:
-            before = self.directory / self.sign
+            (self.directory / self.sign).unlink(missing_ok=True)
             self._number += 1
             self.sign = f"{SIGN}-{self._number}"
             (self.directory / self.sign).touch()
-            before.unlink(missing_ok=True)
 
 
 @contextmanager
