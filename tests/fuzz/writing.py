@@ -39,7 +39,7 @@ def csv_bytes(content: Content) -> bytes:
     def field(text: str | None) -> str:
         if text is None:
             return feed.null
-        odd = (delimiter, '"', "\n", "\r", feed.escape)
+        odd = (*delimiter, '"', "\n", "\r", feed.escape)
         is_odd = (
             any(part and part in text for part in odd) or text in ("\\.", "\\N", feed.null) or text.startswith(marks)
         )
