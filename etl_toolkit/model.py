@@ -330,7 +330,8 @@ class Column:
     `is_utf8` says that the database keeps text as UTF-8, so it has every character, each of them once.
     `expression` is, as SQL, its default or, where it is `generated` (stored or virtual), what it is generated from: the
     columns it `reads`. A default that `is_repeatable` may be evaluated once more without a trace, and two rows may get the
-    same. `collation` is named where it is not the type's own.
+    same. `collation` is named where it is not the type's own. The `base_type` of a
+    domain is `domain`, and `domain_of` the name of the type that it narrows.
     """
 
     name: str
@@ -347,6 +348,7 @@ class Column:
     is_utf8: bool = True
     collation: str | None = None
     is_enum: bool = False
+    domain_of: str = ""
 
     @property
     def is_generated(self) -> bool:

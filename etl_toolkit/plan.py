@@ -118,7 +118,9 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
             f"{where}lacks the column '{spec.order_by}' that decides which row wins (--order-by)"
             f"{did_you_mean(spec.order_by, present)}"
         )
-    types = {column.name: column.base_type for column in target.columns}
+    # Of a domain, what texts mean is decided by the type below; how other values are spelled, not.
+    is_text = file.format == "csv"
+    types = {column.name: (is_text and column.domain_of) or column.base_type for column in target.columns}
     target_types = tuple(types.get(name, "") for name in renamed)
     return replace(
         file,

@@ -39,7 +39,11 @@ SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
              AND (SELECT f.provolatile = 'v' FROM pg_catalog.pg_proc f WHERE f.oid = p.refobjid)))
        AND coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid) !~ E'\\\\m(nextval|gen_random_uuid|uuidv4|uuidv7)\\\\M', true),
        CASE WHEN a.attcollation <> t.typcollation
-            THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END
+            THEN pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname) END,
+       (WITH RECURSIVE narrowed AS (
+         SELECT t.typname, t.typtype, t.typbasetype UNION ALL
+         SELECT b.typname, b.typtype, b.typbasetype FROM narrowed n JOIN pg_catalog.pg_type b ON b.oid = n.typbasetype
+         WHERE n.typtype = 'd') SELECT typname::text FROM narrowed WHERE typtype <> 'd' AND t.typtype = 'd')
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
@@ -356,9 +360,10 @@ def _columns(cursor: Any, oid: int) -> tuple[Column, ...]:
             is_utf8=encoding in (None, "UTF8"),
             collation=collation,
             is_enum=kind == "e",
+            domain_of=domain_of or "",
         )
         for (name, type_name, base, modifier, not_null, expression, generated, identity, deterministic, kind,
-             domain_not_null, reads, is_repeatable, collation) in cursor.fetchall()
+             domain_not_null, reads, is_repeatable, collation, domain_of) in cursor.fetchall()
     )  # fmt: skip
 
 

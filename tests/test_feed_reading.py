@@ -242,3 +242,15 @@ def test_a_run_that_is_resumed_reads_as_it_did_before(
         cursor.execute("SELECT run_id FROM etl_toolkit.runs")
         assert ConflictAwareProcessor(table).resume(cursor.fetchone()[0])
     assert [row[:2] for row in rows(connection)] == [(2, None), (1000, "1234.56"), (1001, "-5")]
+
+
+def test_a_domain_is_read_as_the_type_that_it_narrows(database: str, connection: Connection, tmp_path: Path) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE DOMAIN price AS numeric CHECK (value > 0); CREATE DOMAIN fair_price AS price CHECK (value < 9999)"
+        )
+        cursor.execute("CREATE DOMAIN note AS text; CREATE TABLE t (id int PRIMARY KEY, p fair_price, n note)")
+    path = put(tmp_path / "a.csv", "id;p;n\n1;1.234,5;1.234,5\n2;1.23;x\n3;12.345;x\n")
+    result = ingest(path, "t", "id", database, read=ReadOptions(decimal=",", thousands="."), max_rejects=2)
+    assert rows(connection, "id, p::text, n::text") == [(1, "1234.5", "1.234,5")]
+    assert [row.line for row in result.rejects] == [3, 4]
