@@ -2,11 +2,14 @@
 
 names, globs, frames ──► expanding ──► csv_file / json_lines / typed ──► resolving ──► relation / held
                                       │
+                                      ├─ asked      what options cannot be; `naming`: what columns are called
+                                      ├─ fetched    what is no file yet: `archives`, `pipes`
                                       ├─ octets     decompress, decode, hash
                                       ├─ copy_text  COPY's text format as CSV
                                       ├─ dialect    delimiter and header
                                       ├─ structure  what is clean, a block at a time
                                       ├─ records    what is not, a record at a time
+                                      ├─ values     what texts mean: NULL, numbers, dates, truth
                                       ├─ exact      Arrow types that DuckDB reads exactly; cells of pandas: `cells`
                                       └─ pages      checksums of Parquet; its text that is not UTF-8: `bad_texts`
 """
