@@ -130,3 +130,11 @@ def test_a_hundred_files_of_ten_megabytes_take_less_than_two_seconds(tmp_path: P
     text = propose_feed([str(tmp_path / "*.csv")], tmp_path / "a.toml")
     assert time.process_time() - started < 2
     assert "rows of 100 files" in text
+
+
+def test_hostile_names_are_spelled_so_that_the_feed_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / 'a "${HOME}"\\.csv'
+    path.write_text('"i\nd";"${X}""";"op"\n1;-;D\n2;5;I\n')
+    feed = write_feed(propose_feed([str(path)], tmp_path / "a.toml"), tmp_path / "a.toml")
+    assert (feed.files, feed.spec.key) == ((str(path),), ("i\nd",))
+    assert feed.spec.read.null == {'${X}"': ("-",)}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from etl_toolkit.config.layers import toml_value
 from etl_toolkit.errors import ConfigError
 from etl_toolkit.feed.document import Feed
 from etl_toolkit.feed.findings import Finding, find_keys, find_out
@@ -20,6 +21,7 @@ from etl_toolkit.sources import expand
 from etl_toolkit.sources.inputs import path_values
 from etl_toolkit.target import find_table, unique_keys
 
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # in comments: those of values are escaped
 _TEXTUAL = ("text", "varchar", "bpchar", "citext", "name", "json", "jsonb")
 
 
@@ -33,18 +35,13 @@ def propose_feed(patterns: Sequence[str], out: Path, *, table: str | None = None
         samples = list(pool.map(partial(take_sample, files=len(paths)), paths))
     known = _read_table(connection, table) if connection is not None and table else None
     name = table or re.sub(r"\W+", "_", re.sub(r"[\d_.-]*$", "", paths[0].name.split(".")[0]) or "target").lower()
-    return "\n".join(
-        [
-            *_head(samples, name, known),
-            "",
-            *_files(patterns, paths, out),
-            "",
-            *_reading(samples, known),
-            "",
-            *_writing(samples, known),
-            "",
-        ]
+    parts = (
+        _head(samples, name, known),
+        _files(patterns, paths, out),
+        _reading(samples, known),
+        _writing(samples, known),
     )
+    return "\n".join(_CONTROL.sub("\ufffd", line) for part in parts for line in (*part, ""))
 
 
 def write_feed(text: str, out: Path) -> Feed:
@@ -57,11 +54,12 @@ def write_feed(text: str, out: Path) -> Feed:
     return Feed.from_toml(out)
 
 
+@dataclass(frozen=True)
 class _Table:
     """Columns of the table with their types, and the columns of its unique indexes, the primary key first."""
 
-    def __init__(self, types: Mapping[str, str], keys: Sequence[tuple[str, ...]]) -> None:
-        self.types, self.keys = types, keys
+    types: Mapping[str, str]
+    keys: Sequence[tuple[str, ...]]
 
 
 def _read_table(connection: Any, table: str) -> _Table | None:
@@ -93,7 +91,7 @@ def _looked_at(samples: Sequence[Sample]) -> str:
 
 def _head(samples: Sequence[Sample], name: str, known: _Table | None) -> list[str]:
     lines = [f"# What `feed init` found in {_looked_at(samples)}; look at every line that has a question mark.", ""]
-    lines.append(f"table = {toml_value(name)}" + ("" if known else "  # is created, see [write]"))
+    lines.append(f"table = {_text(name)}" + ("" if known else "  # is created, see [write]"))
     columns = {*_columns(samples), *(name for sample in samples for name, _ in path_values(sample.path))}
     if known and (of_index := next((key for key in known.keys if columns >= set(key)), None)):
         return [*lines, f"key = {_list(of_index)}  # a unique index of the table"]
@@ -107,7 +105,7 @@ def _head(samples: Sequence[Sample], name: str, known: _Table | None) -> list[st
 
 
 def _files(patterns: Sequence[str], paths: Sequence[Path], out: Path) -> list[str]:
-    given = [os.path.relpath(pattern, out.parent) for pattern in patterns]
+    given = [each if "://" in each else os.path.relpath(each, out.parent) for each in patterns]
     lines = [
         "[files]",
         f"paths = {_list(given)}  # {len(paths)} now, in this order: {paths[0].name} … {paths[-1].name}",
@@ -131,7 +129,9 @@ def _reading(samples: Sequence[Sample], known: _Table | None) -> list[str]:
                 if len(counted) == 1
                 else f"  # ? {len(counted)} kinds: " + ", ".join(f"{value!r} in {times}" for value, times in counted)
             )
-            spelled = '"tab"' if counted[0][0] == "\t" else toml_value(counted[0][0])
+            spelled = (
+                '"tab"' if counted[0][0] == "\t" else _text(found) if isinstance(found := counted[0][0], str) else found
+            )
             lines.append(f"{option} = {spelled}{doubt or ('  # ? not UTF-8' if option == 'encoding' else '')}")
     if headless := next((sample for sample in texts if not sample.has_header), None):
         lines.append(
@@ -147,7 +147,7 @@ def _reading(samples: Sequence[Sample], known: _Table | None) -> list[str]:
         f"{f', {item.empty:,} empty' if item.empty else ''}"
         for item in found
     ]
-    return [line.replace("\n", " ") for line in lines]
+    return lines
 
 
 def _values(found: Sequence[Finding]) -> list[str]:
@@ -167,9 +167,7 @@ def _values(found: Sequence[Finding]) -> list[str]:
         lines.append(f'thousands = ","  # {", ".join(thousands)}')
     if formats := {item.name: item.date_format for item in found if item.date_format}:
         lines.append(
-            "date_format = { "
-            + ", ".join(f"{_key(name)} = {toml_value(text)}" for name, text in formats.items())
-            + " }"
+            "date_format = { " + ", ".join(f"{_key(name)} = {_text(text)}" for name, text in formats.items()) + " }"
         )
     lines += [
         f'# ? {item.name}: day or month first? date_format = {{ {_key(item.name)} = "%d/%m/%Y" }} or "%m/%d/%Y"'
@@ -183,7 +181,7 @@ def _writing(samples: Sequence[Sample], known: _Table | None) -> list[str]:
     marks = [item for item in _findings(samples) if item.deletes]
     for item in marks:
         lines.append(f"# ? {item.name} seems to mark rows that are gone:")
-        rule = f"delete = {{ column = {toml_value(item.name)}, values = {_list(item.deletes)} }}"
+        rule = f"delete = {{ column = {_text(item.name)}, values = {_list(item.deletes)} }}"
         lines.append(rule if item is marks[0] and known and item.name not in known.types else f"# {rule}")
     if known and (
         extra := [
@@ -194,9 +192,15 @@ def _writing(samples: Sequence[Sample], known: _Table | None) -> list[str]:
     return [*lines, 'loaded = "again"  # or "skip": leave out files whose content the table has taken']
 
 
+def _text(text: str) -> str:
+    """A text as TOML spells it, in which no variable is meant."""
+    return json.dumps(text.replace("${", "$${"), ensure_ascii=False)
+
+
 def _list(texts: Sequence[str]) -> str:
-    return f"[{', '.join(map(toml_value, texts))}]"
+    return f"[{', '.join(map(_text, texts))}]"
 
 
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml_value(name)
+    """A name as TOML spells it; no variables are replaced in names."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
