@@ -21,7 +21,7 @@ class Background:
         self._threads: set[threading.Thread] = set()
 
     def begin(
-        self, subject: str, work: Callable[[], T], then: Callable[[T], Any], last: Callable[[], Any] = int
+        self, subject: str, work: Callable[[], T], then: Callable[[T], Any], last: Callable[[], Any] | None = None
     ) -> None:
         """Call `then` with what `work` returns, and `last` in any case; both in the thread that does it."""
         with self._lock:
@@ -38,7 +38,8 @@ class Background:
                 if not isinstance(error, EtlError):
                     raise  # a defect of ours: its traceback goes to the log
             finally:
-                last()
+                if last is not None:
+                    last()
                 self._threads.discard(threading.current_thread())
 
         thread = threading.Thread(target=run, name=f"etl-lab-{subject}", daemon=True)
