@@ -181,6 +181,7 @@ def test_a_text_column_keeps_its_commas() -> None:
     ({"date_format": "today"}, "has no directive"),
     ({"true": ["ja"], "false": ["JA"]}, "'ja' is given for both"),
     ({"currency": ["-"]}, "a currency is a sign"),
+    ({"currency": ["5€"]}, "a currency is a sign"),
     ({"columns": ["a", "a"]}, "'a' is named twice"),
 ])  # fmt: skip
 def test_options_that_no_file_can_have_are_refused(options: dict[str, Any], message: str) -> None:

@@ -109,9 +109,10 @@ def _check_values(options: ReadOptions) -> None:
 
 def _check_words(options: ReadOptions) -> None:
     for sign in options.currency:
-        if not sign.strip() or any(
-            character.isdigit() or character in "+-.,'eE()" for character in sign if len(sign) == 1
-        ):
+        is_sign = (
+            sign.strip() and sign not in (*".,'eE()",) and not any(part.isdigit() or part in "+-" for part in sign)
+        )
+        if not is_sign:
             raise UsageError(f"a currency is a sign or a code, for example € or EUR, and not {sign!r}")
     for word in options.true:
         if word.lower() in (other.lower() for other in options.false):

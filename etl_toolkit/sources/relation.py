@@ -165,7 +165,7 @@ def csv_relation(files: Sequence[SourceFile]) -> str:
     relation = (
         f"(SELECT file_index, {', '.join(names)} FROM read_csv([{_paths(files)}], columns = {{{columns}}}, "
         f"delim = {literal(dialect.delimiter)}, quote = {literal(dialect.quote)}, escape = {literal(dialect.quote)}, "
-        f"{nulls_of_reader(files[0].read)}, {_options(files)}))"
+        f"{nulls_of_reader(files[0])}, {_options(files)}))"
     )
     return converted(relation, files[0], names)
 

@@ -61,10 +61,15 @@ def is_as_in_file(file: SourceFile, name: str) -> bool:
     return target != UNKNOWN and not is_date and not is_number(file, name)
 
 
-def nulls_of_reader(options: ReadOptions) -> str:
-    """What DuckDB's reader takes for NULL: a field without quotes, unless a quoted empty one is NULL as well."""
-    markers = ["", *(options.null if not isinstance(options.null, Mapping) else ())]
-    is_quoted = "true" if options.quoted_empty == "null" else "false"
+def nulls_of_reader(file: SourceFile) -> str:
+    """What DuckDB's reader takes for NULL: a field without quotes, unless a quoted empty one is NULL as well.
+
+    A text that only quotes can hold is none of the reader's.
+    """
+    special = [text for text in (file.dialect.delimiter, file.dialect.quote) if text]
+    listed = file.read.null if not isinstance(file.read.null, Mapping) else ()
+    markers = ["", *(text for text in listed if text and not any(part in text for part in special))]
+    is_quoted = "true" if file.read.quoted_empty == "null" else "false"
     return f"nullstr = [{', '.join(map(literal, markers))}], allow_quoted_nulls = {is_quoted}"
 
 
@@ -107,6 +112,8 @@ def _without_nulls(text: str, name: str, options: ReadOptions) -> str:
     conditions = []
     if isinstance(options.null, Mapping) and (markers := _of_column(options.null, name)):
         conditions.append(f"{bare} IN ({', '.join(map(literal, markers))})")
+    elif options.null and options.quoted_empty == "null":
+        conditions.append(f"{bare} IN ({', '.join(map(literal, options.null))})")
     if options.trim:
         markers = ["", *(options.null if not isinstance(options.null, Mapping) else ())]
         conditions.append(f"({bare} IN ({', '.join(map(literal, markers))}) AND {bare} <> {text})")
