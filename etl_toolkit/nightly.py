@@ -130,9 +130,14 @@ def find_order(feeds: Sequence[Feed], dsn: Any = None) -> list[set[int]]:
             table = oid or feeds[number].spec.table
             before[number] |= set(of_table.get(table, ()))
             of_table.setdefault(table, []).append(number)
-        for child, parent in references:
-            for number in of_table[child]:
-                before[number] |= {other for other in of_table[parent] if not _comes_after(before, other, number)}
+        edges = {
+            (number, other) for child, parent in references for number in of_table[child] for other in of_table[parent]
+        }
+        for number, other in sorted(
+            edges, key=lambda edge: (edge[0] < edge[1], edge)
+        ):  # those that agree with the positions first
+            if not _comes_after(before, other, number):
+                before[number].add(other)
     return before
 
 
