@@ -35,15 +35,15 @@ def take_over(connection: Any, *, run_id: str, role: str, mine: set[int]) -> Non
 
     Raises StoppedError where there is a session of a later attempt: this one is taken to be lost.
     """
-    own = f"etl_toolkit {run_id} {role}"
+    is_first = not mine
+    mine.add(connection.info.backend_pid)
     with connection.cursor() as cursor:
-        others = (
-            "SELECT {} FROM pg_catalog.pg_stat_activity WHERE usename = current_user AND pid <> ALL (%s) "
-            "AND pg_catalog.split_part(application_name, ':', 1) = %s"
+        cursor.execute(
+            "SELECT CASE WHEN %(ends)s THEN pg_catalog.pg_terminate_backend(pid) END FROM pg_catalog.pg_stat_activity "
+            "WHERE usename = current_user AND pid <> ALL (%(mine)s) "
+            "AND pg_catalog.split_part(application_name, ':', 1) = %(own)s",
+            {"ends": is_first, "mine": list(mine), "own": f"etl_toolkit {run_id} {role}"},
         )
-        is_first = not mine
-        mine.add(connection.info.backend_pid)
-        cursor.execute(others.format("pg_catalog.pg_terminate_backend(pid)" if is_first else "pid"), (list(mine), own))
         if cursor.fetchone() and not is_first:
             raise StoppedError(f"{role} was given to another worker")
 
