@@ -8,6 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := $(VENV)/.installed-peers
+STORE  := build/object-store/.installed
 PIP     = $(BIN)/python -m pip --disable-pip-version-check --no-input
 UV_VERSION := 0.13.8
 PIP_AUDIT_VERSION := 2.10.1
@@ -43,13 +44,19 @@ $(PEERS): requirements-peers.lock $(STAMP)
 	$(PIP) install --quiet --no-deps --require-hashes -r requirements-peers.lock
 	@touch $@
 
+# The store that the tests of S3 talk to. It is no part of .venv, since it wants other versions of what is there.
+$(STORE): requirements-object-store.lock $(STAMP)
+	@test -x $(@D)/bin/python || $(BIN)/python -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps --require-hashes -r requirements-object-store.lock
+	@touch $@
+
 demo: $(STAMP) ## generate 3 CSV + 3 Parquet files, load them, quick sweep, HTML report
 	$(BIN)/python -m etl_toolkit demo $(ARGS)
 
 cluster-demo: $(STAMP) ## load the same files by one process, threads, processes and Dask; compare the hashes of all rows
 	$(BIN)/python docs/cluster_demo.py $(ARGS)
 
-test: $(STAMP) ## the tests, against temporary PostgreSQLs (or ETL_DSN)
+test: $(STAMP) $(STORE) ## the tests, against temporary PostgreSQLs (or ETL_DSN)
 	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 test-faults: $(STAMP) ## the tests that kill servers, workers and connections
@@ -104,10 +111,11 @@ bench-peers: $(PEERS) ## the same workload through other loaders
 bench-shapes: $(STAMP) ## tables and files as people have them: ours against the best plain way
 	$(BIN)/python -m etl_toolkit bench --preset shapes $(ARGS)
 
-lock: ## resolve pyproject.toml again into requirements.lock and requirements-peers.lock
+lock: ## resolve pyproject.toml again into the requirements*.lock
 	@test -x build/lock/bin/uv || { "$(PYTHON)" -m venv build/lock && build/lock/bin/pip install --quiet uv==$(UV_VERSION); }
 	build/lock/bin/uv pip compile pyproject.toml --extra all --upgrade $(LOCK) --output-file requirements.lock
 	build/lock/bin/uv pip compile pyproject.toml --extra bench-peers --upgrade $(LOCK) --constraints requirements.lock --output-file requirements-peers.lock
+	build/lock/bin/uv pip compile tests/object_store.in --upgrade $(LOCK) --output-file requirements-object-store.lock
 
 # Without --strict a package that the advisory service does not know counts as one without a vulnerability. It has an
 # environment of its own: what looks at the dependencies is none of them.

@@ -1,4 +1,4 @@
-"""What the user names, in order: paths, globs, directories, archives, pipes and frames."""
+"""What the user names, in order: paths, globs, directories, archives, pipes, objects of a store and frames."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
 from etl_toolkit.sources.archives import members
 from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.inputs import escape_name, kind_by_name, natural_order
+from etl_toolkit.sources.objects import is_url, objects_of
 from etl_toolkit.sources.pipes import STDIN, piped
 
 _SHOWN = 3
@@ -40,6 +41,8 @@ def _expanded(name: str, file_format: str | None) -> list[Any]:
         return [piped(name)]
     if os.path.lexists(name):
         return list(_of_path(Path(name), file_format))
+    if is_url(name):
+        return list(objects_of(name, file_format))
     if matches := sorted(glob.glob(name, recursive=True), key=natural_order):  # noqa: PTH207  # any path
         return [item for match in matches for item in _of_path(Path(match), file_format)]
     archive, pattern = split_member(name)
@@ -65,7 +68,7 @@ def split_member(name: str) -> tuple[str, str]:
 def is_there(name: str) -> bool:
     """Whether a file that was loaded under this name can be read again."""
     archive, member = split_member(name)
-    return Path(name).exists() or (bool(member) and Path(archive).exists())
+    return is_url(name) or Path(name).exists() or (bool(member) and Path(archive).exists())
 
 
 def _of_path(path: Path, file_format: str | None) -> Iterator[Any]:

@@ -1,0 +1,184 @@
+"""Objects of a store and files on web servers load as local files do; what changes is refused, and no secret is shown."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from psycopg2.extensions import connection as Connection
+
+from etl_toolkit import ingest
+from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
+from etl_toolkit.sources.objects import objects_of, without_secrets
+from etl_toolkit.stopping import Stop
+from tests.object_store import KEY, SECRET, s3_server, web_server
+
+obstore = pytest.importorskip("obstore")
+
+FILES = {
+    "day/part2.csv": b"id,v\n1,two\n2,two\n",
+    "day/part10.csv": b"id,v\n2,ten\n3,ten\n",
+    "day/sub/part1.csv.gz": gzip.compress(b"id,v\n3,sub\n4,sub\n"),
+    "day/_temporary/part1.csv": b"id,v\n9,no\n",
+    "hive/dt=2024-01-01/a b%41.csv": b"id,v\n1,h\n",
+    "hive/dt=2024-01-02/x.csv": b"id,v\n2,h\n",
+    "odd/a*b.csv": b"id,v\n1,star\n",
+    "odd/aXb.csv": b"id,v\n1,other\n",
+}
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Any]:
+    with s3_server() as settings, pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        bucket = obstore.store.S3Store("drops")
+        for name, content in FILES.items():
+            obstore.put(bucket, name, content)
+        yield bucket
+
+
+def rows_of(connection: Connection, table: str = "loaded") -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM {table} ORDER BY 1")
+        return cursor.fetchall()
+
+
+@pytest.mark.parametrize(
+    ("url", "names"),
+    [
+        ("s3://drops/day", ["day/part2.csv", "day/part10.csv", "day/sub/part1.csv.gz"]),
+        ("s3://drops/day/", ["day/part2.csv", "day/part10.csv", "day/sub/part1.csv.gz"]),
+        ("s3://drops/day/*.csv", ["day/part2.csv", "day/part10.csv"]),
+        ("s3://drops/day/**/part1*", ["day/part10.csv", "day/sub/part1.csv.gz"]),
+        ("s3://drops/day/part?.csv", ["day/part2.csv"]),
+        ("s3://drops/day/part[0-9].csv", ["day/part2.csv"]),
+        ("s3://drops/odd/a*b.csv", ["odd/a*b.csv"]),
+        ("S3://drops/hive/dt=2024-01-01/a b%41.csv", ["hive/dt=2024-01-01/a b%41.csv"]),
+    ],
+)
+def test_a_url_names_an_object_a_pattern_or_a_prefix(store: Any, url: str, names: list[str]) -> None:
+    assert [item.name for item in objects_of(url, None)] == [f"s3://drops/{name}" for name in names]
+
+
+@pytest.mark.parametrize("url", ["s3://drops/none.csv", "s3://drops/none/", "s3://drops/day/*.parquet"])
+def test_a_url_that_names_nothing_is_refused(store: Any, url: str) -> None:
+    with pytest.raises(UnknownFileError, match="the store has no such object"):
+        objects_of(url, None)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "deterministic", "streaming"])
+def test_a_prefix_loads_as_its_files_would(
+    store: Any, database: str, connection: Connection, tmp_path: Path, strategy: Any
+) -> None:
+    for name in ("day/part2.csv", "day/part10.csv", "day/sub/part1.csv.gz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(FILES[name])
+
+    result = ingest("s3://drops/day", "loaded", "id", database, create_table=True, strategy=strategy)
+    ingest(str(tmp_path / "day"), "beside", "id", database, create_table=True, strategy=strategy)
+
+    assert rows_of(connection) == rows_of(connection, "beside") == [(1, "two"), (2, "ten"), (3, "sub"), (4, "sub")]
+    assert list(result.files) == [f"s3://drops/day/{x}" for x in ("part2.csv", "part10.csv", "sub/part1.csv.gz")]
+
+
+def test_directories_of_a_store_carry_columns(store: Any, database: str, connection: Connection) -> None:
+    ingest("s3://drops/hive", "loaded", "id", database, create_table=True)
+
+    assert [(row[0], str(row[2])) for row in rows_of(connection)] == [(1, "2024-01-01"), (2, "2024-01-02")]
+
+
+def test_parquet_loads_from_a_store(store: Any, database: str, connection: Connection) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"id": [1, 2], "v": [1.5, None]}), sink)
+    obstore.put(store, "pq/a.parquet", sink.getvalue().to_pybytes())
+
+    ingest("s3://drops/pq/*.parquet", "loaded", "id", database, create_table=True)
+
+    assert rows_of(connection) == [(1, 1.5), (2, None)]
+
+
+def test_an_object_that_changes_after_it_was_listed_is_refused(store: Any, tmp_path: Path) -> None:
+    obstore.put(store, "changing/a.csv", b"id,v\n1,a\n")
+    (listed,) = objects_of("s3://drops/changing/", None)
+    obstore.put(store, "changing/a.csv", b"id,v\n1,b\n")
+
+    with pytest.raises(
+        SourceError, match=r"s3://drops/changing/a.csv: changed after it was listed, so nothing is written"
+    ):
+        listed.fetch(tmp_path / "in", Stop())
+
+    (listed,) = objects_of("s3://drops/changing/", None)
+    assert listed.fetch(tmp_path / "in", Stop()).read_bytes() == b"id,v\n1,b\n"
+
+
+def test_files_of_a_web_server_load_and_failures_that_pass_are_waited_for(
+    database: str, connection: Connection
+) -> None:
+    def answer(path: str, times: int) -> tuple[int, bytes]:
+        return (503, b"") if times < 3 else (200, gzip.compress(b"id,v\n1,web\n"))
+
+    with web_server(answer) as url:
+        result = ingest(f"{url}/out/a.csv.gz?X-Signature=canary-signature", "loaded", "id", database, create_table=True)
+
+    assert rows_of(connection) == [(1, "web")]
+    assert list(result.files) == [f"{url}/out/a.csv.gz"]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(403, "the store refuses access"), (404, "no such object"), (400, "cannot be read")]
+)
+def test_a_web_server_that_refuses_is_reported_without_the_signature(database: str, status: int, words: str) -> None:
+    with web_server(lambda path, times: (status, b"")) as url:
+        command = [sys.executable, "-m", "etl_toolkit", "ingest", f"{url}/a.csv?sig=canary-signature", "--json"]
+        command += ["--table", "loaded", "--key", "id", "--dsn", database, "--create-table"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert words in json.loads(done.stdout)["error"]
+    assert f"{url}/a.csv" in done.stdout
+    assert "canary" not in done.stdout + done.stderr
+
+
+def test_no_secret_reaches_the_ledger_or_the_output(store: Any, database: str, connection: Connection) -> None:
+    command = [sys.executable, "-m", "etl_toolkit", "ingest", "s3://drops/day", "--json"]
+    command += ["--table", "loaded", "--key", "id", "--dsn", database, "--create-table"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT (SELECT string_agg(r::text, ' ') FROM etl_toolkit.runs AS r), "
+            "(SELECT string_agg(f::text, ' ') FROM etl_toolkit.files AS f)"
+        )
+        ledger = " ".join(cursor.fetchone() or ())
+
+    assert "s3://drops/day/part2.csv" in done.stdout
+    assert "s3://drops/day/part2.csv" in ledger
+    assert not [secret for secret in (KEY, SECRET) if secret in done.stdout + done.stderr + ledger]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:pw@host/a.csv?sig=x#y", "https://host/a.csv"),
+        ("s3://key:secret@bucket/a.csv", "s3://bucket/a.csv"),
+        ("s3://bucket/a?b.csv", "s3://bucket/a?b.csv"),
+        ("abfss://container@account/a.csv", "abfss://container@account/a.csv"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+@pytest.mark.parametrize("url", ["https://me:pw@host/a.csv", "s3://key:pw@bucket/a.csv"])
+def test_a_password_in_a_url_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(UsageError, match="give credentials in the environment") as refused:
+        objects_of(url, None)
+
+    assert "pw" not in str(refused.value)
