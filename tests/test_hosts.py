@@ -423,7 +423,7 @@ def test_a_stopped_worker_is_given_up_and_writes_nothing_when_it_goes_on(
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as local,
         distributed.Client(local) as client,
     ):
-        client.run(host_worker.move_in, tmp_path, database)
+        client.register_plugin(Moving(tmp_path, database), name="moving")  # a worker that is started again has it, too
         workers = set(client.run(os.getpid).values())
         client.run(host_worker.arm, "copied", mark, None, signal.SIGSTOP)
 
