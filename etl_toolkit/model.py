@@ -220,8 +220,8 @@ class WriteOptions:
 class CsvDialect:
     """The agreed shape of one CSV file, as DuckDB and COPY read it.
 
-    `copy_text` is the delimiter of the COPY text that it was made of, if it was; `spelled_anew` says that it was made of
-    another kind of CSV, by the options of its file, `is_json` of JSON lines.
+    `copy_text` is the delimiter of the COPY text that it was made of, if it was; `own_delimiter` that of the file, if it
+    was made of another kind of CSV, `is_json` of JSON lines.
     `blanks` are those that may be around its values.
     """
 
@@ -231,7 +231,7 @@ class CsvDialect:
     has_header: bool = True
     skip: int = 0
     copy_text: str = ""
-    spelled_anew: bool = False
+    own_delimiter: str = ""
     is_json: bool = False
     blanks: str = " "
 

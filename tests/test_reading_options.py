@@ -167,7 +167,7 @@ def test_a_backslash_and_n_in_other_csv_are_characters_and_the_plan_says_so(
     assert rows(connection) == [("1", "a", "b"), ("2", "\\N", "c")]
 
     result = ingest(path, "t", "id", table, read=ReadOptions(null=("\\N",)))
-    assert [reason for reason in result.reasons if "\\N" in reason] == []
+    assert [reason for reason in result.reasons if re.search(said, reason)] == []
     assert rows(connection) == [("1", "a", "b"), ("2", None, "c")]
 
 

@@ -65,8 +65,8 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         content_hash = raw.finish()
     own = shape.canonical
     dialect = CsvDialect(
-        own.delimiter.decode(), own.quote.decode(), text.encoding, header.has_header, skip, copy_text, shape.is_foreign,
-        blanks=mending.blanks,
+        own.delimiter.decode(), own.quote.decode(), text.encoding, header.has_header, skip, copy_text,
+        own_delimiter=header.delimiter if shape.is_foreign else "", blanks=mending.blanks,
     )  # fmt: skip
     is_literal = not converts_values(options)
     return SourceFile(
@@ -94,7 +94,7 @@ def reopen(file: SourceFile, max_line_bytes: int) -> Generator[Piece]:
 
 def delimiter_of(file: SourceFile) -> str:
     """The delimiter in the file itself."""
-    return (file.dialect.spelled_anew and file.read.delimiter) or file.dialect.delimiter
+    return file.dialect.own_delimiter or file.dialect.delimiter
 
 
 def shape_in_file(file: SourceFile, max_line_bytes: int) -> Shape:
