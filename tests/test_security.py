@@ -139,7 +139,6 @@ class TestIdentifiers:
         ]
         # `calls` repeats "pg_catalog.set_config(%s, %s, …)", and ends with a call that is a constant.
         assert found == [
-            'cursor.execute(f"SELECT {calls}", [part for pair in conventions.items() for part in pair])',
             'cursor.execute(f"SELECT pg_catalog.pg_backend_pid(), {calls}", [*values, *beats])',
         ]
 

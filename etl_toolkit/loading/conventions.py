@@ -82,8 +82,10 @@ def read_conventions(cursor: Any, named: Mapping[str, str]) -> dict[str, str]:
     cursor.execute("SELECT name, reset_val FROM pg_catalog.pg_settings WHERE name = ANY (%s)", ([*READ_BY, *_ALSO],))
     found: dict[str, str] = dict(cursor.fetchall())
     for name, value in named.items():
-        calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * 2)
-        cursor.execute(f"SELECT {calls}", (name, found[name], name, value))
+        cursor.execute(
+            "SELECT pg_catalog.set_config(%s, %s, false), pg_catalog.set_config(%s, %s, false)",
+            (name, found[name], name, value),
+        )
         found[name] = cursor.fetchone()[1]
     return found
 
@@ -104,9 +106,11 @@ def printing(cursor: Any) -> Iterator[None]:
 
     Where a statement fails, the transaction does, and takes the settings back.
     """
-    calls = ", ".join(["pg_catalog.current_setting(%s)"] * len(PRINTED))
-    cursor.execute(f"SELECT {calls}", list(PRINTED))
-    own = dict(zip(PRINTED, cursor.fetchone(), strict=True))
+    cursor.execute(
+        "SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.unnest(%s::text[]) AS settings (name)",
+        (list(PRINTED),),
+    )
+    own = dict(cursor.fetchall())
     set_locally(cursor, PRINTED)
     yield
     set_locally(cursor, own)
@@ -114,5 +118,8 @@ def printing(cursor: Any) -> Iterator[None]:
 
 def set_locally(cursor: Any, conventions: Mapping[str, str]) -> None:
     """Read and print values under these conventions until the end of the transaction."""
-    calls = ", ".join(["pg_catalog.set_config(%s, %s, true)"] * len(conventions))
-    cursor.execute(f"SELECT {calls}", [part for pair in conventions.items() for part in pair])
+    cursor.execute(
+        "SELECT pg_catalog.set_config(name, value, true) FROM "
+        "ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])) AS settings (name, value)",
+        (list(conventions), list(conventions.values())),
+    )
