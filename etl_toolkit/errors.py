@@ -29,15 +29,24 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psycopg2
+
+if TYPE_CHECKING:
+    from etl_toolkit.model import RejectedRow
 
 
 class EtlError(Exception):
     """Something the user can act on. In a notebook, it is shown as its message, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
-        return [f"{type(self).__name__}: {in_python_words(str(self))}"]
+        return [f"{type(self).__name__}: {in_python_words(str(self))}", *map(in_python_words, self.notes)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was added to the message, each a line of its own."""
+        return list(getattr(self, "__notes__", ()))
 
 
 class UsageError(EtlError):
@@ -77,7 +86,14 @@ class ServerError(EtlError):
 
 
 class RejectLimitError(EtlError):
-    """More rows were rejected than `max_rejects` allows."""
+    """More rows were rejected than `max_rejects` allows. `rejects` are those that were found until the search ended.
+
+    Its notes name the first ten rows of several.
+    """
+
+    def __init__(self, message: str, *, rejects: tuple[RejectedRow, ...] = ()) -> None:
+        super().__init__(message)
+        self.rejects = rejects
 
 
 class TooManyDeletesError(EtlError):
@@ -147,6 +163,7 @@ _IN_PYTHON = {
     "create-table": "create_table=True", "force": "force=True", "undoable": "undoable=True", "atomic": "atomic=True",
 }  # fmt: skip
 _OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)(?: ([A-Z]{1,8})\b)?")
+_REJECTS = re.compile(r"`etl-toolkit rejects (\S+)`")
 _RESUME = re.compile(r"`etl-toolkit (resume|undo) (\S+)`")
 
 
@@ -157,6 +174,7 @@ def in_python_words(message: str) -> str:
         name = _IN_PYTHON.get(match[1], match[1].replace("-", "_"))
         return f"{name}={match[2]}" if match[2] and "=" not in name else name
 
+    message = _REJECTS.sub(r"`etl_toolkit.rejects(\1)`", message)
     message = _RESUME.sub(r"`ConflictAwareProcessor(dsn).\1('\2')`", message)
     return _OPTION.sub(spelled, message.replace("`etl-toolkit runs`", "`etl_toolkit.runs()`"))
 

@@ -780,6 +780,10 @@ class Reject:
     sqlstate: str
     raw: str
 
+    def named(self, file: str) -> RejectedRow:
+        """The same with the name of its file."""
+        return RejectedRow(file, self.record, self.line, self.reason, self.sqlstate, self.raw)
+
 
 @dataclass(frozen=True)
 class RejectedRow:

@@ -171,7 +171,7 @@ def _load(
     try:
         result, complaints = load_and_follow_up(feed, lambda: processor.load(feed.files, spec, stop), server)
     except EtlError as error:
-        words = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        words = "; ".join([str(error), *error.notes])
         status: Literal["failed", "stopped"] = "stopped" if isinstance(error, StoppedError) else "failed"
         return FeedOutcome(feed, status, words, error=error, seconds=time.perf_counter() - started)
     reason = "; ".join(complaints) if result else "the counts do not add up"

@@ -517,7 +517,7 @@ def _explain_stop(coordinator: Coordinator, run: Run) -> StoppedError:
 def _collect_rejects(run: Run) -> tuple[RejectedRow, ...]:
     """The rejected rows, in the order of the files."""
     return tuple(
-        RejectedRow(run.file(item.file).name, item.record, item.line, item.reason, item.sqlstate, item.raw)
+        item.named(run.file(item.file).name)
         for _, found in sorted(run.refused.items())
         for item in sorted(found, key=lambda item: item.record)
     )

@@ -615,3 +615,65 @@ def test_statements_in_a_context_are_no_values() -> None:
         error('SQL statement "COPY t, 1, 2"\nPL/pgSQL function f(integer, integer) line 3, at SQL statement')
     )
     assert not is_row_error(error("SQL-Anweisung »COPY t, 1, 2«"))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_load_that_is_refused_names_its_bad_rows(database: str, tables: None, tmp_path: Path, strategy: str) -> None:
+    faults = ["CHECK", "not a number", "CHECK", "NOT NULL", "foreign key"]
+    contents = [Rows(COLUMNS, (row(0), *(bad(key, fault) for key, fault in enumerate(faults, start=1))))]
+
+    with pytest.raises(RejectLimitError) as raised:
+        ingest(files_of(contents, tmp_path, ["csv"]), "loaded", "id", database, strategy=strategy)
+
+    error = raised.value
+    assert [(item.line, item.sqlstate) for item in error.rejects] == [
+        (3, "23514"), (4, "22P02"), (5, "23514"), (6, "23502"), (7, "23503")
+    ]  # fmt: skip
+    assert ", line 3: " in str(error), "the first one"
+    assert [note.split("part0.csv, ")[1].split(":")[0] for note in error.notes] == [
+        "line 4",
+        "line 5",
+        "line 6",
+        "line 7",
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
+def test_of_many_bad_rows_ten_are_named_and_the_others_are_said_to_be_there(
+    database: str, tables: None, tmp_path: Path, strategy: str
+) -> None:
+    contents = [Rows(COLUMNS, tuple(bad(key, "CHECK") for key in range(40)))]
+
+    with pytest.raises(RejectLimitError, match=r"line 2: .*more than 3 rows") as raised:
+        ingest(files_of(contents, tmp_path, ["csv"]), "loaded", "id", database, strategy=strategy, max_rejects=3)
+
+    alike, more = raised.value.notes
+    assert "part0.csv, lines 3, 4, 5, 6, 7, 8, 9, 10 and 11: new row" in alike
+    assert more.startswith("and at least 1 more; ")
+
+
+def test_malformed_records_of_all_files_are_named(database: str, tables: None, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("id,day\n1,2024-01-01\n2,2024-01-01,x\n3\n4,2024-01-01\n")
+
+    with pytest.raises(RejectLimitError, match=r"a\.csv, line 3: ") as raised:
+        ingest(str(tmp_path / "*.csv"), "loaded", "id", database)
+
+    assert [(Path(item.file).name, item.line) for item in raised.value.rejects] == [
+        ("a.csv", 3), ("a.csv", 4), ("b.csv", 3), ("b.csv", 4)
+    ]  # fmt: skip
+
+
+def test_rows_that_a_trigger_refuses_are_named(database: str, connection: Connection, tmp_path: Path) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE loaded (id int PRIMARY KEY, v int); CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql "
+            "AS $$ BEGIN IF NEW.v < 0 THEN RAISE check_violation USING MESSAGE = 'negative'; END IF; RETURN NEW; END $$; "
+            "CREATE TRIGGER t BEFORE INSERT ON loaded FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+    contents = [Rows(("id", "v"), tuple((str(key), str(key % 3 - 1)) for key in range(9)))]
+
+    with pytest.raises(RejectLimitError, match="line 2: negative") as raised:
+        ingest(files_of(contents, tmp_path, ["csv"]), "loaded", "id", database)
+
+    assert [note.split("part0.csv, ")[1] for note in raised.value.notes] == ["lines 5 and 8: negative (SQLSTATE 23514)"]

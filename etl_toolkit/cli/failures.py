@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from etl_toolkit.errors import DatabaseError, EtlError, StoppedError, UsageError
+from etl_toolkit.errors import DatabaseError, EtlError, RejectLimitError, StoppedError, UsageError
 from etl_toolkit.stopping import CTRL_C
+
+if TYPE_CHECKING:
+    from etl_toolkit.model import RejectedRow
 
 FAILED, MISTAKEN, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 # What a repetition cannot get past either: password, user, database, privilege, schema, table, column.
@@ -25,7 +28,7 @@ def exit_code(error: EtlError) -> int:
 
 def complain(message: str, code: int, error: EtlError | None = None) -> int:
     """Print what is wrong, in terms of the command line; return the exit code."""
-    for line in (message, *getattr(error, "__notes__", ())):
+    for line in (message, *(error.notes if error else ())):
         print(f"etl-toolkit: {line}", file=sys.stderr)
     if is_json_wanted():
         what, _, hint = message.partition("; ")
@@ -33,9 +36,18 @@ def complain(message: str, code: int, error: EtlError | None = None) -> int:
         told["kind"] = type(error).__name__ if error else None
         told["sqlstate"] = getattr(error, "sqlstate", None)
         told["run_id"] = getattr(error, "run_id", None) or None
+        if isinstance(error, RejectLimitError):
+            from etl_toolkit.sources import NAMED
+
+            told["rejects"] = [_reject(row) for row in error.rejects[:NAMED]]
         json.dump(told, sys.stdout, ensure_ascii=False)
         sys.stdout.write("\n")
     return code
+
+
+def _reject(row: RejectedRow) -> dict[str, Any]:
+    """Where a row is and why it was rejected; never its content, which schedulers would keep in their logs."""
+    return {name: getattr(row, name) for name in ("file", "line", "record", "reason", "sqlstate")}
 
 
 def is_json_wanted() -> bool:

@@ -15,13 +15,14 @@ names, globs, frames ──► expanding ──► csv_file / json_lines / typed
 """
 
 from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts
-from etl_toolkit.sources.csv_file import LINE_SEPARATOR, too_many_rejects
+from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.expanding import expand, is_there
 from etl_toolkit.sources.held import HeldLines, split_streams
 from etl_toolkit.sources.inputs import escape_name, partition_of, path_values
 from etl_toolkit.sources.located import locate, number_in_file, ordinals
 from etl_toolkit.sources.naming import in_chosen_order
 from etl_toolkit.sources.reading_words import reading_in_words
+from etl_toolkit.sources.reject_limit import NAMED, is_enough, too_many_rejects
 from etl_toolkit.sources.relation import (
     UnreadableTextError,
     csv_relation,
@@ -44,6 +45,7 @@ from etl_toolkit.sources.zones import with_offsets
 
 __all__ = [
     "LINE_SEPARATOR",
+    "NAMED",
     "HeldLines",
     "UnreadableTextError",
     "check_texts",
@@ -54,6 +56,7 @@ __all__ = [
     "extract_expression",
     "group_alike",
     "in_chosen_order",
+    "is_enough",
     "is_in_reach",
     "is_record",
     "is_there",

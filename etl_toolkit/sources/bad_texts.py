@@ -13,9 +13,9 @@ import duckdb
 
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Reject, SourceFile
-from etl_toolkit.sources.csv_file import too_many_rejects
 from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.records import ENCODING_SQLSTATE, PLAIN_SHAPE, encoding_reason
+from etl_toolkit.sources.reject_limit import is_enough, too_many_rejects
 from etl_toolkit.sources.relation import read_failure, typed_relation
 from etl_toolkit.workspace import Workspace
 
@@ -56,11 +56,13 @@ def without_bad_texts(file: SourceFile, workspace: Workspace, *, max_rejects: in
             workspace.stop.check()
             found = _bad_rows(file, batch)
             malformed += [_reject(file, batch, row, first + row, why) for row, why in sorted(found.items())]
-            if len(malformed) > max_rejects:
-                raise too_many_rejects(file.name, malformed[0], max_rejects)
+            if is_enough(len(malformed), max_rejects):
+                break
             good = pa.array([row for row in range(batch.num_rows) if row not in found], pa.int64())
             writer.write_table(pa.Table.from_batches([batch.take(good) if found else batch]))
             first += batch.num_rows
+    if len(malformed) > max_rejects:
+        raise too_many_rejects([reject.named(file.name) for reject in malformed], max_rejects)
     return replace(file, readable=copy, malformed=tuple(malformed), records=first - len(malformed))
 
 

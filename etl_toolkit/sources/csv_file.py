@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from etl_toolkit.errors import RejectLimitError, SourceError
+from etl_toolkit.errors import SourceError
 from etl_toolkit.model import CsvDialect, ReadOptions, Reject, SourceFile
 from etl_toolkit.sources.copy_text import CopyText, null_field
 from etl_toolkit.sources.dialect import Header, describe_found, read_header, shape_of
@@ -21,6 +21,7 @@ from etl_toolkit.sources.footer_lines import WithoutFooter
 from etl_toolkit.sources.inputs import escape_name, storable
 from etl_toolkit.sources.octets import Utf8Stream, open_utf8
 from etl_toolkit.sources.records import Shape
+from etl_toolkit.sources.reject_limit import is_enough, too_many_rejects
 from etl_toolkit.sources.structure import BLOCK_BYTES, Piece, pieces
 from etl_toolkit.sources.values import BLANKS, converts_values
 from etl_toolkit.stopping import Stop
@@ -62,6 +63,7 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
                 mending.take(piece, bounds)
                 bounds.on_look(raw.size - seen)
                 seen = raw.size
+            mending.finish(bounds)
         content_hash = raw.finish()
     own = shape.canonical
     dialect = CsvDialect(
@@ -155,15 +157,6 @@ def _size_of_lines(head: bytes, count: int, *, at_end: bool) -> int | None:
     return size
 
 
-def too_many_rejects(name: str, reject: Reject, allowed: int) -> RejectLimitError:
-    """The error that ends a load at one reject too many; it names the first one's place and reason."""
-    place = f"line {reject.line:,}" if reject.line is not None else f"record {reject.record + 1:,}"
-    return RejectLimitError(
-        f"{escape_name(name)}, {place}: {reject.reason} (SQLSTATE {reject.sqlstate}); more than {allowed} rows would be rejected, "
-        "so nothing of this file is written; fix the file, or allow rejects with --max-rejects N"
-    )
-
-
 @dataclass
 class Mending:
     """What is known of a file so far, and the copy of it, begun at the first piece that cannot stay as it is."""
@@ -240,8 +233,14 @@ class Mending:
             line = piece.first_line + record.lines_before
             reason, sqlstate = record.fault.reason, record.fault.sqlstate
             self.malformed.append(Reject(0, piece.first_record + number, line, reason, sqlstate, record.text))
-            if len(self.malformed) > bounds.max_rejects:
-                raise too_many_rejects(storable(self.path), self.malformed[0], bounds.max_rejects)
+            if is_enough(len(self.malformed), bounds.max_rejects):
+                self.finish(bounds)
+
+    def finish(self, bounds: Bounds) -> None:
+        """Raise RejectLimitError where more records are malformed than may be."""
+        if len(self.malformed) > bounds.max_rejects:
+            name = storable(self.path)
+            raise too_many_rejects([reject.named(name) for reject in self.malformed], bounds.max_rejects)
 
     def _begin(self) -> None:
         """Begin the copy with what was read before: a header that is one line, and clean records as they are."""

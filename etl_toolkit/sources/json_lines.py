@@ -87,6 +87,7 @@ def _convert(path: Path, options: ReadOptions, columns: tuple[str, ...], copy: P
                 bounds.stop.check()
                 bounds.on_look(max(0, raw.size - seen))
                 seen = raw.size
+            mending.finish(bounds)
         content_hash = raw.finish()
     if not columns:
         raise SourceError(f"{escape_name(path)}: has no JSON object, so it has no columns")

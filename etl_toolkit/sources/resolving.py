@@ -16,8 +16,8 @@ from typing import Any
 import duckdb
 from blake3 import blake3
 
-from etl_toolkit.errors import EtlError, SourceError
-from etl_toolkit.model import ReadOptions, SkippedFile, SourceFile, Sources, TakenFile
+from etl_toolkit.errors import EtlError, RejectLimitError, SourceError
+from etl_toolkit.model import ReadOptions, RejectedRow, SkippedFile, SourceFile, Sources, TakenFile
 from etl_toolkit.sources.arrow_file import examine_arrow
 from etl_toolkit.sources.asked import check_options
 from etl_toolkit.sources.csv_file import Bounds, examine_csv
@@ -29,6 +29,7 @@ from etl_toolkit.sources.inputs import escape_name, kind_of, path_values, place_
 from etl_toolkit.sources.json_lines import examine_json
 from etl_toolkit.sources.linking import is_linked, link_or_copy
 from etl_toolkit.sources.naming import check_names, name_columns
+from etl_toolkit.sources.reject_limit import too_many_rejects
 from etl_toolkit.sources.relation import parquet_relation, read_failure, typed_relation
 from etl_toolkit.sources.typed import INDEX_PREFIX, examine_parquet, read_by_arrow
 from etl_toolkit.workspace import Workspace
@@ -55,7 +56,7 @@ def resolve(
     bounds.on_look(0)
     tasks = [_task(item, number, options, bounds, workspace) for number, item in enumerate(items, start=1)]
     with ThreadPoolExecutor(max_workers=EXAMINERS, thread_name_prefix="etl-examine") as pool:
-        examined = list(pool.map(lambda task: task(), tasks))
+        examined = _good_ones(list(pool.map(_tried, tasks)), max_rejects)
     examined = [_read_as(file, options) for file in examined]
     check_names(examined, options)
     real_paths = _RealPaths()
@@ -63,6 +64,28 @@ def resolve(
     workspace.reserve(held_bytes(files))
     workspace.lock_down(file.path for file in files if file.path is not None)
     return Sources(tuple(files))
+
+
+def _tried(task: Callable[[], SourceFile]) -> SourceFile | RejectLimitError:
+    try:
+        return task()
+    except RejectLimitError as error:
+        return error
+
+
+def _good_ones(examined: Sequence[SourceFile | RejectLimitError], max_rejects: int) -> list[SourceFile]:
+    """Raise RejectLimitError, with the malformed records of all files, where one has too many of them."""
+    good = [item for item in examined if isinstance(item, SourceFile)]
+    if len(good) < len(examined):
+        found: list[RejectedRow] = []
+        for item in examined:
+            found += (
+                item.rejects
+                if isinstance(item, RejectLimitError)
+                else [reject.named(item.name) for reject in item.malformed]
+            )
+        raise too_many_rejects(found, max_rejects)
+    return good
 
 
 def _read_as(file: SourceFile, options: ReadOptions) -> SourceFile:
@@ -152,6 +175,9 @@ def _fetch(item: Fetched, copy: Path, options: ReadOptions, bounds: Bounds) -> S
     path = item.fetch(copy.with_name(copy.name.replace("copy", "in")), bounds.stop)
     try:
         examined = _examine(path, copy, options, bounds, place=place_of(item.name))
+    except RejectLimitError as error:
+        named = [replace(row, file=item.name) for row in error.rejects]
+        raise too_many_rejects(named, bounds.max_rejects) from None
     except EtlError as error:
         raise type(error)(str(error).replace(escape_name(path), escape_name(item.name))) from None
     return replace(examined, name=item.name)

@@ -13,7 +13,7 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tombstones import narrow, tombstone_layout
 from etl_toolkit.model import Reject, SourceFile
 from etl_toolkit.plan import layout_of
-from etl_toolkit.sources import locate, number_in_file, read_failure, too_many_rejects
+from etl_toolkit.sources import is_enough, locate, number_in_file, read_failure, too_many_rejects
 from etl_toolkit.strategies.staging import marked_records_query, records_query
 
 T = TypeVar("T")
@@ -49,11 +49,11 @@ def find_rejects(run: Run, file: SourceFile) -> tuple[Reject, ...]:
 
 
 def bounded(refusals: Generator[T], limit: int) -> Iterator[T]:
-    """Stop looking once there are more rejects than allowed: one more is enough to say so."""
+    """Stop looking once there are more rejects than allowed, and more than a message names."""
     with closing(refusals):  # its transaction ends here, not when the garbage is collected
-        for number, refusal in enumerate(refusals):
+        for number, refusal in enumerate(refusals, start=1):
             yield refusal
-            if number >= limit:
+            if is_enough(number, limit):
                 return
 
 
@@ -72,5 +72,5 @@ def check_reject_limit(run: Run) -> None:
     """Raise RejectLimitError, with the first rejects, where there are more of them than `max_rejects`."""
     rejects = [reject for found in run.refused.values() for reject in found]
     if len(rejects) > run.spec.max_rejects:
-        first = min(rejects, key=lambda reject: (reject.file, reject.record))
-        raise too_many_rejects(run.file(first.file).name, first, run.spec.max_rejects)
+        rejects.sort(key=lambda reject: (reject.file, reject.record))
+        raise too_many_rejects([item.named(run.file(item.file).name) for item in rejects], run.spec.max_rejects)

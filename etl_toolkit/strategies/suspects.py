@@ -54,7 +54,7 @@ def check_all(run: Run) -> bool:
 
 
 def find_refused(run: Run) -> int:
-    """Find every row that the server would refuse, up to one more than may be, and return how many there are."""
+    """Find every row that the server would refuse, until there are too many, and return how many there are."""
     assert run.scan is not None
     return _find_refused(run, f"doubt = {PROVEN}{' AND NOT gone' if run.scan.has_gone else ''}")
 
@@ -169,7 +169,7 @@ class Inquiry:
     def refused(self, where: str, doubt: Doubt, *, limit: int) -> dict[int, tuple[Reject, ...]]:
         """The refused ones of the rows that meet a condition and are in doubt, by file; they are taken out of the load.
 
-        More than `limit` + 1 are not looked for: one too many is enough to fail the load.
+        The search ends with more than `limit`, and more than the message of a load that fails names.
         """
         again = partial(self.sessions.note_retry, "rejects")
         asked = partial(self._refused, where, doubt, limit=limit)
