@@ -16,7 +16,7 @@ import psycopg2
 from psycopg2.sql import SQL, Composed, Identifier
 
 from etl_toolkit.errors import SourceError, UnknownTableError, map_driver_error
-from etl_toolkit.model import LoadSpec, SourceFile, TargetTable
+from etl_toolkit.model import LoadSpec, SourceFile
 from etl_toolkit.sources import csv_relation, in_chosen_order, read_failure
 from etl_toolkit.target import find_table
 from etl_toolkit.workspace import Workspace, literal
@@ -93,7 +93,9 @@ def create_missing(connection: Any, spec: LoadSpec, files: Sequence[SourceFile],
         with connection.cursor() as cursor:
             if find_table(cursor, spec.table) is not None:
                 return None
-            columns = _retype(infer_columns(files, spec.key, workspace), spec.write.types)
+            mark = (marks_only(spec) or "").casefold()
+            inferred = [item for item in infer_columns(files, spec.key, workspace) if item.name.casefold() != mark]
+            columns = retype(inferred, spec.write.types)
             cursor.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (_LOCK,))
             if find_table(cursor, spec.table) is not None:
                 return None
@@ -112,35 +114,15 @@ def create_missing(connection: Any, spec: LoadSpec, files: Sequence[SourceFile],
         raise map_driver_error(error, doing=f"creating table {spec.table}") from None
 
 
-def add_missing_columns(
-    connection: Any, spec: LoadSpec, target: TargetTable, files: Sequence[SourceFile], workspace: Workspace
-) -> str | None:
-    """Add the columns of the files that the table lacks; return the statement, or None where there was nothing to do.
-
-    A column that marks tombstones is none of them. The caller commits, or rolls back to leave no trace.
-    """
-    known = {column.name.casefold() for column in target.columns}
-    known |= {spec.write.delete.column.casefold()} if spec.write.delete else set()
-    if all(name.casefold() in known for file in files for name in file.columns):
-        return None
-    own = {
-        name for file in files for name in file.columns
-    }  # what only a directory says is taken where there is a column for it
-    inferred = [
-        column for column in infer_columns(files, spec.key, workspace)
-        if column.name.casefold() not in known and column.name in own
-    ]  # fmt: skip
-    items = [
-        SQL("ADD COLUMN IF NOT EXISTS {} {}").format(Identifier(column.name), SQL(column.type))
-        for column in _retype(inferred, spec.write.types)
-    ]
-    statement = SQL("ALTER TABLE {} {}").format(Identifier(target.schema, target.name), SQL(", ").join(items))
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-    return str(statement.as_string(connection))
+def marks_only(spec: LoadSpec) -> str | None:
+    """The column that marks tombstones, unless it is asked for as a column of the table as well."""
+    write = spec.write
+    mark = write.delete.column if write.delete else None
+    asked = (*spec.key, *spec.read.columns, *(write.update or ()), *write.insert_only, *write.types)
+    return None if mark and mark.casefold() in (name.casefold() for name in asked) else mark
 
 
-def _retype(columns: Sequence[NewColumn], types: Mapping[str, str]) -> list[NewColumn]:
+def retype(columns: Sequence[NewColumn], types: Mapping[str, str]) -> list[NewColumn]:
     """The columns, those that are named with the type that is given for them."""
     given = {name.casefold(): kind for name, kind in types.items()}
     return [replace(column, type=given.get(column.name.casefold(), column.type)) for column in columns]

@@ -184,6 +184,10 @@ class WriteOptions:
         "error",
         "what happens to a file column that the table does not have; `add` adds it, with a type that fits its values",
     )
+    widen: bool = option(
+        False,
+        "whether integer and varchar columns of the table that are too narrow for values of the files are widened",
+    )
     types: Mapping[str, str] = field(
         default_factory=dict, metadata={"doc": "SQL types of columns that are created or added; others are inferred"}
     )
@@ -715,6 +719,7 @@ class Plan:
     duplicates: tuple[tuple[str, str], ...] = ()  # those of `Sources`
     skipped: tuple[SkippedFile, ...] = ()  # those of `Sources`
     commit: Literal["", "together", "per_range"] = ""
+    added: tuple[str, ...] = ()  # columns of the files that the table lacked
 
     @property
     def batches(self) -> tuple[Batch, ...]:

@@ -13,7 +13,8 @@ import duckdb
 import psycopg2
 
 from etl_toolkit.config import ParallelConfig, available_cores
-from etl_toolkit.create import add_missing_columns, create_missing
+from etl_toolkit.create import create_missing, marks_only
+from etl_toolkit.drift import Change, add_columns, widen_columns
 from etl_toolkit.errors import TooManyDeletesError
 from etl_toolkit.keys import fold_name
 from etl_toolkit.loading.assertions import check_conditions
@@ -150,7 +151,7 @@ def prepare_load(
             found = sessions.ask("catalog", look)
         spec = found.spec
         created, target, sources, refusal = found.created, found.target, found.sources, found.refusal
-        is_changed = created is not None or found.added is not None
+        is_changed = created is not None or bool(found.changes)
         before = found.loaded_before
         matched = sources.files
         refuse_lost_nulls(matched, sessions.conventions)
@@ -193,19 +194,28 @@ def prepare_load(
             )
         plan = replace(plan, duplicates=sources.duplicates, skipped=sources.skipped, loaded_before=before)
         plan = replace(plan, reasons=(*plan.reasons, *found.references, *harmless))
-        if found.added and is_trial:
-            plan = replace(plan, reasons=(*plan.reasons, f"columns would be added: {found.added}"))
-        if created and is_trial:
-            reason = "the table does not exist and would be created: " + " ".join(created.split())
-            plan = replace(plan, reasons=(*plan.reasons, reason))
+        plan = replace(plan, added=tuple(name for change in found.changes for name in change.added))
+        if is_trial:
+            plan = replace(plan, reasons=(*plan.reasons, *_changes_in_words(found, spec)))
         if found.is_standby:
             plan = replace(plan, reasons=(*plan.reasons, STANDBY))
         plan = with_words_on_values(plan, matched, target, sessions.conventions)
         reach("scanned")
         yield Ready(
-            sources, matched, target, layout, scanned, spec, plan, workspace, refused, created or found.added,
-            found.is_standby,
+            sources, matched, target, layout, scanned, spec, plan, workspace, refused,
+            created or "; ".join(change.statement for change in found.changes) or None, found.is_standby,
         )  # fmt: skip
+
+
+def _changes_in_words(found: _Table, spec: LoadSpec) -> list[str]:
+    """Say how the table would be created or changed."""
+    words = [
+        f"columns would be {'added' if change.added else 'widened'}: {change.statement}" for change in found.changes
+    ]
+    if found.created:
+        without = f" (without {mark}, which only marks deleted rows)" if (mark := marks_only(spec)) else ""
+        words.append(f"the table does not exist and would be created{without}: {' '.join(found.created.split())}")
+    return words
 
 
 def _marks_in_words(files: Sequence[SourceFile]) -> list[str]:
@@ -280,7 +290,7 @@ class _Table:
     is_standby: bool
     loaded_before: tuple[LoadedBefore, ...]
     references: Sequence[str] = ()
-    added: str | None = None
+    changes: Sequence[Change] = ()
 
 
 def _look_at_table(
@@ -289,14 +299,19 @@ def _look_at_table(
 ) -> _Table:  # fmt: skip
     created = create_missing(connection, spec, sources.files, workspace) if spec.create_table else None
     target = read_target(connection, spec.table, spec.key)
-    added = None
+    added = widened = None
     if spec.write.new_columns == "add" and not created:
-        added = add_missing_columns(connection, spec, target, sources.files, workspace)
+        added = add_columns(connection, spec, target, sources.files, workspace)
         target = read_target(connection, spec.table, spec.key) if added else target
-    if spec.write.triggers == "once":
-        target = fire_once(target)
     order_by = spec.order_by and fold_name(spec.order_by, (column.name for column in target.columns))
     spec = spell_write_options(replace(spec, key=target.key, order_by=order_by), target)
+    if spec.write.widen and not created:
+        matched = localize_instants(match_columns(sources.files, target, spec), connection, workspace)
+        target, widened = widen_columns(connection, spec, target, matched, workspace, is_trial=is_trial)
+        target = read_target(connection, spec.table, spec.key) if widened and not is_trial else target
+    changes = [change for change in (added, widened) if change]
+    if spec.write.triggers == "once":
+        target = fire_once(target)
     sources = replace(
         sources, files=localize_instants(match_columns(sources.files, target, spec), connection, workspace)
     )
@@ -310,8 +325,8 @@ def _look_at_table(
         sources = read_once(sources, workspace, is_first_kept=is_first_kept)
     check_conditions(connection, target, spec.write.assertions)
     refusal = staging_refusal(connection)
-    if added and not is_trial:
-        sessions.commit(connection, note=f"columns were added to {target.qualified_name}")
+    if changes and not is_trial:
+        sessions.commit(connection, note=f"columns of {target.qualified_name} were added or widened")
     if created and not is_trial:
         # Else the table is gone with the session, and was only needed to be read.
         sessions.commit(connection, note=f"the table {target.qualified_name} was created")
@@ -321,7 +336,7 @@ def _look_at_table(
     if spec.write.deletes:
         with connection.cursor() as cursor:
             references = describe_references(cursor, target)
-    return _Table(created, target, spec, sources, refusal, is_standby(connection), before, references, added)
+    return _Table(created, target, spec, sources, refusal, is_standby(connection), before, references, changes)
 
 
 def localize_instants(files: tuple[SourceFile, ...], connection: Any, workspace: Workspace) -> tuple[SourceFile, ...]:
@@ -354,7 +369,7 @@ def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
     The sample is staged and compared with the table in a transaction that is rolled back.
     """
     if ready.created_sql and not ready.target.is_empty:
-        return ready.plan  # columns would be added: a sample would not fit the table as it is
+        return ready.plan  # columns would be added or widened: a sample would not fit the table as it is
     plan, overlap = _with_missing(ready, sessions), ready.plan.overlap
     if overlap is None or ready.layout is None or ready.scan is None or not ready.scan.has_records:
         return plan
@@ -396,7 +411,11 @@ def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
 def _with_missing(ready: Ready, sessions: Sessions) -> Plan:
     """The plan with the number of keys that are in no file, where DuckDB can find them."""
     plan, scan = ready.plan, ready.scan
-    if ready.spec.write.missing == "keep" or not may_compare_here(ready.target, scan, plan.overlap):
+    if (
+        ready.spec.write.missing == "keep"
+        or ready.target.is_empty
+        or not may_compare_here(ready.target, scan, plan.overlap)
+    ):
         return plan
     assert scan is not None
     found = find_missing(ready.spec, ready.target, scan, ready.workspace, sessions)
@@ -409,6 +428,8 @@ def _with_missing(ready: Ready, sessions: Sessions) -> Plan:
 
 def _forecast_deletes(ready: Ready, sessions: Sessions, dead: int) -> int:
     """How many keys of tombstones the table probably has."""
+    if ready.target.is_empty:  # or only would be created
+        return 0
     assert ready.scan is not None
     texts = ", ".join(f"{name}::VARCHAR" for name in ready.scan.key_columns)
     query = f"SELECT {texts} FROM (FROM keys WHERE gone) USING SAMPLE reservoir({FORECAST_ROWS} ROWS) REPEATABLE (1)"

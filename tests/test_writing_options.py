@@ -12,9 +12,16 @@ from typing import Any
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, WriteOptions, explain_row, ingest
+from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, ReadOptions, WriteOptions, explain_row, ingest
 from etl_toolkit.display import result_warnings
-from etl_toolkit.errors import TooManyDeletesError, UnknownColumnError, UnsafeStrategyError
+from etl_toolkit.errors import (
+    LedgerError,
+    RejectLimitError,
+    TargetError,
+    TooManyDeletesError,
+    UnknownColumnError,
+    UnsafeStrategyError,
+)
 from etl_toolkit.model import LoadResult, SoftDelete
 from etl_toolkit.request import load_spec
 from tests.oracle import Replay, Rows, differing_rows, write
@@ -240,6 +247,122 @@ def test_new_columns_are_added_planned_and_can_be_typed(database: str, connectio
         assert ingest(path, "t", "id", database, write=WriteOptions(new_columns="ignore")).counts.inserted == 1
         with pytest.raises(UnknownColumnError, match=r"column 'other' is not in public\.t"):
             ingest(path, "t", "id", database)
+
+
+def column_types(connection: Connection, table: str = "t") -> dict[str, str]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass "
+            "AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            (table,),
+        )
+        return dict(cursor.fetchall())
+
+
+def test_narrow_columns_are_widened_on_request(database: str, connection: Connection, tmp_path: Path) -> None:
+    types = {
+        "id": "integer",
+        "a": "smallint",
+        "b": "integer",
+        "c": "bigint",
+        "d": "character varying(3)",
+        "e": "smallint",
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE t ({', '.join(map(' '.join, types.items()))}, PRIMARY KEY (id), CHECK (a > 0))")
+        first, second = tmp_path / "1.csv", tmp_path / "2.csv"
+        first.write_text('id,a,b,c,d,e,op\n1,40.000,1,2,"a  ",x,U\n2,1,3000000000,1,vier,1,U\n3,1,1,1,1,99999,D\n')
+        second.write_text("id,d,c,op\n2,siebenX,12345678901234567890,U\n")
+        given: dict[str, Any] = {"delete": Delete("op", ("D",)), "new_columns": "add"}
+        read = ReadOptions(thousands=".", decimal=",")
+        with pytest.raises(RejectLimitError):
+            ingest([first, second], "t", "id", database, read=read, write=WriteOptions(**given))
+        write = WriteOptions(widen=True, **given)
+        plan = ConflictAwareProcessor(database).plan([first, second], "t", "id", read=read, write=write, max_rejects=1)
+        assert [reason for reason in plan.reasons if reason.startswith("columns would be widened: ALTER TABLE")]
+        assert column_types(connection) == types
+        result = ingest([first, second], "t", "id", database, read=read, write=write, max_rejects=1)
+        assert [(item.record, item.sqlstate) for item in result.rejects] == [
+            (0, "22P02")
+        ]  # x is no integer of any width
+        wider = {"a": "integer", "b": "bigint", "c": "numeric", "d": "character varying(12)"}
+        assert column_types(connection) == types | wider
+        cursor.execute("SELECT t::text FROM t")
+        assert cursor.fetchall() == [("(2,1,3000000000,12345678901234567890,siebenX,1)",)]
+        assert ingest([first, second], "t", "id", database, read=read, write=write, max_rejects=1).created_sql is None
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ("CREATE VIEW v AS SELECT a FROM t", r"rule _RETURN on view v"),
+        ("CREATE INDEX i ON t (a)", r"index i"),
+        ("CREATE INDEX i ON t ((a + 1)) WHERE a > 2", r"index i"),
+        ("ALTER TABLE t ADD g int GENERATED ALWAYS AS (a + 1) STORED", r".* column g of table t"),
+        ("CREATE TABLE r (a smallint PRIMARY KEY); ALTER TABLE t ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES r", r"constraint f on table t"),
+        ("DROP TABLE t; CREATE TABLE t (id int, a smallint, PRIMARY KEY (id, a)) PARTITION BY LIST (a)", r".*t(_pkey on table t)?"),
+        ("CREATE TABLE p (a smallint); DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY) INHERITS (p)", r"the table that it is inherited from"),
+    ],
+)  # fmt: skip
+def test_a_column_on_which_something_depends_is_not_widened(
+    database: str, connection: Connection, tmp_path: Path, more: str, what: str
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,a\n1,40000\n")
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE t (id int PRIMARY KEY, a smallint DEFAULT 1 NOT NULL); {more}")
+    key = ["id", "a"] if "PARTITION" in more else "id"
+    with pytest.raises(
+        TargetError, match=rf"column 'a' of public\.t is smallint, and its values need integer; .* because {what}"
+    ):
+        ingest(path, "t", key, database, write=WriteOptions(widen=True))
+    assert column_types(connection)["a"] == "smallint"
+
+
+def test_undo_drops_the_columns_that_the_run_added(database: str, connection: Connection, tmp_path: Path) -> None:
+    processor, write = ConflictAwareProcessor(database), WriteOptions(new_columns="add")
+    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
+    first.write_text("id,a\n1,old\n")
+    second.write_text("id,a,b\n1,new,5\n2,two,6\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (7)")
+        runs = [
+            processor.load(path, load_spec("t", "id", write=write, undoable=True)).run_id for path in (first, second)
+        ]
+        cursor.execute("UPDATE t SET b = 1 WHERE id = 7")
+        with pytest.raises(
+            LedgerError, match=r"column 'b' of public\.t, which the run added, has 1 values that others wrote"
+        ):
+            processor.undo(runs[1])
+        cursor.execute("UPDATE t SET b = NULL WHERE id = 7; CREATE INDEX i ON t (b)")
+        with pytest.raises(LedgerError, match=r"index i depends on column 'b' of public\.t, which the run added"):
+            processor.undo(runs[1])
+        cursor.execute("DROP INDEX i")
+        assert processor.undo(runs[1], dry_run=True).dropped == ("b",)
+        assert column_types(connection) == {"id": "integer", "a": "text", "b": "bigint"}
+        assert processor.undo(runs[1]).dropped == ("b",)
+        cursor.execute("SELECT t::text FROM t ORDER BY id")
+        assert cursor.fetchall() == [("(1,old)",), ("(7,)",)]
+        assert processor.undo(runs[0]).dropped == ("a",)
+        cursor.execute("SELECT t::text FROM t ORDER BY id")
+        assert cursor.fetchall() == [("(7)",)]
+
+
+def test_a_created_table_lacks_the_column_that_only_marks_tombstones(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,name,Op\n1,x,U\n2,y,D\n")
+    write = WriteOptions(delete=Delete("op", ("D",)))
+    plan = ConflictAwareProcessor(database).plan(path, "t", "id", write=write, create_table=True)
+    assert [
+        reason for reason in plan.reasons if "would be created (without op, which only marks deleted rows)" in reason
+    ]
+    assert ingest(path, "t", "id", database, write=write, create_table=True).counts.inserted == 1
+    assert column_types(connection) == {"id": "bigint", "name": "text"}
+    kept = WriteOptions(delete=Delete("op", ("D",)), update=("name", "op"))
+    assert ingest(path, "kept", "id", database, write=kept, create_table=True).counts.inserted == 1
+    assert column_types(connection, "kept") == {"id": "bigint", "name": "text", "Op": "text"}
 
 
 KINDS = {

@@ -72,8 +72,9 @@ def undo(
     if as_json:
         return options.print_json(asdict(done))
     would = "would be " if done.dry_run else ""
+    dropped = f", column {', '.join(done.dropped)} {would}dropped" if done.dropped else ""
     typer.echo(
-        f"{done.table}: {done.deleted:,} rows {would}deleted, {done.restored:,} rows {would}restored (run {run})"
+        f"{done.table}: {done.deleted:,} rows {would}deleted, {done.restored:,} rows {would}restored{dropped} (run {run})"
     )
 
 

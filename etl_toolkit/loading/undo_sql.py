@@ -35,7 +35,9 @@ def images_statement(target: TargetTable, run_id: str, versions: Sequence[str]) 
         "CREATE TEMP TABLE etl_images ON COMMIT DROP AS SELECT *, {keys} FROM ("
         "SELECT etl_image, etl_version, etl_undone_by, etl_undone_by IS NULL AS etl_mine, (etl_row).* FROM ("
         "SELECT i.image AS etl_image, i.version AS etl_version, r.undone_by::xid AS etl_undone_by, "
-        "i.image::{table} AS etl_row "
+        # A run that was undone has dropped the columns that it had added: the last ones, NULL in what it overwrote.
+        "(CASE WHEN r.undone_by IS NULL THEN i.image ELSE pg_catalog.left(i.image, "
+        "-1 - coalesce(pg_catalog.jsonb_array_length(r.plan -> 'added'), 0)) || ')' END)::{table} AS etl_row "
         "FROM etl_toolkit.runs r JOIN (SELECT DISTINCT run_id, transaction_id FROM etl_toolkit.batches) b USING (run_id) "
         "JOIN etl_toolkit.before_images i USING (transaction_id) "
         "WHERE r.run_id = {run} AND NOT i.version = ANY({versions}::xid[]) "

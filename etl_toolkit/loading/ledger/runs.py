@@ -112,12 +112,13 @@ def _drop_leftovers(cursor: Any) -> None:
 
 
 def pinned(plan: Plan) -> dict[str, Any]:
-    """What of a plan a resumed run must keep: strategy and lanes; and the files that it left out."""
+    """What of a plan a resumed run must keep: strategy and lanes; the files that it left out, and the columns that it added."""
     return {
         "strategy": plan.strategy,
         "lanes": [[asdict(batch) for batch in lane] for lane in plan.lanes],
         "left_out": [list(pair) for pair in plan.duplicates],
         "commit": plan.commit,
+        "added": list(plan.added),
     }
 
 
