@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
@@ -223,6 +226,64 @@ def test_a_mirror_keeps_to_the_directories_of_its_files(
 ) -> None:
     assert mirrored(range(48), "region=eu/in.csv", scope="$path").counts.removed == 2
     assert count(connection) == 98
+
+
+@pytest.mark.parametrize("key", ["int", "numeric"])
+def test_a_mirror_counts_neither_marked_rows_nor_those_without_a_key(
+    database: str, connection: Connection, tmp_path: Path, key: str
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id\n" + "".join(f"{key}\n" for key in range(55)))
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE t (id {key} UNIQUE, gone boolean)")
+        cursor.execute("INSERT INTO t SELECT nullif(g, 99), g >= 60 FROM generate_series(0, 99) g")
+        cursor.execute("INSERT INTO t SELECT NULL FROM generate_series(0, 99) g")
+    mirror = WriteOptions(missing=SoftDelete("gone"))
+    assert ingest(path, "t", "id", database, write=mirror).counts.removed == 5
+    with pytest.raises(TooManyDeletesError, match="44 of 99 keys"):
+        ingest(path, "t", "id", database, write=WriteOptions(missing="delete"))
+
+
+@pytest.mark.parametrize("key", ["int", "numeric"])
+def test_a_key_that_is_no_value_is_rejected_from_a_mirror_too(
+    database: str, connection: Connection, tmp_path: Path, key: str
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id\n1\nbad\n")
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE t (id {key} PRIMARY KEY); INSERT INTO t VALUES (2), (3)")
+    result = ingest(path, "t", "id", database, write=WriteOptions(missing="delete", max_deletes=2), max_rejects=1)
+    assert (result.counts.inserted, result.counts.rejected, count(connection)) == (1, 1, 3)
+
+
+@pytest.mark.parametrize("rows", ["update", "all"])
+def test_a_row_that_another_session_makes_newer_meanwhile_stays(
+    database: str, connection: Connection, tmp_path: Path, rows: Any
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,version,name\n1,5,ours\n2,5,ours\n")
+    with connection.cursor() as cursor, psycopg2.connect(database) as other, other.cursor() as theirs:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, version int, name text)")
+        cursor.execute("INSERT INTO t VALUES (1, 1, 'old'), (2, 1, 'old')")
+        theirs.execute("UPDATE t SET version = 9, name = 'theirs' WHERE id = 2")
+
+        def commit_once_waited_for() -> None:
+            for _ in range(300):
+                cursor.execute("SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
+                if cursor.rowcount:
+                    break
+                time.sleep(0.05)
+            other.commit()
+
+        waiter = Thread(target=commit_once_waited_for)
+        waiter.start()
+        write = WriteOptions(rows=rows)
+        result = ingest(path, "t", "id", database, order_by="version", on_conflict="newer", write=write)
+        waiter.join()
+        cursor.execute("SELECT t::text FROM t ORDER BY id")
+        assert cursor.fetchall() == [("(1,5,ours)",), ("(2,9,theirs)",)]
+        if rows == "update":
+            assert (result.counts.updated, result.counts.stale) == (1, 1)
 
 
 def test_new_columns_are_added_planned_and_can_be_typed(database: str, connection: Connection, tmp_path: Path) -> None:

@@ -437,20 +437,26 @@ def overriding(upsert: Upsert) -> SQL:
 def update_only_statement(upsert: Upsert, source: Composable) -> Composed:
     """Compose the update of the rows that are there; the others are not inserted.
 
-    It returns a row per file: (etl_file, rows, absent, unchanged, stale).
+    It returns a row per file: (etl_file, rows, absent, unchanged, stale, updated). A row that another session makes newer
+    before it can be updated is left as it is.
     """
     target = upsert.target
-    update: Composable = SQL("SELECT WHERE false")
+    update: Composable = SQL("SELECT NULL::int AS etl_file WHERE false")
     if upsert.values:
+        wanted: Composable = SQL("true")
+        if upsert.action is ConflictAction.NEWER and upsert.order_by:
+            wanted = SQL("NOT {}").format(_older_row(upsert, "judged", "etl_target"))
         parts = [SQL("etl_target.{}").format(SQL(part)) for part in target.arbiter.expressions]
-        update = ours(target, "UPDATE {}{} AS etl_target SET {} FROM judged WHERE etl_differs AND {} RETURNING 1").format(
+        update = ours(target,
+            "UPDATE {}{} AS etl_target SET {} FROM judged WHERE etl_differs AND {} AND {} RETURNING judged.etl_file"
+        ).format(
             SQL("" if target.is_partitioned else "ONLY "), table(target), upsert.assignments("judged", "etl_target"),
-            equal_keys(target, parts, "judged"),
+            equal_keys(target, parts, "judged"), wanted,
         )  # fmt: skip
     return ours(target,
         "WITH {judged}, written AS ({update}) SELECT etl_file, count(*), count(*) FILTER (WHERE etl_new), "
-        "count(*) FILTER (WHERE NOT etl_new AND NOT etl_stale AND NOT etl_differs), count(*) FILTER (WHERE etl_stale) "
-        "FROM judged GROUP BY etl_file"
+        "count(*) FILTER (WHERE NOT etl_new AND NOT etl_stale AND NOT etl_differs), count(*) FILTER (WHERE etl_stale), "
+        "(SELECT count(*) FROM written WHERE written.etl_file = judged.etl_file) FROM judged GROUP BY etl_file"
     ).format(judged=compose_judged(upsert, source), update=update)  # fmt: skip
 
 
@@ -459,10 +465,12 @@ def update_only(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Me
     if upsert.undoable:
         _keep(cursor, upsert, source)
     cursor.execute(update_only_statement(replace(upsert, undoable=False), source))
-    return {
-        file: Merged(rows, updated=rows - new - same - stale, unchanged=same, stale=stale, absent=new)
-        for file, rows, new, same, stale in cursor.fetchall()
-    }
+    merged = {}
+    for file, rows, new, same, stale, written in cursor.fetchall():
+        updated = rows - new - same - stale
+        newer = updated - written if upsert.action is ConflictAction.NEWER else 0
+        merged[file] = Merged(rows, updated=updated - newer, unchanged=same, stale=stale + newer, absent=new)
+    return merged
 
 
 def _keep(cursor: Any, upsert: Upsert, source: Composable) -> None:

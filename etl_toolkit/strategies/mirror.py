@@ -1,7 +1,7 @@
 """Keys of the table that are in no file of the load: counted before anything is written, and deleted after the last file.
 
 Where DuckDB can compare the keys, the keys of the table are read out and compared there; else the keys of the files are
-staged and the server compares them. In both cases only keys that were there before the load can go.
+staged and the server compares them, again at the end: a key that another session has inserted meanwhile goes as well.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import psycopg2
 from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from etl_toolkit.errors import TooManyDeletesError
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.copy import copy_records
+from etl_toolkit.loading.copy import copy_records, is_row_error
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import (
     Upsert,
     copy_into,
     create_staging,
     drop_staging,
+    key_aliases,
     key_items,
     match_keys,
     names,
@@ -50,6 +52,17 @@ class Missing:
 
     keys: int
     present: int
+
+
+def _present_in_scope(target: TargetTable, spec: LoadSpec, files: Sequence[SourceFile]) -> Composed:
+    """A FROM and WHERE of the rows that may go: those of the scope, but none without a key, and none that is marked already."""
+    found = [scope_condition(spec, files)]
+    if not target.arbiter.nulls_not_distinct:
+        found += [SQL("{} IS NOT NULL").format(alias) for alias in key_aliases(target)]
+    if soft := spec.write.missing_soft:
+        is_marked = SQL("IS TRUE" if target.column(soft).base_type == "bool" else "IS NOT NULL")
+        found.append(SQL("({} {}) IS NOT TRUE").format(Identifier(soft), is_marked))
+    return SQL("({}) AS present WHERE {}").format(present_rows(target), SQL(" AND ").join(found))
 
 
 def scope_condition(spec: LoadSpec, files: Sequence[SourceFile]) -> Composable:
@@ -84,8 +97,8 @@ def find_missing(
     """Fill the workspace's table `missing` with the keys of the scope (t0, …, as texts) that are in no file; count them."""
     columns = [f"t{number}" for number in range(len(target.key))]
     path = workspace.directory / "present_keys.csv"
-    query = SQL("COPY (SELECT {} FROM ({}) AS present WHERE {}) TO STDOUT (FORMAT csv)").format(
-        names(target.key), present_rows(target), scope_condition(spec, scan.files)
+    query = SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT csv)").format(
+        names(target.key), _present_in_scope(target, spec, scan.files)
     )
 
     def read(connection: Any) -> int:
@@ -131,7 +144,12 @@ def forecast_missing(run: Run) -> None:
             assert run.scan is not None
             found = find_missing(run.spec, run.target, run.scan, run.workspace, run.sessions)
         else:
-            found = run.sessions.ask("missing", partial(_stage_and_count, run))
+            try:
+                found = run.sessions.ask("missing", partial(_stage_and_count, run))
+            except psycopg2.Error as error:
+                if not is_row_error(error):
+                    raise
+                return  # a key that the server refuses: its row will be rejected, and then no key is deleted
     check_missing(run.spec, run.target, found)
 
 
@@ -218,7 +236,7 @@ def _stage_missing(run: Run, cursor: Any) -> Missing:
             copy_records(cursor, source, query, copy_into(staged, layout), on_bytes=lambda *_: run.check())
     _create_dead(run, cursor)
     keys = SQL("SELECT {} FROM {}").format(key_items(target), staged)
-    scoped = SQL("({}) AS present WHERE {}").format(present_rows(target), scope_condition(run.spec, run.files))
+    scoped = _present_in_scope(target, run.spec, run.files)
     columns = names(target.key)
     cursor.execute(SQL("ANALYZE {}").format(staged))
     cursor.execute(
