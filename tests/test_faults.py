@@ -23,7 +23,7 @@ import pytest
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, server
+from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, WriteOptions, ingest, server
 from etl_toolkit.errors import (
     AccountingError,
     DatabaseError,
@@ -38,7 +38,7 @@ from etl_toolkit.strategies import lanes
 from etl_toolkit.workspace import open_workspace, sweep
 from tests import fault_worker
 from tests.fault_worker import nth
-from tests.oracle import Oracle, Rows, differing_rows, write
+from tests.oracle import Oracle, Replay, Rows, differing_rows, write
 from tests.proxy import Moment, Proxy, proxied
 
 pytestmark = pytest.mark.faults
@@ -103,11 +103,14 @@ class Scenario:
                     cursor.execute(f"INSERT INTO {name} SELECT n, 'before' FROM {self.present} n")
         contents = [self.contents(number) for number in range(3)]
         good = [replace(content, rows=tuple(row for row in content.rows if row != BAD)) for content in contents]
-        Oracle("expected", ("id",), order_by=self.more.get("order_by")).load(connection, good)
+        self.expect(connection, good)
         return [
             write(content, directory, f"part{number}", form)
             for number, (content, form) in enumerate(zip(contents, ("csv", "parquet", "quoted"), strict=True))
         ]
+
+    def expect(self, connection: Connection, contents: Sequence[Rows]) -> None:
+        Oracle("expected", ("id",), order_by=self.more.get("order_by")).load(connection, contents)
 
     def options(self, work: Path, **changes: Any) -> dict[str, Any]:
         return {"strategy": self.strategy, "config": config_for(work, **changes), **self.more}
@@ -314,6 +317,115 @@ def test_a_killed_load_is_resumed_with_other_workers(
     if scenario.more.get("undoable"):
         ConflictAwareProcessor(database, config=config_for(work)).undo(run_id)
         assert query(connection, "SELECT loaded::text FROM loaded ORDER BY id") == before_it
+
+
+# --- keys are deleted ----------------------------------------------------------------------------------------------------
+
+
+def marked(number: int) -> Rows:
+    """Every third row deletes its key; some of them come back, and others go twice."""
+    rows = overlapping(number).rows
+    return Rows(("id", "v", "op"), tuple((*row, "D" if at % 3 == 0 else "U") for at, row in enumerate(rows)))
+
+
+@dataclass(frozen=True)
+class Deleting(Scenario):
+    def expect(self, connection: Connection, contents: Sequence[Rows]) -> None:
+        write_options = self.more["write"]
+        mark, missing = write_options.delete and write_options.delete.column, write_options.missing
+        Replay("expected", "id", mark=mark, missing=None if mark else missing).load(connection, contents)
+
+
+MIRROR = {"write": WriteOptions(missing="delete", max_deletes=1.0), "undoable": True}
+TOMBSTONES = {"write": WriteOptions(delete=Delete("op", ("D",))), "undoable": True}
+DELETING = {
+    "mirror": Deleting("deterministic", more=MIRROR),
+    "mirror, keys for the server": Deleting("partitioned", key_type="numeric", more=MIRROR),
+    "tombstones": Deleting("deterministic", contents=marked, more=TOMBSTONES),
+    "tombstones, partitioned": Deleting("partitioned", contents=marked, more=TOMBSTONES),
+    "tombstones, keys for the server": Deleting("deterministic", key_type="numeric", contents=marked, more=TOMBSTONES),
+}
+GONE = 101 - 24  # the keys of the table are 0, 3, …, 300, those of the files 0 to 69
+BATCHES = {"mirror": 3, "mirror, keys for the server": 2}
+# Killed in the last batch of a mirror, and in the first two of the others. What is committed is not deleted once more by another run.
+KILLED_WHILE_DELETING = [
+    *(
+        (name, point, BATCHES[name] + 1, "resumed")
+        for name in BATCHES
+        for point in ("claimed", "completed", "committed")
+    ),
+    *((name, "committed", BATCHES[name] + 1, "run again") for name in BATCHES),
+    *(
+        (name, point, number, "resumed")
+        for name in DELETING
+        if name not in BATCHES
+        for point, number in (("merged", 1), ("committed", 1), ("completed", 2))
+    ),
+]
+
+
+def deleted_by_the_ledger(connection: Connection) -> int:
+    """How many keys the committed batches of all runs have deleted."""
+    return sum(
+        count.get("deleted", 0) + count.get("removed", 0)
+        for (counts,) in query(connection, "SELECT counts FROM etl_toolkit.batches WHERE counts IS NOT NULL")
+        for count in counts.values()
+    )
+
+
+def assert_deleted_once(connection: Connection, result: LoadResult, scenario: Scenario) -> None:
+    """The rows are those of the oracle, the counts add up, and no key was deleted by two batches."""
+    assert differing_rows(connection, "loaded", "expected") == []
+    counts = asdict(result.counts)
+    assert counts.pop("read") == sum(counts.values()) - counts["removed"]
+    if scenario.more is MIRROR:
+        assert deleted_by_the_ledger(connection) == GONE
+    assert query(connection, "SELECT status FROM etl_toolkit.runs ORDER BY started_at")[-1] == ("complete",)
+
+
+@pytest.mark.parametrize(("name", "point", "number", "then"), named(KILLED_WHILE_DELETING))
+def test_a_load_that_is_killed_while_it_deletes_keys_deletes_each_once(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str, point: str, number: int, then: str
+) -> None:
+    scenario = DELETING[name]
+    files = scenario.prepare(connection, tmp_path)
+    before = query(connection, "SELECT loaded::text FROM loaded ORDER BY id")
+    options = scenario.options(work)
+
+    load_and_die(database, files, options, point, number)
+    ((run_id, label),) = query(
+        connection, "SELECT run_id, (SELECT label FROM etl_toolkit.batches b WHERE b.run_id = r.run_id ORDER BY number DESC "
+        "LIMIT 1) FROM etl_toolkit.runs r",
+    )  # fmt: skip
+    if scenario.more is MIRROR:  # all others are committed
+        assert query(connection, "SELECT count(*) FROM etl_toolkit.batches WHERE label <> 'missing keys'") == [
+            (number - 1,)
+        ]
+        assert (label == "missing keys") == (point == "committed")
+    processor = ConflictAwareProcessor(database, config=config_for(work, concurrency=3))
+    result = processor.resume(run_id) if then == "resumed" else ingest(files, "loaded", "id", database, **options)
+
+    assert_deleted_once(connection, result, scenario)
+    assert_nothing_is_left(connection, work)
+    if then == "resumed":
+        processor.undo(run_id)
+        assert query(connection, "SELECT loaded::text FROM loaded ORDER BY id") == before
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("role", ["missing keys", "coordinator$"])
+def test_a_mirror_outlives_the_loss_of_a_session_in_its_last_batch(
+    database: str, connection: Connection, tmp_path: Path, work: Path, name: str, role: str
+) -> None:
+    scenario = DELETING[name]
+    files = scenario.prepare(connection, tmp_path)
+
+    with failpoints.installed({"completed": nth(BATCHES[name] + 1, terminate(database, role))}):
+        result = ingest(files, "loaded", "id", database, **scenario.options(work))
+
+    assert_deleted_once(connection, result, scenario)
+    assert result.counts.removed == GONE
+    assert_nothing_is_left(connection, work)
 
 
 # --- what a killed load leaves behind -------------------------------------------------------------------------------------
