@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers know it; importing `typing` takes most of the time that this takes
 if TYPE_CHECKING:
+    from typing import Any
+
     from etl_toolkit.config import ParallelConfig
     from etl_toolkit.errors import EtlError, StoppedError
     from etl_toolkit.feed import Feed

@@ -16,6 +16,7 @@
     ├── FollowUpError           a load is complete, but a command that was to follow it failed
     ├── AssertionFailedError    a condition that was to hold after the load does not
     ├── LedgerError             the ledger refuses: another run holds the table, a newer run, a changed file
+    │   └── UnknownRunError     … a run that is named is not there (a UsageError as well)
     ├── StoppedError            the load was stopped; has what was committed before
     └── DatabaseError           PostgreSQL refused a statement; has the SQLSTATE
         └── TransientDatabaseError  worth another attempt (deadlock, serialization, lost connection, …)
@@ -126,6 +127,10 @@ class FollowUpError(EtlError):
 
 class AssertionFailedError(EtlError):
     """A condition that was to hold after the load does not."""
+
+
+class UnknownRunError(LedgerError, UsageError):
+    """A run that is named, and that the ledger does not have."""
 
 
 class TakenMeanwhileError(LedgerError):

@@ -14,8 +14,8 @@ import typer
 
 from etl_toolkit import __version__
 from etl_toolkit.cli import analysis, feed, history, load, nightly, production, servers
-from etl_toolkit.cli.failures import complain, exit_code, is_json_wanted
-from etl_toolkit.cli.signals import Terminated, terminate
+from etl_toolkit.cli.failures import INTERRUPTED, complain, exit_code, is_json_wanted
+from etl_toolkit.cli.signals import Interrupt, Terminated, terminate
 from etl_toolkit.errors import EtlError
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and exit as documented; a user's mistake never shows a traceback."""
     signal.signal(signal.SIGTERM, terminate)
+    interrupt = Interrupt()
     try:
         outcome = app(standalone_mode=False)  # what `typer.Exit` carries, else what the command returned
         code = outcome if isinstance(outcome, int) else 0
@@ -62,12 +63,11 @@ def main() -> NoReturn:
     except Terminated:
         code = complain("terminated; what was not committed is rolled back; see `etl-toolkit runs`", 143)
     except EtlError as error:
-        code = complain(str(error), exit_code(error), error)
+        code = complain(str(error), INTERRUPTED if interrupt.is_pressed else exit_code(error), error)
     except BrokenPipeError:
         code = 0
     except Exception as error:
-        is_interrupt = str(error) == "Query interrupted"  # what DuckDB makes of Ctrl-C in the main thread
-        code = complain("interrupted", 130) if is_interrupt else _click_failure(error)
+        code = complain("interrupted", INTERRUPTED) if interrupt.is_pressed else _click_failure(error)
     sys.exit(code)
 
 

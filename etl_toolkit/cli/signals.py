@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -17,6 +20,30 @@ class Terminated(BaseException):
 
 def terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated
+
+
+class Interrupt:
+    """Ctrl-C in the main thread: remembered, because what it meets may turn KeyboardInterrupt into an error of its own.
+
+    NumPy makes an ImportError of it, DuckDB a RuntimeError, and a callback that nothing may leave prints and drops it.
+    """
+
+    is_pressed = False
+
+    def __init__(self) -> None:
+        signal.signal(signal.SIGINT, self._press)
+        sys.unraisablehook = self._pass_on
+
+    def _press(self, _number: int, _frame: FrameType | None) -> NoReturn:
+        self.is_pressed = True
+        raise KeyboardInterrupt
+
+    @staticmethod
+    def _pass_on(dropped: sys.UnraisableHookArgs) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            threading.Timer(0.05, _thread.interrupt_main).start()  # once the callback is left
+        else:
+            sys.__unraisablehook__(dropped)
 
 
 @contextmanager

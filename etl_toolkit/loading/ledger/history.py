@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from etl_toolkit.errors import LedgerError
+from etl_toolkit.errors import UnknownRunError
 from etl_toolkit.loading.conventions import printing
 from etl_toolkit.loading.ledger.definition import check_version
 from etl_toolkit.loading.ledger.spelling import encoding_of, read
@@ -61,8 +61,8 @@ def past_runs(
 
 
 def find_run(connection: Any, run_id: str) -> PastRun:
-    """Return one run; raises LedgerError where there is no such run."""
+    """Return one run; raises UnknownRunError where there is no such run."""
     found = past_runs(connection, run_id=run_id)
     if not found:
-        raise LedgerError(f"there is no run {run_id}; `etl-toolkit runs` lists them")
+        raise UnknownRunError(f"there is no run {run_id}; `etl-toolkit runs` lists them")
     return found[0]
