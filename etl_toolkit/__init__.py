@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Strategy,
         WriteOptions,
     )
+    from etl_toolkit.nightly import run_feeds
     from etl_toolkit.processor import ConflictAwareProcessor, ingest
     from etl_toolkit.stopping import Stop
 
@@ -47,6 +48,7 @@ __all__ = [
     "forget",
     "ingest",
     "rejects",
+    "run_feeds",
     "runs",
     "workbench",
 ]
@@ -72,6 +74,7 @@ _HOMES = {
     "forget": "history",
     "ingest": "processor",
     "rejects": "history",
+    "run_feeds": "nightly",
     "runs": "history",
     "workbench": "lab",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -50,7 +51,9 @@ class FeedOutcome:
         }  # fmt: skip
 
 
-def read_feeds(place: str | Path, names: Sequence[str] = (), *, environ: Mapping[str, str] | None = None) -> list[Feed]:
+def read_feeds(
+    place: str | os.PathLike[str], names: Sequence[str] = (), *, environ: Mapping[str, str] | None = None
+) -> list[Feed]:
     """Return the feeds of a directory by name, or those that are named, or the one of a file.
 
     Raises ConfigError that lists what is wrong in all of them.
@@ -64,10 +67,18 @@ def read_feeds(place: str | Path, names: Sequence[str] = (), *, environ: Mapping
         raise ConfigError(
             f"{place}: has no feed {unknown[0]}{did_you_mean(unknown[0], known)}; it has {', '.join(known)}"
         )
+    return _open_all([known[name] for name in known if name in names or not names], environ=environ)
+
+
+def _open_all(
+    given: Sequence[Feed | str | os.PathLike[str]], *, environ: Mapping[str, str] | None = None
+) -> list[Feed]:
+    """The feeds, those that are files read. Raises ConfigError that lists what is wrong in all of them."""
     feeds, mistakes = [], []
-    for path in [known[name] for name in known if name in names or not names]:
+    for each in given:
+        path = each.path if isinstance(each, Feed) else Path(each)
         try:
-            feed = Feed.from_toml(path, environ=environ)
+            feed = each if isinstance(each, Feed) else Feed.from_toml(path, environ=environ)
             check_named(feed.files, feed.spec)
             if not feed.spec.key:
                 mistakes.append(f"{path}: names no key")
@@ -80,15 +91,20 @@ def read_feeds(place: str | Path, names: Sequence[str] = (), *, environ: Mapping
 
 
 def run_feeds(
-    feeds: Sequence[Feed], dsn: Any = None, *, connections: int = CONNECTIONS, stop: Stop | None = None,
+    feeds: str | os.PathLike[str] | Sequence[Feed | str | os.PathLike[str]], dsn: Any = None, *,
+    connections: int = CONNECTIONS, stop: Stop | None = None,
     on_event: Callable[[Event], None] = lambda _event: None, on_outcome: Callable[[FeedOutcome], None] = lambda _outcome: None,
 ) -> list[FeedOutcome]:  # fmt: skip
-    """Load feeds side by side and return what became of each, in their order.
+    """Load feeds side by side and return what became of each, in their order; `feeds` may be their directory.
 
     A feed waits for those before it that load the same table, and for those whose tables its own refers to by a foreign key;
     if one of them fails, it is skipped. `dsn` is the server of feeds that name none. No more than `connections` are open at a
-    time. `on_outcome` is called with each outcome as soon as it is known.
+    time. `on_outcome` is called with each outcome as soon as it is known. Raises ConfigError, before the first load begins,
+    that lists what is wrong in all of them.
+
+        failed = [outcome for outcome in run_feeds("feeds/", dsn) if outcome.status != "loaded"]
     """
+    feeds = read_feeds(feeds) if isinstance(feeds, str | os.PathLike) else _open_all(feeds)
     stop = stop or Stop()
     before = find_order(feeds, dsn)
     at_once = max(1, min(len(feeds), connections // (BESIDE_WORKERS + 1)))

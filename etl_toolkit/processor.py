@@ -110,7 +110,9 @@ class ConflictAwareProcessor:
         )
 
     async def process_with_strategy(
-        self, files: Any, table: str, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
+        self, files: Any = None, table: str | None = None, key: str | Sequence[str] | None = None,
+        headers: Sequence[str] | None = None, *,
+        feed: Feed | str | os.PathLike[str] | None = None,
         pk_columns: str | Sequence[str] | None = None, read: ReadOptions | None = None, write: WriteOptions | None = None,
         strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict | None = None,
         create_table: bool | None = None, max_rejects: int | None = None, atomic: bool | None = None,
@@ -122,17 +124,21 @@ class ConflictAwareProcessor:
     ) -> LoadResult:  # fmt: skip
         """Load `files` into `table` and return the LoadResult; cancelling the task stops the load in any phase.
 
-        The options are those of `ingest`; `pk_columns` is another name for `key`. Raises EtlError.
+        The options are those of `ingest`; `pk_columns` is another name for `key`. A `feed` is run with the settings of this
+        processor, and on its server if it has one. Raises EtlError.
 
             result = await ConflictAwareProcessor(dsn).process_with_strategy("drops/*.csv", "orders", key=["id"])
         """
-        spec = spec_of(locals(), default_spec(self.config))
+        options = locals()
+        given = open_feed(feed)
+        spec, files = spec_of(options, self._base(given)), given.files if given and files is None else files
+        check_named(files, spec)
         stop = Stop()
         with card_if_wanted(stop, progress=progress) as card:
-            return await self._with(card)._load_unless_cancelled(files, spec, stop)
+            return await self._with(card, given)._load_unless_cancelled(files, spec, stop, given)
 
-    async def _load_unless_cancelled(self, files: Any, spec: LoadSpec, stop: Stop) -> LoadResult:
-        work = asyncio.ensure_future(asyncio.to_thread(self.load, files, spec, stop))
+    async def _load_unless_cancelled(self, files: Any, spec: LoadSpec, stop: Stop, feed: Feed | None) -> LoadResult:
+        work = asyncio.ensure_future(asyncio.to_thread(self._load_and_follow_up, files, spec, stop, feed))
         try:
             await _in_steps(work)
         except asyncio.CancelledError as cancelled:
@@ -143,7 +149,8 @@ class ConflictAwareProcessor:
         return work.result()
 
     def analyze(
-        self, files: Any, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
+        self, files: Any = None, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
+        feed: Feed | str | os.PathLike[str] | None = None,
         pk_columns: str | Sequence[str] | None = None, read: ReadOptions | None = None,
         delimiter: str | None = None, quote: str | None = None, encoding: str | None = None,
         extra_columns: ExtraColumns | None = None, format: FileFormat | None = None, skip: int | None = None,
@@ -155,7 +162,11 @@ class ConflictAwareProcessor:
 
             overlap = ConflictAwareProcessor().analyze("drops/*.csv", key="id")
         """
-        return self.measure(files, spec_of(locals()))
+        options = locals()
+        given = open_feed(feed)
+        spec, files = spec_of(options, self._base(given)), given.files if given and files is None else files
+        check_named(files, spec, needs_table=False)
+        return self.measure(files, spec)
 
     def measure(self, files: Any, spec: LoadSpec) -> KeyOverlap:
         """Return which of `files` share keys, read as `spec` says; `analyze` with its options gathered."""
@@ -173,7 +184,9 @@ class ConflictAwareProcessor:
         return run_stoppable(look, stop)
 
     def plan(
-        self, files: Any, table: str, key: str | Sequence[str] | None = None, headers: Sequence[str] | None = None, *,
+        self, files: Any = None, table: str | None = None, key: str | Sequence[str] | None = None,
+        headers: Sequence[str] | None = None, *,
+        feed: Feed | str | os.PathLike[str] | None = None,
         pk_columns: str | Sequence[str] | None = None, read: ReadOptions | None = None, write: WriteOptions | None = None,
         strategy: StrategyName | None = None, order_by: str | None = None, on_conflict: OnConflict | None = None,
         create_table: bool | None = None, max_rejects: int | None = None, atomic: bool | None = None,
@@ -188,7 +201,11 @@ class ConflictAwareProcessor:
 
             print(ConflictAwareProcessor(dsn).plan("drops/*.csv", "orders", key="id"))
         """
-        return self.forecast(files, spec_of(locals(), default_spec(self.config)))
+        options = locals()
+        given = open_feed(feed)
+        spec, files = spec_of(options, self._base(given)), given.files if given and files is None else files
+        check_named(files, spec)
+        return self._with(None, given).forecast(files, spec)
 
     def forecast(self, files: Any, spec: LoadSpec) -> Plan:
         """Return what loading `files` as `spec` says would do; `plan` with its options gathered."""
@@ -338,13 +355,26 @@ class ConflictAwareProcessor:
         if attempt & (attempt - 1) == 0:  # 1, 2, 4, 8: a server that is away is tried for a minute
             self._on_event(Event("retry", {"batch": role, "attempt": attempt, **reason_of(error)}, run_id))
 
-    def _with(self, card: Card | None) -> ConflictAwareProcessor:
-        """The same, followed by a card as well."""
-        if card is None:
+    def _with(self, card: Card | None, feed: Feed | None = None) -> ConflictAwareProcessor:
+        """The same, followed by a card as well, and on the server of the feed unless it has one of its own."""
+        server = feed.dsn if feed and self._dsn is None else self._dsn
+        if card is None and server is self._dsn:
             return self
-        return ConflictAwareProcessor(
-            self._dsn, config=self.config, on_event=fan_out(self._on_event, card), executor=self._executor
-        )
+        on_event = fan_out(self._on_event, card) if card else self._on_event
+        return ConflictAwareProcessor(server, config=self.config, on_event=on_event, executor=self._executor)
+
+    def _base(self, feed: Feed | None) -> LoadSpec:
+        """What a feed asks for; its strategy, else that of this processor."""
+        if feed and "strategy" in feed.settings:
+            return feed.spec
+        return default_spec(self.config, feed.spec if feed else NOTHING_ASKED)
+
+    def _load_and_follow_up(self, files: Any, spec: LoadSpec, stop: Stop, feed: Feed | None) -> LoadResult:
+        """Load, then do what the feed asks for. Raises FollowUpError where that fails."""
+        result, complaints = load_and_follow_up(feed, partial(self.load, files, spec, stop), self._dsn)
+        if complaints:
+            raise FollowUpError(f"run {result.run_id} is complete, but {'; '.join(complaints)}", result)
+        return result
 
     def _connection_string(self) -> str:
         return connection_string(self._dsn)
@@ -418,11 +448,7 @@ def ingest(
     check_named(files, spec)
     stop = stop or Stop()
     with card_if_wanted(stop, progress=progress) as card:
-        load = partial(processor._with(card).load, files, spec, stop)
-        result, complaints = load_and_follow_up(given, load, dsn)
-    if complaints:
-        raise FollowUpError(f"run {result.run_id} is complete, but {'; '.join(complaints)}", result)
-    return result
+        return processor._with(card)._load_and_follow_up(files, spec, stop, given)
 
 
 async def _in_steps(work: asyncio.Future[LoadResult]) -> None:

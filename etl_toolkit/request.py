@@ -70,11 +70,11 @@ def default_spec(config: ParallelConfig, base: LoadSpec = NOTHING_ASKED) -> Load
     return replace(base, strategy=Strategy(config.strategy))
 
 
-def check_named(files: Any, spec: LoadSpec) -> None:
+def check_named(files: Any, spec: LoadSpec, *, needs_table: bool = True) -> None:
     """Raise UsageError where it is not said what is loaded, or into which table."""
     if files is None or (isinstance(files, list | tuple) and not files):  # a frame compares itself with anything
         raise UsageError("no files given; name at least one CSV or Parquet file, or a feed with --feed FILE")
-    if not spec.table:
+    if needs_table and not spec.table:
         raise UsageError("no table given; name it with --table NAME, or a feed with --feed FILE")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit.errors import ConfigError
+import etl_toolkit
+from etl_toolkit import ConflictAwareProcessor, Feed
+from etl_toolkit.errors import ConfigError, UsageError
 from etl_toolkit.nightly import find_order, read_feeds, run_feeds
 from etl_toolkit.stopping import Stop
 
@@ -70,6 +74,32 @@ def test_a_failed_parent_skips_its_children_and_nothing_else(
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM item")
         assert cursor.fetchone() == (0,)
+
+
+def test_feeds_are_given_as_a_directory_as_files_or_as_such(database: str, feeds: Path) -> None:
+    assert [each.status for each in etl_toolkit.run_feeds(feeds, database)] == ["loaded"] * 4
+    given = [feeds / "d_customer.toml", Feed.from_toml(feeds / "c_item.toml")]
+    assert [each.feed.name for each in etl_toolkit.run_feeds(given, database)] == ["d_customer", "c_item"]
+    with pytest.raises(ConfigError, match=r"nope\.toml: cannot be read"):
+        etl_toolkit.run_feeds([*given, "nope.toml"], database)
+
+
+def test_the_methods_of_a_processor_take_a_feed(database: str, connection: Connection, feeds: Path) -> None:
+    path = feeds / "a_other.toml"
+    done = feeds / "done.json"
+    path.write_text(f"{path.read_text()}[after]\non_success = ['tee', '{done}']\n")
+    processor = ConflictAwareProcessor(database)
+    assert processor.analyze(feed=path).key == ("id",)
+    assert processor.plan(feed=path).predicted_inserts == 1
+    assert asyncio.run(processor.process_with_strategy(feed=path)).counts.inserted == 1
+    assert json.loads(done.read_text())["counts"]["inserted"] == 1
+    (feeds / "more.csv").write_text("id,v\n2,y\n")
+    feed = replace(Feed.from_toml(path), dsn=database)
+    assert (
+        ConflictAwareProcessor().plan(feeds / "more.csv", feed=feed).predicted_inserts == 1
+    )  # its table, on its server
+    with pytest.raises(UsageError, match="no files given"):
+        processor.plan(table="other", key="id")
 
 
 def test_feeds_of_one_table_are_loaded_in_order(database: str, connection: Connection, feeds: Path) -> None:
