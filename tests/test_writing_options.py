@@ -14,10 +14,12 @@ from typing import Any
 import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import make_dsn
 
 from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, ReadOptions, WriteOptions, explain_row, ingest
 from etl_toolkit.display import result_warnings
 from etl_toolkit.errors import (
+    AccountingError,
     LedgerError,
     RejectLimitError,
     TargetError,
@@ -284,6 +286,33 @@ def test_a_row_that_another_session_makes_newer_meanwhile_stays(
         assert cursor.fetchall() == [("(1,5,ours)",), ("(2,9,theirs)",)]
         if rows == "update":
             assert (result.counts.updated, result.counts.stale) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("guard", "options"), [("policy", {"rows": "update"}), ("policy", DELETE), ("policy", SOFT), ("trigger", {"rows": "update"})]
+)  # fmt: skip
+def test_what_a_policy_or_a_trigger_silently_keeps_is_not_counted_as_written(
+    database: str, connection: Connection, tmp_path: Path, guard: str, options: dict[str, Any]
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,name,op\n1,new,D\n2,new,D\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, name text, gone_at timestamptz)")
+        cursor.execute("INSERT INTO t VALUES (1, 'old'), (2, 'old')")
+        if guard == "trigger":
+            cursor.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+            cursor.execute("CREATE TRIGGER f BEFORE UPDATE ON t FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION f()")
+        else:
+            cursor.execute("ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY seen ON t FOR SELECT USING (true)")
+            cursor.execute("CREATE POLICY changed ON t FOR UPDATE USING (id = 1)")
+            cursor.execute("CREATE POLICY deleted ON t FOR DELETE USING (id = 1)")
+        role = f"loader_{connection.info.dbname}"
+        cursor.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT ALL ON t TO {role}")
+        cursor.execute(f"GRANT CREATE, TEMPORARY ON DATABASE {connection.info.dbname} TO {role}")
+    dsn = make_dsn(database, user=role, password="x")
+    write = WriteOptions(**{"new_columns": "ignore", **options})
+    with pytest.raises(AccountingError):
+        ingest(path, "t", "id", dsn, write=write)
 
 
 def test_new_columns_are_added_planned_and_can_be_typed(database: str, connection: Connection, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from etl_toolkit.loading.conditions import conditions, copied_columns, generated
 from etl_toolkit.loading.conventions import printing
 from etl_toolkit.loading.naming import ours, own_column
 from etl_toolkit.loading.tripwire import Rivals, guarded
-from etl_toolkit.model import ConflictAction, Layout, TargetTable, WriteOptions
+from etl_toolkit.model import ConflictAction, HazardKind, Layout, TargetTable, WriteOptions
 
 STAGING = "etl_staging"
 NOTHING = SQL("")
@@ -460,6 +460,11 @@ def update_only_statement(upsert: Upsert, source: Composable) -> Composed:
     ).format(judged=compose_judged(upsert, source), update=update)  # fmt: skip
 
 
+def may_be_dropped(target: TargetTable) -> bool:
+    """Whether a trigger or a policy may leave out, without an error, a row that is to be updated or deleted."""
+    return any(hazard.kind in (HazardKind.ROW_TRIGGER, HazardKind.ROW_SECURITY) for hazard in target.hazards)
+
+
 def update_only(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Merged]:
     """Run `update_only_statement`; return what happened to the staged rows, by file position."""
     if upsert.undoable:
@@ -468,8 +473,12 @@ def update_only(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, Me
     merged = {}
     for file, rows, new, same, stale, written in cursor.fetchall():
         updated = rows - new - same - stale
-        newer = updated - written if upsert.action is ConflictAction.NEWER else 0
-        merged[file] = Merged(rows, updated=updated - newer, unchanged=same, stale=stale + newer, absent=new)
+        # Another session has made it newer, or deleted it; what a trigger or a policy has kept from us stays a gap.
+        lost = 0 if may_be_dropped(upsert.target) else updated - written
+        is_newer = upsert.action is ConflictAction.NEWER
+        merged[file] = Merged(
+            rows, updated=written, unchanged=same, stale=stale + lost * is_newer, absent=new + lost * (not is_newer)
+        )
     return merged
 
 

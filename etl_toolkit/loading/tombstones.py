@@ -13,9 +13,19 @@ from typing import Any
 from psycopg2.sql import SQL, Composable, Composed, Identifier
 
 from etl_toolkit.loading.conventions import printing
-from etl_toolkit.loading.merge import Merged, Upsert, equal_keys, key_items, match_keys, older, present_rows, table
+from etl_toolkit.loading.merge import (
+    Merged,
+    Upsert,
+    equal_keys,
+    key_items,
+    match_keys,
+    may_be_dropped,
+    older,
+    present_rows,
+    table,
+)
 from etl_toolkit.loading.naming import ours
-from etl_toolkit.model import ConflictAction, HazardKind, Layout, TargetTable
+from etl_toolkit.model import ConflictAction, Layout, TargetTable
 
 TOMBSTONES = "etl_tombstones"
 _REFERENCES = """
@@ -60,8 +70,9 @@ def tombstone_table() -> Identifier:
 
 @dataclass(frozen=True)
 class Buried:
-    """What became of the tombstones of a file that decide; `replaced` keys went for a row that comes after a tombstone."""
+    """What became of the `rows` of a file that are tombstones and decide; `replaced` keys went for a row that comes after one."""
 
+    rows: int = 0
     deleted: int = 0
     absent: int = 0
     stale: int = 0
@@ -71,7 +82,7 @@ class Buried:
         """What happened to the rows of the file, tombstones included."""
         return replace(
             merged,
-            rows=merged.rows + self.deleted + self.absent + self.stale,
+            rows=merged.rows + self.rows,
             inserted=merged.inserted - self.replaced, updated=merged.updated + self.replaced,
             stale=merged.stale + self.stale, deleted=self.deleted, absent=merged.absent + self.absent,
         )  # fmt: skip
@@ -111,7 +122,7 @@ def bury(cursor: Any, upsert: Upsert, dead: Composable) -> dict[int, Buried]:
             cursor.execute(_keep(upsert, dead))
     cursor.execute(_statement(upsert, dead))
     return {
-        file: Buried(deleted, gone - deleted - stale if present is None else gone - present, stale, replaced)
+        file: Buried(gone, deleted, gone - (deleted + stale if present is None else present), stale, replaced)
         for file, gone, present, stale, deleted, replaced in cursor.fetchall()
     }
 
@@ -130,7 +141,10 @@ def _statement(upsert: Upsert, dead: Composable) -> Composed:
     """Compose it; it returns rows of (file, tombstones, [of these in the table], stale, deleted, replaced)."""
     target = upsert.target
     found, is_stale = _found(upsert)
-    may_be_dropped = any(hazard.kind is HazardKind.ROW_TRIGGER for hazard in target.hazards)
+    is_counted = may_be_dropped(target)
+    concerned: Composable = SQL("true" if is_counted else "false")
+    if is_counted and upsert.soft:
+        concerned = SQL("({} OR {})").format(_is_unmarked(upsert, "present"), is_stale)
     there = ours(target, "SELECT etl_file, count(*) FROM {} WHERE etl_gone AND {} GROUP BY etl_file")
     return ours(target,
         "WITH dead AS MATERIALIZED ({dead}), written AS ({write} RETURNING dead.etl_file, dead.etl_gone) "
@@ -140,8 +154,8 @@ def _statement(upsert: Upsert, dead: Composable) -> Composed:
         "FROM (SELECT etl_file, count(*) FILTER (WHERE etl_gone) AS gone FROM dead GROUP BY etl_file) AS d "
         "LEFT JOIN ({there}) AS p (etl_file, present) USING (etl_file) LEFT JOIN ({old}) AS s (etl_file, stale) USING (etl_file)"
     ).format(
-        dead=dead, write=_write(upsert), present=SQL("coalesce(present, 0)" if may_be_dropped else "NULL::bigint"),
-        there=there.format(found, SQL("true" if may_be_dropped else "false")), old=there.format(found, is_stale),
+        dead=dead, write=_write(upsert), present=SQL("coalesce(present, 0)" if is_counted else "NULL::bigint"),
+        there=there.format(found, concerned), old=there.format(found, is_stale),
     )  # fmt: skip
 
 
@@ -181,15 +195,15 @@ def _keep(upsert: Upsert, dead: Composable) -> Composed:
         "WHERE {wanted} AND NOT {stale} AND etl_before.xmin <> pg_catalog.pg_current_xact_id()::xid",
     ).format(
         dead=dead, found=found, table=table(upsert.target), stale=is_stale,
-        wanted=SQL("true") if upsert.soft is None else _is_unmarked(upsert),
+        wanted=SQL("true") if upsert.soft is None else _is_unmarked(upsert, "etl_before"),
     )  # fmt: skip
 
 
-def _is_unmarked(upsert: Upsert) -> Composed:
+def _is_unmarked(upsert: Upsert, relation: str) -> Composed:
     assert upsert.soft is not None
     is_bool = upsert.target.column(upsert.soft).base_type == "bool"
-    return ours(upsert.target, "etl_gone AND (etl_before.{} {}) IS NOT TRUE").format(
-        Identifier(upsert.soft), SQL("IS TRUE" if is_bool else "IS NOT NULL")
+    return ours(upsert.target, "etl_gone AND ({} {}) IS NOT TRUE").format(
+        Identifier(relation, upsert.soft), SQL("IS TRUE" if is_bool else "IS NOT NULL")
     )
 
 
