@@ -18,7 +18,7 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit.errors import UsageError
 from etl_toolkit.model import FileKeys, KeyOverlap
-from etl_toolkit.reporting import frames, notebooks, run_data
+from etl_toolkit.reporting import frames, notebooks, overlap_map, run_data
 from etl_toolkit.reporting.explore import explore
 from tests.report_records import write_run
 from tests.test_stopping import SLOW_LOOK, SLOW_QUERY, SOON_SECONDS
@@ -406,3 +406,17 @@ def test_results_come_as_frames(tmp_path: Path) -> None:
     keys = (FileKeys(0, "d/a", 5, 5), FileKeys(1, "d/b", 4, 4))
     overlap = KeyOverlap(keys, 7, 2, (), {(0, 1): 2}, ((0, 1),), key=("id",))
     assert frames.shared_keys(overlap).to_dict() == {"a": {"a": 5, "b": 2}, "b": {"a": 2, "b": 4}}
+
+
+@pytest.mark.parametrize(("count", "has_digits"), [(12, True), (13, False), (320, False)])
+def test_the_map_of_shared_keys_has_all_files_and_digits_where_they_can_be_read(
+    count: int, *, has_digits: bool
+) -> None:
+    files = tuple(FileKeys(n, f"d/{n}.csv", 77_777, 77_777) for n in range(count))
+    pairs = {(n, n + 1): 44_444 for n in range(0, count - 1, 2)}
+    groups = tuple((n, n + 1) if n + 1 < count else (n,) for n in range(0, count, 2))
+    figure = overlap_map.overlap_figure(KeyOverlap(files, count * 60_000, 1, (), pairs, groups, key=("id",)))
+    assert figure is not None
+    (panel,) = figure.panels
+    assert (">44,444<" in panel.svg) is has_digits
+    assert ("All 320 files are drawn" in figure.note) is (count == 320)

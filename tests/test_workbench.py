@@ -13,9 +13,9 @@ from psycopg2.extensions import connection as Connection
 
 import etl_toolkit
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
+from etl_toolkit.clusters import order_files
 from etl_toolkit.errors import UsageError
 from etl_toolkit.lab import candidates
-from etl_toolkit.lab.clusters import order_files
 from etl_toolkit.lab.fixing import split_row, write_rows
 from etl_toolkit.lab.samples import sample_shared_keys
 from etl_toolkit.model import FileKeys, KeyOverlap, ReadOptions, RejectedRow

@@ -9,8 +9,8 @@ from typing import Any
 import anywidget
 import traitlets
 
+from etl_toolkit.clusters import order_files
 from etl_toolkit.display import short_names
-from etl_toolkit.lab.clusters import order_files
 from etl_toolkit.lab.fixing import FixableRow
 from etl_toolkit.lab.samples import lists_some_pairs
 from etl_toolkit.model import KeyOverlap
