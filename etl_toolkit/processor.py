@@ -574,7 +574,7 @@ def _collect_observations(watch: Watch) -> dict[str, float]:
 def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
     """Every row read is accounted for, and as many were read as there were when the file was looked at and scanned."""
     for position, count in counts.items():
-        if not count.balances:
+        if not count.balances or count.removed:  # a key in no file is no row of one
             raise AccountingError(
                 f"{run.file(position).name}: {count.read:,} rows read but {count.accounted:,} accounted for ({asdict(count)}); "
                 f"the load into {run.target.qualified_name} is not known to be correct"

@@ -17,7 +17,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from sqlalchemy import create_engine, make_url
 
 import etl_toolkit
-from etl_toolkit import ConflictAwareProcessor, LoadResult, cli, ingest
+from etl_toolkit import ConflictAwareProcessor, LoadResult, ingest
 from etl_toolkit.cli.load import ingest as ingest_command
 from etl_toolkit.errors import UsageError
 from etl_toolkit.model import (
@@ -230,18 +230,6 @@ def test_a_server_is_named_by_url_or_engine_and_not_by_a_connection(database: st
     assert connection_string(create_engine(url.set(drivername="postgresql+psycopg2"))) == connection_string(url)
     with pytest.raises(UsageError, match="not connection; a load opens connections of its own"):
         connection_string(connection)
-
-
-def test_an_interrupt_that_duckdb_reports_as_an_error_of_its_own_is_an_interrupt(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def interrupted(**_: Any) -> None:
-        raise RuntimeError("Query interrupted")
-
-    monkeypatch.setattr(cli, "app", interrupted)
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    assert left.value.code == 130
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------
