@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,46 @@ def test_parquet_and_headerless_files(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_column_looks_like(texts: list[Any], kind: str) -> None:
     assert find_out("c", texts).kind == kind
+
+
+def test_headers_of_several_lines_and_footers_are_found(database: str, tmp_path: Path) -> None:
+    for number in (1, 2):
+        rows = "".join(f"{number}{n:04},c{n},{n}.50\n" for n in range(3 if number == 1 else 5_000))
+        (tmp_path / f"{number}.csv").write_text(f"id,customer,amount\n,,EUR\n{rows}Total,{rows.count('.')}\n\n")
+    out = tmp_path / "a.toml"
+    feed = write_feed(propose_feed([str(tmp_path / "*.csv")], out, table="t"), out)
+    assert (feed.spec.read.header, feed.spec.read.footer, feed.spec.key) == (2, 2, ("id",))
+    assert ingest(feed=feed, dsn=database).counts.inserted == 5_003
+
+    (tmp_path / "2.csv").write_text("id,customer,amount\n1,unknown,2\n2,x,3\n3,y,4\n5,z\n")  # a row that is cut off
+    text = propose_feed([str(tmp_path / "2.csv")], out)
+    assert "header =" not in text
+    assert "\n# ? footer = 1  # ? the end: 5,z\n" in text
+    text = propose_feed([str(tmp_path / "1.csv"), str(tmp_path / "2.csv")], out)
+    assert "\n# ? not in all files: header = 2" in text
+    assert "\n# ? footer = 2  # ? the end, but not of all files: Total,3 / \n" in text
+
+
+@pytest.mark.parametrize("bad", ["first", "trailing"])
+def test_no_row_is_taken_for_a_header_or_a_footer(tmp_path: Path, bad: str) -> None:
+    rows = {"first": "a,n/a,b\nc,2,d\ne,3,f\n", "trailing": "1,2,x,\n3,4,y,\n5,6,z,\n"}[bad]
+    (tmp_path / "a.csv").write_text(f"k,n,v\n{rows}")
+    text = propose_feed([str(tmp_path / "a.csv")], tmp_path / "a.toml")
+    assert not [line for line in text.splitlines() if line.startswith(("header =", "footer ="))]
+
+
+def test_archives_and_json_lines_are_looked_into(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("in/1.csv", "id;amount\n1;1,5\n2;2,5\n")
+    text = propose_feed([str(tmp_path / "a.zip")], tmp_path / "a.toml")
+    assert 'key = ["id"]' in text
+    assert 'decimal = ","  # amount' in text
+    (tmp_path / "b.jsonl").write_text('{"id": 1, "day": "31/12/2024"}\n{"id": 2, "more": {"a": [1]}}\n')
+    text = propose_feed([str(tmp_path / "b.jsonl")], tmp_path / "b.toml")
+    assert 'date_format = { day = "%d/%m/%Y" }' in text
+    assert "# id: integer" in text
+    assert "delimiter" not in text
+    assert "# more: text, 1 empty" in text
 
 
 def test_what_is_not_sure_is_a_comment(tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from etl_toolkit.feed.sample import Sample
+from etl_toolkit.feed.sample import MARKERS, Sample
 
-MARKERS = ("NULL", "null", "Null", "NA", "N/A", "n/a", "#N/A", "\\N", "-", "None", "NaN", "nan")
 _KINDS = {
     "integer": r"[+-]?\d{1,18}",
     "number": r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?",

@@ -22,6 +22,9 @@ from etl_toolkit.sources.inputs import path_values
 from etl_toolkit.target import find_table, unique_keys
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # in comments: those of values are escaped
+_TOTAL = re.compile(
+    r"(?i)\W*(grand )?(total|sum|summe|gesamt|end|ende|eof|rows?|records?|count|anzahl|trailer|trl|checksum)\b"
+)
 _TEXTUAL = ("text", "varchar", "bpchar", "citext", "name", "json", "jsonb")
 
 
@@ -30,7 +33,7 @@ def propose_feed(patterns: Sequence[str], out: Path, *, table: str | None = None
 
     Raises SourceError for a file that cannot be looked at.
     """
-    paths = expand(patterns)
+    paths = [item if isinstance(item, Path) else Path(item.name) for item in expand(patterns)]
     with ThreadPoolExecutor(max_workers=4) as pool:
         samples = list(pool.map(partial(take_sample, files=len(paths)), paths))
     known = _read_table(connection, table) if connection is not None and table else None
@@ -137,6 +140,7 @@ def _reading(samples: Sequence[Sample], known: _Table | None) -> list[str]:
         lines.append(
             f"headers = {_list(headless.columns)}  # ? the first line looks like a row; give the columns their names"
         )
+    lines += _edges(texts)
     found = _findings(samples)
     lines += _values([item for item in found if not known or known.types.get(item.name) not in _TEXTUAL])
     if padded := [item for item in found if item.padded]:
@@ -147,6 +151,20 @@ def _reading(samples: Sequence[Sample], known: _Table | None) -> list[str]:
         f"{f', {item.empty:,} empty' if item.empty else ''}"
         for item in found
     ]
+    return lines
+
+
+def _edges(texts: Sequence[Sample]) -> list[str]:
+    """The lines of the headers and footers. What may be rows that are cut off is left to the user."""
+    lines = []
+    if (headers := {sample.header_lines for sample in texts}) - {1}:
+        doubt = "" if len(headers) == 1 else "# ? not in all files: "
+        lines.append(f"{doubt}header = {max(headers)}  # ? the lines below the first one have no values of rows either")
+    if shown := next((sample.footer for sample in texts if sample.footer), None):
+        is_sure = all(len(sample.footer) == len(shown) and _TOTAL.match(sample.footer[0]) for sample in texts)
+        has_all = all(len(sample.footer) == len(shown) for sample in texts)
+        where = "" if has_all else ", but not of all files"
+        lines.append(f"{'' if is_sure else '# ? '}footer = {len(shown)}  # ? the end{where}: {' / '.join(shown)[:80]}")
     return lines
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import json
 import lzma
+import os
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +17,17 @@ from typing import IO, Any
 
 from etl_toolkit.errors import SourceError
 from etl_toolkit.hints import has_no_header
+from etl_toolkit.sources.expanding import split_member
+from etl_toolkit.sources.inputs import PACKED_SUFFIXES, kind_by_name
 
 SAMPLE_BYTES = 2 << 20  # of all files together, but
 LEAST_BYTES = 16 << 10  # of each
 PARQUET_ROWS = 1_000
 _DELIMITERS = ",;\t|"
+TAIL_BYTES = 4 << 10  # less than LEAST_BYTES
+MOST_HEADER_LINES, MOST_FOOTER_LINES = 3, 5
+LEAST_ROWS = 2  # below a header of several lines
+MARKERS = ("NULL", "null", "Null", "NA", "N/A", "n/a", "#N/A", "\\N", "-", "None", "NaN", "nan")
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Sample:
     encoding: str = ""
     skip: int = 0
     has_header: bool = True
+    header_lines: int = 1
+    footer: tuple[str, ...] = ()  # lines at the end that are no rows
 
 
 def take_sample(path: Path, files: int) -> Sample:
@@ -41,6 +52,8 @@ def take_sample(path: Path, files: int) -> Sample:
     try:
         if path.name.lower().endswith((".parquet", ".pq", ".parq")):
             return _of_parquet(path)
+        if kind_by_name(path.name) == "json":
+            return _of_json(path, max(LEAST_BYTES, SAMPLE_BYTES // files))
         return _of_text(path, max(LEAST_BYTES, SAMPLE_BYTES // files))
     except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
         raise SourceError(f"{path}: cannot be looked at: {getattr(error, 'strerror', None) or error}") from None
@@ -58,26 +71,104 @@ def _of_parquet(path: Path) -> Sample:
         return Sample(path, names, values, rows, rows == file.metadata.num_rows)
 
 
-def _of_text(path: Path, size: int) -> Sample:
+def _head(path: Path, size: int) -> tuple[bytes, bool]:
+    """The whole lines at the beginning of a file, and whether they are all there are."""
     with _open(path) as stream:
         head = stream.read(size + 1)
     is_whole = len(head) <= size
-    if not is_whole:
-        head = head[: head.rfind(b"\n") + 1] or head
+    return head if is_whole else head[: head.rfind(b"\n") + 1] or head, is_whole
+
+
+def _of_json(path: Path, size: int) -> Sample:
+    head, is_whole = _head(path, size)
+    objects = [json.loads(line) for line in head.decode("utf-8-sig").splitlines() if line.strip()]
+    if not all(isinstance(item, dict) for item in objects):
+        raise ValueError("a line is no JSON object")
+    columns = tuple(dict.fromkeys(name for item in objects for name in item))
+    values = {name: [_json_text(item.get(name)) for item in objects] for name in columns}
+    return Sample(path, columns, values, len(objects), is_whole)
+
+
+def _json_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _of_text(path: Path, size: int) -> Sample:
+    head, is_whole = _head(path, size)
     text, encoding = _decoded(head)
     lines = text.splitlines(keepends=True)
     delimiter, skip = _dialect(lines[:200])
     records = [record for record in csv.reader(lines[skip:], delimiter=delimiter) if record]
     first = tuple(records[0]) if records else ()
+    footer = _footer(lines if is_whole else _last_lines(path, encoding), delimiter, len(first))
+    if is_whole and footer:
+        records = [record for record in csv.reader(lines[skip : -len(footer)], delimiter=delimiter) if record]
     has_header = not has_no_header(first)
-    columns = tuple(name.strip() for name in first) if has_header else tuple(f"c{n + 1}" for n in range(len(first)))
-    rows = [record for record in records[int(has_header) :] if len(record) == len(columns)]
+    header_lines = _header_lines(records) if has_header else 1
+    names = [" ".join(filter(None, map(str.strip, cells))) for cells in zip(*records[:header_lines], strict=True)]
+    columns = tuple(names) if has_header else tuple(f"c{n + 1}" for n in range(len(first)))
+    rows = [record for record in records[header_lines if has_header else 0 :] if len(record) == len(columns)]
     by_column: list[Sequence[str]] = list(zip(*rows, strict=True)) or [[] for _ in columns]
     values = {name: [text or None for text in found] for name, found in zip(columns, by_column, strict=True)}
-    return Sample(path, columns, values, len(rows), is_whole, delimiter, encoding, skip, has_header)
+    return Sample(
+        path, columns, values, len(rows), is_whole, delimiter, encoding, skip, has_header, header_lines, footer
+    )
+
+
+def _header_lines(records: Sequence[Sequence[str]]) -> int:
+    """How many lines the header has: its lower lines have no value in columns of nothing but numbers or dates.
+
+    One such column may be one bad value of the first row, which must not be lost.
+    """
+    width = len(records[0]) if records else 0
+    for count in range(MOST_HEADER_LINES, 1, -1):
+        head, rows = records[1:count], [record for record in records[count:] if len(record) == width]
+        if len(rows) < LEAST_ROWS or any(len(record) != width or _has_values(record) for record in head):
+            continue
+        columns = [at for at, column in enumerate(zip(*rows, strict=True)) if all(map(_is_value, column))]
+        if all(len(columns) > 1 and any(record[at].strip() for at in columns) for record in head):
+            return count
+    return 1
+
+
+def _has_values(record: Sequence[str]) -> bool:
+    """Whether a record has a cell as rows have them; a marker of NULL is one."""
+    return any(_is_value(cell) or cell.strip() in MARKERS for cell in record if cell.strip())
+
+
+def _is_value(cell: str) -> bool:
+    return bool(cell.strip()) and has_no_header([cell.strip()])
+
+
+def _footer(lines: Sequence[str], delimiter: str, width: int) -> tuple[str, ...]:
+    """The last lines, as far as they have other numbers of fields than the header; none if a quoted field may end there."""
+    count = 0
+    while width > 1 and count < min(MOST_FOOTER_LINES + 1, len(lines)):
+        line = lines[-count - 1]
+        if '"' in line or len(next(csv.reader([line], delimiter=delimiter), [])) == width:
+            break
+        count += 1
+    found = tuple(line.strip() for line in lines[len(lines) - count :])
+    return found if count <= MOST_FOOTER_LINES and any(found) else ()
+
+
+def _last_lines(path: Path, encoding: str) -> Sequence[str]:
+    """The lines at the end of a file that can be read from there."""
+    if path.name.lower().endswith(PACKED_SUFFIXES) or not path.is_file():
+        return ()
+    with path.open("rb") as file:
+        file.seek(-TAIL_BYTES, os.SEEK_END)
+        tail = file.read()
+    if b"\0" in tail:  # UTF-16
+        return ()
+    return tail[tail.find(b"\n") + 1 :].decode(encoding or "utf-8", "replace").splitlines(keepends=True)
 
 
 def _open(path: Path) -> IO[bytes]:
+    archive, member = split_member(str(path))
+    if member and not path.exists():
+        with zipfile.ZipFile(archive) as packed_files:
+            return packed_files.open(member)  # keeps the archive open
     suffix = path.suffix.lower()
     if suffix == ".zst":
         import zstandard
