@@ -289,21 +289,30 @@ def test_a_row_that_another_session_makes_newer_meanwhile_stays(
 
 
 @pytest.mark.parametrize(
-    ("guard", "options"), [("policy", {"rows": "update"}), ("policy", DELETE), ("policy", SOFT), ("trigger", {"rows": "update"})]
-)  # fmt: skip
+    ("guard", "options"),
+    [
+        ("policy", {"rows": "update"}),
+        ("policy", DELETE),
+        ("policy", SOFT),
+        ("policy", {"missing": "delete", "max_deletes": 1}),
+        ("trigger", {"rows": "update"}),
+    ],
+)
 def test_what_a_policy_or_a_trigger_silently_keeps_is_not_counted_as_written(
     database: str, connection: Connection, tmp_path: Path, guard: str, options: dict[str, Any]
 ) -> None:
     path = tmp_path / "in.csv"
-    path.write_text("id,name,op\n1,new,D\n2,new,D\n")
+    name = "old" if "missing" in options else "new"
+    path.write_text(f"id,name,op\n1,{name},D\n2,{name},D\n")
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE t (id int PRIMARY KEY, name text, gone_at timestamptz)")
-        cursor.execute("INSERT INTO t VALUES (1, 'old'), (2, 'old')")
+        cursor.execute("INSERT INTO t VALUES (1, 'old'), (2, 'old'), (3, 'old')")
         if guard == "trigger":
             cursor.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
             cursor.execute("CREATE TRIGGER f BEFORE UPDATE ON t FOR EACH ROW WHEN (NEW.id = 2) EXECUTE FUNCTION f()")
         else:
             cursor.execute("ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY seen ON t FOR SELECT USING (true)")
+            cursor.execute("CREATE POLICY added ON t FOR INSERT WITH CHECK (true)")
             cursor.execute("CREATE POLICY changed ON t FOR UPDATE USING (id = 1)")
             cursor.execute("CREATE POLICY deleted ON t FOR DELETE USING (id = 1)")
         role = f"loader_{connection.info.dbname}"

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg2
 from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
-from etl_toolkit.errors import TooManyDeletesError
+from etl_toolkit.errors import AccountingError, TooManyDeletesError
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
 from etl_toolkit.loading.failpoints import reach
@@ -191,6 +191,11 @@ def _delete_once(run: Run, batch: Batch) -> dict[int, Counts]:
             upsert = Upsert(run.target, layout, undoable=run.spec.undoable, write=write, marks=written_marks(run))
             buried = bury(cursor, upsert, numbered_dead_rows(upsert))
             removed = sum(item.deleted for item in buried.values())
+            if kept := sum(item.rows - item.deleted - item.absent for item in buried.values()):
+                raise AccountingError(
+                    f"{kept:,} keys of {run.target.qualified_name} are in no file, but a trigger or a policy has kept their rows; "
+                    "the files are loaded, and no key was deleted"
+                )
             cursor.execute(drop_staging(TOMBSTONES))
         counts = {NO_FILE: Counts(removed=removed)}
         ledger.complete(cursor, run.run_id, batch, counts)
