@@ -5,9 +5,7 @@ The widgets only show and ask. Everything that takes time runs beside the kernel
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,15 @@ import ipywidgets as widgets
 
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.display import plan_blocks, result_html, short_names
-from etl_toolkit.errors import EtlError, LedgerError, UsageError, in_python_words
+from etl_toolkit.errors import EtlError, UsageError, in_python_words
 from etl_toolkit.explain import Explanation, explain
 from etl_toolkit.lab import candidates
 from etl_toolkit.lab.background import Background
-from etl_toolkit.lab.fixing import FixableRow, loses_to, split_row, write_rows
+from etl_toolkit.lab.fixes import Fixes, show_rejects
+from etl_toolkit.lab.fixing import FixableRow, split_row
 from etl_toolkit.lab.frontend import OverlapMap, RejectsGrid
 from etl_toolkit.lab.samples import SharedKey, sample_shared_keys
 from etl_toolkit.lab.table_rows import list_rows
-from etl_toolkit.loading import ledger
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import KeyOverlap, LoadResult, LoadSpec, Plan, ReadOptions
 from etl_toolkit.observe import Card
@@ -34,7 +32,6 @@ from etl_toolkit.request import connection_string, load_spec
 from etl_toolkit.stopping import Stop
 from etl_toolkit.tables import Cell, Table, table_html, to_html
 
-MOST_FIXED = 100  # rejected rows in the grid at a time
 _WIDE = {"description_width": "8rem"}
 
 
@@ -72,7 +69,7 @@ class Workbench:
         ])  # fmt: skip
         self.result: LoadResult | None = None
         self.work = Background(self._show_error)
-        self._runs: list[str] = []  # those of `result` and of the rows that were fixed since
+        self._fixes: Fixes | None = None  # of the rows that `result` rejected
         self.plan_button.on_click(self.plan)
         self.load_button.on_click(self.load)
         for chosen in (self.table, self.files):
@@ -166,7 +163,8 @@ class Workbench:
             return ConflictAwareProcessor(self._dsn, config=self._config, on_event=card).load(list(files), spec, stop)
 
     def _show_result(self, result: LoadResult) -> None:
-        self.result, self._runs = result, [result.run_id]
+        self.result = result
+        self._fixes = Fixes(result, [result.run_id], self._place, connection_string(self._dsn), self._ask, self._load)
         self.loading.children = (*self.loading.children, _folded("what happened to the rows", result_html(result)))
         places = {name: position for position, name in enumerate(result.files)}
         found = self._ask(lambda connection: read_rejects(connection, result.run_id))
@@ -176,21 +174,7 @@ class Workbench:
     # --- rejected rows ------------------------------------------------------------------------------------------------
 
     def _show_rejects(self, rows: Sequence[FixableRow], notes: Sequence[str] = ()) -> None:
-        """Show rejected rows, those with the same header in one grid, and a button that loads the fixed ones."""
-        noted = widgets.HTML("".join(f"<p>{escape(note)}</p>" for note in notes))
-        if not rows:
-            self.rejects.children = (noted,)
-            return
-        by_header: dict[str, list[FixableRow]] = {}
-        for row in rows[:MOST_FIXED]:
-            by_header.setdefault(row.header_line, []).append(row)
-        grids = [RejectsGrid.of(found) for found in by_header.values()]
-        again = widgets.Button(description="Load fixed rows", icon="upload", layout=widgets.Layout(width="12rem"))
-        again.on_click(lambda _: self.load_fixed(grids, rows))
-        more = f"; the first {MOST_FIXED} are shown" if len(rows) > MOST_FIXED else ""
-        words = "1 row was" if len(rows) == 1 else f"{len(rows):,} rows were"
-        title = widgets.HTML(f"<p><b>{words} rejected{more}.</b> Edit cells, then load the rows that you changed.</p>")
-        self.rejects.children = (noted, title, *grids, again)
+        self.rejects.children = show_rejects(rows, notes, lambda grids: self.load_fixed(grids, rows))
 
     def load_fixed(self, grids: Sequence[RejectsGrid], rows: Sequence[FixableRow]) -> None:
         """Load the rows that were changed, as far as no later row of the run has their key."""
@@ -199,54 +183,10 @@ class Workbench:
             changed = [row for grid in grids for row in grid.fixed()]
             if not changed:
                 raise UsageError("no cell has been changed")
-            return self._reload(changed, rows, spec)
+            assert self._fixes is not None
+            return self._fixes.load(changed, rows, spec)
 
         self._begin("load", "", run, lambda done: self._show_fixed(*done))
-
-    def _reload(
-        self, changed: Sequence[FixableRow], rows: Sequence[FixableRow], spec: LoadSpec
-    ) -> tuple[list[FixableRow], list[str]]:
-        """Load fixed rows; return those that are still rejected, and what is to be said."""
-        assert self.result is not None
-        spec = replace(spec, table=self.result.table, create_table=False, max_rejects=len(changed))
-        self._check_latest(self.result.table)
-        notes, wanted = [], []
-        for row in changed:
-            winner = self._find_winner(row, spec.key)
-            if winner:
-                notes.append(f"{row.place}: not loaded, because {winner} has the same key and is later: it wins")
-            else:
-                wanted.append(row)
-        taken = {(row.position, row.reject.record) for row in changed}
-        left = [row for row in rows if (row.position, row.reject.record) not in taken]
-        if wanted:
-            parent = self._place if self._place.is_dir() else self._place.parent
-            written = write_rows(wanted, parent / "fixed" / f"{self._runs[0]}-{secrets.token_hex(2)}")
-            plain = replace(spec.read, headers=None, skip=0, delimiter=None, encoding=None, format=None)
-            result = self._load([str(path) for path in written], replace(spec, read=plain))
-            self._runs.append(result.run_id)
-            places = ", ".join(str(path) for path in written)
-            notes.append(
-                f"{result.counts.written:,} of {result.counts.read:,} fixed rows written; they come from {places}"
-            )
-            for item in result.rejects:
-                row = written[Path(item.file)][item.record]
-                left.append(replace(row, reject=replace(row.reject, reason=item.reason, sqlstate=item.sqlstate)))
-        return left, notes
-
-    def _find_winner(self, row: FixableRow, key: Sequence[str]) -> str | None:
-        assert self.result is not None
-        texts = row.key_texts(key)
-        if texts is None:
-            return None  # the load will say so
-        found = explain(connection_string(self._dsn), self.result.table, texts, runs=len(self._runs))
-        return loses_to(row, found, self.result.run_id, list(self.result.files))
-
-    def _check_latest(self, table: str) -> None:
-        """Refuse to load rows of a run after something newer: they would turn it back."""
-        (latest,) = self._ask(lambda connection: ledger.past_runs(connection, target=table, limit=1)) or (None,)
-        if latest is None or latest.run_id not in self._runs:
-            raise LedgerError(f"another run has loaded into {table} since; load the corrected files as a whole instead")
 
     def _show_fixed(self, left: Sequence[FixableRow], notes: Sequence[str]) -> None:
         self._show_rejects(left, notes)
