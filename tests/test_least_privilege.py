@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from etl_toolkit import ConflictAwareProcessor, ParallelConfig
+from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, WriteOptions
 from etl_toolkit.doctor import run_checks
 from etl_toolkit.errors import DatabaseError, EtlError, LedgerError, UsageError
 from etl_toolkit.loading import ledger
@@ -143,6 +143,20 @@ class TestEnough:
         administrator(table_sql(ROLE, "t", undo=True))
         loader.undo(run_id)
         assert administrator("SELECT count(*), count(*) FILTER (WHERE v <> 'old') FROM t") == [(50, 0)]
+
+    @pytest.mark.parametrize(
+        "write", [WriteOptions(delete=Delete("op", ("D",))), WriteOptions(missing="delete", max_deletes=1.0)]
+    )
+    def test_with_delete_for_deleting(
+        self, granted: str, files: list[Path], administrator: Administrator, write: WriteOptions
+    ) -> None:
+        files[0].write_text("id,op\n1,D\n" if write.delete else "id\n2\n")
+        with pytest.raises(DatabaseError, match=r"permission denied for table t .*42501"):
+            processor(granted).load(files[:1], load_spec("t", "id", write=write))
+        assert administrator("SELECT count(*) FROM t") == [(50,)]
+        administrator(table_sql(ROLE, "t", deletes=write.deletes))
+        counts = processor(granted).load(files[:1], load_spec("t", "id", write=write)).counts
+        assert (counts.deleted, counts.removed) == ((1, 0) if write.delete else (0, 49))
 
     def test_for_keys_that_only_the_server_can_compare(
         self, granted: str, server_keys: list[Path], administrator: Administrator

@@ -118,9 +118,16 @@ def test_undo_says_what_it_would_do_does_it_and_does_it_once(command: Command, c
         assert cursor.fetchone() == (["(1,x)", "(2,x)", "(3,x)"],)
 
 
-def test_db_grants_prints_what_an_administrator_runs(command: Command) -> None:
+def test_db_grants_prints_what_an_administrator_runs(command: Command, tmp_path: Path) -> None:
     done = command("db", "grants", "etl_loader", "--table", "sales.orders", "--undo")
     assert done.stdout == ledger_sql("etl_loader") + table_sql("etl_loader", "orders", schema="sales", undo=True)
+    text = 'table = "sales.orders"\nkey = "id"\n[files]\npaths = "in.csv"\n[write]\nmissing = '
+    for missing, deletes in (('"delete"', True), ('{ soft = "gone_at" }', False)):
+        (tmp_path / "f.toml").write_text(text + missing)
+        done = command("db", "grants", "etl_loader", "--feed", "f.toml")
+        assert done.stdout == ledger_sql("etl_loader") + table_sql(
+            "etl_loader", "orders", schema="sales", deletes=deletes
+        )
 
 
 def test_progress_names_the_session_that_blocks_while_it_does(command: Command, database: str, tmp_path: Path) -> None:

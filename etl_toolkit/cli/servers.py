@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,14 +58,23 @@ def grants(
         str | None, typer.Option("--table", "-t", help="A table it loads into, `name` or `schema.name`.")
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Also let it `undo` its runs.")] = False,
+    deletes: Annotated[
+        bool, typer.Option("--deletes", help="Also let it delete rows, for the options `delete` and `missing`.")
+    ] = False,
+    feed: Annotated[
+        Path | None, typer.Option("--feed", help="A feed that it loads: its table, and whether it deletes rows.")
+    ] = None,
 ) -> None:
     """Print the SQL by which an administrator creates the ledger and lets a role load. Does not connect."""
+    from etl_toolkit.feed.document import open_feed
     from etl_toolkit.loading.grants import ledger_sql, table_sql
 
+    if given := open_feed(feed):
+        table, deletes = table or given.spec.table or None, deletes or given.spec.write.deletes
     typer.echo(ledger_sql(role), nl=False)
     if table is not None:
         schema, _, name = table.rpartition(".")
-        typer.echo(table_sql(role, name, schema=schema or "public", undo=undo), nl=False)
+        typer.echo(table_sql(role, name, schema=schema or "public", undo=undo, deletes=deletes), nl=False)
 
 
 @database.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

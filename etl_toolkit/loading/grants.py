@@ -36,15 +36,16 @@ def ledger_sql(role: str | None = None) -> str:
 
 def table_sql(
     role: str, table: str, *, schema: str = "public", sequences: Sequence[str] = (), references: Sequence[str] = (),
-    undo: bool = False,
+    undo: bool = False, deletes: bool = False,
 ) -> str:  # fmt: skip
     """Return the SQL that lets `role` load into one table.
 
     `sequences` are those behind serial columns the files do not carry (identity columns need none), `references` the
-    tables its foreign keys point to, both in the same schema. `undo` adds what `undo RUN` needs.
+    tables its foreign keys point to, both in the same schema. `undo` adds what `undo RUN` needs,
+    `deletes` what loads need that delete rows (`WriteOptions.deletes`).
     """
     grantee, space = quoted(role), quoted(schema)
-    privileges = "SELECT, INSERT, UPDATE" + (", DELETE" if undo else "")
+    privileges = "SELECT, INSERT, UPDATE" + (", DELETE" if undo or deletes else "")
     statements = [
         f"GRANT USAGE ON SCHEMA {space} TO {grantee};",
         f"GRANT {privileges} ON {space}.{quoted(table)} TO {grantee};",

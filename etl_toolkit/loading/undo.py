@@ -219,7 +219,7 @@ def _check_unused(cursor: Any, target: TargetTable, added: Sequence[str]) -> Non
                 f"column {name!r} of {target.qualified_name}, which the run added, has {count:,} values that others wrote "
                 "since, so nothing was undone; set them to NULL if they may be lost"
             )
-    if dependent := find_dependent(cursor, target.oid, added, keeps_column=False):
+    if added and (dependent := find_dependent(cursor, target.oid, added, keeps_column=False)):
         name, what = dependent
         raise LedgerError(
             f"{what} depends on column {name!r} of {target.qualified_name}, which the run added, so nothing was undone; "
