@@ -76,7 +76,8 @@ def widen_columns(
             f"it is not widened, because {what} depends on it: widen it yourself, or load without widen, which rejects these rows"
         )
     items = [
-        SQL("ALTER COLUMN {} TYPE {}").format(Identifier(name), SQL(column.type)) for name, column in wider.items()
+        SQL("ALTER COLUMN {} TYPE {}").format(Identifier(column.name), SQL(_spelled(column)))
+        for column in wider.values()
     ]
     columns = tuple(wider.get(column.name, column) for column in target.columns)
     statement = _execute(connection, target, items, is_trial=is_trial)
@@ -89,6 +90,11 @@ def _execute(connection: Any, target: TargetTable, items: Sequence[Composed], *,
         with connection.cursor() as cursor:
             cursor.execute(statement)
     return str(statement.as_string(connection))
+
+
+def _spelled(column: Column) -> str:
+    """The type with the column's own collation, which it would lose otherwise."""
+    return f"{column.type} COLLATE {column.collation}" if column.collation else column.type
 
 
 def _may_be_widened(column: Column) -> bool:

@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any
 
 import psycopg2
+import pyarrow as pa
 import pytest
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn
@@ -389,6 +390,22 @@ def test_narrow_columns_are_widened_on_request(database: str, connection: Connec
         cursor.execute("SELECT t::text FROM t")
         assert cursor.fetchall() == [("(2,1,3000000000,12345678901234567890,siebenX,1)",)]
         assert ingest([first, second], "t", "id", database, read=read, write=write, max_rejects=1).created_sql is None
+
+
+def test_a_widened_column_keeps_its_collation_default_and_rules(database: str, connection: Connection) -> None:
+    frame = pa.table({"id": [1, 2], "n": [3_000_000_000, 2], "d": ["vierzehn", None]})
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE t (id int PRIMARY KEY, n serial NOT NULL, d varchar(3) COLLATE \"C\" DEFAULT 'x' CHECK (d <> 'bad'))"
+        )
+        assert ingest(frame, "t", "id", database, write=WriteOptions(widen=True)).counts.inserted == 2
+        assert column_types(connection) == {"id": "integer", "n": "bigint", "d": "character varying(12)"}
+        cursor.execute("SELECT collation_name, column_default FROM information_schema.columns WHERE column_name = 'd'")
+        assert cursor.fetchone() == ("C", "'x'::character varying")
+        cursor.execute("INSERT INTO t (id) VALUES (3) RETURNING t::text")
+        assert cursor.fetchone() == ("(3,1,x)",)
+        with pytest.raises(RejectLimitError):
+            ingest(pa.table({"id": [4], "n": [1], "d": ["bad"]}), "t", "id", database, write=WriteOptions(widen=True))
 
 
 @pytest.mark.parametrize(
