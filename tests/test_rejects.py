@@ -71,8 +71,10 @@ def without(contents: Sequence[Rows], refused: set[tuple[int, int]]) -> list[Row
 
 
 def recorded(connection: Connection) -> set[tuple[int, int, str]]:
-    """The rejects of the latest run: file position, record, SQLSTATE."""
+    """The rejects of the latest run: file position, record, SQLSTATE. No reason has a name that is ours, not the user's."""
     with connection.cursor() as cursor:
+        cursor.execute(r"SELECT reason FROM etl_toolkit.rejects WHERE reason ~ 'etl_|\mc\d+\M|pg_temp|relation .rows'")
+        assert cursor.fetchall() == []
         cursor.execute(
             "SELECT file, record, sqlstate FROM etl_toolkit.rejects WHERE run_id = "
             "(SELECT run_id FROM etl_toolkit.runs ORDER BY started_at DESC LIMIT 1)"
