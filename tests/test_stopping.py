@@ -72,7 +72,7 @@ def scene(database: str, connection: Connection, tmp_path: Path, monkeypatch: py
 
 @contextmanager
 def slow_look(scene: Scene) -> Iterator[Reached]:
-    reached, take = threading.Event(), csv_file._Mending.take
+    reached, take = threading.Event(), csv_file.Mending.take
 
     def slowly(self: Any, *arguments: Any) -> None:
         reached.set()
@@ -313,7 +313,7 @@ SLOW_LOOK = """
 import time
 from etl_toolkit.sources import csv_file
 def slowly(*_): time.sleep(0.2)
-csv_file._Mending.take = slowly
+csv_file.Mending.take = slowly
 csv_file.pieces = lambda *_, **__: iter(range(150))
 """
 SLOW_QUERY = f"""
