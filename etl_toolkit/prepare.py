@@ -172,7 +172,7 @@ def prepare_load(
                     doubtful = inquiry.doubtful_keys(limit=spec.max_rejects)
                     refused |= {file: (*refused.get(file, ()), *rejects) for file, rejects in doubtful.items()}
                 if target.hazards and spec.strategy is not Strategy.DETERMINISTIC and not spec.write.set:
-                    with phases.phase("compare"):
+                    with phases.phase("target"):
                         target, harmless = drop_harmless(inquiry)
             with phases.phase("collapse"):
                 collapse(scanned, workspace, action=spec.conflict_action)

@@ -181,8 +181,8 @@ def test_every_name_of_ours_may_be_that_of_a_column(
     shared: tuple[str, Connection], tmp_path: Path, form: Form, strategy: str, key_type: str
 ) -> None:
     usable = sorted(name for name in [*OURS, *ODD] if name not in {*RESERVED_BY_THE_SERVER, "key", "order"})
-    for half in (usable[::2], usable[1::2]):
-        header = ["key", "order", *half]
+    for first in range(3):  # all of them would make a row too large for a page
+        header = ["key", "order", *usable[first::3]]
         check_load(
             *shared, tmp_path, header, form=form, way=("update", True), strategy=strategy, key_type=key_type, count=2
         )

@@ -67,14 +67,14 @@ def test_a_range_holds_the_keys_between_its_bounds_and_as_many_as_any_other(
     """A resumed run divides by the bounds in the ledger: they must say what the stretches of `ordered` hold."""
     divide, looked_at = partitioned._divide, []
 
-    def divided(run: Any, *, compared: bool) -> Any:
-        ranges = divide(run, compared=compared)
+    def divided(run: Any, **chosen: bool) -> Any:
+        ranges = divide(run, **chosen)
         tables = {name for (name,) in run.workspace.query("SELECT table_name FROM duckdb_tables()")}
         assert ("ranks" in tables) is (kind == "few texts")
         for own, bound in zip(ranges, run.bounds, strict=True):
             there = f"(SELECT winner FROM keys WHERE {bound})"
-            held = run.workspace.query(f"SELECT count(*), count(*) FILTER (row IN {there}) FROM {own.stretch}")[0]
-            looked_at.append((sum(own.won.values()), *held))
+            held = run.workspace.query(f"SELECT count(*), count(*) FILTER (row IN {there}) FROM {own.won.stretch}")[0]
+            looked_at.append((sum(own.won.rows.values()), *held))
         return ranges
 
     monkeypatch.setattr(partitioned, "_divide", divided)

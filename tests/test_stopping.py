@@ -79,7 +79,7 @@ def slow_look(scene: Scene) -> Iterator[Reached]:
         time.sleep(LONG_SECONDS / 60)
         take(self, *arguments)
 
-    scene.monkeypatch.setattr(csv_file._Mending, "take", slowly)
+    scene.monkeypatch.setattr(csv_file.Mending, "take", slowly)
     scene.monkeypatch.setattr("etl_toolkit.sources.structure.BLOCK_BYTES", 1 << 14)
     scene.monkeypatch.setattr(csv_file.pieces, "__kwdefaults__", {**csv_file.pieces.__kwdefaults__, "window": 1 << 14})
     yield reached.is_set

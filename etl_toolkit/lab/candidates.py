@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.model import ReadOptions
-from etl_toolkit.sources import resolve, text_relation
+from etl_toolkit.sources import read_failure, resolve, text_relation
 from etl_toolkit.target import find_table
 from etl_toolkit.workspace import open_workspace
 
@@ -79,9 +81,12 @@ def keys_of_file(name: str, read: ReadOptions, config: ParallelConfig) -> list[K
         relation, texts = text_relation([file], file.columns)
         columns = ", ".join(f"{text} AS c{n}" for n, text in enumerate(texts))
         counts = ", ".join(f"count(c{n}), count(DISTINCT c{n})" for n in range(len(texts)))
-        found = workspace.query(
-            f"SELECT count(*), {counts} FROM (SELECT {columns} FROM {relation} LIMIT {SAMPLE_ROWS})"
-        )
+        try:
+            found = workspace.query(
+                f"SELECT count(*), {counts} FROM (SELECT {columns} FROM {relation} LIMIT {SAMPLE_ROWS})"
+            )
+        except duckdb.Error as error:
+            raise read_failure([file], error) from None
     rows, *numbers = found[0]
     unique = [
         column
