@@ -32,6 +32,7 @@ from etl_toolkit.model import (
 )
 from etl_toolkit.row_checks import half_read_checks, whole_row_checks
 from etl_toolkit.scan import missing_key_error
+from etl_toolkit.sources.typed import LOCAL_TYPES
 from etl_toolkit.write_rules import check_files, rows_meet
 
 # More ranges than workers keep all of them busy to the end, and let one range be sorted while another is sent. Small ones
@@ -118,9 +119,13 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
             f"{where}lacks the column '{spec.order_by}' that decides which row wins (--order-by)"
             f"{did_you_mean(spec.order_by, present)}"
         )
-    # Of a domain, what texts mean is decided by the type below; how other values are spelled, not.
-    is_text = file.format == "csv"
-    types = {column.name: (is_text and column.domain_of) or column.base_type for column in target.columns}
+    # Of a domain, the type below decides what texts mean, and what an instant becomes; how other values are spelled, not.
+    below = {
+        column.name: column.domain_of
+        for column in target.columns
+        if column.domain_of and (file.format == "csv" or column.domain_of.removeprefix("_") in LOCAL_TYPES)
+    }
+    types = {column.name: column.base_type for column in target.columns} | below
     target_types = tuple(types.get(name, "") for name in renamed)
     return replace(
         file,

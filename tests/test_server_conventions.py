@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +284,15 @@ class TestLater:
         found = explain(database, "t", {"id": "1"})
         assert found.notes == ()
         assert found.row == {"id": "1", "day": "2024-06-05", "at": "2024-06-05 19:00:00+09"}
+
+
+def test_an_instant_becomes_local_time_in_a_domain_too(database: str, connection: Connection, tmp_path: Path) -> None:
+    at = datetime(2024, 6, 1, 23, 30, tzinfo=UTC)
+    pq.write_table(pa.table({"id": [1], "day": [at], "at": [at]}), tmp_path / "in.parquet")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE DOMAIN day AS date; CREATE DOMAIN moment AS timestamp; CREATE TABLE t (id int PRIMARY KEY, day day, at moment)"
+        )
+        ingest(tmp_path / "in.parquet", "t", "id", database, timezone="Asia/Tokyo")
+        cursor.execute("SELECT day::text, at::text FROM t")
+        assert cursor.fetchone() == ("2024-06-02", "2024-06-02 08:30:00")
