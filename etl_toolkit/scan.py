@@ -78,7 +78,8 @@ class KeyScan:
 
         Where lines are held, and the query does not have it, their `file` can be had as well.
         """
-        with workspace.cursor() as source, workspace.cursor() as places:
+        # Closed in this order reversed: `source` may still be fetching what `places` finds, when something fails.
+        with workspace.cursor() as places, workspace.cursor() as source:
             if self.held:
                 rows = places.sql(query).to_arrow_reader(FOUND_AT_ONCE)
                 source.register("found", self.held.with_records(rows, self.files_of if with_file else None))

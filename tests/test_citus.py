@@ -1,4 +1,4 @@
-"""Tables that Citus distributes: what is told of them, and that the statements for them leave on a plain server what others do.
+"""Tables that Citus distributes: what is reported of them; on a plain server, their statements leave what others do.
 
 The tests with a cluster run where ETL_CITUS_DSN names one. Elsewhere its catalog is imitated: the table is taken to be
 distributed, and every statement is the one for such tables.

@@ -299,7 +299,7 @@ cells = st.sampled_from(("1", "2", "3", "0", "-1", "4", None))
 crowded = st.lists(st.tuples(few, cells, cells), min_size=3, max_size=9)
 
 
-@examples(30)
+@examples(60)
 @given(
     contents=st.lists(crowded.map(lambda rows: Rows(("k", "v", "w"), tuple(rows))), min_size=2, max_size=3, unique=True),
     kind=st.sampled_from(sorted(ANY)), workers=st.sampled_from((1, 3)), action=st.sampled_from(("update", "update", "ignore")),

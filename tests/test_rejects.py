@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import duckdb
 import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
@@ -217,10 +216,7 @@ def test_losers_are_looked_at_one_by_one_only_after_the_server_refused_them_toge
     class OneByOneError(Exception):
         pass
 
-    searches = []
-
     def refuse(*_: Any) -> Any:
-        searches.append(1)
         raise OneByOneError
 
     monkeypatch.setattr(suspects, "refused_records", refuse)
@@ -229,10 +225,9 @@ def test_losers_are_looked_at_one_by_one_only_after_the_server_refused_them_toge
 
     ingest(files_of([Rows(COLUMNS, fine), winners], tmp_path, ["quoted"]), "loaded", "id", database)
 
-    assert not searches
-    with pytest.raises((OneByOneError, duckdb.Error)):  # the control; a worker that it ends may fail first
-        ingest(files_of([Rows(COLUMNS, one_bad), winners], tmp_path, ["quoted"]), "loaded", "id", database)
-    assert searches
+    for _ in range(5):  # the control; whatever DuckDB was about to do, it is this error that arrives
+        with pytest.raises(OneByOneError):
+            ingest(files_of([Rows(COLUMNS, one_bad), winners], tmp_path, ["quoted"]), "loaded", "id", database)
 
 
 def test_a_connection_lost_while_bad_rows_are_looked_for_is_replaced(

@@ -46,7 +46,7 @@ DDL = (
 DELETE = {"delete": Delete("op", ("D",))}
 SOFT = {"delete": Delete("op", ("D",), soft="gone_at")}
 
-# What is asked for, and what the oracle is told.
+# Options of the load, and those of the oracle.
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "delete": (DELETE, {}),
     "delete newer": (DELETE, {"action": "newer", "order_by": "version"}),

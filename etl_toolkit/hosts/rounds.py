@@ -24,7 +24,7 @@ _LOST = ("KilledWorker", "FutureCancelledError", "FuturesCancelledError", "CommC
 class Round:
     """How tasks are carried out: `check` raises where the load is being stopped, `give_up` ends tasks that run.
 
-    `at_once` tasks run at a time. `note_retry` is told of a task whose worker was lost. `watch` is called ten times a
+    `at_once` tasks run at a time. `note_retry` is called with a task whose worker was lost. `watch` is called ten times a
     second and may raise.
     """
 

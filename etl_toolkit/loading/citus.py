@@ -1,6 +1,6 @@
 """Tables that Citus distributes over nodes: what is done differently for them.
 
-Two workers of ours, whose keys are disjoint, would wait for each other unless Citus is told that they may write one shard side
+Two workers of ours, whose keys are disjoint, would wait for each other unless a setting says that they may write one shard side
 by side. The tripwire is off: a function in DO UPDATE that writes a setting is refused, and rows have the transaction numbers
 of their node.
 """

@@ -81,7 +81,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Feed:
-    """What all CSV files of a case have in common that plain CSV has not, and how a load is told so."""
+    """What all CSV files of a case have in common that plain CSV has not, and the options that say so."""
 
     delimiter: str = ""
     escape: str = ""
