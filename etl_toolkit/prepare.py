@@ -20,11 +20,13 @@ from etl_toolkit.keys import fold_name
 from etl_toolkit.loading.assertions import check_conditions
 from etl_toolkit.loading.conventions import conventions_in_words, offsets_at, refuse_lost_nulls
 from etl_toolkit.loading.failpoints import reach
+from etl_toolkit.loading.judge import forecast
 from etl_toolkit.loading.ledger import PastRun, loaded_before, staging_refusal, taken_files
-from etl_toolkit.loading.merge import Upsert, copy_into, create_staging, forecast, staging_table
+from etl_toolkit.loading.merge import Upsert
 from etl_toolkit.loading.naming import own_name
 from etl_toolkit.loading.run import Phases, Run
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.staging_tables import copy_into, create_staging, staging_table
 from etl_toolkit.loading.tombstones import describe_references
 from etl_toolkit.loading.upsert import count_present
 from etl_toolkit.loading.writable import is_standby

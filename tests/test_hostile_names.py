@@ -20,7 +20,7 @@ from psycopg2.sql import SQL, Identifier
 
 from etl_toolkit import ParallelConfig, ingest
 from etl_toolkit.errors import EtlError
-from etl_toolkit.loading import naming
+from etl_toolkit.loading import judge, merge, naming, staging_tables
 from etl_toolkit.sources import relation
 
 ROOT = Path(__file__).parent.parent / "etl_toolkit"
@@ -225,10 +225,8 @@ def test_without_a_prefix_of_its_own_a_load_meets_the_names_of_the_table(
     database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Control."""
-    monkeypatch.setattr(naming, "ours", lambda _, template: SQL(template))
-    from etl_toolkit.loading import merge
-
-    monkeypatch.setattr(merge, "ours", lambda _, template: SQL(template))
+    for module in (naming, staging_tables, merge, judge):
+        monkeypatch.setattr(module, "ours", lambda _, template: SQL(template))
     with pytest.raises(Exception, match=r"specified more than once|ambiguous"):
         check_load(
             database,

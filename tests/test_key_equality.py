@@ -23,7 +23,7 @@ from psycopg2.extensions import connection as Connection
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, scan
 from etl_toolkit.errors import UnsafeStrategyError
 from etl_toolkit.keys import KEY_TYPES, SHORT_RECORD_BYTES, key_type, record_grammar, value_grammar
-from etl_toolkit.loading.merge import copy_into
+from etl_toolkit.loading.staging_tables import copy_into
 from etl_toolkit.model import Layout, ReadOptions, TargetTable
 from etl_toolkit.sources import resolve
 from etl_toolkit.target import read_target

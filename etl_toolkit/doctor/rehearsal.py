@@ -12,7 +12,7 @@ from psycopg2.sql import SQL, Identifier, Literal
 from etl_toolkit.doctor.report import Finding, verdict
 from etl_toolkit.errors import EtlError, StoppedError
 from etl_toolkit.loading.grants import quoted
-from etl_toolkit.loading.merge import table
+from etl_toolkit.loading.key_parts import table
 from etl_toolkit.loading.run import Event
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import TargetTable

@@ -10,7 +10,8 @@ from etl_toolkit.doctor.patient import Patient
 from etl_toolkit.doctor.report import Finding, passed, unproven, verdict
 from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.merge import Upsert, create_staging
+from etl_toolkit.loading.merge import Upsert
+from etl_toolkit.loading.staging_tables import create_staging
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, Layout, Reject, TargetTable
 

@@ -12,7 +12,8 @@ from typing import Any
 from psycopg2.sql import SQL, Composable, Composed, Identifier
 
 from etl_toolkit.loading.conditions import generated_keys
-from etl_toolkit.loading.merge import Upsert, key_aliases, latest_rows, names, staged_rows
+from etl_toolkit.loading.key_parts import key_aliases, names
+from etl_toolkit.loading.merge import Upsert, latest_rows, staged_rows
 from etl_toolkit.loading.naming import ours
 from etl_toolkit.model import ConflictAction
 

@@ -24,9 +24,11 @@ from psycopg2.sql import SQL, Composable, Identifier
 from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading.conditions import conditions, copied_columns, foreign_keys, index_long_entries
 from etl_toolkit.loading.copy import is_row_error
-from etl_toolkit.loading.merge import Upsert, compose_judged, copy_into, table
+from etl_toolkit.loading.key_parts import table
+from etl_toolkit.loading.merge import Upsert, compose_judged
 from etl_toolkit.loading.naming import ours, own_name
 from etl_toolkit.loading.second_result import first_reason_kept
+from etl_toolkit.loading.staging_tables import copy_into
 from etl_toolkit.model import ForeignKey, Layout, TargetTable
 
 _PROBE = Identifier("pg_temp", "etl_probe")

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from psycopg2.sql import SQL, Composable, Composed
 
+from etl_toolkit.loading.key_parts import key_aliases, match_keys, names, table
 from etl_toolkit.loading.merge import (
     Upsert,
     arbiter_of,
     differs,
     file_winners,
-    key_aliases,
     latest_rows,
     marks_of,
-    match_keys,
-    names,
     overriding,
     present_rows,
-    table,
     writing_order,
 )
 from etl_toolkit.loading.naming import ours

@@ -13,17 +13,9 @@ from typing import Any
 from psycopg2.sql import SQL, Composable, Composed, Identifier
 
 from etl_toolkit.loading.conventions import printing
-from etl_toolkit.loading.merge import (
-    Merged,
-    Upsert,
-    equal_keys,
-    key_items,
-    match_keys,
-    may_be_dropped,
-    older,
-    present_rows,
-    table,
-)
+from etl_toolkit.loading.judge import may_be_dropped
+from etl_toolkit.loading.key_parts import equal_keys, key_items, match_keys, table
+from etl_toolkit.loading.merge import Merged, Upsert, older, present_rows
 from etl_toolkit.loading.naming import ours
 from etl_toolkit.model import ConflictAction, Layout, TargetTable
 

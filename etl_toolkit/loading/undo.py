@@ -19,7 +19,7 @@ from psycopg2.sql import SQL, Identifier
 from etl_toolkit.errors import LedgerError, map_driver_error
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.dependents import find_dependent
-from etl_toolkit.loading.merge import table
+from etl_toolkit.loading.key_parts import table
 from etl_toolkit.loading.naming import ours
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.loading.undo_sql import (

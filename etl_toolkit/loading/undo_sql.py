@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from psycopg2.sql import SQL, Composed, Identifier, Literal
 
-from etl_toolkit.loading.merge import key_items, match_keys, table
+from etl_toolkit.loading.key_parts import key_items, match_keys, table
 from etl_toolkit.loading.naming import ours
 from etl_toolkit.model import TargetTable
 

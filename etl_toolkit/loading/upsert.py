@@ -19,22 +19,11 @@ from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from etl_toolkit.errors import ConflictTripwireError
 from etl_toolkit.loading.compose import compose, composes
-from etl_toolkit.loading.merge import (
-    Merged,
-    Upsert,
-    count_keys,
-    differs,
-    judge,
-    key_items,
-    latest_rows,
-    match_keys,
-    names,
-    present_rows,
-    staging_table,
-    table,
-    update_only,
-)
+from etl_toolkit.loading.judge import judge, update_only
+from etl_toolkit.loading.key_parts import key_items, match_keys, names, table
+from etl_toolkit.loading.merge import Merged, Upsert, differs, latest_rows, present_rows
 from etl_toolkit.loading.naming import ours
+from etl_toolkit.loading.staging_tables import count_keys, staging_table
 from etl_toolkit.loading.statements import update_statement, write_statement
 from etl_toolkit.loading.tombstones import Buried, add_buried, bury, dead_rows, live_rows
 from etl_toolkit.loading.tripwire import check, check_kept

@@ -16,7 +16,8 @@ from psycopg2.sql import SQL, Composable, Identifier
 
 from etl_toolkit.keys import key_type
 from etl_toolkit.loading.copy import RecordReader, copy_stream, is_row_error
-from etl_toolkit.loading.merge import copy_into, names, staging_table, table
+from etl_toolkit.loading.key_parts import names, table
+from etl_toolkit.loading.staging_tables import copy_into, staging_table
 from etl_toolkit.model import Hazard, HazardKind, Layout, TargetTable
 from etl_toolkit.scan import PROVEN, UNPROVEN
 from etl_toolkit.strategies.suspects import Inquiry, fields_of, has_no_quotes

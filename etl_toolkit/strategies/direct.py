@@ -13,9 +13,10 @@ from etl_toolkit.loading import ledger
 from etl_toolkit.loading.citus import is_key_violation
 from etl_toolkit.loading.copy import copy_records, copy_stream, open_body
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.merge import copy_into, table
+from etl_toolkit.loading.key_parts import table
 from etl_toolkit.loading.records import KeyField, NearlySorted
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.staging_tables import copy_into
 from etl_toolkit.loading.upsert import count_present
 from etl_toolkit.model import Batch, Counts, SourceFile
 from etl_toolkit.plan import key_types, layout_of

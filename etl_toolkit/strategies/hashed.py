@@ -19,16 +19,11 @@ from psycopg2.sql import SQL, Composable
 from etl_toolkit.errors import DatabaseError, map_driver_error
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.merge import (
-    Upsert,
-    create_shared_staging,
-    set_file,
-    shared_staging,
-    staged_partition,
-)
+from etl_toolkit.loading.merge import Upsert
 from etl_toolkit.loading.rejects import refuse_staged
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.staging_tables import create_shared_staging, set_file, shared_staging, staged_partition
 from etl_toolkit.loading.tombstones import narrow, tombstone_layout
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, SourceFile

@@ -18,21 +18,13 @@ from etl_toolkit.errors import AccountingError, TooManyDeletesError
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.merge import (
-    Upsert,
-    copy_into,
-    create_staging,
-    drop_staging,
-    key_aliases,
-    key_items,
-    match_keys,
-    names,
-    present_rows,
-)
+from etl_toolkit.loading.key_parts import key_aliases, key_items, match_keys, names
+from etl_toolkit.loading.merge import Upsert, present_rows
 from etl_toolkit.loading.naming import ours, own_name
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.staging_tables import copy_into, create_staging, drop_staging
 from etl_toolkit.loading.tombstones import TOMBSTONES, bury, narrow, numbered_dead_rows, tombstone_table
 from etl_toolkit.model import Batch, Counts, Delete, KeyOverlap, Layout, LoadSpec, SourceFile, TargetTable
 from etl_toolkit.plan import key_types

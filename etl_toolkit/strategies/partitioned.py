@@ -19,9 +19,10 @@ from etl_toolkit.errors import map_driver_error
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.merge import Merged, Upsert, copy_into, create_staging, drop_staging, staging_table
+from etl_toolkit.loading.merge import Merged, Upsert
 from etl_toolkit.loading.naming import ours, own_name
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.staging_tables import copy_into, create_staging, drop_staging, staging_table
 from etl_toolkit.loading.tombstones import (
     TOMBSTONES,
     Buried,

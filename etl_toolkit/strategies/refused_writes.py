@@ -18,20 +18,13 @@ from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading.copy import is_row_error
-from etl_toolkit.loading.merge import (
-    Upsert,
-    create_staging,
-    drop_staging,
-    latest_rows,
-    merge_statement,
-    names,
-    set_file,
-    staging_table,
-    table,
-)
+from etl_toolkit.loading.judge import merge_statement
+from etl_toolkit.loading.key_parts import names, table
+from etl_toolkit.loading.merge import Upsert, latest_rows
 from etl_toolkit.loading.naming import ours
 from etl_toolkit.loading.rejects import IDENTITY_SQLSTATE, changed_identities, identity_reason
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.staging_tables import create_staging, drop_staging, set_file, staging_table
 from etl_toolkit.loading.statements import write_statement
 from etl_toolkit.loading.upsert import needs_verdicts
 from etl_toolkit.model import Batch, ForeignKey, Reject, SourceFile, TargetTable

@@ -16,9 +16,10 @@ from etl_toolkit.loading.assertions import assert_before_commit
 from etl_toolkit.loading.citus import allow_parallel_writes
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.merge import Merged, Upsert, empty_staging, staging_table
+from etl_toolkit.loading.merge import Merged, Upsert
 from etl_toolkit.loading.rejects import refuse_identities, refuse_staged
 from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.staging_tables import empty_staging, staging_table
 from etl_toolkit.loading.tripwire import Rivals, rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, SourceFile, Strategy

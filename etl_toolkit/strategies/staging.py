@@ -10,7 +10,10 @@ from psycopg2.sql import SQL, Composable, Literal
 from etl_toolkit.errors import EtlError
 from etl_toolkit.loading.conditions import LONG_ENTRY_BYTES, generated_keys
 from etl_toolkit.loading.copy import RecordReader, copy_stream, open_body
-from etl_toolkit.loading.merge import (
+from etl_toolkit.loading.naming import ours, own_name
+from etl_toolkit.loading.records import RecordStream
+from etl_toolkit.loading.run import Run
+from etl_toolkit.loading.staging_tables import (
     copy_into,
     create_staging,
     drop_staging,
@@ -18,9 +21,6 @@ from etl_toolkit.loading.merge import (
     set_file,
     staging_table,
 )
-from etl_toolkit.loading.naming import ours, own_name
-from etl_toolkit.loading.records import RecordStream
-from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tombstones import TOMBSTONES, narrow, tombstone_layout, tombstone_table
 from etl_toolkit.model import Delete, Layout, SourceFile
 from etl_toolkit.sources import is_record, ordinals, record_expression, text_relation, tombstone_expression
