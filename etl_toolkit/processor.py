@@ -13,28 +13,22 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-import psycopg2
-from psycopg2.sql import SQL, Identifier
-
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.errors import (
-    AccountingError,
-    DatabaseError,
     FollowUpError,
     StoppedError,
     TakenMeanwhileError,
     driver_errors_mapped,
-    map_driver_error,
     reason_of,
 )
+from etl_toolkit.execution import add_up_by_name, begin_run, collect_rejects, count_reverted, execute_run
 from etl_toolkit.feed import Feed
 from etl_toolkit.feed.after import load_and_follow_up
 from etl_toolkit.feed.document import open_feed
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.assertions import assert_after_commit
 from etl_toolkit.loading.conventions import PRINTED, named_conventions
-from etl_toolkit.loading.coordinator import Coordinator, open_coordinator
+from etl_toolkit.loading.coordinator import open_coordinator
 from etl_toolkit.loading.environment import ignored_variables
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Event, Phases, Run
@@ -47,13 +41,11 @@ from etl_toolkit.model import (
     ExtraColumns,
     FileFormat,
     KeyOverlap,
-    LoadedBefore,
     LoadResult,
     LoadSpec,
     OnConflict,
     Plan,
     ReadOptions,
-    RejectedRow,
     Strategy,
     StrategyName,
     WriteOptions,
@@ -67,13 +59,10 @@ from etl_toolkit.request import NOTHING_ASKED, check_named, connection_string, d
 from etl_toolkit.scan import scan
 from etl_toolkit.stopping import STEP_SECONDS, Stop, run_stoppable
 from etl_toolkit.strategies import STRATEGIES
-from etl_toolkit.strategies.lanes import FileCounts, add_up
-from etl_toolkit.strategies.mirror import delete_missing, forecast_missing, missing_batch, why_kept
-from etl_toolkit.strategies.refused_rows import check_reject_limit
+from etl_toolkit.strategies.mirror import why_kept
 from etl_toolkit.workspace import open_workspace
 
 T = TypeVar("T")
-NOTHING = Counts()
 
 
 def _ignore_event(event: Event) -> None:
@@ -129,10 +118,7 @@ class ConflictAwareProcessor:
 
             result = await ConflictAwareProcessor(dsn).process_with_strategy("drops/*.csv", "orders", key=["id"])
         """
-        options = locals()
-        given = open_feed(feed)
-        spec, files = spec_of(options, self._base(given)), given.files if given and files is None else files
-        check_named(files, spec)
+        files, spec, given = self._asked(locals())
         stop = Stop()
         with card_if_wanted(stop, progress=progress) as card:
             return await self._with(card, given)._load_unless_cancelled(files, spec, stop, given)
@@ -162,10 +148,7 @@ class ConflictAwareProcessor:
 
             overlap = ConflictAwareProcessor().analyze("drops/*.csv", key="id")
         """
-        options = locals()
-        given = open_feed(feed)
-        spec, files = spec_of(options, self._base(given)), given.files if given and files is None else files
-        check_named(files, spec, needs_table=False)
+        files, spec, _ = self._asked(locals(), needs_table=False)
         return self.measure(files, spec)
 
     def measure(self, files: Any, spec: LoadSpec) -> KeyOverlap:
@@ -201,10 +184,7 @@ class ConflictAwareProcessor:
 
             print(ConflictAwareProcessor(dsn).plan("drops/*.csv", "orders", key="id"))
         """
-        options = locals()
-        given = open_feed(feed)
-        spec, files = spec_of(options, self._base(given)), given.files if given and files is None else files
-        check_named(files, spec)
+        files, spec, given = self._asked(locals())
         return self._with(None, given).forecast(files, spec)
 
     def forecast(self, files: Any, spec: LoadSpec) -> Plan:
@@ -312,16 +292,16 @@ class ConflictAwareProcessor:
             for item in ready.plan.loaded_before:
                 run.tell("loaded_before", **asdict(item), message=str(item))
             stop.check()
-            coordinator.do(partial(_begin, run, resumed))
+            coordinator.do(partial(begin_run, run, resumed))
             reach("begun")
-            counts, removed = _execute(run, coordinator, watch, ready.load or STRATEGIES[ready.plan.strategy])
+            counts, removed = execute_run(run, coordinator, watch, ready.load or STRATEGIES[ready.plan.strategy])
             return LoadResult(
                 run_id=run_id, table=ready.target.qualified_name, strategy=ready.plan.strategy, reasons=ready.plan.reasons,
-                counts=sum(counts.values(), removed), files=_by_name(run, counts),
+                counts=sum(counts.values(), removed), files=add_up_by_name(run, counts),
                 wall_seconds=time.perf_counter() - started, phases=phases.as_dict(), plan=ready.plan, completed=True,
                 duplicates=ready.sources.duplicates, retries=run.retries, created_sql=ready.created_sql,
                 missing_kept=why_kept(run.spec, sum(counts.values(), Counts())),
-                resources=watch.resources(), loaded_before=_count_reverted(run, counts), rejects=_collect_rejects(run),
+                resources=watch.resources(), loaded_before=count_reverted(run, counts), rejects=collect_rejects(run),
                 skipped=ready.sources.skipped,
             )  # fmt: skip
 
@@ -363,11 +343,14 @@ class ConflictAwareProcessor:
         on_event = fan_out(self._on_event, card) if card else self._on_event
         return ConflictAwareProcessor(server, config=self.config, on_event=on_event, executor=self._executor)
 
-    def _base(self, feed: Feed | None) -> LoadSpec:
-        """What a feed asks for; its strategy, else that of this processor."""
-        if feed and "strategy" in feed.settings:
-            return feed.spec
-        return default_spec(self.config, feed.spec if feed else NOTHING_ASKED)
+    def _asked(self, arguments: Mapping[str, Any], *, needs_table: bool = True) -> tuple[Any, LoadSpec, Feed | None]:
+        """The files, what to do with them, and the feed, of the arguments of a method; the strategy may be this processor's."""
+        feed = open_feed(arguments["feed"])
+        base = feed.spec if feed else NOTHING_ASKED
+        spec = spec_of(arguments, base if feed and "strategy" in feed.settings else default_spec(self.config, base))
+        files = feed.files if feed and arguments["files"] is None else arguments["files"]
+        check_named(files, spec, needs_table=needs_table)
+        return files, spec, feed
 
     def _load_and_follow_up(self, files: Any, spec: LoadSpec, stop: Stop, feed: Feed | None) -> LoadResult:
         """Load, then do what the feed asks for. Raises FollowUpError where that fails."""
@@ -455,162 +438,3 @@ async def _in_steps(work: asyncio.Future[LoadResult]) -> None:
     """Wait in short steps: a kernel that is interrupted cancels the task, but does not wake its loop to tell it so."""
     while not (await asyncio.wait([work], timeout=STEP_SECONDS))[0]:
         pass
-
-
-# --- the load itself ---------------------------------------------------------------------------------------------------
-
-
-def _begin(run: Run, resumed: Resumed | None, connection: Any) -> None:
-    """Take the lock on the table and record the run as running."""
-    ledger.prepare(connection)
-    ledger.lock_table(
-        connection, run.target.oid, run.target.qualified_name, wait_seconds=run.config.lock_wait_seconds,
-        sleep=run.sleep,
-        on_wait=lambda holder, seconds: run.tell(
-            "waiting", on="another run", blocked_by=holder, seconds=round(seconds, 1)
-        ),
-    )  # fmt: skip
-    run.check()
-    if run.spec.write.loaded == "skip" and not resumed:
-        contents = [file.content_hash for file in run.files]
-        if ledger.taken_files(connection, run.target.oid, contents):
-            raise TakenMeanwhileError(f"another run has loaded files of run {run.run_id}; start it again")
-    if resumed:
-        ledger.resume(connection, resumed.past, run.target, run.files, force=resumed.force)
-    else:
-        ledger.begin(
-            connection, run.run_id, spec=run.spec, plan=run.plan, target=run.target, files=run.files,
-            conventions=run.sessions.conventions,
-        )  # fmt: skip
-
-
-def _execute(
-    run: Run, coordinator: Coordinator, watch: Watch, load: Callable[[Run], FileCounts]
-) -> tuple[dict[int, Counts], Counts]:
-    """Load, check the counts, and close the run in the ledger; return the counts per file, and those of no file."""
-    try:
-        check_reject_limit(run)
-        forecast_missing(run)
-        counts = add_up([{file.position: Counts() for file in run.files}, load(run)])
-        _check_accounting(run, counts)
-        removed = delete_missing(run, sum(counts.values(), Counts()))
-        coordinator.do(partial(assert_after_commit, run))
-        reach("finishing")
-        _close(coordinator, run, "complete", counts, removed=removed, observed=_collect_observations(watch))
-    except BaseException as error:
-        stopped = _explain_stop(coordinator, run) if run.stop.is_set() else None
-        status = "interrupted" if stopped or not isinstance(error, Exception) else "failed"
-        words = str(stopped) if stopped else f"{type(error).__name__}: {error}"
-        _close(coordinator, run, status, {}, error=words, observed=_collect_observations(watch))
-        if stopped:
-            raise stopped from None
-        if isinstance(error, psycopg2.Error):
-            raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
-        raise
-    if run.spec.write.analyze and run.files:
-        with driver_errors_mapped(doing=f"ANALYZE of {run.target.qualified_name} (run {run.run_id} is complete)"):
-            coordinator.do(partial(_analyze, run))
-    return counts, removed
-
-
-def _analyze(run: Run, connection: Any) -> None:
-    with run.phases.phase("analyze"), connection.cursor() as cursor:
-        cursor.execute(SQL("ANALYZE {}").format(Identifier(run.target.schema, run.target.name)))
-    connection.commit()
-
-
-def _explain_stop(coordinator: Coordinator, run: Run) -> StoppedError:
-    """The error of a load that was stopped, with what was committed before."""
-    try:
-        with run.sessions.sparing(coordinator.connection):
-            read = partial(ledger.committed, run_id=run.run_id)
-            batches, counts = coordinator.do(read, is_last_word=True)
-        done = "nothing was committed"
-        if batches:
-            done = (
-                f"{batches} of {len(run.plan.batches)} batches were committed before ({counts.written:,} rows written)"
-            )
-    except (psycopg2.Error, DatabaseError):
-        counts, done = Counts(), "the server does not answer, so only its ledger shows what was committed before"
-    done = "; ".join([*run.sessions.notes, done])
-    return StoppedError(
-        f"the load into {run.target.qualified_name} was stopped ({run.stop.reason}): {done}; see `etl-toolkit runs`, and "
-        f"continue with `etl-toolkit resume {run.run_id}`",
-        reason=run.stop.reason, run_id=run.run_id, committed_rows=counts.written,
-    )  # fmt: skip
-
-
-def _collect_rejects(run: Run) -> tuple[RejectedRow, ...]:
-    """The rejected rows, in the order of the files."""
-    return tuple(
-        item.named(run.file(item.file).name)
-        for _, found in sorted(run.refused.items())
-        for item in sorted(found, key=lambda item: item.record)
-    )
-
-
-def _by_name(run: Run, counts: Mapping[int, Counts]) -> dict[str, Counts]:
-    """The counts of each file, in order; added up where the same file is loaded at several places."""
-    named: dict[str, Counts] = {}
-    for position, found in sorted(counts.items()):
-        name = run.file(position).name
-        named[name] = named.get(name, Counts()) + found
-    return named
-
-
-def _count_reverted(run: Run, counts: Mapping[int, Counts]) -> tuple[LoadedBefore, ...]:
-    """The files that were loaded before something newer, with how many rows they changed again."""
-    changed = {name: count.updated for name, count in _by_name(run, counts).items()}
-    return tuple(
-        replace(item, turned_back=min(changed.get(item.file, 0), item.newer_rows)) for item in run.plan.loaded_before
-    )
-
-
-def _collect_observations(watch: Watch) -> dict[str, float]:
-    """What the doctor checks about this run."""
-    return {} if watch.memory_peak_ratio is None else {"memory_peak_ratio": round(watch.memory_peak_ratio, 3)}
-
-
-def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:
-    """Every row read is accounted for, and as many were read as there were when the file was looked at and scanned."""
-    for position, count in counts.items():
-        if not count.balances or count.removed:  # a key in no file is no row of one
-            raise AccountingError(
-                f"{run.file(position).name}: {count.read:,} rows read but {count.accounted:,} accounted for ({asdict(count)}); "
-                f"the load into {run.target.qualified_name} is not known to be correct"
-            )
-    scanned = {file.position: file.rows for file in run.plan.overlap.files} if run.plan.overlap else {}
-    for file in run.files:
-        read = counts[file.position].read - len(file.malformed)
-        for who, seen in (("key scan", scanned.get(file.position)), ("first look", file.records)):
-            if seen is not None and read != seen:
-                raise AccountingError(
-                    f"{file.name}: the {who} saw {seen:,} rows, the load {read:,}; did the file change?"
-                )
-
-
-def _close(
-    coordinator: Coordinator, run: Run, status: str, counts: Mapping[int, Counts], *, removed: Counts = NOTHING,
-    error: str | None = None, observed: Mapping[str, float],
-) -> None:  # fmt: skip
-    def record(connection: Any) -> None:
-        if status == "complete":
-            last = [missing_batch(run)] if removed != NOTHING else []
-            ledger.check_committed(connection, run.run_id, [*run.plan.batches, *last])
-        if status == "failed":  # no data, but what was found wrong with it
-            with connection.cursor() as cursor:
-                ledger.record_rejects(
-                    cursor, run.run_id, [reject for found in run.refused.values() for reject in found]
-                )
-        total = sum(counts.values(), removed) if counts else None
-        ledger.finish(connection, run.run_id, status=status, counts=total, files=counts, error=error, observed=observed)
-
-    try:
-        with run.sessions.sparing(coordinator.connection):
-            coordinator.do(record, is_last_word=status != "complete")
-    except (psycopg2.Error, DatabaseError) as failure:
-        if status != "complete":
-            return
-        if isinstance(failure, psycopg2.Error):
-            raise map_driver_error(failure, doing="recording the end of the run") from None
-        raise

@@ -21,17 +21,6 @@ from tests.clean_environment import forget_terminal, in_clean_environment
 ENOUGH_BYTES = 8 << 30
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--every", type=int, default=1, metavar="N", help="run only every Nth of the chosen tests")
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    every = config.getoption("--every")
-    config.hook.pytest_deselected(items=[item for at, item in enumerate(items) if at % every])
-    items[:] = items[::every]
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Before anything is started; the workers of pytest-xdist inherit it."""
     forget_terminal()

@@ -20,7 +20,7 @@ from etl_toolkit import ConflictAwareProcessor, ParallelConfig, WriteOptions, in
 from etl_toolkit.errors import DatabaseError, EtlError, LedgerError, RejectLimitError, StoppedError, UnknownFileError
 from etl_toolkit.loading import ledger
 from etl_toolkit.model import LoadResult
-from etl_toolkit.processor import Stop
+from etl_toolkit.stopping import Stop
 
 CONFIG = ParallelConfig(concurrency=2)
 SKIP = WriteOptions(loaded="skip")
