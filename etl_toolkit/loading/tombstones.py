@@ -136,7 +136,7 @@ def _statement(upsert: Upsert, dead: Composable) -> Composed:
     is_counted = may_be_dropped(target)
     concerned: Composable = SQL("true" if is_counted else "false")
     if is_counted and upsert.soft:
-        concerned = SQL("({} OR {})").format(_is_unmarked(upsert, "present"), is_stale)
+        concerned = SQL("({} OR {})").format(_is_to_mark(upsert, "present"), is_stale)
     there = ours(target, "SELECT etl_file, count(*) FROM {} WHERE etl_gone AND {} GROUP BY etl_file")
     return ours(target,
         "WITH dead AS MATERIALIZED ({dead}), written AS ({write} RETURNING dead.etl_file, dead.etl_gone) "
@@ -163,17 +163,14 @@ def _write(upsert: Upsert) -> Composed:
     only = SQL("" if target.is_partitioned else "ONLY ")
     if upsert.soft is None:
         return SQL("DELETE FROM {}{} AS etl_target USING dead WHERE {}").format(only, table(target), found)
-    column = target.column(upsert.soft)
-    mark, is_marked = (
-        (SQL("true"), SQL("IS TRUE")) if column.base_type == "bool" else (SQL("pg_catalog.now()"), SQL("IS NOT NULL"))
-    )
+    mark = SQL("true" if target.column(upsert.soft).base_type == "bool" else "pg_catalog.now()")
     sets = [SQL("{} = {}").format(Identifier(upsert.soft), mark)]
     if upsert.order_by:
         sets.append(ours(target, "{} = dead.etl_order").format(Identifier(upsert.order_by)))
     sets += [SQL("{} = {}").format(Identifier(name), upsert.marks[name]) for name in upsert.write.set]
-    return ours(
-        target, "UPDATE {}{} AS etl_target SET {} FROM dead WHERE etl_gone AND {} AND (etl_target.{} {}) IS NOT TRUE"
-    ).format(only, table(target), SQL(", ").join(sets), found, Identifier(upsert.soft), is_marked)
+    return SQL("UPDATE {}{} AS etl_target SET {} FROM dead WHERE {} AND {}").format(
+        only, table(target), SQL(", ").join(sets), found, _is_to_mark(upsert, "etl_target")
+    )
 
 
 def _keep(upsert: Upsert, dead: Composable) -> Composed:
@@ -187,16 +184,19 @@ def _keep(upsert: Upsert, dead: Composable) -> Composed:
         "WHERE {wanted} AND NOT {stale} AND etl_before.xmin <> pg_catalog.pg_current_xact_id()::xid",
     ).format(
         dead=dead, found=found, table=table(upsert.target), stale=is_stale,
-        wanted=SQL("true") if upsert.soft is None else _is_unmarked(upsert, "etl_before"),
+        wanted=SQL("true") if upsert.soft is None else _is_to_mark(upsert, "etl_before"),
     )  # fmt: skip
 
 
-def _is_unmarked(upsert: Upsert, relation: str) -> Composed:
+def is_unmarked(target: TargetTable, soft: str, relation: str) -> Composed:
+    """A condition on a relation with the table's columns: the row is not marked as deleted yet."""
+    is_bool = target.column(soft).base_type == "bool"
+    return SQL("{} {}").format(Identifier(relation, soft), SQL("IS NOT TRUE" if is_bool else "IS NULL"))
+
+
+def _is_to_mark(upsert: Upsert, relation: str) -> Composed:
     assert upsert.soft is not None
-    is_bool = upsert.target.column(upsert.soft).base_type == "bool"
-    return ours(upsert.target, "etl_gone AND ({} {}) IS NOT TRUE").format(
-        Identifier(relation, upsert.soft), SQL("IS TRUE" if is_bool else "IS NOT NULL")
-    )
+    return ours(upsert.target, "etl_gone AND {}").format(is_unmarked(upsert.target, upsert.soft, relation))
 
 
 def add_buried(merged: Mapping[int, Merged], buried: Mapping[int, Buried]) -> dict[int, Merged]:

@@ -25,7 +25,7 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.loading.staging_tables import copy_into, create_staging, drop_staging
-from etl_toolkit.loading.tombstones import TOMBSTONES, bury, narrow, numbered_dead_rows, tombstone_table
+from etl_toolkit.loading.tombstones import TOMBSTONES, bury, is_unmarked, narrow, numbered_dead_rows, tombstone_table
 from etl_toolkit.model import Batch, Counts, Delete, KeyOverlap, Layout, LoadSpec, SourceFile, TargetTable
 from etl_toolkit.plan import key_types
 from etl_toolkit.scan import KeyScan
@@ -52,8 +52,7 @@ def _present_in_scope(target: TargetTable, spec: LoadSpec, files: Sequence[Sourc
     if not target.arbiter.nulls_not_distinct:
         found += [SQL("{} IS NOT NULL").format(alias) for alias in key_aliases(target)]
     if soft := spec.write.missing_soft:
-        is_marked = SQL("IS TRUE" if target.column(soft).base_type == "bool" else "IS NOT NULL")
-        found.append(SQL("({} {}) IS NOT TRUE").format(Identifier(soft), is_marked))
+        found.append(is_unmarked(target, soft, "present"))
     return SQL("({}) AS present WHERE {}").format(present_rows(target), SQL(" AND ").join(found))
 
 
