@@ -77,29 +77,29 @@ class ReadOptions:
     comment: str | None = option(None, "lines that begin with this text are left out")
     footer: int = option(0, "number of lines at the end of each CSV file that are left out", minimum=0)
     until: str | None = option(
-        None, "a regular expression: the first line that it matches from its beginning ends the data"
+        None, "regular expression; the data ends before the first line whose beginning matches it"
     )
     ragged: Ragged = option(
         "reject",
         "what happens to rows with too few or too many fields: `pad` fills up with NULL, `cut` cuts off, `fit` does both",
     )
-    escape: str | None = option(None, "character that takes the meaning of the one behind it, for example a backslash")
+    escape: str | None = option(None, "escape character, for example a backslash")
     null: PerColumn = option(
         (), "texts that are NULL: for all columns, where they are not quoted, or by column (`*`: all others)"
     )
     quoted_empty: QuotedEmpty = option("text", 'what `""` is; with `null`, quoted texts of `null` are NULL as well')
-    trim: bool = option(False, "whether blanks around values are left out; a value of nothing else is NULL")
-    decimal: Literal[".", ","] = option(".", "what is before the decimals of a number")
-    thousands: str = option("", "what is between the thousands of a number, for example . , ' or a blank")
+    trim: bool = option(False, "whether blanks around values are removed; a value that is then empty is NULL")
+    decimal: Literal[".", ","] = option(".", "decimal separator of numbers")
+    thousands: str = option("", "thousands separator of numbers, for example . , ' or a blank")
     currency: tuple[str, ...] = option(
-        (), "signs and codes that may stand before or behind a number, for example € or EUR"
+        (), "currency signs and codes that may precede or follow a number, for example € or EUR"
     )
     date_format: PerColumn = option(
         (),
         "formats of dates and timestamps as of strptime (`%d.%m.%Y`), for all columns or by column (`*`: all others)",
     )
-    true: tuple[str, ...] = option((), "words for true, in any case, beside those of the server")
-    false: tuple[str, ...] = option((), "words for false, in any case, beside those of the server")
+    true: tuple[str, ...] = option((), "words that mean true, in any case, in addition to those of the server")
+    false: tuple[str, ...] = option((), "words that mean false, in any case, in addition to those of the server")
     names: Names = option("exact", "`snake` names columns in lower case, with _ for whatever is no letter or digit")
     rename: Mapping[str, str] | None = option(
         None, "other names for columns of the files: name in the file, name in the table"
