@@ -112,10 +112,20 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture
 def dask(cluster: Any, database: str, tmp_path: Path) -> Iterator[Any]:
     """The cluster, its workers in folders of their own; each has its connection string in its environment."""
-    cluster.wait_for_workers(2)
+    wait_for_nannies(cluster)
     cluster.run(host_worker.move_in, tmp_path, database)
     yield cluster
     cluster.run(host_worker.disarm)
+
+
+def wait_for_nannies(client: Any) -> None:
+    """Wait until both workers are there and may be killed: Dask never replaces one that dies while its nanny is "starting"."""
+    client.wait_for_workers(2, timeout=60)
+    for _ in range(600):
+        if all(nanny.status.name == "running" for nanny in client.cluster.workers.values()):
+            return
+        time.sleep(0.05)
+    raise TimeoutError("a nanny is still starting its worker")
 
 
 @pytest.fixture
