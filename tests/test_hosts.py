@@ -101,8 +101,13 @@ def sessions(connection: Connection) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two workers of Dask, each a process."""
+    """Two workers of Dask, each a process.
+
+    A LocalCluster looks for a worker that it has lost after 15 s, and closes its nanny for good if it is not there at
+    that moment: because it was killed once more, and is just being started again.
+    """
     with (
+        dask_config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as local,
         distributed.Client(local) as client,
     ):
@@ -112,20 +117,10 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture
 def dask(cluster: Any, database: str, tmp_path: Path) -> Iterator[Any]:
     """The cluster, its workers in folders of their own; each has its connection string in its environment."""
-    wait_for_nannies(cluster)
+    cluster.wait_for_workers(2, timeout=60)
     cluster.run(host_worker.move_in, tmp_path, database)
     yield cluster
     cluster.run(host_worker.disarm)
-
-
-def wait_for_nannies(client: Any) -> None:
-    """Wait until both workers are there and may be killed: Dask never replaces one that dies while its nanny is "starting"."""
-    client.wait_for_workers(2, timeout=60)
-    for _ in range(600):
-        if all(nanny.status.name == "running" for nanny in client.cluster.workers.values()):
-            return
-        time.sleep(0.05)
-    raise TimeoutError("a nanny is still starting its worker")
 
 
 @pytest.fixture
