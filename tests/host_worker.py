@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -36,15 +36,15 @@ def disarm() -> None:
     failpoints._actions.clear()
 
 
-def begin_armed(point: str, mark: Path, dsn: str) -> None:
+def begin_armed(point: str, mark: Path, dsn: str, environment: Mapping[str, str]) -> None:
     """Begin a process of `processes:N` that is armed."""
-    here.begin_process(dsn)
+    here.begin_process(dsn, environment)
     arm(point, mark)
 
 
-def begin_without_room(dsn: str) -> None:
+def begin_without_room(dsn: str, environment: Mapping[str, str]) -> None:
     """Begin a process whose files are small."""
-    here.begin_process(dsn)
+    here.begin_process(dsn, environment)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
 

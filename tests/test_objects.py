@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,8 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ingest
 from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
-from etl_toolkit.sources.objects import objects_of, without_secrets
+from etl_toolkit.hosts import SortFile
+from etl_toolkit.sources.objects import _copy, objects_of, without_secrets
 from etl_toolkit.stopping import Stop
 from tests.object_store import KEY, SECRET, s3_server, web_server
 
@@ -118,6 +123,69 @@ def test_an_object_that_changes_after_it_was_listed_is_refused(store: Any, tmp_p
 
     (listed,) = objects_of("s3://drops/changing/", None)
     assert listed.fetch(tmp_path / "in", Stop()).read_bytes() == b"id,v\n1,b\n"
+
+
+class Watching(ThreadPoolExecutor):
+    """Two threads as hosts, which keep what is sent to them; `change` may give them another task."""
+
+    def __init__(self, change: Callable[[SortFile], SortFile] = lambda task: task) -> None:
+        super().__init__(2)
+        self.seen, self.change = b"", change
+
+    def submit(self, work: Any, task: Any) -> Future[Any]:  # type: ignore[override]
+        self.seen += pickle.dumps(task)
+        return super().submit(work, self.change(task) if isinstance(task, SortFile) else task)
+
+
+def test_hosts_open_objects_themselves_and_no_task_has_a_secret(
+    store: Any, database: str, connection: Connection
+) -> None:
+    obstore.put(store, "hive/dt=2024-01-02/y.csv", b"v;id\ny;1\n")  # of another layout: it is sorted again
+    with web_server(lambda path, times: (200, b"id,v\n9,web\n")) as url, Watching() as threads:
+        for table in ("alone", "loaded", "watched"):
+            with connection.cursor() as cursor:
+                cursor.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, v text, dt date)")
+        load = partial(ingest, ["s3://drops/hive/", f"{url}/dt=2024-01-03/w.csv"], key="id", dsn=database)
+        alone, *others = load("alone"), load("loaded", executor="processes:2"), load("watched", executor=threads)
+
+        assert [(row[:2], str(row[2])) for row in rows_of(connection, "alone")] == [
+            ((1, "y"), "2024-01-02"), ((2, "h"), "2024-01-02"), ((9, "web"), "2024-01-03")
+        ]  # fmt: skip
+        for table, result in zip(("loaded", "watched"), others, strict=True):
+            assert result.plan.commit == "together", result.reasons
+            assert rows_of(connection, table) == rows_of(connection, "alone")
+            assert dict(result.files) == dict(alone.files)
+        assert b"s3://drops/hive/dt=2024-01-02/x.csv" in threads.seen
+        assert not [secret for secret in (KEY, SECRET) if secret.encode() in threads.seen]
+
+        signed = ingest(f"{url}/dt=2024-01-03/w.csv?sig=canary-signature", "loaded", "id", database, executor=threads)
+        assert "the query of a URL, a signature perhaps, is not sent" in signed.reasons[-1]
+        assert b"canary" not in threads.seen
+
+
+@pytest.mark.parametrize("is_pinned", [True, False], ids=["pinned", "control"])
+def test_an_object_that_changes_before_a_host_opens_it_is_refused(
+    store: Any, database: str, connection: Connection, is_pinned: bool
+) -> None:
+    def change(task: SortFile) -> SortFile:
+        obstore.put(store, "changing/b.csv", b"id,v\n1,new\n")
+        if is_pinned:
+            return task
+        assert not isinstance(task.source, str)
+        return replace(task, source=replace(task.source, fetch=partial(_copy, task.name, None)))
+
+    obstore.put(store, "changing/b.csv", b"id,v\n1,old\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id bigint PRIMARY KEY, v text)")
+    with Watching(change) as threads:
+        if is_pinned:
+            with pytest.raises(
+                SourceError, match=r"b.csv: changed after it was listed, so nothing is written.* \(host "
+            ):
+                ingest("s3://drops/changing/b.csv", "loaded", "id", database, executor=threads)
+        else:
+            ingest("s3://drops/changing/b.csv", "loaded", "id", database, executor=threads)
+    assert rows_of(connection) == ([] if is_pinned else [(1, "new")])
 
 
 def test_files_of_a_web_server_load_and_failures_that_pass_are_waited_for(

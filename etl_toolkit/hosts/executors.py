@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -84,10 +85,11 @@ def _cannot_renew() -> Executor:
 
 
 def _processes(count: int, dsn: str, config: ParallelConfig) -> Iterator[Hosts]:
-    """Processes of this machine. They are forked from one that has imported what they need, and get the DSN as they start."""
+    """Processes of this machine, forked from one that has imported what they need; they get DSN and environment as they start."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
-    begin = partial(ProcessPoolExecutor, count, mp_context=context, initializer=begin_process, initargs=(dsn,))
+    own = (dsn, dict(os.environ))
+    begin = partial(ProcessPoolExecutor, count, mp_context=context, initializer=begin_process, initargs=own)
     pools = [begin()]
 
     def renew() -> Executor:

@@ -1,7 +1,7 @@
 """What a host brings itself to a task: connection string, working directory, memory, and the means to stop.
 
 This is the one place of the package beside the command line that takes a setting from the environment: a task carries no
-password, so each host needs its own `ETL_DSN`, or libpq's `PG*`.
+password, so each host needs its own `ETL_DSN`, or libpq's `PG*`. Those of stores are read by obstore itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,9 +45,15 @@ class Here:
     stop: Stop
 
 
-def begin_process(dsn: str) -> None:
-    """Make a process that the coordinator has started a host. Ctrl-C is for the coordinator alone, and it ends with that."""
+def begin_process(dsn: str, environment: Mapping[str, str]) -> None:
+    """Make a process that the coordinator has started a host. Ctrl-C is for the coordinator alone, and it ends with that.
+
+    Its environment, with the credentials of stores, becomes that of the coordinator: it was forked from a process that may
+    have started long before.
+    """
     _of_process[:] = [dsn]
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="etl-parent", daemon=True).start()
 

@@ -41,7 +41,7 @@ from etl_toolkit.model import (
 )
 from etl_toolkit.plan import RANGES_PER_WORKER, SMALLEST_RANGE, Question, common_layout, may_read_once, range_obstacle
 from etl_toolkit.prepare import Ready, Resumed, as_list, prepare_load, with_words_on_values
-from etl_toolkit.sources import escape_name, expand, read_once
+from etl_toolkit.sources import Fetched, escape_name, expand, read_once
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace
 
@@ -118,22 +118,24 @@ class _FirstHalf:
         if reason := _unfit(self.spec, self.sessions.config):
             raise OneProcessError(reason)
         inputs = expand(as_list(files), self.spec.read.format)
-        if not all(isinstance(item, Path) for item in inputs):
+        if not all(isinstance(item, Path) or (isinstance(item, Fetched) and item.is_anywhere) for item in inputs):
             raise OneProcessError(
-                "only files have a name that every host can open: frames, pipes and the files in an archive have not"
+                "hosts open files, and objects of stores, by their names: frames, pipes and files in archives have none, and the "
+                "query of a URL, a signature perhaps, is not sent to them"
             )
         with self.phases.phase("target"):
             table = self._look_at_table()
         target, spec = table.target, replace(self.spec, key=table.target.key)
         at_once = max(1, min(self.hosts.slots, table.free_sessions - OWN_SESSIONS))
+        tasks = self._tasks(inputs, spec, target)
         with self.phases.phase("read"):
-            found = self._sort(inputs, spec, target, at_once)
+            found = self._carry_out(tasks, at_once, sum(map(_size, inputs)))
         refuse_lost_nulls([each.file for each in found], self.sessions.conventions)
         self._check(spec, target, found)
         layout = common_layout([each.file for each in found], target)
         assert layout is not None
         with self.phases.phase("read"):
-            found = self._with_layout(found, layout, spec, target, at_once)
+            found = self._with_layout(found, layout, tasks, at_once)
         sources, found = self._read_once(found, spec, target)
         with self.phases.phase("divide"):
             bounds = tuple(self.resumed.bounds or ()) if self.resumed else self._bounds(found, spec, target)
@@ -179,14 +181,13 @@ class _FirstHalf:
             threads=self.hosts.threads, memory_bytes=self.hosts.memory_bytes,
         )  # fmt: skip
 
-    def _sort(self, inputs: list[Path], spec: LoadSpec, target: TargetTable, at_once: int) -> tuple[SortedFile, ...]:
+    def _tasks(self, inputs: list[Path | Fetched], spec: LoadSpec, target: TargetTable) -> list[SortFile]:
         job, samples = self._job(spec, target), samples_a_file(len(inputs))
-        tasks = [
-            SortFile(job, position, os.path.abspath(path), escape_name(path), samples)  # noqa: PTH100 - links stay links
-            for position, path in enumerate(inputs)
-        ]
-        total = sum(path.stat().st_size for path in inputs if path.is_file())
-        return self._carry_out(tasks, at_once, total)
+        return [
+            SortFile(job, position, item, item.name, samples) if isinstance(item, Fetched)
+            else SortFile(job, position, os.path.abspath(item), escape_name(item), samples)  # noqa: PTH100 - links stay links
+            for position, item in enumerate(inputs)
+        ]  # fmt: skip
 
     def _carry_out(self, tasks: list[SortFile], at_once: int, total: int) -> tuple[SortedFile, ...]:
         def note(_task: SortFile, done: SortedFile) -> None:
@@ -220,7 +221,7 @@ class _FirstHalf:
             raise OneProcessError("there are no rows to divide")
 
     def _with_layout(
-        self, found: tuple[SortedFile, ...], layout: Layout, spec: LoadSpec, target: TargetTable, at_once: int
+        self, found: tuple[SortedFile, ...], layout: Layout, tasks: list[SortFile], at_once: int
     ) -> tuple[SortedFile, ...]:
         """Sort files again whose records are laid out in another way than those of most."""
         odd = [
@@ -229,12 +230,8 @@ class _FirstHalf:
         ]  # fmt: skip
         if not odd:
             return found
-        job = self._job(spec, target)
-        tasks = [
-            SortFile(job, each.keys.position, str(each.file.path), each.file.name, len(each.samples) or 1, layout)
-            for each in odd
-        ]
-        again = self._carry_out(tasks, at_once, sum(each.file.size_bytes for each in odd))
+        more = [replace(tasks[each.keys.position], samples=len(each.samples) or 1, layout=layout) for each in odd]
+        again = self._carry_out(more, at_once, sum(each.file.size_bytes for each in odd))
         if changed := [
             new for old, new in zip(odd, again, strict=True) if new.file.content_hash != old.file.content_hash
         ]:
@@ -314,6 +311,12 @@ def _unfit(spec: LoadSpec, config: ParallelConfig) -> str:
     if not config.conflict_detection:
         return "conflict detection is off"
     return ""
+
+
+def _size(item: Path | Fetched) -> int:
+    if isinstance(item, Fetched):
+        return item.size
+    return item.stat().st_size if item.is_file() else 0
 
 
 def _moved(found: SortedFile, file: SourceFile) -> SortedFile:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from etl_toolkit.errors import SourceError, UsageError
 from etl_toolkit.hosts.here import Here, at_host
 from etl_toolkit.hosts.runs import sample_keys, write_run
 from etl_toolkit.hosts.tasks import SortedFile, SortFile
@@ -18,7 +19,8 @@ from etl_toolkit.plan import layout_of, match_columns
 from etl_toolkit.prepare import localize_instants, read_files, resolve_files
 from etl_toolkit.ranking import collapse
 from etl_toolkit.scan import KeyScan
-from etl_toolkit.sources import check_unchanged, path_values
+from etl_toolkit.sources import Fetched, check_unchanged, path_values
+from etl_toolkit.stopping import Stop
 from etl_toolkit.strategies.suspects import Inquiry, find_refused
 
 
@@ -59,13 +61,27 @@ def _look(task: SortFile, here: Here) -> SourceFile:
     """The file as it fits the table. Columns of its path are those of its name, wherever the host finds it."""
     spec, target = task.job.spec, task.job.target
     with here.phases.phase("sources"):
-        (file,) = resolve_files([task.source], spec, here.config, here.workspace, here.phases).files
+        (file,) = resolve_files([_opened_by(here, task.source)], spec, here.config, here.workspace, here.phases).files
     named = path_values(Path(task.name))
     file = replace(file, name=task.name, path_values=tuple(item for item in file.path_values if item in named))
     localize = partial(localize_instants, match_columns([file], target, spec), workspace=here.workspace)
     matched = here.sessions.ask("catalog", lambda connection: localize(connection=connection))[0]
     here.sessions.close_idle()  # the search for bad rows opens its own: a task has one connection at a time
     return matched
+
+
+def _opened_by(here: Here, source: str | Fetched) -> str | Fetched:
+    """A source whose failures name the host: another one may have other credentials, or another way to the store."""
+    if isinstance(source, str):
+        return source
+
+    def fetch(below: Path, stop: Stop) -> Path:
+        try:
+            return source.fetch(below, stop)
+        except (SourceError, UsageError) as error:
+            raise type(error)(f"{error} (host {here.name})") from None
+
+    return replace(source, fetch=fetch)
 
 
 def _find_rejects(task: SortFile, here: Here, file: SourceFile, layout: Layout, scanned: KeyScan) -> tuple[Reject, ...]:
@@ -87,4 +103,4 @@ def _find_rejects(task: SortFile, here: Here, file: SourceFile, layout: Layout, 
 def _placed(file: SourceFile, task: SortFile) -> SourceFile:
     """The file at its place in the load, without what only this host knows of it."""
     malformed = tuple(replace(item, file=task.position) for item in file.malformed)
-    return replace(file, position=task.position, malformed=malformed, readable=None, path=Path(task.source))
+    return replace(file, position=task.position, malformed=malformed, readable=None, path=None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from etl_toolkit import __version__
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.model import Batch, Counts, FileKeys, Layout, LoadSpec, Reject, SourceFile, TargetTable
+from etl_toolkit.sources import Fetched
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,14 @@ class Job:
 class SortFile:
     """Look at one file and leave its rows in the exchange directory, one per key, in key order.
 
-    `source` is what the host opens, `name` what the file is called in results and messages. `samples` is the number of keys
-    to return; `layout` the layout of the records, None for that of the file itself.
+    `source` is what the host opens: a path, or an object of a store as it was listed. `name` is what the file is called in
+    results and messages. `samples` is the number of keys to return; `layout` the layout of the records, None for that of the
+    file itself.
     """
 
     job: Job
     position: int
-    source: str
+    source: str | Fetched
     name: str
     samples: int
     layout: Layout | None = None

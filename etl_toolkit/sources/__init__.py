@@ -17,6 +17,7 @@ names, globs, frames ──► expanding ──► csv_file / json_lines / typed
 from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.expanding import expand, is_there
+from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.held import HeldLines, split_streams
 from etl_toolkit.sources.inputs import escape_name, partition_of, path_values
 from etl_toolkit.sources.located import locate, number_in_file, ordinals
@@ -46,6 +47,7 @@ from etl_toolkit.sources.zones import with_offsets
 __all__ = [
     "LINE_SEPARATOR",
     "NAMED",
+    "Fetched",
     "HeldLines",
     "UnreadableTextError",
     "check_texts",

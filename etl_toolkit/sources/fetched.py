@@ -14,11 +14,15 @@ from etl_toolkit.stopping import Stop
 
 @dataclass(frozen=True)
 class Fetched:
-    """What is named so, of about this size. `fetch` writes it below a path of ours, and returns the path with its suffix."""
+    """What is named so, of about this size. `fetch` writes it below a path of ours, and returns the path with its suffix.
+
+    Where it `is_anywhere`, other hosts may be sent this: they can fetch it as well, and nothing in it is secret.
+    """
 
     name: str
     size: int
     fetch: Callable[[Path, Stop], Path]
+    is_anywhere: bool = False
 
 
 @contextmanager

@@ -56,7 +56,8 @@ def objects_of(url: str, file_format: str | None) -> list[Fetched]:
     shown = without_secrets(url)
     if url.partition("://")[0].lower() in WEB:
         _open(url)
-        return [Fetched(shown, 0, partial(_copy, url, None))]
+        has_query = bool(urlsplit(url).query)  # a signature perhaps
+        return [Fetched(shown, 0, partial(_copy, url, None), is_anywhere=not has_query)]
     store, root, path = _open(url)
     with _failures_named(shown):
         found = list(_listed(store, path))
@@ -71,8 +72,9 @@ def objects_of(url: str, file_format: str | None) -> list[Fetched]:
             f"{shown.rstrip('/')}/*.csv, or give their format with --format"
         )
     return [
-        Fetched(f"{root}/{item['path']}", item["size"], partial(_copy, f"{root}/{item['path']}", item["e_tag"]))
+        Fetched(name, item["size"], partial(_copy, name, item["e_tag"]), is_anywhere=True)
         for item in found
+        for name in [f"{root}/{item['path']}"]
     ]
 
 
