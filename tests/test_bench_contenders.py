@@ -27,12 +27,12 @@ RIGHT_WAYS = [
 ]
 
 
-def load(name: str, made: GeneratedFiles, dsn: str, *, workers: int = 2) -> int:
-    contender = contenders.find(name)
+def load(name: str, made: GeneratedFiles, dsn: str, *, workers: int = 2, executor: str = "") -> int:
     files = [str(path) for path in made.files]
-    if contender.prepare is not None:
-        files = contender.prepare(files, dsn, "target", workers)
-    outcome = contender.load(files, dsn, "target", workers)
+    with contenders.configured(name, dsn, batch_rows=None, executor=executor) as contender:
+        if contender.prepare is not None:
+            files = contender.prepare(files, dsn, "target", workers)
+        outcome = contender.load(files, dsn, "target", workers)
     return outcome if isinstance(outcome, int) else outcome.rows
 
 
@@ -66,12 +66,18 @@ def last_rows(made: GeneratedFiles, connection: Connection) -> list[str]:
         return [str(text) for (text,) in cursor.fetchall()]
 
 
-@pytest.mark.parametrize("name", RIGHT_WAYS)
-def test_the_last_row_of_the_last_file_wins(name: str, tmp_path: Path, database: str, connection: Connection) -> None:
+@pytest.mark.parametrize(
+    ("name", "executor"),
+    [*((name, "") for name in RIGHT_WAYS), ("partitioned", "processes:2"), ("partitioned", "dask:2")],
+)
+def test_the_last_row_of_the_last_file_wins(
+    name: str, executor: str, tmp_path: Path, database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETL_DSN", database)  # put back afterwards, whoever sets it for the workers of a cluster
     made = generate(tmp_path, Workload(files=3, rows=300, overlap=0.5, duplicates_within=0.1))
     with connection.cursor() as cursor:
         cursor.execute(table_sql(made.workload, "target"))
-    load(name, made, database)
+    load(name, made, database, executor=executor)
     assert rows_of(database) == last_rows(made, connection)
 
 

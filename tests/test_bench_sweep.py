@@ -251,6 +251,10 @@ def test_a_role_that_may_not_create_databases_is_refused_with_the_reason(
 def test_the_full_sweep_covers_every_strategy_of_ours_and_measures_the_noise() -> None:
     ours = {name for name, contender in contenders.CONTENDERS.items() if contender.kind == "ours"}
     planned, _ = cases.planned_cases(SweepConfig())
+    assert [(case.strategy, case.executor) for case in planned if case.executor] == [
+        ("partitioned", "processes:2"),
+        ("partitioned", "dask:2"),
+    ]
     assert ours <= {case.strategy for case in planned}
     assert sum(case.is_twin for case in planned) == 1
     assert len({case.name for case in planned}) == len(planned)

@@ -18,6 +18,9 @@ from etl_toolkit.bench.records import Case
 from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.bench.workload import Workload
 
+# Other strategies take a file or a key range at a time, and load in one process.
+ONLY = {"batch_rows": ("streaming",), "executor": ("partitioned",)}
+
 
 def planned_cases(config: SweepConfig) -> tuple[list[Case], dict[str, str]]:
     """Return the cases of a sweep over generated files, and those that a contender cannot do, with the reason."""
@@ -95,10 +98,11 @@ def _slices(config: SweepConfig) -> Iterator[Case]:
         "key": config.keys[1:],
         "files": config.files[1:],
         "batch_rows": config.batch_rows,
+        "executor": config.executors,
     }
     for name, values in side_axes.items():
         for value, strategy in itertools.product(values, config.side_strategies):
-            if name != "batch_rows" or strategy == "streaming":  # the others take a file or a key range at a time
+            if strategy in ONLY.get(name, config.side_strategies):
                 yield _case(config, strategy, **{name: value})
     if config.twin:
         yield _case(config, config.twin, is_twin=True)

@@ -6,10 +6,15 @@ skipped with a reason where they do not install or cannot do the job.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import psycopg2
 
@@ -52,6 +57,8 @@ class Contender:
 
     def refusal(self, case: Case) -> str | None:
         """Say why this contender cannot do `case`; None when it can."""
+        if case.executor.startswith("dask") and not find_spec("distributed"):
+            return f"{case.executor} needs Dask: pip install 'etl-toolkit[cluster]'"
         if self.inserts_only and case.table_state != "empty":
             return f"{self.name} cannot update rows"
         if self.inserts_only and not self.collapsed and case.overlap:
@@ -66,24 +73,50 @@ def find(name: str) -> Contender:
     return CONTENDERS[name]
 
 
-def with_batch_rows(contender: Contender, batch_rows: int | None) -> Contender:
-    """Return `contender` with that many rows per batch, where it is one of ours."""
-    if batch_rows is None or contender.kind != "ours":
-        return contender
-    return replace(contender, load=partial(_ingest, Strategy(contender.name), batch_rows=batch_rows))
+@contextmanager
+def configured(name: str, dsn: str, *, batch_rows: int | None, executor: str) -> Iterator[Contender]:
+    """The contender of that name; one of ours with so many rows per batch (None: the default), and loading elsewhere.
+
+    `executor` is what `ingest` takes, "" for nothing, or `dask:N`: a cluster of N workers that is there before the clock starts.
+    """
+    contender = find(name)
+    if contender.kind != "ours":
+        yield contender
+        return
+    kind, _, count = executor.partition(":")
+    with _dask(int(count), dsn) if kind == "dask" else nullcontext(executor or None) as place:
+        yield replace(contender, load=partial(_ingest, Strategy(name), batch_rows=batch_rows, executor=place))
+
+
+@contextmanager
+def _dask(workers: int, dsn: str) -> Iterator[Any]:
+    from distributed import Client, LocalCluster
+
+    os.environ["ETL_DSN"] = dsn  # a worker has it from its own environment, and this process is for one run
+    with (
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,  # type: ignore[no-untyped-call]
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
+    ):
+        client.run(import_module, "etl_toolkit.hosts.loading")
+        yield client
 
 
 def _ingest(
-    strategy: Strategy, files: Sequence[str], dsn: str, table: str, workers: int, *, batch_rows: int | None = None
-) -> Loaded:
+    strategy: Strategy, files: Sequence[str], dsn: str, table: str, workers: int, *, batch_rows: int | None = None,
+    executor: Any = None,
+) -> Loaded:  # fmt: skip
     from etl_toolkit import ParallelConfig, ingest
 
     config = ParallelConfig(concurrency=workers)
+    if executor:
+        config = replace(config, exchange=str(Path(files[0]).parent))
     if batch_rows is not None:
         config = replace(config, chunk_size=batch_rows)
     with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
         key = list(baselines.primary_key(cursor, table))
-    result = ingest(list(files), table=table, key=key, dsn=dsn, strategy=strategy.value, config=config)
+    result = ingest(
+        list(files), table=table, key=key, dsn=dsn, strategy=strategy.value, config=config, executor=executor
+    )
     if not result:
         raise AccountingError("the load did not complete, or its counts do not add up")
     return loaded(result)

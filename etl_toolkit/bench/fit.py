@@ -36,7 +36,13 @@ def refit(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Any] | Non
     rows, seconds, settings = [], [], []
     for sample in samples:
         features = _features(sample, manifest.workloads.get(_workload(sample)), cores)
-        if features is not None and sample.counts and sample.wall_seconds and sample.shape == "base":
+        if (
+            features is not None
+            and sample.counts
+            and sample.wall_seconds
+            and sample.shape == "base"
+            and not sample.executor
+        ):
             rows.append(features)
             seconds.append(sample.wall_seconds)
             settings.append(sample.setting)

@@ -13,7 +13,7 @@ PLAIN_WAYS = {
     "naive_parallel": "one upsert per file, in parallel",
     "staged_merge": "a parallel COPY into a staging table, then one merge",
 }
-MIDDLE = ("files", "rows", "format", "key", "shape", "workers", "batch_rows")
+MIDDLE = ("files", "rows", "format", "key", "shape", "workers", "batch_rows", "executor")
 
 
 def shapes(cases: Sequence[Mapping[str, Any]], by_case: Mapping[str, list[Sample]]) -> list[dict[str, Any]]:

@@ -110,7 +110,9 @@ def measure(
         dsn = databases.reset(start)
         runner.hear(60)
         request = {"contender": planned.strategy, "files": list(files), "dsn": dsn, "table": TABLE}
-        runner.say(json.dumps(request | {"workers": planned.workers, "batch_rows": planned.batch_rows}))
+        runner.say(
+            json.dumps(request | {name: getattr(planned, name) for name in ("workers", "batch_rows", "executor")})
+        )
         told = runner.hear(timeout_seconds)
         if "error" in told:
             return _failed(planned, told)

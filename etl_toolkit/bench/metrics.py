@@ -17,7 +17,7 @@ from etl_toolkit.bench.statistics import (
 )
 
 DESCRIPTION = ("case", "setting", "strategy", "kind", "is_twin", "format", "files", "rows", "overlap", "table_state",
-               "workers", "key", "shape", "batch_rows")  # fmt: skip
+               "workers", "key", "shape", "batch_rows", "executor")  # fmt: skip
 MEDIANS = ("client_cpu_seconds", "server_cpu_seconds", "peak_client_pss_bytes", "peak_server_pss_bytes", "wal_bytes",
            "dead_tuples", "lock_waits", "deadlocks", "retries", "predicted_seconds")  # fmt: skip
 

@@ -99,7 +99,7 @@ def _rule(here: Sequence[Metrics], cases: Sequence[Metrics], by_case: Mapping[st
     for other in sorted(others, key=_seconds)[:2]:
         found = compared(by_case[best["case"]], by_case[other["case"]])
         evidence.append({"case": best["case"], "seconds": best["wall_seconds"], "against": other["case"]} | found)
-    alike = ("format", "key", "files")
+    alike = ("format", "key", "files", "executor")
     same = [case for case in here if case["strategy"] in (best["strategy"], measured)
             and all(case[name] == best[name] for name in alike)]  # fmt: skip
     return {

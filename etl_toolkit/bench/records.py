@@ -22,7 +22,7 @@
     shape_means[]      {overlap, table_state, speed_up (geometric mean over the shapes), shapes, worst: shape}
     noise              the same strategy twice: {case, ratio: I, verdict, runs}; null when there was no such case
     cases[]            {case, setting, strategy, kind, is_twin, format, files, rows, overlap, table_state, workers, key,
-                        shape, batch_rows, runs, failures, errors[], spread, is_unstable, chosen_strategy,
+                        shape, batch_rows, executor, runs, failures, errors[], spread, is_unstable, chosen_strategy,
                         wall_seconds: I, rows_per_second: I, mb_per_second: I, client_cpu_seconds, server_cpu_seconds,
                         peak_client_pss_bytes, peak_server_pss_bytes, wal_bytes, dead_tuples, lock_waits, deadlocks,
                         retries, phases: {name: seconds}, predicted_seconds,
@@ -74,8 +74,9 @@ class Case:
 
     `table_state` before the run: `empty`; `half` (every second key is there, with other values); `tenth` (every key, every
     tenth with other values); `rewritten` (every key, other values); `unchanged` (every key, the values that the load ends
-    with). `shape` is what table and files look like (`bench.shapes`). `is_twin` marks the second half of
-    the A/A case: the same strategy in the same setting, measured as if it were another.
+    with). `shape` is what table and files look like (`bench.shapes`), `executor` where they are loaded ("": in one
+    process). `is_twin` marks the second half of the A/A case: the same strategy in the same setting, measured as if it were
+    another.
     """
 
     strategy: str
@@ -90,6 +91,7 @@ class Case:
     batch_rows: int | None = None
     is_twin: bool = False
     shape: str = "base"
+    executor: str = ""
 
     @property
     def workload(self) -> str:
@@ -103,7 +105,8 @@ class Case:
     def setting(self) -> str:
         """Everything but the strategy: cases of one setting can be compared."""
         batch = f"-b{self.batch_rows}" if self.batch_rows else ""
-        return f"{self.workload}-{self.table_state}-w{self.workers}{batch}"
+        executor = f"-{self.executor.replace(':', '')}" if self.executor else ""
+        return f"{self.workload}-{self.table_state}-w{self.workers}{batch}{executor}"
 
     @property
     def name(self) -> str:
@@ -138,6 +141,7 @@ class Sample:
     is_warm_up: bool
     correct: bool
     shape: str = "base"
+    executor: str = ""
     error: str | None = None
     wall_seconds: float | None = None
     rows_per_second: float | None = None

@@ -14,7 +14,6 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,11 +22,6 @@ import psycopg2
 
 from etl_toolkit.bench import contenders
 from etl_toolkit.errors import EtlError, UsageError, driver_failure
-
-try:
-    resource: Any = import_module("resource")
-except ImportError:  # Windows
-    resource = None
 
 
 def main() -> None:
@@ -41,16 +35,17 @@ def main() -> None:
         if not line:
             return
         request = json.loads(line)
-        contender = contenders.with_batch_rows(contenders.find(request["contender"]), request["batch_rows"])
         place = (request["dsn"], request["table"], request["workers"])
         files = request["files"]
+        settings = {name: request[name] for name in ("batch_rows", "executor")}
         try:
-            if contender.prepare is not None:
-                files = contender.prepare(files, *place)
-            _say(pipe, {"ready": True})
-            if sys.stdin.readline().strip() != "go":
-                return
-            _say(pipe, timed(contender, files, *place))
+            with contenders.configured(request["contender"], request["dsn"], **settings) as contender:
+                if contender.prepare is not None:
+                    files = contender.prepare(files, *place)
+                _say(pipe, {"ready": True})
+                if sys.stdin.readline().strip() != "go":
+                    return
+                _say(pipe, timed(contender, files, *place))
         except Exception as error:  # whatever a loader raises is the outcome of its run
             traceback.print_exc()
             text = reason(error).replace(f"{Path(request['files'][0]).parent}/", "")
@@ -85,11 +80,15 @@ def _import_ours() -> None:
 
 
 def _cpu_seconds() -> tuple[float, float]:
-    if resource is None:
-        own = psutil.Process().cpu_times()
-        return own.user, own.system
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime for usage in usages), sum(usage.ru_stime for usage in usages)
+    """Of this process and all below it; of those that have ended where the system says so."""
+    user = system = 0.0
+    own = psutil.Process()
+    for process in (own, *own.children(recursive=True)):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            times = process.cpu_times()
+            user += times.user + getattr(times, "children_user", 0.0)
+            system += times.system + getattr(times, "children_system", 0.0)
+    return user, system
 
 
 def _say(pipe: IO[str], message: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ class SweepConfig:
     `order` says what is finished first: `rounds` goes round by round over all cases, so that what slows the machine for a
     while slows them all; `settings` finishes one setting before the next, so that a sweep out of time has fewer settings
     and not fewer runs of each. `time_limit_seconds` ends a sweep early rather than late, never below three runs a case.
+    `executors` are those of `ingest`, or `dask:N` for a cluster of N workers that the sweep starts; they load `partitioned`.
     `curve_readings` are those of memory and CPU in a run that each strategy makes for them at the end; 0: no such run.
     """
 
@@ -45,6 +46,7 @@ class SweepConfig:
     keys: tuple[str, ...] = ("bigint", "text_timestamp")
     shapes: tuple[str, ...] = ("base",)
     batch_rows: tuple[int, ...] = (10_000, 25_000)
+    executors: tuple[str, ...] = ("processes:2", "dask:2")
     side_overlap: float = 0.5
     twin: str | None = "partitioned"
     grid: Literal["slices", "full", "corners"] = "slices"

@@ -28,6 +28,7 @@ AXES: Mapping[str, tuple[Callable[[Case], str], Callable[[Case], Number]]] = {
     "table": (lambda case: STATE_WORDS.get(case["table_state"], str(case["table_state"])), lambda _: None),
     "rows": (lambda case: f"{case['rows']:,}", lambda case: int(case["rows"])),
     "workers": (lambda case: str(case["workers"]), lambda case: int(case["workers"])),
+    "executor": (lambda case: str(case["executor"] or "one process"), lambda _: None),
     "files": (_describe_files, lambda _: None),
 }
 

@@ -45,7 +45,7 @@ def _where(cases: Sequence[Case], **wanted: Any) -> list[Case]:
 def _side_columns(data: RunData) -> list[Column]:
     """A column for the middle, and for each other value of the axes around it."""
     columns: list[Column] = []
-    for name in ("rows", "workers", "format", "key", "files"):
+    for name in ("rows", "workers", "format", "key", "files", "executor"):
         for value in data.values(name):
             cases = data.at(**{name: value}, table_state="empty")
             if value == data.middle[name] or not cases:

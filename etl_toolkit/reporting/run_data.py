@@ -15,7 +15,7 @@ from etl_toolkit.errors import UsageError
 
 Case = Mapping[str, Any]
 
-SIDE_AXES = ("rows", "workers", "format", "key", "files", "batch_rows")
+SIDE_AXES = ("rows", "workers", "format", "key", "files", "batch_rows", "executor")
 STATES = {
     "empty": "empty table",
     "half": "half of the keys present",
@@ -155,6 +155,7 @@ def setting_words(case: Case, *, overlap: bool = True) -> str:
     words += ["1 worker" if case["workers"] == 1 else f"{case['workers']} workers"]
     words += [f"key {case['key'].replace('_', ' + ')}"] if case["key"] not in ("bigint", "own") else []
     words += [f"batches of {case['batch_rows']:,}"] if case["batch_rows"] else []
+    words += [case["executor"]] if case["executor"] else []
     return ", ".join(words)
 
 
