@@ -222,7 +222,8 @@ def _read(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace, he
 
 def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None = None, end: str = "") -> str:
     """The rows of neighbouring files that are read in the same way; `relation` has their lines if those are held."""
-    file, layout, order = run[0], wanted.layout, wanted.order
+    # Where one file of held lines has quotes, the lines of all are read as its are: without any, they mean the same.
+    file, layout, order = min(run, key=lambda file: file.is_plain), wanted.layout, wanted.order
     names = [*wanted.compared, *(layout.columns if layout else ())]
     source, texts = (relation, line_texts(file, names)) if relation else text_relation(run, names)
     is_line = relation is not None or file.is_plain

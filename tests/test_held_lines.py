@@ -17,7 +17,7 @@ from etl_toolkit.errors import SourceError
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.model import Layout, ReadOptions
 from etl_toolkit.scan import scan
-from etl_toolkit.sources import HeldLines, held, resolve, split_streams
+from etl_toolkit.sources import HeldLines, held, resolve
 from etl_toolkit.strategies import compare
 from etl_toolkit.workspace import Workspace, open_workspace
 from tests.loads import CONFIG, load_as_expected
@@ -55,7 +55,7 @@ def test_every_line_is_found_by_its_place(
         options = ReadOptions(delimiter=",", headers=None if has_header else ("a", "b"))
         files = resolve(paths, options, workspace).files
         assert workspace.held_bytes >= sum(path.stat().st_size for path in paths)
-        holder = HeldLines(split_streams(files))
+        holder = HeldLines([[file] for file in files])
         read = [holder.lines(file.position).read_all() for file in files]
         places = pa.chunked_array([chunk for table in read for chunk in table["place"].chunks], pa.int64())
 
@@ -67,6 +67,25 @@ def test_every_line_is_found_by_its_place(
     rows = pa.table({"n": range(len(expected)), "place": backwards})
     found = holder.with_records(rows.to_reader()).read_all()
     assert found.to_pylist() == [{"n": number, "record": line} for number, line in enumerate(expected)]
+
+
+@pytest.mark.parametrize(
+    "has_quotes", [(False, True, False), (True, False, False)], ids=["plain first", "quoted first"]
+)
+def test_plain_and_quoted_files_that_share_a_stream_keep_their_keys(
+    tmp_path: Path, has_quotes: tuple[bool, ...]
+) -> None:
+    """Control: with the expressions of a plain file, a quoted record has the part behind its first comma for a key."""
+    paths = [tmp_path / f"{number}.csv" for number in range(len(has_quotes))]
+    for number, (path, is_quoted) in enumerate(zip(paths, has_quotes, strict=True)):
+        path.write_text(f'v,k\n"a, 1","{number}, 1"\n' if is_quoted else f"v,k\na 1,{number} 1\n")
+    with open_workspace(ParallelConfig(), threads=1) as workspace:
+        files = resolve(paths, ReadOptions(), workspace).files
+        scanned = scan(files, ["k"], workspace, key_types=[KEY_TYPES["text"]], layout=Layout(("v", "k")))
+        found = workspace.query("SELECT file, k0 FROM rows ORDER BY file")
+    assert scanned.held is not None
+    assert len(scanned.held.streams) == 1
+    assert found == [(number, f"{number}{',' * is_quoted} 1") for number, is_quoted in enumerate(has_quotes)]
 
 
 # --- quotes --------------------------------------------------------------------------------------------------------------
@@ -118,7 +137,7 @@ def test_quoted_records_are_held_as_the_server_would_quote_them(
     options, key, kinds = ReadOptions(delimiter=delimiter), ["a", "b", "c"], [KEY_TYPES["text"]] * 3
     with open_workspace(ParallelConfig(), threads=1) as workspace:
         files = resolve(paths, options, workspace).files
-        holder = HeldLines(split_streams(files))
+        holder = HeldLines([[file] for file in files])
         assert [holder.lines(file.position).read_all()["line"].to_pylist() for file in files] == expected
         read = []
         for size in (workspace.held_bytes, 0):

@@ -27,7 +27,7 @@ QUOTED_AT_ONCE = 1 << 19  # bytes; of quotes more has to be found
 INLINE_BYTES = 12  # Arrow keeps a shorter text in the view itself
 SLACK_BYTES = 1 << 16  # what a file may take beyond the guess
 BUFFER_BITS = 30  # Arrow counts in a buffer with 32 bits
-STREAMS = 16  # DuckDB reads this many in parallel; if there are more files, they share streams
+STREAMS = 16  # DuckDB reads this many in parallel; files beyond, and small ones, share streams
 # More text than Parquet files and frames have as a rule; those that have more are not held.
 SPELLED_RATIO, FIELD_BYTES = 6, 16
 
@@ -212,12 +212,13 @@ def _array(numbers: Any, kind: pa.DataType) -> pa.Array:
 
 
 def split_streams(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
-    """The files in order, each in a stream of its own or, where there are many, in streams of about the same size.
+    """The files in order, each in a stream of its own or, where they are many or small, in streams of about the same size.
 
-    Neighbouring files then share a batch of lines: cost grows with rows.
+    Neighbouring files then share a batch of lines, and DuckDB has fewer relations to plan: cost grows with rows.
     """
-    if len(files) <= STREAMS:
-        return [[file] for file in files]
     ends = list(accumulate(map(_room_for, files)))
-    cuts = [bisect_right(ends, ends[-1] * number // STREAMS) for number in range(STREAMS)]
+    count = min(STREAMS, ends[-1] // LINES_AT_ONCE + 1)
+    if len(files) <= count:
+        return [[file] for file in files]
+    cuts = [bisect_right(ends, ends[-1] * number // count) for number in range(count)]
     return [list(files[first:end]) for first, end in pairwise([*cuts, len(files)]) if first < end]
