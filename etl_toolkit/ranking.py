@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import duckdb
-
 from etl_toolkit.model import ConflictAction
 from etl_toolkit.scan import PROVEN, KeyScan
 from etl_toolkit.workspace import Workspace
@@ -26,7 +24,7 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
     that it is a tombstone, `reset` that it is not, but comes after one. Where no key appears in two rows, `keys` is a view
     of `rows`.
     """
-    workspace.query("DROP TABLE IF EXISTS ordered")
+    workspace.query("CREATE OR REPLACE TABLE ordered (row BIGINT)")
     if _is_unique(scan_, workspace):
         workspace.query(
             f"CREATE OR REPLACE VIEW keys AS SELECT {scan_.key_sql}, {file_set(scan_)} AS files, {scan_.row_sql} AS winner"
@@ -70,38 +68,34 @@ def file_set(scan_: KeyScan) -> str:
     return "(1::BIGINT << file)" if has_masks(scan_) else "((hash(file)::UHUGEINT << 64) | hash(file, 1)::UHUGEINT)"
 
 
-def put_in_order(scan_: KeyScan, workspace: Workspace) -> None:
-    """Create `ordered`: (row, [file, record]), the winners in key order, unless `collapse` has made it on its way.
+def put_in_order(scan_: KeyScan, workspace: Workspace) -> int:
+    """Fill `ordered`: (row, [file, record]), the winners in key order, and return how many these are.
 
-    Tombstones are not among them. Records that are not held are brought into that order as well, as many at a time as fit
-    into memory.
+    `collapse` may have filled it on its way. Tombstones are not among them. Records that are not held are brought into that
+    order as well, as many at a time as fit into memory.
     """
-    if _is_ordered(workspace):
-        return
+    if known := int(workspace.query("SELECT count(*) FROM ordered")[0][0]):
+        return known
     keys, by = _sortable("(FROM keys WHERE NOT gone)" if scan_.has_gone else "keys", scan_, workspace)
-    in_order = f"SELECT winner AS row FROM {keys} ORDER BY {', '.join(by)}"
+    place = "ordered" if scan_.held else "turns"
+    rows = _make(place, f"SELECT winner AS row FROM {keys} ORDER BY {', '.join(by)}", workspace)
     if scan_.held:
-        workspace.query(f"CREATE TABLE ordered AS {in_order}")
-        return
-    workspace.query(f"CREATE OR REPLACE TABLE turns AS {in_order}")
-    rows = workspace.query("SELECT count(*) FROM turns")[0][0]
+        return rows
     size = workspace.query("SELECT coalesce(sum(strlen(record)), 0) FROM rows")[0][0]
     parts = SORTED_PARTS * size // workspace.limit_bytes + 1
-    workspace.query("CREATE TABLE ordered (row BIGINT, file INTEGER, record VARCHAR)")
+    workspace.query("CREATE OR REPLACE TABLE ordered (row BIGINT, file INTEGER, record VARCHAR)")
     for first, end in pairwise(rows * number // parts for number in range(parts + 1)):
         turns = f"(SELECT row, rowid AS turn FROM turns WHERE rowid >= {first} AND rowid < {end})"
         workspace.query(
             f"INSERT INTO ordered SELECT row, file, record FROM rows JOIN {turns} ON rows.rowid = row ORDER BY turn"
         )
     workspace.query("DROP TABLE turns")
+    return rows
 
 
-def _is_ordered(workspace: Workspace) -> bool:
-    try:  # a look into the catalog would take ten times as long as all of this does for a small load
-        workspace.query("SELECT row FROM ordered LIMIT 0")
-    except duckdb.CatalogException:
-        return False
-    return True
+def _make(table: str, query: str, workspace: Workspace) -> int:
+    """Fill a table with the rows of a query, and return how many these are."""
+    return int(workspace.query(f"CREATE OR REPLACE TABLE {table} AS {query}")[0][0])
 
 
 def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:
@@ -123,12 +117,10 @@ def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:
     if not is_sorted:
         return True
     found, by = _sortable(f"({usable})", scan_, workspace)
-    workspace.query(
-        f"CREATE TABLE ordered AS SELECT winner AS row, {', '.join(by)} FROM {found} ORDER BY {', '.join(by)}"
-    )
+    _make("ordered", f"SELECT winner AS row, {', '.join(by)} FROM {found} ORDER BY {', '.join(by)}", workspace)
     same = " AND ".join(f"{name} = lag({name}) OVER ()" for name in by)
     if workspace.query(f"SELECT count(*) FROM (SELECT {same} AS same FROM ordered) WHERE same")[0][0]:
-        workspace.query("DROP TABLE ordered")
+        workspace.query("TRUNCATE ordered")
         return False
     return True
 

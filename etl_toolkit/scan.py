@@ -54,6 +54,7 @@ class KeyScan:
     has_order: bool
     held: HeldLines | None = None
     has_gone: bool = False  # whether it is known which rows are tombstones
+    has_doubts: bool = False  # whether a key, or an order value, is NULL or not surely spelled right
 
     @cached_property
     def file_at(self) -> Mapping[int, SourceFile]:
@@ -153,8 +154,13 @@ def scan(
     except duckdb.Error as error:
         raise read_failure(files, error) from None
     scan_ = KeyScan(tuple(files), tuple(key), {}, {}, layout is not None, order is not None, held, delete is not None)
-    firsts = workspace.query(f"SELECT file, min(rowid), min({scan_.row_sql}) FROM rows GROUP BY file")
-    return replace(scan_, first_row={row[0]: row[1] for row in firsts}, first_place={row[0]: row[2] for row in firsts})
+    found = workspace.query(
+        f"SELECT file, min(rowid), min({scan_.row_sql}), bool_or(doubt <> {PROVEN}) FROM rows GROUP BY file"
+    )
+    return replace(
+        scan_, first_row={row[0]: row[1] for row in found}, first_place={row[0]: row[2] for row in found},
+        has_doubts=any(row[3] for row in found),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

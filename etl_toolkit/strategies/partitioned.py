@@ -117,9 +117,8 @@ def _load_ranges(run: Run, overlap: KeyOverlap, *, meanwhile: Callable[[], None]
 def _divide(run: Run, *, compared: bool, is_mixed: bool) -> list[Range]:
     """Divide the winners, in key order, into ranges."""
     assert run.scan is not None
-    put_in_order(run.scan, run.workspace)
     ranges = []
-    for first, end in pairwise(_edges(run)):
+    for first, end in pairwise(_edges(run, put_in_order(run.scan, run.workspace))):
         rest = won = _part(run, f"ordered WHERE rowid >= {first} AND rowid < {end}")
         absent = _part(run, f"{won.stretch} AND row IN (SELECT row FROM absent)") if is_mixed else None
         if compared:
@@ -150,13 +149,13 @@ def _part(run: Run, stretch: str) -> Part:
     return Part(stretch, run.scan.count_by_file(run.workspace, f"SELECT row FROM {stretch}"))
 
 
-def _edges(run: Run) -> list[int]:
-    """Where in `ordered` a range begins, and the end of the last: ranges of the same number of keys.
+def _edges(run: Run, total: int) -> list[int]:
+    """Where in `ordered`, of a `total` of keys, a range begins, and the end of the last: ranges of the same number of keys.
 
     The keys there are kept in the ledger. A run that is resumed, or that has lost rows meanwhile, divides by them.
     """
     if run.bounds is None:
-        total, count = run.workspace.query("SELECT count(*) FROM ordered")[0][0], len(run.plan.batches)
+        count = len(run.plan.batches)
         edges = [total * number // count for number in range(count + 1)]
         run.bounds = _bounds(run, edges)
         bounds = run.bounds
@@ -171,14 +170,14 @@ def _bounds(run: Run, edges: Sequence[int]) -> list[str]:
     """Conditions on the key columns that hold in each of the ranges."""
     assert run.scan is not None
     names, keys = run.scan.key_columns, run.scan.key_sql
-    types = [row[0] for row in run.workspace.query(f"SELECT column_type FROM (DESCRIBE SELECT {keys} FROM keys)")]
+    typed = ", ".join(f"{name}::VARCHAR, typeof({name})" for name in names)
     found = run.workspace.query(
-        f"SELECT edge, {', '.join(f'{name}::VARCHAR' for name in names)} FROM keys JOIN (SELECT rowid AS edge, row FROM ordered "
+        f"SELECT edge, {typed} FROM keys JOIN (SELECT rowid AS edge, row FROM ordered "
         f"WHERE rowid IN ({', '.join(map(str, edges))})) ON winner = row"
     )
     key_at = {
-        at: ", ".join(f"{literal(text)}::{kind}" for text, kind in zip(texts, types, strict=True))
-        for at, *texts in found
+        at: ", ".join(f"{literal(text)}::{kind}" for text, kind in zip(key[::2], key[1::2], strict=True))
+        for at, *key in found
     }
     bounds = []
     for number, (first, end) in enumerate(pairwise(edges)):

@@ -146,6 +146,8 @@ class Inquiry:
 
     def doubtful_keys(self, *, limit: int) -> dict[int, tuple[Reject, ...]]:
         """The refused ones of the rows whose key is NULL or not surely spelled right, by file."""
+        if not self.scan.has_doubts:
+            return {}
         doubtful = f"doubt IN ({NULL_KEY}, {UNPROVEN})"
         if not self.scan.has_gone:
             return self.refused(doubtful, Doubt(), limit=limit)
