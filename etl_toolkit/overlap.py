@@ -7,7 +7,11 @@ DuckDB spills under its memory limit; what reaches Python is a number per file, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 
 from etl_toolkit.model import FileKeys, Intersection, KeyOverlap
 from etl_toolkit.ranking import file_set, has_masks
@@ -16,7 +20,19 @@ from etl_toolkit.workspace import Workspace
 
 MAX_INTERSECTIONS = 1_000
 MAX_PAIRS = 5_000  # all of them for 100 files
+PAIRS_AT_ONCE = 10_000  # are counted here rather than in DuckDB
 COUNTED_PAIRS = 10_000_000  # of files in the sets of files: more take too long to be counted
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """What follows from the sets of files that share keys; each two files that share one are connected by `links`."""
+
+    distinct_in: Mapping[int, int]
+    distinct: int
+    shared: int
+    pairs: Mapping[tuple[int, int], int]
+    links: Iterable[tuple[int, int]]
 
 
 def measure(scan_: KeyScan, workspace: Workspace) -> KeyOverlap:
@@ -24,47 +40,69 @@ def measure(scan_: KeyScan, workspace: Workspace) -> KeyOverlap:
     _find_sets(scan_, workspace)
     doubts = ", ".join(f"count(*) FILTER (WHERE doubt = {doubt})" for doubt in (NULL_KEY, UNPROVEN, REJECTED))
     counted = {row[0]: row[1:] for row in workspace.query(f"SELECT file, count(*), {doubts} FROM rows GROUP BY file")}
-    distinct_in = dict(
-        workspace.query("SELECT file, sum(keys)::BIGINT FROM members JOIN sets USING (files) GROUP BY file")
-    )
-    files = []
-    for file in scan_.files:
-        rows, *doubtful = counted.get(file.position, (0, 0, 0, 0))
-        files.append(FileKeys(file.position, file.name, rows, distinct_in.get(file.position, 0), *doubtful))
-    distinct, shared, pairs = workspace.query(
-        "SELECT coalesce(sum(keys), 0)::BIGINT, coalesce(sum(keys) FILTER (size > 1), 0)::BIGINT, "
-        "coalesce(sum(size * (size - 1) // 2), 0)::BIGINT FROM sets"
-    )[0]
     top = workspace.query(
         "SELECT list(file ORDER BY file), any_value(keys) AS most FROM members JOIN "
         f"(FROM sets ORDER BY keys DESC, files LIMIT {MAX_INTERSECTIONS}) USING (files) "
         "GROUP BY files ORDER BY most DESC, files"
     )
+    sets = tuple(Intersection(tuple(places), keys) for places, keys in top)
+    # As a rule there are few sets: then it takes no further query to add them up.
+    is_little = len(sets) < MAX_INTERSECTIONS and _count_pairs(sets) <= min(PAIRS_AT_ONCE, COUNTED_PAIRS)
+    totals = _add_up(sets) if is_little else _add_up_in_duckdb(workspace)
+    files = []
+    for file in scan_.files:
+        rows, *doubtful = counted.get(file.position, (0, 0, 0, 0))
+        files.append(FileKeys(file.position, file.name, rows, totals.distinct_in.get(file.position, 0), *doubtful))
+    groups = connected_groups([file.position for file in scan_.files], totals.links)
     return KeyOverlap(
-        tuple(files), distinct, shared, tuple(Intersection(tuple(places), keys) for places, keys in top),
-        _largest_pairs(workspace) if 0 < pairs <= COUNTED_PAIRS else {},
-        connected_groups([file.position for file in scan_.files], _links(workspace) if shared else ()),
-        key=scan_.key,
+        tuple(files), totals.distinct, totals.shared, sets, dict(totals.pairs), groups, key=scan_.key
     )  # fmt: skip
 
 
 def _find_sets(scan_: KeyScan, workspace: Workspace) -> None:
-    """Create `sets` (files, keys, winner of one of them, size), the combinations of files, and `members` (files, file)."""
+    """Create `sets` (files, keys, winner of one of them), the combinations of files, and `members` (files, file)."""
     workspace.query(
-        "CREATE OR REPLACE TABLE found AS SELECT files, count(*) AS keys, min(winner) AS winner FROM keys GROUP BY files"
+        "CREATE OR REPLACE TABLE sets AS SELECT files, count(*) AS keys, min(winner) AS winner FROM keys GROUP BY files"
     )
     if has_masks(scan_):
         positions = ", ".join(f"({file.position})" for file in scan_.files)
-        members = f"SELECT files, file FROM found JOIN (VALUES {positions}) AS files (file) ON found.files & {file_set(scan_)} <> 0"
+        members = f"SELECT files, file FROM sets JOIN (VALUES {positions}) AS files (file) ON sets.files & {file_set(scan_)} <> 0"
     else:
-        known = f"SELECT {scan_.key_sql}, files FROM keys SEMI JOIN found USING (winner)"
+        known = f"SELECT {scan_.key_sql}, files FROM keys SEMI JOIN sets USING (winner)"
         members = f"SELECT DISTINCT files, file FROM rows JOIN ({known}) USING ({scan_.key_sql}) WHERE doubt = {PROVEN}"
     workspace.query(f"CREATE OR REPLACE TABLE members AS {members}")
-    workspace.query(
-        "CREATE OR REPLACE TABLE sets AS SELECT files, keys, size FROM found "
-        "JOIN (SELECT files, count(*) AS size FROM members GROUP BY files) USING (files)"
+
+
+def _count_pairs(sets: Iterable[Intersection]) -> int:
+    return sum(comb(len(item.files), 2) for item in sets)
+
+
+def _add_up(sets: Sequence[Intersection]) -> _Totals:
+    """The totals of all sets there are."""
+    distinct_in: Counter[int] = Counter()
+    pairs: Counter[tuple[int, int]] = Counter()
+    for item in sets:
+        distinct_in.update(dict.fromkeys(item.files, item.keys))
+        pairs.update(dict.fromkeys(combinations(item.files, 2), item.keys))
+    largest = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_PAIRS]
+    return _Totals(
+        distinct_in, sum(item.keys for item in sets), sum(item.keys for item in sets if len(item.files) > 1),
+        dict(largest), [(item.files[0], file) for item in sets for file in item.files[1:]],
+    )  # fmt: skip
+
+
+def _add_up_in_duckdb(workspace: Workspace) -> _Totals:
+    """The totals of sets that are too many to be listed."""
+    distinct_in = dict(
+        workspace.query("SELECT file, sum(keys)::BIGINT FROM members JOIN sets USING (files) GROUP BY file")
     )
-    workspace.query("DROP TABLE found")
+    distinct, shared, pairs = workspace.query(
+        "SELECT coalesce(sum(keys), 0)::BIGINT, coalesce(sum(keys) FILTER (size > 1), 0)::BIGINT, "
+        "coalesce(sum(size * (size - 1) // 2), 0)::BIGINT "
+        "FROM sets JOIN (SELECT files, count(*) AS size FROM members GROUP BY files) USING (files)"
+    )[0]
+    largest = _largest_pairs(workspace) if 0 < pairs <= COUNTED_PAIRS else {}
+    return _Totals(distinct_in, distinct, shared, largest, _links(workspace) if shared else ())
 
 
 def _largest_pairs(workspace: Workspace) -> dict[tuple[int, int], int]:

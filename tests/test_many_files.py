@@ -77,17 +77,20 @@ def found_overlap(found: KeyOverlap) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("mask_bits", [62, 0], ids=["masks", "hashes"])
+@pytest.mark.parametrize(
+    ("mask_bits", "pairs_at_once"), [(62, 10_000), (62, -1), (0, -1)], ids=["few sets", "masks", "hashes"]
+)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keys=KEYS)
 @example(keys=[[1], [1], [2], [2, 3], [3]])
 @example(keys=[[], [1], []])
 @example(keys=[[1, 2], [2, 1], [1, 2, 2]])  # the same set of files for all keys
 def test_the_overlap_is_that_of_the_sets_of_keys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask_bits: int, keys: list[list[int]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask_bits: int, pairs_at_once: int, keys: list[list[int]]
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(ranking, "MASK_BITS", mask_bits)
+        patch.setattr(overlap, "PAIRS_AT_ONCE", pairs_at_once)
         found = ConflictAwareProcessor("").analyze(write(tmp_path, keys), ["k"])
     assert found_overlap(found) == expected_overlap(keys)
 
