@@ -231,3 +231,8 @@ def field_grammar(layout: Layout, name: str) -> str:
     """A grammar whose first group is the field of a column as it is spelled in a record, quotes included."""
     field, delimiter = _field(layout), _delimiter(layout)
     return rf"^(?:{field}{delimiter}){{{layout.columns.index(name)}}}({field})(?:{delimiter}|$)"
+
+
+def fields_grammar(layout: Layout) -> str:
+    """A grammar that matches a delimiter and the field behind it, which is the first group, as it is spelled in a record."""
+    return rf"{_delimiter(layout)}({_field(layout)})"

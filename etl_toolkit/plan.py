@@ -33,7 +33,7 @@ from etl_toolkit.model import (
 from etl_toolkit.row_checks import half_read_checks, whole_row_checks
 from etl_toolkit.scan import missing_key_error
 from etl_toolkit.sources.typed import LOCAL_TYPES
-from etl_toolkit.write_rules import check_files, rows_meet
+from etl_toolkit.write_rules import check_files, find_sources, may_compose, rows_meet
 
 # More ranges than workers keep all of them busy to the end, and let one range be sorted while another is sent. Small ones
 # would not pay for the scan of all rows that each of them takes.
@@ -41,6 +41,7 @@ RANGES_PER_WORKER = 4
 SMALLEST_RANGE = 50_000  # keys
 
 ROWS_MEET = "rows that a later row replaces leave values behind, so all rows are sent and the server puts them together"
+ROWS_COMPOSED = "columns of rows that share a key are put together before they are sent: each key is sent once"
 _DELETE_MARK = re.compile(
     r"_*(?:cdc_|dms_|dml_|row_)?(?:op|op_?type|operation|operation_type|action|change_?type|is_?deleted?|deleted?|deleted?_flag"
     r"|tombstone|row_?kind|row_?status)_*", re.IGNORECASE,
@@ -245,8 +246,11 @@ def make_plan(question: Question) -> Plan:
                 raise UnsafeStrategyError(f"{strategy} is not safe here: {obstacle}; choose auto or deterministic")
             reasons.append(f"forced although {obstacle}")
     if strategy is Strategy.PARTITIONED and key_path == "client" and _rows_meet(question):
-        key_path = "server"
-        reasons.append(ROWS_MEET)
+        if _may_compose(question):
+            reasons.append(ROWS_COMPOSED)
+        else:
+            key_path = "server"
+            reasons.append(ROWS_MEET)
     reasons += _about_triggers(target, sequential, strategy)
     lanes = question.lanes or _lanes(strategy, question, key_path)
     distinct, existing = (overlap.distinct_keys, overlap.existing_keys) if overlap else (None, None)
@@ -390,13 +394,38 @@ def _writing_obstacle(question: Question, key_path: str) -> str:
     may_share = len(question.files) > 1 and (key_path == "server" or overlap is None or overlap.shared_keys > 0)
     if spec.write.set and not spec.order_by and may_share:
         return "set says which file changed a row last, so files that may share keys are loaded in order"
-    if _rows_meet(question) and question.staging_refusal:
+    if _rows_meet(question) and (reads := _mixed_columns(question)):
+        return (
+            f"{' and '.join(reads)} of a key may come from different rows, and the table has a rule about them together"
+        )
+    if _rows_meet(question) and question.staging_refusal and not (key_path == "client" and _may_compose(question)):
         return f"{ROWS_MEET}, and {question.staging_refusal}"
     return ""
 
 
 def _rows_meet(question: Question) -> bool:
     return rows_meet(question.spec) and (question.overlap is None or question.overlap.has_losers)
+
+
+def _may_compose(question: Question) -> bool:
+    """Whether the client may put rows of one key together: nothing but the rows themselves decides what that leaves."""
+    return may_compose(question.spec) and not question.target.hazards
+
+
+def _mixed_columns(question: Question) -> Sequence[str]:
+    """The columns of a CHECK, foreign key or expression that may come from several rows of a key.
+
+    File by file, each row on the way is judged; put together, the last one alone, and as a row to insert.
+    """
+    spec, target = question.spec, question.target
+    if not spec.write.keeps_values:
+        return ()
+    plain = {column.name: column.reads or (column.name,) for column in target.columns}
+    for read in [*(check.columns for check in target.checks), *(key.columns for key in target.foreign_keys)]:
+        columns = list(dict.fromkeys(source for name in read for source in plain.get(name, (name,))))
+        if find_sources(spec, target, columns) > 1:
+            return [name for name in columns if name not in target.key]
+    return ()
 
 
 def _sharing(overlap: KeyOverlap) -> str:

@@ -74,7 +74,7 @@ from etl_toolkit.strategies.mirror import check_missing, find_missing, may_compa
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import fire_once, read_target
 from etl_toolkit.workspace import Workspace, open_workspace
-from etl_toolkit.write_rules import relax, spell_write_options
+from etl_toolkit.write_rules import find_sources, may_compose, relax, rows_meet, spell_write_options
 
 FORECAST_ROWS = 2_000
 STANDBY = (
@@ -173,11 +173,14 @@ def prepare_load(
                 with phases.phase("rejects"):
                     doubtful = inquiry.doubtful_keys(limit=spec.max_rejects)
                     refused |= {file: (*refused.get(file, ()), *rejects) for file, rejects in doubtful.items()}
-                if target.hazards and spec.strategy is not Strategy.DETERMINISTIC and not spec.write.set:
+                # Put together of several rows, the values of an index on several columns would be others than in the files.
+                is_mixed = any(find_sources(spec, target, hazard.columns) > 1 for hazard in target.hazards)
+                is_kept = spec.write.set or (rows_meet(spec) and is_mixed)
+                if target.hazards and spec.strategy is not Strategy.DETERMINISTIC and not is_kept:
                     with phases.phase("target"):
                         target, harmless = drop_harmless(inquiry)
             with phases.phase("collapse"):
-                collapse(scanned, workspace, action=spec.conflict_action)
+                collapse(scanned, workspace, action=spec.conflict_action, is_composed=may_compose(spec))
                 overlap = measure(scanned, workspace)
         with phases.phase("plan"):
             plan = make_plan(
@@ -351,6 +354,7 @@ def resolve_files(files: Any, spec: LoadSpec, config: ParallelConfig, workspace:
     """Look at the files that are named, under the limits of the configuration."""
     return resolve(
         as_list(files), spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes,
+        is_composed=may_compose(spec),
         on_look=lambda size, total: phases.tell("looked", bytes=size, total_bytes=total),
     )  # fmt: skip
 
@@ -362,7 +366,10 @@ def _scan(
     if spec.order_by and (kind := order_type(target.column(spec.order_by))):
         order = (spec.order_by, kind)
     delete = spec.write.delete
-    return scan(files, spec.key, workspace, key_types=key_types(target), layout=layout, order=order, delete=delete)
+    return scan(
+        files, spec.key, workspace,
+        key_types=key_types(target), layout=layout, order=order, delete=delete, is_composed=may_compose(spec),
+    )  # fmt: skip
 
 
 def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:

@@ -16,13 +16,13 @@ SAMPLED = 64  # one key out of this many is checked before all of them are
 KEYS_TO_A_TEXT = 10  # on average, for its rank to be worth finding
 
 
-def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) -> None:
+def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction, is_composed: bool = False) -> None:
     """Create `keys`: (k0…, files, winner, [gone, reset]), one row per distinct key.
 
     `files` tells the set of files that have the key from every other set: see `file_set`. The winner, as `scan_.row_sql`
     knows it, is the last row, the first one for `ignore`, or the greatest order column with ties to the last. `gone` says
-    that it is a tombstone, `reset` that it is not, but comes after one. Where no key appears in two rows, `keys` is a view
-    of `rows`.
+    that it is a tombstone, `reset` that it is not, but comes after one. With `is_composed` there are the `first` row of the
+    key and the `number` of its rows as well. Where no key appears in two rows, `keys` is a view of `rows`.
     """
     workspace.query("CREATE OR REPLACE TABLE ordered (row BIGINT)")
     if _is_unique(scan_, workspace):
@@ -40,7 +40,9 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
     if not has_masks(scan_):
         several = f"bit_xor({file_set(scan_)})"
         gone = f", arg_max(gone, {row}) AS gone, bool_or(gone) AS any_gone" if scan_.has_gone else ""
-        rows = f"(SELECT {scan_.key_sql}, file, {best.format(row)} AS best{gone} FROM {rows} GROUP BY {scan_.key_sql}, file)"
+        of_key = f", min({row}) AS first, count(*) AS number" if is_composed else ""
+        best_in_file = f"{best.format(row)} AS best{gone}{of_key}"
+        rows = f"(SELECT {scan_.key_sql}, file, {best_in_file} FROM {rows} GROUP BY {scan_.key_sql}, file)"
         row = "best"
     winner = best.format(row) + (".row" if scan_.has_order else "")
     marks = ""
@@ -48,6 +50,9 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction) ->
         any_gone = "bool_or(gone)" if has_masks(scan_) else "bool_or(any_gone)"
         reset = "false" if scan_.has_order else f"({any_gone} AND NOT arg_max(gone, {row}))"
         marks = f", arg_max(gone, {row}) AS gone, {reset} AS reset"
+    if is_composed:
+        first, number = (row, "count(*)") if has_masks(scan_) else ("first", "sum(number)::BIGINT")
+        marks += f", min({first}) AS first, {number} AS number"
     workspace.query(
         f"CREATE OR REPLACE TABLE grouped AS SELECT {scan_.key_sql}, {several} AS files, {winner} AS winner{marks} "
         f"FROM {rows} GROUP BY {scan_.key_sql}"

@@ -34,7 +34,7 @@ from etl_toolkit.workspace import Workspace, literal
 FOUND_AT_ONCE = 65_536  # rows
 RELATIONS_AT_ONCE = 64  # in one statement: DuckDB makes a pipeline of each, and opens all of them
 
-PROVEN, NULL_KEY, UNPROVEN, REJECTED = 0, 1, 2, 3  # values of rows.doubt
+PROVEN, NULL_KEY, UNPROVEN, REJECTED, COMPOSED = 0, 1, 2, 3, 4  # values of rows.doubt; the last is no row of a file
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class KeyScan:
     held: HeldLines | None = None
     has_gone: bool = False  # whether it is known which rows are tombstones
     has_doubts: bool = False  # whether a key, or an order value, is NULL or not surely spelled right
+    composed: tuple[tuple[int, int], ...] = ()  # the same as `first_place`, of the rows that were put together
 
     @cached_property
     def file_at(self) -> Mapping[int, SourceFile]:
@@ -94,7 +95,7 @@ class KeyScan:
 
     @cached_property
     def _firsts(self) -> tuple[Any, Any]:
-        in_order = sorted((first, position) for position, first in self.first_place.items())
+        in_order = sorted([*((first, position) for position, first in self.first_place.items()), *self.composed])
         firsts = np.array(in_order, dtype=np.int64).reshape(-1, 2)
         return np.ascontiguousarray(firsts[:, 0]), np.ascontiguousarray(firsts[:, 1])
 
@@ -133,16 +134,20 @@ def scan(
     layout: Layout | None = None,
     order: tuple[str, KeyType] | None = None,
     delete: Delete | None = None,
+    is_composed: bool = False,
 ) -> KeyScan:
     """Read the keys of all files (and with `layout` their records) into the workspace's table `rows`.
 
+    With `is_composed` there is room for records that are put together of them.
     Raises SourceError where a file cannot be read or lacks a key column: a scan that fails is never "no conflict".
     """
     for file in files:
         if missing := [name for name in key if name not in file.carried]:
             raise missing_key_error(file, missing)
     wanted = _Wanted(tuple(key), tuple(key_types), layout, order, delete)
-    held = HeldLines(_group_streams(files, wanted)) if layout and workspace.held_bytes else None
+    held = None
+    if layout and workspace.held_bytes:
+        held = HeldLines(_group_streams(files, wanted), is_composed=is_composed)
     try:
         try:
             _read(files, wanted, workspace, held)

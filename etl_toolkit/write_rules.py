@@ -138,6 +138,21 @@ def rows_meet(spec: LoadSpec) -> bool:
     return write.keeps_values or bool(is_special)
 
 
+def may_compose(spec: LoadSpec) -> bool:
+    """Whether rows of one key differ from the last of them at most by columns that come from another one: no row deletes it."""
+    return spec.write.keeps_values and rows_meet(spec) and not spec.write.delete
+
+
+def find_sources(spec: LoadSpec, target: TargetTable, columns: Iterable[str]) -> int:
+    """From how many rows of one key the columns of a row may come, apart from those of the key."""
+    write = spec.write
+    others = {name for name in columns if name not in target.key}
+    updated = {
+        name for name in others if name not in write.insert_only and (write.update is None or name in write.update)
+    }
+    return int(bool(others - updated)) + (len(updated) if write.nulls == "keep" else int(bool(updated)))
+
+
 def may_copy(spec: LoadSpec) -> bool:
     """Whether the records of absent keys may go into the table as they are."""
     write = spec.write

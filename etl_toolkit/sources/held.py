@@ -54,14 +54,20 @@ class HeldLines:
     """The records of files, in their order. `lines` and `take_in` fill a stream, `lines_at` and `with_records` find lines again.
 
     A line is a record: where it has quotes, line breaks may be in them. Quotes that say nothing are left out. `rooms` are the
-    bytes that each stream may take, where these are known better than by the files.
+    bytes that each stream may take, where these are known better than by the files. `is_composed` says that records may be
+    put together of several lines: the room behind the streams is as large as all of them, and costs nothing until it is used.
     """
 
-    def __init__(self, streams: Sequence[Sequence[SourceFile]], rooms: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, streams: Sequence[Sequence[SourceFile]], rooms: Sequence[int] | None = None, *, is_composed: bool = False
+    ) -> None:
         self.streams = streams
         self.is_full = False  # once records were spelled that had no room
         ends = list(accumulate(rooms or (sum(map(_room_for, stream)) for stream in self.streams)))
+        if is_composed:
+            ends.append(2 * ends[-1])
         self._begins = [0, *ends]
+        self._taken = self._begins[len(streams)]  # up to where the room of composed records is filled
         # Not numpy's own memory: it asks for huge pages, which a virtual machine may first have to get from its host.
         # Private: pages that could be shared take half as long again to get, and three times as long to give back.
         self._bytes = np.frombuffer(_map_memory(ends[-1]), dtype=np.uint8)
@@ -133,19 +139,29 @@ class HeldLines:
 
         Raises OSError, and then `is_full`, where there is no room for one.
         """
+        return self._taken_in(rows, self._begins[number], self._begins[number + 1])
+
+    def take_composed(self, rows: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        """The same, behind the streams and what was taken there before."""
+        return self._taken_in(rows, self._taken, self._begins[-1])
+
+    def drop_composed(self) -> None:
+        """Make the room of composed records free again."""
+        self._taken = self._begins[len(self.streams)]
+
+    def _taken_in(self, rows: pa.RecordBatchReader, begin: int, limit: int) -> pa.RecordBatchReader:
         at = rows.schema.get_field_index("record")
         schema = rows.schema.set(at, pa.field("place", pa.int64()))
-        return pa.RecordBatchReader.from_batches(schema, self._taken_in(number, rows, at, schema))
+        return pa.RecordBatchReader.from_batches(schema, self._placed(rows, at, schema, begin, limit))
 
-    def _taken_in(
-        self, number: int, rows: pa.RecordBatchReader, at: int, schema: pa.Schema
+    def _placed(
+        self, rows: pa.RecordBatchReader, at: int, schema: pa.Schema, begin: int, limit: int
     ) -> Iterator[pa.RecordBatch]:
-        begin = self._begins[number]
         for batch in rows:
             _, offsets, data = batch.column(at).buffers()
             ends = np.frombuffer(offsets, dtype=np.int64)[batch.column(at).offset :][: len(batch) + 1]
             sizes, end = np.diff(ends), begin + int(ends[-1] - ends[0])
-            if end > self._begins[number + 1] or sizes.max(initial=0) > LONGEST_LINE_BYTES:
+            if end > limit or sizes.max(initial=0) > LONGEST_LINE_BYTES:
                 self.is_full = True
                 raise OSError("no room for these records")
             self._bytes[begin:end] = np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]]
@@ -153,21 +169,27 @@ class HeldLines:
             columns = [*batch.columns[:at], _array(places, pa.int64()), *batch.columns[at + 1 :]]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
             begin = end
+            self._taken = max(begin, self._taken)
 
     def with_records(
-        self, rows: pa.RecordBatchReader, files_of: Callable[[Any], Any] | None = None
+        self, rows: pa.RecordBatchReader, files_of: Callable[[Any], Any] | None = None, *, names: Sequence[str] = ()
     ) -> pa.RecordBatchReader:
-        """The same rows, with a `record` where they have a `place`, and with the `file` that `files_of` finds of places."""
-        at = rows.schema.get_field_index("place")
-        schema = rows.schema.set(at, pa.field("record", pa.string_view()))
+        """The same rows, with a `record` where they have a `place`, and with the `file` that `files_of` finds of places.
+
+        `names` are columns of places, if there are several: each has its records under the same name.
+        """
+        schema, places = rows.schema, [rows.schema.get_field_index(name) for name in names or ("place",)]
+        for at in places:
+            schema = schema.set(at, pa.field(schema.field(at).name if names else "record", pa.string_view()))
         if files_of:
             schema = schema.append(pa.field("file", pa.int64()))
 
         def batches() -> Iterator[pa.RecordBatch]:
             for batch in rows:
-                numbers = _numbers(batch.column(at))
                 columns = list(batch.columns)
-                columns[at] = self._view(numbers, (numbers & LONGEST_LINE_BYTES) - 1)
+                for at in places:
+                    numbers = _numbers(batch.column(at))
+                    columns[at] = self._view(numbers, (numbers & LONGEST_LINE_BYTES) - 1)
                 if files_of:
                     columns.append(_array(files_of(numbers), pa.int64()))
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)

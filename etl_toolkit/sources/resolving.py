@@ -41,12 +41,14 @@ EXAMINERS = 2  # more of them wait for each other: much of the check holds the i
 def resolve(
     inputs: Sequence[Any], options: ReadOptions, workspace: Workspace, *,
     max_rejects: int = 0, max_line_bytes: int = MAX_LINE_BYTES, on_look: Callable[[int, int], None] = lambda *_: None,
+    is_composed: bool = False,
 ) -> Sources:  # fmt: skip
     """Return the files to load, in order, each looked at once: content hash, columns, dialect, malformed records.
 
     Afterwards the workspace's DuckDB can read these files and nothing else. Raises SourceError naming the file, its fault
     and a remedy, RejectLimitError where a file has more than `max_rejects` malformed records. `on_look` is called, by several
-    threads, with the bytes of the files looked at since, and those of all files.
+    threads, with the bytes of the files looked at since, and those of all files. With `is_composed`, as much memory as holds
+    the records is reserved for others that are put together of them.
     """
     options = check_options(options)
     items = expand(inputs, options.format)
@@ -61,7 +63,7 @@ def resolve(
     check_names(examined, options)
     real_paths = _RealPaths()
     files = [_placed(file, position, workspace, real_paths) for position, file in enumerate(examined)]
-    workspace.reserve(held_bytes(files))
+    workspace.reserve(held_bytes(files) * (2 if is_composed else 1))
     workspace.lock_down(file.path for file in files if file.path is not None)
     return Sources(tuple(files))
 

@@ -17,7 +17,7 @@ from psycopg2.sql import SQL, Composed, Identifier
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import MOSTLY, probed_rows
 from etl_toolkit.model import Column, ConflictAction, KeyOverlap
-from etl_toolkit.scan import PROVEN
+from etl_toolkit.scan import COMPOSED, PROVEN
 from etl_toolkit.strategies.read_out import SMALLEST_LOAD, copy_out, is_too_large, read_table
 
 SAMPLE_ROWS = 1_000
@@ -48,7 +48,7 @@ def set_unchanged_apart(run: Run, overlap: KeyOverlap) -> bool:
                 return False
             row, record = run.scan.row_sql, run.scan.record_sql
             winners = f"AND {row} IN (SELECT winner FROM keys)" if overlap.has_losers else ""
-            query = f"SELECT {row} AS row, {record} FROM rows WHERE doubt = {PROVEN} {winners}"
+            query = f"SELECT {row} AS row, {record} FROM rows WHERE doubt IN ({PROVEN}, {COMPOSED}) {winners}"
             with run.scan.with_records(run.workspace, query) as source:
                 source.execute(
                     "CREATE OR REPLACE TABLE unequal AS SELECT row FROM found ANTI JOIN present USING (record)"

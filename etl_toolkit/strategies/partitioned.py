@@ -15,7 +15,7 @@ from typing import Any
 import psycopg2
 from psycopg2.sql import Composable
 
-from etl_toolkit.errors import map_driver_error
+from etl_toolkit.errors import EtlError, map_driver_error
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
 from etl_toolkit.loading.failpoints import reach
@@ -39,6 +39,7 @@ from etl_toolkit.overlap import measure
 from etl_toolkit.ranking import collapse, put_in_order
 from etl_toolkit.sources import quoted_where_needed
 from etl_toolkit.strategies.compare import set_unchanged_apart
+from etl_toolkit.strategies.composed import compose_rows, forget_composed
 from etl_toolkit.strategies.direct import Chosen, copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.lanes import add_up
@@ -47,7 +48,7 @@ from etl_toolkit.strategies.staging import written_marks
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers
 from etl_toolkit.strategies.together import load_together
 from etl_toolkit.workspace import literal
-from etl_toolkit.write_rules import may_copy
+from etl_toolkit.write_rules import may_compose, may_copy
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
         return load_hashed(run)
     assert run.scan is not None
     assert run.plan.overlap is not None
+    if not compose_rows(run, run.plan.overlap):
+        return load_hashed(run)
     try:
         # Checked while the others load: few loads have a bad row among the losers, and the other loads lose no time.
         meanwhile = partial(check_losers, run) if run.plan.overlap.has_losers else None
@@ -92,8 +95,13 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
             raise map_driver_error(error, doing=doing) from None
     run.take_all_back()
     with run.phases.phase("collapse"):
-        collapse(run.scan, run.workspace, action=run.spec.conflict_action)
+        forget_composed(run)
+        collapse(run.scan, run.workspace, action=run.spec.conflict_action, is_composed=may_compose(run.spec))
         overlap = measure(run.scan, run.workspace)
+    if not compose_rows(run, overlap):  # the key ranges are in the ledger by now
+        raise EtlError(
+            "a record put together of several rows is too long to be held; load with --strategy deterministic"
+        )
     try:
         return _load_ranges(run, overlap)
     except psycopg2.Error as error:
