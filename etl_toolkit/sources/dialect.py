@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -55,15 +56,16 @@ def read_header(head: bytes, path: Path, options: ReadOptions, *, at_end: bool, 
     A file without a header has the columns that `headers` names, and a first record equal to them is a header. Raises
     SourceError for one that is nearly so: it would be loaded as a row.
     """
-    candidates = (
-        [options.delimiter] if options.delimiter else ["\t"] if ".tsv" in path.name.lower() else _possible(head)
-    )
-    samples = [
-        _Sample.take(head, shape_of(options, delimiter, None, max_bytes), at_end=at_end) for delimiter in candidates
-    ]
+    take = partial(_take_sample, head, options, at_end=at_end, max_bytes=max_bytes)
+    expected = len(options.headers) if options.headers else None
+    if options.delimiter or ".tsv" in path.name.lower():
+        samples = [take(options.delimiter or "\t")]
+    else:
+        samples = [take(delimiter) for delimiter in DELIMITERS if delimiter.encode() in head]
+        if not any(sample.quality(expected)[0] for sample in samples):  # only then may one that does not occur be it
+            samples = [take(delimiter) for delimiter in _possible(head)]
     if not any(sample.records for sample in samples) and not at_end:
         return None
-    expected = len(options.headers) if options.headers else None
     sample = max(samples, key=lambda sample: sample.quality(expected))
     if sample.records and len(sample.records) < (options.header or 0):
         raise SourceError(f"{escape_name(path)}: has fewer lines than its header, which takes {options.header}")
@@ -163,10 +165,10 @@ class _Sample:
     scanner: Scanner
     records: list[Record]
 
-    @classmethod
-    def take(cls, head: bytes, shape: Shape, *, at_end: bool) -> _Sample:
-        scanner = Scanner(shape)
-        return cls(shape.delimiter.decode(), scanner, scanner.scan(head, at_end=at_end, limit=SAMPLE_RECORDS).records)
+    @cached_property
+    def widths(self) -> list[int]:
+        """How many fields each of the records has that can be read."""
+        return [len(self.scanner.fields(record.raw)) for record in self.records if record.fault is None]
 
     def names(self, options: ReadOptions) -> tuple[str, ...] | None:
         """The names that the header has, each of its lines joined by blanks; None where it is malformed."""
@@ -178,15 +180,18 @@ class _Sample:
 
     def fits(self, width: int) -> tuple[int, int, int]:
         """How many of the records have so many fields, of how many."""
-        counts = [len(self.scanner.fields(record.raw)) for record in self.records if record.fault is None]
-        return counts.count(width), len(self.records), width
+        return self.widths.count(width), len(self.records), width
 
     def quality(self, expected: int | None) -> tuple[int, int, int]:
         """How many of the records have the number of fields there should be: the first criterion where that is several.
 
         Of a file with one column nothing speaks for a delimiter, and the usual one is taken: a record that has it is malformed.
         """
-        counts = [len(self.scanner.fields(record.raw)) for record in self.records if record.fault is None]
-        width = expected or (counts[0] if counts else 0)
-        matching = counts.count(width)
-        return (matching, width, matching) if width > 1 else (0, width, len(counts))
+        width = expected or (self.widths[0] if self.widths else 0)
+        matching = self.widths.count(width)
+        return (matching, width, matching) if width > 1 else (0, width, len(self.widths))
+
+
+def _take_sample(head: bytes, options: ReadOptions, delimiter: str, *, at_end: bool, max_bytes: int) -> _Sample:
+    scanner = Scanner(shape_of(options, delimiter, None, max_bytes))
+    return _Sample(delimiter, scanner, scanner.scan(head, at_end=at_end, limit=SAMPLE_RECORDS).records)
