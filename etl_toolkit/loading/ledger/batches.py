@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg2.extras import execute_values
@@ -46,7 +46,7 @@ def claim(cursor: Any, run_id: str, batch: Batch, *, undoable: bool = False) -> 
 
 def complete(cursor: Any, run_id: str, batch: Batch, counts: Mapping[int, Counts]) -> None:
     """Write a batch's counts per file: the last statement on it in its transaction."""
-    text = json.dumps({position: asdict(value) for position, value in counts.items()})
+    text = json.dumps({position: value.as_dict() for position, value in counts.items()})
     cursor.execute(
         "UPDATE etl_toolkit.batches SET counts = %s, version = coalesce(version, pg_catalog.pg_current_xact_id()::xid) "
         "WHERE run_id = %s AND number = %s",

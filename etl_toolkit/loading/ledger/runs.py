@@ -200,7 +200,7 @@ def finish(
             "finished_at = clock_timestamp() WHERE run_id = %s AND status = 'running'",
             (
                 status,
-                json.dumps(asdict(counts)) if counts else None,
+                json.dumps(counts.as_dict()) if counts else None,
                 spell(error, encoding_of(connection)),
                 json.dumps(observed or {}),
                 run_id,
@@ -210,7 +210,7 @@ def finish(
             cursor,
             "UPDATE etl_toolkit.files AS f SET counts = v.counts::jsonb FROM (VALUES %s) AS v (run_id, position, counts) "
             "WHERE f.run_id = v.run_id AND f.position = v.position",
-            [(run_id, position, json.dumps(asdict(value))) for position, value in files.items()],
+            [(run_id, position, json.dumps(value.as_dict())) for position, value in files.items()],
             page_size=FILES_AT_ONCE,
         )
     connection.commit()
