@@ -19,7 +19,7 @@ from etl_toolkit.workspace import memory_budget_bytes
 
 T = TypeVar("T")
 _FORMS = "give a concurrent.futures.Executor, a Dask client or its address (dask://HOST:PORT), or processes:N"
-_PRELOADED = ["etl_toolkit.hosts"]
+_PRELOADED = ["etl_toolkit.hosts", "pyarrow.compute"]  # what each of them would import otherwise
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What a host brings itself to a task: connection string, working directory, memory, and the means to stop.
 
-This is the one place of the package beside the command line that takes a setting from the environment: a task carries no
-password, so each host needs its own `ETL_DSN`, or libpq's `PG*`. Those of stores are read by obstore itself.
+Beside the command line, this is where a setting is taken from the environment: a task carries no password, so each host
+needs its own `ETL_DSN`, or libpq's `PG*`. Those of stores are read by obstore itself.
 """
 
 from __future__ import annotations

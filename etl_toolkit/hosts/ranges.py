@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import pyarrow as pa
-
 from etl_toolkit.hosts.tasks import SortedFile
 from etl_toolkit.workspace import Workspace, literal
 
@@ -29,14 +27,12 @@ def find_bounds(files: Sequence[SortedFile], count: int, workspace: Workspace) -
     kinds = next(file.key_types for file in files if file.samples)
     names = [f"k{number}" for number in range(len(kinds))]
     sampled = [(*key, file.keys.distinct_keys / len(file.samples)) for file in files for key in file.samples]
-    columns = [pa.array(column) for column in zip(*sampled, strict=True)]
-    with workspace.cursor() as source:
-        source.register("sampled", pa.table(columns, names=[*names, "weight"]))
-        typed = ", ".join(f"{name}::{kind} AS {name}" for name, kind in zip(names, kinds, strict=True))
-        source.execute(
-            f"CREATE OR REPLACE TABLE samples AS SELECT *, sum(weight) OVER (ORDER BY {', '.join(names)}) AS upto, "
-            f"sum(weight) OVER () AS total FROM (SELECT {typed}, weight FROM sampled)"
-        )
+    typed = ", ".join(f"unnest(?::VARCHAR[])::{kind} AS {name}" for name, kind in zip(names, kinds, strict=True))
+    workspace.query(  # as parameters: an Arrow array that is made of Python's values would import pandas
+        f"CREATE OR REPLACE TABLE samples AS SELECT *, sum(weight) OVER (ORDER BY {', '.join(names)}) AS upto, "
+        f"sum(weight) OVER () AS total FROM (SELECT {typed}, unnest(?::DOUBLE[]) AS weight)",
+        [list(column) for column in zip(*sampled, strict=True)],
+    )
     texts = ", ".join(f"{name}::VARCHAR" for name in names)
     edges: list[tuple[str, ...]] = []
     for number in range(1, count):

@@ -74,16 +74,20 @@ def gather(
     """Read one key range of all runs into the workspace's table `rows`, as `scan` reads files."""
     names = [f"k{number}" for number in range(len(key))]
     files = [SourceFile(position, path, "parquet", layout.columns, "", 0, path=Path(path)) for position, path in runs]
-    rooms = [_record_bytes(path, bound, workspace) for _, path in runs]
-    held = HeldLines([[file] for file in files], rooms) if sum(rooms) <= workspace.limit_bytes // 2 else None
+    paths = ", ".join(literal(path) for _, path in runs)
+    read = f"read_parquet([{paths}]) WHERE {bound}"
+    room = _record_bytes(runs, read, workspace)
+    held = HeldLines([files], [room]) if room <= workspace.limit_bytes // 2 else None
+    file_at = f"{[position for position, _ in runs]}[file_index::BIGINT + 1]::INTEGER AS file"
+    select = f"SELECT {file_at}, {', '.join(names)},"
     try:
         try:
-            _fill(runs, names, bound, workspace, held)
+            _fill(select, read, workspace, held)
         except duckdb.Error:
             if held is None or not held.is_full:
                 raise
             held = None  # a record is too long to be held
-            _fill(runs, names, bound, workspace, held)
+            _fill(select, read, workspace, held)
     except duckdb.Error as error:
         raise read_failure(files, error) from None
     firsts = workspace.query(f"SELECT file, min(rowid), min({'place' if held else 'rowid'}) FROM rows GROUP BY file")
@@ -93,38 +97,29 @@ def gather(
     )  # fmt: skip
 
 
-def _fill(
-    runs: Sequence[tuple[int, str]], names: Sequence[str], bound: str, workspace: Workspace, held: HeldLines | None
-) -> None:
+def _fill(select: str, read: str, workspace: Workspace, held: HeldLines | None) -> None:
     record = "record || chr(10) AS record" if held else "record"
-    for number, (position, path) in enumerate(runs):
-        into = "INSERT INTO rows" if number else "CREATE OR REPLACE TABLE rows AS"
-        select = (
-            f"SELECT {position}::INTEGER AS file, {', '.join(names)}, {record}, {PROVEN}::UTINYINT AS doubt "
-            f"FROM read_parquet({literal(path)}) WHERE {bound}"
-        )
-        with workspace.cursor() as source, workspace.cursor() as reader:
-            if held:
-                rows = reader.sql(select).to_arrow_reader(FOUND_AT_ONCE)
-                source.register("spelled", held.take_in(number, rows))
-                select = "SELECT * FROM spelled"
-            source.execute(f"{into} {select}")
+    query = f"{select} {record}, {PROVEN}::UTINYINT AS doubt FROM {read}"
+    with workspace.cursor() as source, workspace.cursor() as reader:
+        if held:
+            source.register("spelled", held.take_in(0, reader.sql(query).to_arrow_reader(FOUND_AT_ONCE)))
+            query = "SELECT * FROM spelled"
+        source.execute(f"CREATE OR REPLACE TABLE rows AS {query}")
 
 
-def _record_bytes(path: str, bound: str, workspace: Workspace) -> int:
-    """Room enough for the records of a range of a run: that of the row groups which have them.
+def _record_bytes(runs: Sequence[tuple[int, str]], read: str, workspace: Workspace) -> int:
+    """Room enough for the records of a range of all runs: that of the row groups which have them.
 
     A run keeps each with four bytes for its length, where we need one for its end.
     """
-    first, last = workspace.query(
-        f"SELECT min(file_row_number), max(file_row_number) FROM read_parquet({literal(path)}) WHERE {bound}"
-    )[0]
-    if first is None:
-        return 1
-    found, size, begin = pq.read_metadata(path), 1, 0
-    at = found.schema.names.index(RECORD)
-    for group in (found.row_group(number) for number in range(found.num_row_groups)):
-        if begin <= last and begin + group.num_rows > first:
-            size += group.column(at).total_uncompressed_size
-        begin += group.num_rows
+    size = 1
+    for number, first, last in workspace.query(
+        f"SELECT file_index, min(file_row_number), max(file_row_number) FROM {read} GROUP BY file_index"
+    ):
+        found, begin = pq.read_metadata(runs[number][1]), 0
+        at = found.schema.names.index(RECORD)
+        for group in (found.row_group(each) for each in range(found.num_row_groups)):
+            if begin <= last and begin + group.num_rows > first:
+                size += group.column(at).total_uncompressed_size
+            begin += group.num_rows
     return size
