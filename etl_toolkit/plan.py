@@ -33,7 +33,7 @@ from etl_toolkit.model import (
 from etl_toolkit.row_checks import half_read_checks, whole_row_checks
 from etl_toolkit.scan import missing_key_error
 from etl_toolkit.sources.typed import LOCAL_TYPES
-from etl_toolkit.write_rules import check_files, find_sources, may_compose, rows_meet
+from etl_toolkit.write_rules import check_files, count_origins, may_compose, rows_meet
 
 # More ranges than workers keep all of them busy to the end, and let one range be sorted while another is sent. Small ones
 # would not pay for the scan of all rows that each of them takes.
@@ -423,7 +423,7 @@ def _mixed_columns(question: Question) -> Sequence[str]:
     plain = {column.name: column.reads or (column.name,) for column in target.columns}
     for read in [*(check.columns for check in target.checks), *(key.columns for key in target.foreign_keys)]:
         columns = list(dict.fromkeys(source for name in read for source in plain.get(name, (name,))))
-        if find_sources(spec, target, columns) > 1:
+        if count_origins(spec, target, columns) > 1:
             return [name for name in columns if name not in target.key]
     return ()
 

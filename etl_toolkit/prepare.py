@@ -74,7 +74,7 @@ from etl_toolkit.strategies.mirror import check_missing, find_missing, may_compa
 from etl_toolkit.strategies.suspects import Inquiry
 from etl_toolkit.target import fire_once, read_target
 from etl_toolkit.workspace import Workspace, open_workspace
-from etl_toolkit.write_rules import find_sources, may_compose, relax, rows_meet, spell_write_options
+from etl_toolkit.write_rules import count_origins, may_compose, relax, spell_write_options
 
 FORECAST_ROWS = 2_000
 STANDBY = (
@@ -174,9 +174,8 @@ def prepare_load(
                     doubtful = inquiry.doubtful_keys(limit=spec.max_rejects)
                     refused |= {file: (*refused.get(file, ()), *rejects) for file, rejects in doubtful.items()}
                 # Put together of several rows, the values of an index on several columns would be others than in the files.
-                is_mixed = any(find_sources(spec, target, hazard.columns) > 1 for hazard in target.hazards)
-                is_kept = spec.write.set or (rows_meet(spec) and is_mixed)
-                if target.hazards and spec.strategy is not Strategy.DETERMINISTIC and not is_kept:
+                is_mixed = any(count_origins(spec, target, hazard.columns) > 1 for hazard in target.hazards)
+                if target.hazards and spec.strategy is not Strategy.DETERMINISTIC and not (spec.write.set or is_mixed):
                     with phases.phase("target"):
                         target, harmless = drop_harmless(inquiry)
             with phases.phase("collapse"):

@@ -143,7 +143,7 @@ def may_compose(spec: LoadSpec) -> bool:
     return spec.write.keeps_values and rows_meet(spec) and not spec.write.delete
 
 
-def find_sources(spec: LoadSpec, target: TargetTable, columns: Iterable[str]) -> int:
+def count_origins(spec: LoadSpec, target: TargetTable, columns: Iterable[str]) -> int:
     """From how many rows of one key the columns of a row may come, apart from those of the key."""
     write = spec.write
     others = {name for name in columns if name not in target.key}
