@@ -116,6 +116,18 @@ class Scenario:
         return {"strategy": self.strategy, "config": config_for(work, **changes), **self.more}
 
 
+def half_null(number: int) -> Rows:
+    return Rows(
+        ("id", "v"), tuple((key, v if at % 2 else None) for at, (key, v) in enumerate(overlapping(number).rows))
+    )
+
+
+@dataclass(frozen=True)
+class Keeping(Scenario):
+    def expect(self, connection: Connection, contents: Sequence[Rows]) -> None:
+        Replay("expected", "id", keeps_nulls=True).load(connection, contents)
+
+
 SCENARIOS = {
     "deterministic": Scenario("deterministic"),
     "streaming": Scenario("streaming", filled=False),
@@ -130,6 +142,13 @@ SCENARIOS = {
 # The same strategies with something added that changes the steps; what is cut and shut down has no need of them.
 VARIANTS = {
     "in one transaction": Scenario("deterministic", twice=["copied"], more={"atomic": True}),
+    "rows put together": Keeping(
+        "partitioned",
+        points=["merged", "committed"],
+        twice=["committed"],
+        contents=half_null,
+        more={"write": WriteOptions(nulls="keep"), "undoable": True},
+    ),
     "the greatest value": Scenario("deterministic", twice=[], more={"order_by": "v"}),
     "dates": Scenario("deterministic", twice=[], value_type="date", filled=False, contents=dated),
     "undoable": Scenario("partitioned", more={"undoable": True}),
