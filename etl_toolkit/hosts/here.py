@@ -23,7 +23,7 @@ from etl_toolkit.hosts.exchange import following_coordinator
 from etl_toolkit.hosts.tasks import Job
 from etl_toolkit.loading.run import Phases
 from etl_toolkit.loading.session import Sessions
-from etl_toolkit.prepare import resource_failures_told
+from etl_toolkit.prepare import resource_failures_mapped
 from etl_toolkit.request import connection_string
 from etl_toolkit.server import resolve_dsn
 from etl_toolkit.stopping import Stop
@@ -110,7 +110,7 @@ def at_host(job: Job) -> Iterator[Here]:
     sessions = Sessions(own_dsn(job.run_id), config, job.run_id, job.conventions, stop=stop)
     with (
         driver_errors_mapped(doing=f"loading into {job.target.qualified_name} on host {host_name()}"),
-        resource_failures_told(),
+        resource_failures_mapped(),
         stop.calling(sessions.cancel_all),
         following_coordinator(Path(job.exchange, job.sign), stop),
         open_workspace(config, threads=job.threads, stop=stop) as workspace,

@@ -18,16 +18,24 @@ from etl_toolkit.keys import key_type
 from etl_toolkit.loading.copy import RecordReader, copy_stream, is_row_error
 from etl_toolkit.loading.key_parts import names, table
 from etl_toolkit.loading.staging_tables import copy_into, staging_table
-from etl_toolkit.model import Hazard, HazardKind, Layout, TargetTable
+from etl_toolkit.model import Hazard, HazardKind, Layout, LoadSpec, Strategy, TargetTable
 from etl_toolkit.scan import PROVEN, UNPROVEN
 from etl_toolkit.strategies.suspects import Inquiry, fields_of, has_no_quotes
+from etl_toolkit.write_rules import count_origins
 
 PAIRS = "etl_pairs"
 
 
-def drop_harmless(inquiry: Inquiry) -> tuple[TargetTable, tuple[str, ...]]:
-    """Return the table without them, and the reasons; as it is if one of them, or anything else, does couple rows."""
+def drop_harmless(inquiry: Inquiry, spec: LoadSpec) -> tuple[TargetTable, tuple[str, ...]]:
+    """Return the table without them, and the reasons; as it is if one of them, or anything else, does couple rows.
+
+    A load that is in order anyway does not ask. Put together of several rows, the values of an index on several columns would
+    be others than in the files.
+    """
     target = inquiry.target
+    is_mixed = any(count_origins(spec, target, hazard.columns) > 1 for hazard in target.hazards)
+    if spec.strategy is Strategy.DETERMINISTIC or spec.write.set or is_mixed:
+        return target, ()
     if not all(_may_be_harmless(hazard, target, inquiry.layout) for hazard in target.hazards):
         return target, ()
     if any(_couples(inquiry, hazard.columns) for hazard in target.hazards):

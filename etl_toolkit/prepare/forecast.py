@@ -1,0 +1,100 @@
+"""How many rows a load will probably insert, update, leave and delete: a sample, scaled up."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import psycopg2
+
+from etl_toolkit.errors import TooManyDeletesError
+from etl_toolkit.loading.judge import forecast
+from etl_toolkit.loading.merge import Upsert
+from etl_toolkit.loading.naming import own_name
+from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.staging_tables import copy_into, create_staging, staging_table
+from etl_toolkit.loading.upsert import count_present
+from etl_toolkit.model import (
+    Plan,
+)
+from etl_toolkit.prepare.ready import Ready
+from etl_toolkit.strategies.mirror import check_missing, find_missing, may_compare_here
+
+FORECAST_ROWS = 2_000
+
+
+def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
+    """The plan with predicted inserts, updates and unchanged rows, scaled up from a sample of the rows to load.
+
+    The sample is staged and compared with the table in a transaction that is rolled back.
+    """
+    if ready.created_sql and not ready.target.is_empty:
+        return ready.plan  # columns would be added or widened: a sample would not fit the table as it is
+    plan, overlap = _with_missing(ready, sessions), ready.plan.overlap
+    if overlap is None or ready.layout is None or ready.scan is None or not ready.scan.has_records:
+        return plan
+    if ready.is_standby:
+        return plan
+    if not overlap.distinct_keys:
+        return plan
+    written, live, dead = ready.spec.write, "keys", 0
+    keys = overlap.distinct_keys
+    if written.delete:
+        live = "(FROM keys WHERE NOT gone)"
+        keys = ready.workspace.query(f"SELECT count(*) FROM {live}")[0][0]
+        dead = overlap.distinct_keys - keys
+        plan = replace(plan, predicted_deletes=_forecast_deletes(ready, sessions, dead))
+    if ready.target.is_empty:
+        return replace(plan, predicted_unchanged=0, predicted_inserts=keys if written.rows != "update" else 0)
+    query = (
+        f"SELECT file, {ready.scan.record_sql} FROM rows WHERE {ready.scan.row_sql} IN "
+        f"(SELECT winner FROM {live} USING SAMPLE reservoir({FORECAST_ROWS} ROWS) REPEATABLE (1))"
+    )
+    with ready.scan.with_records(ready.workspace, query) as source:
+        sample = source.execute("SELECT file, record FROM found").fetchall()
+    data = "".join(f"{file}{ready.layout.delimiter}{record}\n" for file, record in sample)
+    layout = ready.layout.with_file(own_name(ready.target, "etl_file"))
+    with sessions.session("forecast") as connection, connection.cursor() as cursor:
+        cursor.execute(create_staging(ready.target, ready.layout))
+        try:
+            cursor.copy_expert(copy_into(staging_table(), layout), io.BytesIO(data.encode()))
+        except psycopg2.Error:
+            return plan  # a bad row in the sample: the load itself will say which
+        write = replace(written, delete=None)
+        _, differing, same = forecast(cursor, Upsert(ready.target, ready.layout, unique=True, write=write))
+    scale = keys / max(1, len(sample))
+    updates, unchanged = round(differing * scale), round(same * scale)
+    inserts = keys - updates - unchanged if written.rows != "update" else 0
+    return replace(plan, predicted_inserts=inserts, predicted_updates=updates, predicted_unchanged=unchanged)
+
+
+def _with_missing(ready: Ready, sessions: Sessions) -> Plan:
+    """The plan with the number of keys that are in no file, where DuckDB can find them."""
+    plan, scan = ready.plan, ready.scan
+    if (
+        ready.spec.write.missing == "keep"
+        or ready.target.is_empty
+        or not may_compare_here(ready.target, scan, plan.overlap)
+    ):
+        return plan
+    assert scan is not None
+    found = find_missing(ready.spec, ready.target, scan, ready.workspace, sessions)
+    try:
+        check_missing(ready.spec, ready.target, found)
+    except TooManyDeletesError as refusal:
+        plan = replace(plan, reasons=(*plan.reasons, f"the load would be refused: {refusal}"))
+    return replace(plan, predicted_removals=found.keys)
+
+
+def _forecast_deletes(ready: Ready, sessions: Sessions, dead: int) -> int:
+    """How many keys of tombstones the table probably has."""
+    if ready.target.is_empty:  # or only would be created
+        return 0
+    assert ready.scan is not None
+    texts = ", ".join(f"{name}::VARCHAR" for name in ready.scan.key_columns)
+    query = f"SELECT {texts} FROM (FROM keys WHERE gone) USING SAMPLE reservoir({FORECAST_ROWS} ROWS) REPEATABLE (1)"
+    sample = ready.workspace.query(query)
+    if not sample:
+        return 0
+    with sessions.session("forecast") as connection, connection.cursor() as cursor:
+        return round(count_present(cursor, ready.target, sample) * dead / len(sample))
