@@ -422,6 +422,27 @@ def test_tables_that_refuse_well_spelled_rows(
     assert differing_rows(connection, "loaded", "expected") == []
 
 
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "hybrid"])  # it refuses such files
+@pytest.mark.parametrize("is_filled", [False, True], ids=["empty", "filled"])
+def test_a_row_whose_key_is_null_is_rejected_although_the_index_would_take_it(
+    database: str, connection: Connection, tmp_path: Path, strategy: str, is_filled: bool
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (a int, b timestamptz, v text); CREATE UNIQUE INDEX ON loaded (a, b)")
+        if is_filled:
+            cursor.execute("INSERT INTO loaded VALUES (0, '2024-01-01 00:00+00', 'before')")
+    path = tmp_path / "part0.csv"
+    path.write_text("a,b,v\n1,2024-06-01 12:00+02,x\n2,,y\n,2024-06-01 12:00+02,z\n")
+
+    for _ in range(2):
+        ingest([path], "loaded", ["a", "b"], database, strategy=strategy, max_rejects=2)
+
+    assert recorded(connection) == {(0, 1, "23502"), (0, 2, "23502")}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT a, v FROM loaded WHERE a IS DISTINCT FROM 0")
+        assert cursor.fetchall() == [(1, "x")]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_records_of_several_lines_do_not_mislead(
     database: str, connection: Connection, tmp_path: Path, strategy: str

@@ -127,6 +127,8 @@ def load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None
     file = run.file(batch.files[0])
     if len(batch.files) > 1 or not file.is_plain or not is_record(file, layout_of(file, run.target)):
         return None
+    if not all(run.target.column(name).not_null for name in run.target.key):
+        return None  # its rows were not scanned, and the table would take one whose key is NULL
     return copy_unseen(run, cursor, batch, file)
 
 

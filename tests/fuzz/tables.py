@@ -38,7 +38,11 @@ def draw_table(random: Random, encoding: str) -> Table:
         random.shuffle(columns)
     by_content = Random(repr(columns))  # noqa: S311 - what is drawn of it changes nothing that is drawn elsewhere
     if by_content.random() < 0.1:
-        columns = [replace(column, declared=ELSEWHERE.get(column.type, "")) for column in columns]
+        # No virtual column may read one whose type is not PostgreSQL's own.
+        columns = [
+            replace(column, declared=ELSEWHERE.get(column.type, ""), more=column.more.replace("VIRTUAL", "STORED"))
+            for column in columns
+        ]
     tail = ""
     if more and more[0].startswith("PRIMARY KEY") and random.random() < 0.12:
         tail, partitions = _partitioned(random, keys[0])
