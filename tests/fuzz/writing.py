@@ -35,13 +35,13 @@ def csv_bytes(content: Content) -> bytes:
     dialect, feed = content.dialect, content.feed
     delimiter = feed.delimiter or dialect.delimiter
     marks = tuple(filter(None, (feed.comment, feed.until)))
-    # The name of the only column may hold what would be taken for a delimiter.
-    only = content.columns[0] if len(content.columns) == 1 else None
+    # A name may hold what would be taken for the delimiter, if nothing else shows which that is.
+    alone = content.columns if len(content.columns) == 1 or not content.rows else ()
 
     def field(text: str | None) -> str:
         if text is None:
             return feed.null
-        odd = (*delimiter, '"', "\n", "\r", feed.escape, *(",;|\t" if text == only else ""))
+        odd = (*delimiter, '"', "\n", "\r", feed.escape, *(",;|\t" if text in alone else ""))
         is_odd = (
             any(part and part in text for part in odd) or text in ("\\.", "\\N", feed.null) or text.startswith(marks)
         )
