@@ -144,7 +144,6 @@ VARIANTS = {
     "in one transaction": Scenario("deterministic", twice=["copied"], more={"atomic": True}),
     "rows put together": Keeping(
         "partitioned",
-        points=["merged", "committed"],
         twice=["committed"],
         contents=half_null,
         more={"write": WriteOptions(nulls="keep"), "undoable": True},

@@ -15,6 +15,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
@@ -107,6 +108,7 @@ def cluster() -> Iterator[Any]:
     that moment: because it was killed once more, and is just being started again.
     """
     with (
+        patch.dict(os.environ),  # Dask sets variables for its workers in this process, and leaves them
         dask_config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as local,
         distributed.Client(local) as client,
@@ -424,6 +426,7 @@ def test_a_stopped_worker_is_given_up_and_writes_nothing_when_it_goes_on(
     create(connection, contents())
     files, mark = put_down(tmp_path / "in", contents()), tmp_path / "mark"
     with (
+        patch.dict(os.environ),
         dask_config.set({"distributed.scheduler.worker-ttl": "3s", "distributed.worker.heartbeat.interval": "500ms"}),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as local,
         distributed.Client(local) as client,

@@ -22,10 +22,11 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest, prepare
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
 from etl_toolkit.errors import StoppedError, TransientDatabaseError
 from etl_toolkit.loading import failpoints, ledger
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.prepare import reading, ready
 from etl_toolkit.request import load_spec
 from etl_toolkit.sources import csv_file
 from etl_toolkit.stopping import Stop
@@ -86,8 +87,8 @@ def slow_look(scene: Scene) -> Iterator[Reached]:
 
 
 @contextmanager
-def slow_query(scene: Scene, name: str) -> Iterator[Reached]:
-    reached, real = threading.Event(), getattr(prepare, name)
+def slow_query(scene: Scene, place: Any, name: str) -> Iterator[Reached]:
+    reached, real = threading.Event(), getattr(place, name)
 
     def slowly(*arguments: Any, **options: Any) -> Any:
         workspace = next(item for item in arguments if isinstance(item, Workspace))
@@ -95,7 +96,7 @@ def slow_query(scene: Scene, name: str) -> Iterator[Reached]:
         workspace.query(LONG_QUERY)
         return real(*arguments, **options)
 
-    scene.monkeypatch.setattr(prepare, name, slowly)
+    scene.monkeypatch.setattr(place, name, slowly)
     yield reached.is_set
 
 
@@ -153,8 +154,8 @@ DEFERRED = "DEFERRABLE INITIALLY DEFERRED"
 
 PHASES: dict[str, tuple[str, Callable[[Scene], Any]]] = {
     "look": ("auto", slow_look),
-    "read": ("auto", lambda scene: slow_query(scene, "scan")),
-    "rank": ("auto", lambda scene: slow_query(scene, "collapse")),
+    "read": ("auto", lambda scene: slow_query(scene, reading, "scan")),
+    "rank": ("auto", lambda scene: slow_query(scene, ready, "collapse")),
     "plan": ("auto", locked_table),
     "wait for another run": ("auto", other_run),
     "send": ("partitioned", lambda _: slow_point("copying")),
@@ -317,8 +318,8 @@ csv_file.Mending.take = slowly
 csv_file.pieces = lambda *_, **__: iter(range(150))
 """
 SLOW_QUERY = f"""
-from etl_toolkit import prepare
-prepare.scan = lambda files, key, workspace, **_: workspace.query("{LONG_QUERY}")
+from etl_toolkit.prepare import reading
+reading.scan = lambda files, key, workspace, **_: workspace.query("{LONG_QUERY}")
 """
 
 
