@@ -149,7 +149,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
     "shapes": {
         "strategies": ("auto", "staged_merge", "sequential"), "side_strategies": (), "formats": ("csv",),
-        "rows": (25_000,), "overlaps": (0.5,), "table_states": ("empty", "half"), "workers": (2,), "keys": ("bigint",),
+        "rows": (100_000,), "overlaps": (0.5,), "table_states": ("empty", "half"), "workers": (2,), "keys": ("bigint",),
         "shapes": tuple(SHAPES), "twin": None, "grid": "corners", "rounds": 3, "warm_up": False, "order": "settings",
         "time_limit_seconds": 24 * 3600.0,
     },
