@@ -47,7 +47,7 @@ def measure(scan_: KeyScan, workspace: Workspace) -> KeyOverlap:
     )
     sets = tuple(Intersection(tuple(places), keys) for places, keys in top)
     # As a rule there are few sets: then it takes no further query to add them up.
-    is_little = len(sets) < MAX_INTERSECTIONS and _count_pairs(sets) <= min(PAIRS_AT_ONCE, COUNTED_PAIRS)
+    is_little = len(sets) < MAX_INTERSECTIONS and _count_pairs(sets) <= PAIRS_AT_ONCE
     totals = _add_up(sets) if is_little else _add_up_in_duckdb(workspace)
     files = []
     for file in scan_.files:

@@ -112,6 +112,7 @@ def test_pairs_are_left_out_where_they_are_too_many_to_be_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overlap, "COUNTED_PAIRS", 2)
+    monkeypatch.setattr(overlap, "PAIRS_AT_ONCE", 2)
     found = ConflictAwareProcessor("").analyze(write(tmp_path, [[1, 2], [2, 3], [2, 4]]), ["k"])
     assert (found.pairs, found.shared_keys, found.groups) == ({}, 1, ((0, 1, 2),))
     assert "1 of 4 distinct keys" in found._repr_html_()

@@ -64,7 +64,7 @@ def shapes_words(lines: Sequence[Shape]) -> str:
     count = len({line["shape"] for line in lines})
     return (
         f"The worst of {count} shapes is {lines[0]['shape'].replace('_', ' ')}, at {lines[0]['speed_up']['median']:.2f} × the "
-        f"speed of the best correct hand-written way; slower in {slower} of {len(lines)} settings."
+        f"speed of the best correct hand-written way; shown to be slower in {slower} of {len(lines)} settings."
     )
 
 
