@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 from psycopg2.sql import SQL, Identifier, Literal
 
+from etl_toolkit.columns import match_columns
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import EtlError, UsageError, driver_errors_mapped
 from etl_toolkit.keys import key_type
@@ -19,7 +20,6 @@ from etl_toolkit.loading.conventions import PRINTED, set_locally
 from etl_toolkit.loading.ledger import PastRun
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import ConflictAction, Delete, LoadSpec, Reject, SourceFile, TargetTable
-from etl_toolkit.plan import match_columns
 from etl_toolkit.prepare import localize_instants
 from etl_toolkit.sources import is_there, locate, number_in_file, resolve, text_relation, tombstone_expression
 from etl_toolkit.stopping import Stop, run_stoppable

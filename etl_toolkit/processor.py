@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
+from etl_toolkit.columns import spelled_as
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.errors import (
     FollowUpError,
@@ -52,7 +53,6 @@ from etl_toolkit.model import (
 )
 from etl_toolkit.observe import Card, Watch, card_if_wanted, fan_out, report_load
 from etl_toolkit.overlap import measure
-from etl_toolkit.plan import spelled_as
 from etl_toolkit.prepare import Ready, Resumed, forecast_plan, prepare_load, resolve_files
 from etl_toolkit.ranking import collapse
 from etl_toolkit.request import NOTHING_ASKED, check_named, connection_string, default_spec, spec_of

@@ -289,3 +289,10 @@ def test_any_sequence_of_loads_is_as_if_loaded_one_by_one_and_none_twice(
             taken.discard(forgotten)
     assert rows() == sorted(table.items())
     assert {Path(file.name).name for file in etl_toolkit.files("t", database)} == {f"{n}.csv" for n in taken}
+
+
+def test_files_that_are_all_skipped_load_with_an_order_column(put: Any, rows: Any, database: str) -> None:
+    file = put("a.csv", "x", range(3))
+    load(database, file, order_by="v")
+    assert skipped(load(database, file, order_by="v")) == ["a.csv"]
+    assert rows() == [(key, "x") for key in range(3)]

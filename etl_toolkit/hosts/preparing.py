@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from etl_toolkit.columns import common_layout, may_read_once
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import LedgerError, SourceError, UnknownColumnError, UnknownTableError, UsageError
 from etl_toolkit.hosts.coordinating import Sorted, load_on_hosts
@@ -39,7 +40,7 @@ from etl_toolkit.model import (
     TargetTable,
     WriteOptions,
 )
-from etl_toolkit.plan import RANGES_PER_WORKER, SMALLEST_RANGE, Question, common_layout, may_read_once, range_obstacle
+from etl_toolkit.plan import RANGES_PER_WORKER, SMALLEST_RANGE, Question, find_range_obstacle
 from etl_toolkit.prepare import Ready, Resumed, as_list, prepare_load, with_words_on_values
 from etl_toolkit.sources import Fetched, escape_name, expand, read_once
 from etl_toolkit.target import read_target
@@ -213,7 +214,7 @@ class _FirstHalf:
         keys = tuple(each.keys for each in found)
         overlap = KeyOverlap(keys, sum(each.distinct_keys for each in keys), 0, (), {}, (), key=spec.key)
         question = Question(spec, target, tuple(each.file for each in found), overlap, 1, 1)
-        if reason := range_obstacle(question):
+        if reason := find_range_obstacle(question):
             raise OneProcessError(reason)
         if empty := sum(each.null_keys for each in keys):
             raise OneProcessError(f"{empty:,} rows have no key, and the table takes them")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from etl_toolkit.columns import layout_of, match_columns
 from etl_toolkit.errors import SourceError, UsageError
 from etl_toolkit.hosts.here import Here, at_host
 from etl_toolkit.hosts.runs import sample_keys, write_run
@@ -15,7 +16,6 @@ from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Run
 from etl_toolkit.model import Layout, Plan, Reject, SourceFile, Strategy
 from etl_toolkit.overlap import measure
-from etl_toolkit.plan import layout_of, match_columns
 from etl_toolkit.prepare import localize_instants, read_files, resolve_files
 from etl_toolkit.ranking import collapse
 from etl_toolkit.scan import KeyScan

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from etl_toolkit.columns import match_columns, may_read_once
 from etl_toolkit.create import create_missing
 from etl_toolkit.drift import Change, add_columns, widen_columns
 from etl_toolkit.keys import fold_name
@@ -23,10 +24,6 @@ from etl_toolkit.model import (
     SourceFile,
     Sources,
     TargetTable,
-)
-from etl_toolkit.plan import (
-    match_columns,
-    may_read_once,
 )
 from etl_toolkit.sources import (
     leave_out_taken,

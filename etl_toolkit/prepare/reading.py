@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from etl_toolkit.columns import key_types, order_type
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.loading.run import Phases
 from etl_toolkit.model import (
@@ -14,10 +15,6 @@ from etl_toolkit.model import (
     SourceFile,
     Sources,
     TargetTable,
-)
-from etl_toolkit.plan import (
-    key_types,
-    order_type,
 )
 from etl_toolkit.scan import KeyScan, scan
 from etl_toolkit.sources import (

@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 
+from etl_toolkit.columns import common_layout
 from etl_toolkit.config import available_cores
 from etl_toolkit.loading.conventions import refuse_lost_nulls
 from etl_toolkit.loading.failpoints import reach
@@ -28,11 +29,7 @@ from etl_toolkit.model import (
     TargetTable,
 )
 from etl_toolkit.overlap import measure
-from etl_toolkit.plan import (
-    Question,
-    common_layout,
-    make_plan,
-)
+from etl_toolkit.plan import Question, make_plan
 from etl_toolkit.prepare.looking import look_at_table
 from etl_toolkit.prepare.reading import read_files, resolve_files
 from etl_toolkit.prepare.words import with_words

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg2
 
+from etl_toolkit.columns import key_types, layout_of
 from etl_toolkit.errors import EtlError
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.citus import is_key_violation
@@ -19,7 +20,6 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.staging_tables import copy_into
 from etl_toolkit.loading.upsert import count_present
 from etl_toolkit.model import Batch, Counts, SourceFile
-from etl_toolkit.plan import key_types, layout_of
 
 PROBED_KEYS = 1_000  # with none of them in the table, at most 0.3 % of all its keys are (95 %)
 

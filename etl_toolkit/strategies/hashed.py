@@ -16,6 +16,7 @@ from typing import Any
 import psycopg2
 from psycopg2.sql import SQL, Composable
 
+from etl_toolkit.columns import layout_of
 from etl_toolkit.errors import DatabaseError, map_driver_error
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.failpoints import reach
@@ -27,7 +28,6 @@ from etl_toolkit.loading.staging_tables import create_shared_staging, set_file, 
 from etl_toolkit.loading.tombstones import narrow, tombstone_layout
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, SourceFile
-from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import check_unchanged
 from etl_toolkit.strategies.lanes import FileCounts, on_retry, run_all
 from etl_toolkit.strategies.refused_rows import check_reject_limit, find_rejects

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg2
 from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
+from etl_toolkit.columns import key_types
 from etl_toolkit.errors import AccountingError, TooManyDeletesError
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
@@ -27,7 +28,6 @@ from etl_toolkit.loading.session import Sessions
 from etl_toolkit.loading.staging_tables import copy_into, create_staging, drop_staging
 from etl_toolkit.loading.tombstones import TOMBSTONES, bury, is_unmarked, narrow, numbered_dead_rows, tombstone_table
 from etl_toolkit.model import Batch, Counts, Delete, KeyOverlap, Layout, LoadSpec, SourceFile, TargetTable
-from etl_toolkit.plan import key_types
 from etl_toolkit.scan import KeyScan
 from etl_toolkit.sources import quoted_where_needed
 from etl_toolkit.strategies.lanes import load_with_retry

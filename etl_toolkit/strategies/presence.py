@@ -11,10 +11,10 @@ from typing import Any
 
 from psycopg2.sql import Identifier
 
+from etl_toolkit.columns import key_types
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.upsert import count_present
 from etl_toolkit.model import KeyOverlap
-from etl_toolkit.plan import key_types
 from etl_toolkit.strategies.direct import sample_keys
 from etl_toolkit.strategies.read_out import SMALLEST_LOAD, is_too_large, read_table
 from etl_toolkit.workspace import literal

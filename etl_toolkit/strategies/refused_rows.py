@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import duckdb
 
+from etl_toolkit.columns import layout_of
 from etl_toolkit.loading.rejects import refused_records
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tombstones import narrow, tombstone_layout
 from etl_toolkit.model import Reject, SourceFile
-from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import is_enough, locate, number_in_file, read_failure, too_many_rejects
 from etl_toolkit.strategies.staging import marked_records_query, records_query
 

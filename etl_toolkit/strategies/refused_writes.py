@@ -16,6 +16,7 @@ from typing import Any
 import psycopg2
 from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
+from etl_toolkit.columns import layout_of
 from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.judge import merge_statement
@@ -28,7 +29,6 @@ from etl_toolkit.loading.staging_tables import create_staging, drop_staging, set
 from etl_toolkit.loading.statements import write_statement
 from etl_toolkit.loading.upsert import needs_verdicts
 from etl_toolkit.model import Batch, ForeignKey, Reject, SourceFile, TargetTable
-from etl_toolkit.plan import layout_of
 from etl_toolkit.sources import locate, number_in_file, ordinals
 from etl_toolkit.strategies.refused_rows import bounded, check_reject_limit
 from etl_toolkit.strategies.staging import has_unique_keys, stage

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg2
 
+from etl_toolkit.columns import layout_of
 from etl_toolkit.errors import driver_errors_mapped
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.assertions import assert_before_commit
@@ -23,7 +24,6 @@ from etl_toolkit.loading.staging_tables import empty_staging, staging_table
 from etl_toolkit.loading.tripwire import Rivals, rivals
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, ConflictAction, Counts, SourceFile, Strategy
-from etl_toolkit.plan import layout_of
 from etl_toolkit.row_checks import half_read_checks, whole_row_checks
 from etl_toolkit.scan import PROVEN
 from etl_toolkit.sources import check_unchanged, is_record
