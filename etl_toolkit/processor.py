@@ -30,10 +30,11 @@ from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.conventions import PRINTED, named_conventions
 from etl_toolkit.loading.coordinator import open_coordinator
+from etl_toolkit.loading.dsn import plain_text_host
 from etl_toolkit.loading.environment import ignored_variables
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Event, Phases, Run
-from etl_toolkit.loading.session import Sessions, plain_text_host
+from etl_toolkit.loading.session import Sessions
 from etl_toolkit.loading.undo import Undone, undo
 from etl_toolkit.model import (
     Batch,

@@ -16,7 +16,8 @@ from etl_toolkit.doctor.report import DoctorReport, Finding, Status, passed, unp
 from etl_toolkit.doctor.table import check_couplings, check_fill_factor, check_privileges, check_sequences
 from etl_toolkit.errors import EtlError, LedgerError, PoolerError, driver_failure
 from etl_toolkit.hosts import lend_dsn, open_hosts
-from etl_toolkit.loading.session import Sessions, place
+from etl_toolkit.loading.dsn import place
+from etl_toolkit.loading.session import Sessions
 from etl_toolkit.model import TargetTable
 from etl_toolkit.target import read_target
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from etl_toolkit.doctor.patient import Patient, size
 from etl_toolkit.doctor.report import Finding, passed, unproven, verdict
 from etl_toolkit.errors import TargetError
+from etl_toolkit.loading.dsn import plain_text_host
 from etl_toolkit.loading.pooler import is_pooled
-from etl_toolkit.loading.session import plain_text_host
 from etl_toolkit.loading.writable import check_writable
 
 OLDEST_VERSION = 140000

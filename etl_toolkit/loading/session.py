@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import threading
 import time
@@ -14,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import psycopg2
-from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED, TRANSACTION_STATUS_ACTIVE, parse_dsn
+from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED, TRANSACTION_STATUS_ACTIVE
 
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import (
@@ -26,10 +25,12 @@ from etl_toolkit.errors import (
     map_driver_error,
 )
 from etl_toolkit.loading.conventions import PRINTED, read_conventions
+from etl_toolkit.loading.dsn import check_dsn, place
 from etl_toolkit.loading.environment import libpq_variables_hidden
 from etl_toolkit.loading.pooler import refuse_transaction_pooler
 from etl_toolkit.loading.retry import run_with_retry, wait_for_server
 from etl_toolkit.loading.search_path import refuse_hidden_catalog
+from etl_toolkit.loading.silence import client_timeouts, server_timeouts
 from etl_toolkit.loading.writable import is_standby
 from etl_toolkit.stopping import Stop, call_unless_stopped
 
@@ -40,21 +41,6 @@ T = TypeVar("T")
 PINNED = {"client_min_messages": "warning"}
 # A coordinator is idle while its workers load, and a load may take long: `ParallelConfig` has its own timeouts.
 NO_TIMEOUT = {"idle_session_timeout": 140000, "transaction_timeout": 170000}  # and the version that brought it
-
-# A client that is killed, or cut off, leaves its statement running to the end, with its locks, unless the server looks for
-# the client. Not every system that a server runs on can tell, and there the settings are refused or not known.
-_LOOK_FOR_THE_CLIENT = (
-    "CASE WHEN pg_catalog.version() ~* '(linux|darwin|bsd)' THEN pg_catalog.concat("
-    "pg_catalog.set_config('client_connection_check_interval', '1000', false), "
-    "pg_catalog.set_config('tcp_keepalives_idle', %s, false), "
-    "pg_catalog.set_config('tcp_keepalives_interval', %s, false), "
-    "pg_catalog.set_config('tcp_keepalives_count', %s, false)) END, "
-    "CASE WHEN pg_catalog.version() ~* 'linux' THEN pg_catalog.set_config('tcp_user_timeout', %s, false) END"
-)
-_KEEPALIVES = 3  # of them unanswered, and the peer is gone
-
-_ENCODE = "percent-encode special characters in the user name and password (@ is %40, / is %2F), or use PGPASSFILE"
-
 
 PATIENCE_SECONDS = 1.0  # for a server to obey a cancel request; then the connection is cut
 
@@ -169,7 +155,7 @@ class Sessions:
                     client_encoding="UTF8",
                     application_name=self._name(role),
                     connect_timeout=patience,
-                    **_client_timeouts(config),
+                    **client_timeouts(config),
                 )
                 connection = call_unless_stopped(dial, stop, discard=lambda late: late.close())
         except psycopg2.Error as error:
@@ -193,10 +179,9 @@ class Sessions:
             "statement_timeout": f"{round(config.statement_timeout_seconds * 1000)}",
             "idle_in_transaction_session_timeout": f"{round(config.idle_in_transaction_timeout_seconds * 1000)}",
         }
-        seconds = config.network_timeout_seconds
-        beats = [str(item) for item in (*_keepalives(seconds), round(seconds * 1000))]
+        look_for_client, beats = server_timeouts(config)
         with connection.cursor() as cursor:
-            calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings) + [_LOOK_FOR_THE_CLIENT])
+            calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings) + [look_for_client])
             values = [text for pair in settings.items() for text in pair]
             cursor.execute(f"SELECT pg_catalog.pg_backend_pid(), {calls}", [*values, *beats])
             process = int(cursor.fetchone()[0])
@@ -390,59 +375,3 @@ def _meet(dial: Callable[[], Any]) -> Any:
         if error.sqlstate is None:
             raise DatabaseError(str(error)) from None
         raise
-
-
-def _keepalives(seconds: float) -> tuple[int, int, int]:
-    """Idle time, interval and number of the keepalives after which a silent peer is given up; 0: the system's own."""
-    if not seconds:
-        return 0, 0, 0
-    return max(1, round(seconds / 2)), max(1, round(seconds / 2 / _KEEPALIVES)), _KEEPALIVES
-
-
-def _client_timeouts(config: ParallelConfig) -> dict[str, Any]:
-    """After how long the client gives a silent server up.
-
-    A server that waits for a lock does not read what is sent to it, and to the network that is silence as well.
-    """
-    seconds = config.network_timeout_seconds
-    if not seconds:
-        return {"keepalives": 1}
-    idle, interval, count = _keepalives(seconds)
-    unread = round((seconds + config.lock_timeout_seconds) * 1000) if config.lock_timeout_seconds else 0
-    return {
-        "keepalives": 1, "keepalives_idle": idle, "keepalives_interval": interval, "keepalives_count": count,
-        "tcp_user_timeout": unread,
-    }  # fmt: skip
-
-
-def check_dsn(dsn: str) -> None:
-    """Raise UsageError if a DSN cannot be read or is ambiguous; the message repeats no part of it.
-
-    In a URL whose password has a bare `@` or `/`, libpq takes a part of the password for the host, port or database,
-    and would name it in its own message.
-    """
-    try:
-        parts = parse_dsn(dsn) if dsn else {}
-    except psycopg2.Error as error:
-        reason = re.sub(r'"[^"]*"', '"…"', str(error).strip().removeprefix("invalid dsn: "))
-        raise UsageError(f"the DSN cannot be read: {reason}; {_ENCODE}") from None
-    is_url = dsn.startswith(("postgresql://", "postgres://"))
-    if is_url and any("@" in str(parts.get(name, "")) for name in ("host", "port", "dbname")):
-        raise UsageError(f"the DSN is ambiguous, because there is an '@' after the host; {_ENCODE}")
-
-
-def plain_text_host(connection: Any) -> str | None:
-    """Return the host of a connection that is not encrypted and leaves this machine, else None."""
-    host: str = connection.info.host or ""
-    is_local = not host or host.startswith("/") or host in ("localhost", "::1") or host.startswith("127.")
-    return None if is_local or connection.info.ssl_in_use else host
-
-
-def place(dsn: str) -> str:
-    """Return the server and database of a DSN in words, without user, password or options."""
-    try:
-        parts = parse_dsn(dsn) if dsn else {}
-    except psycopg2.Error:
-        return "the database (the DSN does not parse)"
-    host, port, name = parts.get("host", "the default host"), parts.get("port", ""), parts.get("dbname", "")
-    return f"{host}{':' + port if port else ''}{'/' + name if name else ''}"
