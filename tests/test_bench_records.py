@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,12 +45,12 @@ def test_another_directory_is_no_record(tmp_path: Path) -> None:
         records.load(tmp_path)
 
 
-def test_a_line_that_a_kill_cut_off_is_left_out_and_does_not_spoil_the_next(tmp_path: Path) -> None:
+def test_a_run_that_a_kill_cut_off_is_left_out_of_the_journal(tmp_path: Path) -> None:
     first, second = made.samples({CASE: (1.0,)})
-    journal.append(tmp_path, first)
-    with (tmp_path / "journal" / "samples.jsonl").open("a") as file:
-        file.write(json.dumps({"run_index": 7})[:5])
-    journal.append(tmp_path, second)
+    journal.keep(tmp_path, first, [])
+    whole = next(journal.place(tmp_path).iterdir())
+    (whole.parent / "000007.json.partial").write_bytes(whole.read_bytes()[:5])
+    journal.keep(tmp_path, second, [])
     assert journal.samples(tmp_path) == [first, second]
 
 

@@ -188,8 +188,8 @@ def test_an_interrupted_sweep_continues_and_measures_nothing_twice(tmp_path: Pat
         sweep.run(replace(TINY, seed=1), directory=tmp_path / "run", dsn=dsn)
 
     continued: list[int] = []
-    finished = sweep.resume(
-        tmp_path / "run", dsn=dsn, on_progress=lambda progress: continued.append(progress.sample.run_index)
+    finished = sweep.run(
+        TINY, directory=tmp_path / "run", dsn=dsn, on_progress=lambda done: continued.append(done.sample.run_index)
     )
     assert finished.manifest.status == "finished"
     assert finished.manifest.run_id == stopped.manifest.run_id
@@ -294,11 +294,11 @@ def test_rounds_hold_every_case_once_in_an_order_that_the_seed_gives() -> None:
 
 
 def test_a_contender_that_is_not_installed_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = Contender("absent", "peer", lambda *_: 0, "not there", missing=lambda: "absent is not installed")
+    absent = Contender("absent", "peer", lambda *_: 0, "not there", modules=("absent_module",))
     monkeypatch.setattr(contenders, "CONTENDERS", {**contenders.CONTENDERS, "absent": absent})
     planned, skipped = cases.planned_cases(replace(TINY, strategies=("absent", "staged_merge"), twin=None))
     assert [case.strategy for case in planned] == ["staged_merge"]
-    assert skipped == {"absent": "absent is not installed"}
+    assert skipped == {"absent": "absent_module is not installed; pip install absent_module"}
 
 
 @pytest.fixture
@@ -471,7 +471,7 @@ def test_peers_prints_its_table_and_leaves_it_in_the_directory(tmp_path: Path, d
 @pytest.mark.peers
 @pytest.mark.parametrize("name", ["dlt", "duckdb_postgres", "pandas"])
 def test_a_peer_gives_the_sequential_result(name: str, tmp_path: Path, dsn: str) -> None:
-    if reason := contenders.find(name).missing():
+    if reason := contenders.find(name).absence():
         pytest.skip(reason)
     config = replace(TINY, strategies=(name,), twin=None, rows=(50,), overlaps=(0.0,))
     record = sweep.run(config, directory=tmp_path / "run", dsn=dsn)

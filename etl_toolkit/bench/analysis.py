@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etl_toolkit.bench import fit, headline, recommend, shape_table
+from etl_toolkit.bench import fit, headline, recommend
 from etl_toolkit.bench.metrics import case_metrics, compare_within_settings, compared, strategy_summary
 from etl_toolkit.bench.records import RECORD_VERSION, Manifest, Sample
 
@@ -18,8 +18,8 @@ def report(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Any]:
         by_case[sample.case].append(sample)
     cases = [case_metrics(by_case[name]) for name in manifest.cases if name in by_case]
     compare_within_settings(cases, by_case)
-    shapes = headline.shapes(cases, by_case)
-    lines = shape_table.by_shape(cases, by_case)
+    lines = headline.against_plain_ways(cases, by_case)
+    shapes, by_shape = headline.main_shapes(lines), headline.by_shape(lines)
     supported, undecided = recommend.recommendations(cases, by_case)
     return {
         "version": RECORD_VERSION,
@@ -27,8 +27,8 @@ def report(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Any]:
         "status": manifest.status,
         "finding": headline.sentence(shapes, cases),
         "shapes": shapes,
-        "by_shape": lines,
-        "shape_means": shape_table.shape_means(lines),
+        "by_shape": by_shape,
+        "shape_means": headline.shape_means(by_shape),
         "noise": _noise(cases, by_case),
         "cases": cases,
         "strategies": strategy_summary(cases),

@@ -42,7 +42,7 @@ class Contender:
     """One way to load. `prepare` runs before the clock starts and may hand `load` other files.
 
     `inserts_only` says that it cannot update: it is measured where no key comes twice. `collapsed` says that its files
-    bring every key once. `missing` gives the reason when it cannot run here.
+    bring every key once. It needs `modules`; `missing` gives any other reason why it cannot run here.
     """
 
     name: str
@@ -53,7 +53,17 @@ class Contender:
     inserts_only: bool = False
     collapsed: bool = False
     is_slow: bool = False
+    modules: Sequence[str] = ()
     missing: Callable[[], str | None] = lambda: None
+
+    def absence(self) -> str | None:
+        """Say why this contender cannot run here, None when it can; what it needs is in this process afterwards."""
+        for name in self.modules:
+            try:
+                import_module(name)
+            except ImportError:
+                return f"{name} is not installed; pip install {name}"
+        return self.missing()
 
     def refusal(self, case: Case) -> str | None:
         """Say why this contender cannot do `case`; None when it can."""
@@ -80,6 +90,8 @@ def configured(name: str, dsn: str, *, batch_rows: int | None, executor: str) ->
     `executor` is what `ingest` takes, "" for nothing, or `dask:N`: a cluster of N workers that is there before the clock starts.
     """
     contender = find(name)
+    if absence := contender.absence():
+        raise UsageError(absence)
     if contender.kind != "ours":
         yield contender
         return
@@ -185,7 +197,6 @@ _ALL = [
         "peer",
         external.duckdb_postgres,
         "DuckDB's postgres extension: staging table, then ON CONFLICT",
-        prepare=external.duckdb_postgres_loaded,
         missing=external.duckdb_postgres_missing,
     ),
     Contender(
@@ -193,18 +204,16 @@ _ALL = [
         "peer",
         external.dlt_upsert,
         "dlt, merge with strategy upsert, file by file",
-        prepare=external.dlt_imported,
-        missing=external.dlt_missing,
+        modules=("dlt",),
     ),
     Contender(
         "pandas",
         "peer",
         external.pandas_to_sql,
         "pandas to_sql(method='multi'), no upsert",
-        prepare=external.pandas_imported,
         inserts_only=True,
         is_slow=True,
-        missing=external.pandas_missing,
+        modules=("pandas", "sqlalchemy"),
     ),
 ]
 CONTENDERS: Mapping[str, Contender] = {contender.name: contender for contender in _ALL}

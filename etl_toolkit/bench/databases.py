@@ -7,20 +7,22 @@ others; a preloaded table is packed (VACUUM FULL) and its heap in the order of a
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import make_dsn
 
+from etl_toolkit import server
 from etl_toolkit.bench import baselines
 from etl_toolkit.bench.answer import Answer, table_answer
 from etl_toolkit.bench.records import TableState
 from etl_toolkit.errors import EtlError, UsageError
 from etl_toolkit.loading import ledger
+from etl_toolkit.server.settings import Profile
 
 TABLE = "target"
 
@@ -57,6 +59,16 @@ class StartingPoint:
     columns: tuple[str, ...]
 
 
+@contextmanager
+def server_of(dsn: str | None, *, profile: Profile) -> Iterator[str]:
+    """The server of `dsn`; without one a temporary server with the settings of `profile`, for the length of a block."""
+    if dsn is not None:
+        yield dsn
+        return
+    with server.temporary(profile=profile) as embedded:
+        yield embedded.dsn
+
+
 class ScratchDatabases:
     """The databases of one sweep. Their names begin with `prefix`; `close` drops them all."""
 
@@ -80,7 +92,7 @@ class ScratchDatabases:
         """Make the table in `state` for `files` and find out, by loading them one after the other, what is right."""
         template = self._create(None)
         dsn = self.dsn_of(template)
-        with contextlib.closing(psycopg2.connect(dsn)) as connection:
+        with closing(psycopg2.connect(dsn)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 ledger.prepare(connection)  # made once in the life of a database, so no run of ours pays for it
@@ -97,7 +109,7 @@ class ScratchDatabases:
         run = self._create(template)
         baselines.sequential(files, self.dsn_of(run), TABLE, 1)
         names = tuple(columns)
-        with contextlib.closing(psycopg2.connect(self.dsn_of(run))) as connection:
+        with closing(psycopg2.connect(self.dsn_of(run))) as connection:
             expected = table_answer(connection, TABLE, names)
         self._drop(run)
         return StartingPoint(template, expected, names)
@@ -127,7 +139,7 @@ class ScratchDatabases:
         # Servers before 15 know no other strategy.
         strategy = " STRATEGY file_copy" if self._admin.server_version >= 150_000 else ""
         command = sql.SQL("CREATE DATABASE {} TEMPLATE {}" + strategy).format(
-            _name(name), _name(template or "template0")
+            sql.Identifier(name), sql.Identifier(template or "template0")
         )
         with self._admin.cursor() as cursor:
             for attempt in range(50):
@@ -144,7 +156,7 @@ class ScratchDatabases:
 
     def _drop(self, name: str) -> None:
         with self._admin.cursor() as cursor:
-            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(_name(name)))
+            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def _drop_all(self) -> None:
         with self._admin.cursor() as cursor:
@@ -183,10 +195,6 @@ class ScratchDatabases:
                 cursor.execute(sql.SQL("UPDATE {} SET {}{}").format(table, sql.SQL(", ").join(changes), some))
             cursor.execute(sql.SQL("VACUUM (FULL) {}").format(table))
             cursor.execute(sql.SQL("VACUUM (ANALYZE) {}").format(table))
-
-
-def _name(name: str) -> sql.Identifier:
-    return sql.Identifier(name)
 
 
 def _leaves(cursor: psycopg2.extensions.cursor) -> list[str]:

@@ -25,7 +25,7 @@ def duckdb_postgres(files: Sequence[str], dsn: str, table: str, workers: int) ->
     rows = 0
     with closing(psycopg2.connect(dsn)) as connection, duckdb.connect() as duck:
         duck.execute(f"SET threads = {workers}")
-        _load_extension(duck)
+        load_extension(duck)
         quoted = dsn.replace("'", "''")
         duck.execute(f"ATTACH '{quoted}' AS server (TYPE postgres)")
         for number, file in enumerate(files):
@@ -51,18 +51,11 @@ def duckdb_postgres(files: Sequence[str], dsn: str, table: str, workers: int) ->
     return rows
 
 
-def duckdb_postgres_loaded(files: Sequence[str], dsn: str, table: str, workers: int) -> list[str]:  # noqa: ARG001
-    """Load the extension into this process before the clock starts: it is 50 MB of code."""
-    with duckdb.connect() as duck:
-        _load_extension(duck)
-    return list(files)
-
-
 def duckdb_postgres_missing() -> str | None:
     """Say why DuckDB's postgres extension cannot be used."""
     try:
         with duckdb.connect() as duck:
-            _load_extension(duck)
+            load_extension(duck)
     except duckdb.Error as error:
         return f"DuckDB's postgres extension does not install: {str(error).splitlines()[0][:100]}"
     return None
@@ -70,6 +63,7 @@ def duckdb_postgres_missing() -> str | None:
 
 def dlt_upsert(files: Sequence[str], dsn: str, table: str, workers: int) -> int:  # noqa: ARG001 - one signature for all
     """Run one dlt pipeline per file, with the merge strategy `upsert` and the table's primary key."""
+    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
     import dlt
     from dlt.destinations import postgres
 
@@ -94,18 +88,6 @@ def dlt_upsert(files: Sequence[str], dsn: str, table: str, workers: int) -> int:
     return rows
 
 
-def dlt_imported(files: Sequence[str], dsn: str, table: str, workers: int) -> list[str]:  # noqa: ARG001
-    """Import dlt before the clock starts, as ours is."""
-    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
-
-    return list(files)
-
-
-def dlt_missing() -> str | None:
-    """Say why dlt cannot be used."""
-    return _missing("dlt", "pip install 'etl-toolkit[bench-peers]'")
-
-
 def pandas_to_sql(files: Sequence[str], dsn: str, table: str, workers: int) -> int:  # noqa: ARG001
     """Read each file into a frame and insert it with `to_sql(method="multi")`: no upsert."""
     import pandas as pd
@@ -124,20 +106,7 @@ def pandas_to_sql(files: Sequence[str], dsn: str, table: str, workers: int) -> i
     return rows
 
 
-def pandas_imported(files: Sequence[str], dsn: str, table: str, workers: int) -> list[str]:  # noqa: ARG001
-    """Import pandas and SQLAlchemy before the clock starts, as ours is."""
-    import pandas as pd  # noqa: F401
-    import sqlalchemy  # noqa: F401
-
-    return list(files)
-
-
-def pandas_missing() -> str | None:
-    """Say why pandas cannot be used."""
-    return _missing("pandas", "pip install pandas") or _missing("sqlalchemy", "pip install sqlalchemy")
-
-
-def _load_extension(duck: duckdb.DuckDBPyConnection) -> None:
+def load_extension(duck: duckdb.DuckDBPyConnection) -> None:
     """Load the extension from its wheel (`duckdb-extension-postgres-scanner`), else have DuckDB download it."""
     spec = importlib.util.find_spec("duckdb_extension_postgres_scanner")
     for place in (spec.submodule_search_locations or []) if spec else []:
@@ -152,7 +121,3 @@ def _url(dsn: str) -> str:
     place = parse_dsn(dsn)
     login = ":".join(quote(str(place[name]), safe="") for name in ("user", "password") if name in place)
     return f"postgresql://{login}@{place.get('host', 'localhost')}:{place.get('port', 5432)}/{place['dbname']}"
-
-
-def _missing(module: str, remedy: str) -> str | None:
-    return None if importlib.util.find_spec(module) else f"{module} is not installed; {remedy}"

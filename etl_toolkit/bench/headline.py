@@ -1,12 +1,16 @@
-"""What a sweep found in one sentence: our strategy against the best plain way that was right, shape by shape."""
+"""What a sweep found: our strategy against the best plain way that was right, setting by setting and shape by shape."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import geometric_mean
 from typing import Any
 
-from etl_toolkit.bench.metrics import compared
+from etl_toolkit.bench.metrics import compared, times_by_round
 from etl_toolkit.bench.records import Sample
+from etl_toolkit.bench.shapes import SHAPES
+from etl_toolkit.bench.statistics import paired_ratio
 
 PLAIN_WAYS = {
     "sequential": "file by file through a staging table",
@@ -15,58 +19,73 @@ PLAIN_WAYS = {
 }
 MIDDLE = ("files", "rows", "format", "key", "shape", "workers", "batch_rows", "executor")
 
+Case = Mapping[str, Any]
 
-def shapes(cases: Sequence[Mapping[str, Any]], by_case: Mapping[str, list[Sample]]) -> list[dict[str, Any]]:
-    """Return a line per overlap and table state of the setting measured most: ours, the best plain way, the speed-up.
 
-    `ratio` is time over the plain way's time, paired by round. Ways that were wrong in a run are no rivals; `wrong`
-    names them.
+def against_plain_ways(cases: Sequence[Case], by_case: Mapping[str, Sequence[Sample]]) -> list[dict[str, Any]]:
+    """Return a line per case of ours that was right in every run: the best plain way in its setting, and the speed-up.
+
+    `ratio` is our time over that of the plain way, `speed_up` the inverse, both paired by round. Ways that were wrong in a run
+    are no rivals; `wrong` names them.
     """
-    own = our_cases(cases)
-    places = [tuple(case[axis] for axis in MIDDLE) for case in own]
+    usable = [case for case in cases if case["wall_seconds"] and not case["failures"] and not case["is_twin"]]
     found = []
-    for case in own:
-        if tuple(case[axis] for axis in MIDDLE) != max(places, key=places.count):
+    for case in usable:
+        rivals = [other for other in cases if other["setting"] == case["setting"] and other["strategy"] in PLAIN_WAYS]
+        right = [other for other in rivals if other in usable]
+        if case["strategy"] != our_strategy(usable) or not right:
             continue
-        best, wrong = plain_ways(case, cases)
-        if best is None:
-            continue
+        best = min(right, key=lambda other: float(other["wall_seconds"]["median"]))
+        ours, theirs = by_case[case["case"]], by_case[best["case"]]
+        speed_up = paired_ratio(times_by_round(theirs), times_by_round(ours))
+        cpu = [_cpu_seconds(each) for each in (best, case)]
         found.append(
-            {"case": case["case"], "against": best["case"], "overlap": case["overlap"], "wrong": wrong}
-            | {"table_state": case["table_state"], "strategy": case["strategy"], "plain_way": best["strategy"]}
-            | {"rows_per_second": case["rows_per_second"], "plain_rows_per_second": best["rows_per_second"]}
-            | compared(by_case[case["case"]], by_case[best["case"]])
+            {name: case[name] for name in ("case", "strategy", "shape", "overlap", "table_state", "rows_per_second")}
+            | {"summary": SHAPES[case["shape"]].summary, "against": best["case"]}
+            | {"plain_way": best["strategy"], "plain_rows_per_second": best["rows_per_second"]}
+            | {"wrong": [other["strategy"] for other in rivals if other["failures"]]}
+            | {"speed_up": speed_up.as_dict() if speed_up else None}
+            | {"cpu_speed_up": cpu[0] / cpu[1] if cpu[0] and cpu[1] else None}
+            | {"middle": [case[axis] for axis in MIDDLE]}
+            | compared(ours, theirs)
         )
-    return sorted(found, key=lambda shape: (shape["table_state"] != "empty", shape["table_state"], shape["overlap"]))
+    return found
 
 
-def our_cases(cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the cases of our strategy that were right in every run."""
-    usable = _usable(cases)
-    name = our_strategy(usable)
-    return [case for case in usable if case["strategy"] == name]
+def main_shapes(lines: Sequence[Case]) -> list[Case]:
+    """Return the lines of the setting measured most: overlaps and table states."""
+    places = [line["middle"] for line in lines]
+    main = [line for line in lines if line["middle"] == max(places, key=places.count)]
+    return sorted(main, key=lambda line: (line["table_state"] != "empty", line["table_state"], line["overlap"]))
 
 
-def plain_ways(
-    case: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]
-) -> tuple[Mapping[str, Any] | None, list[str]]:
-    """Return the fastest plain way in the setting of `case` that was right in every run, and the ways that were not."""
-    rivals = [other for other in cases if other["setting"] == case["setting"] and other["strategy"] in PLAIN_WAYS]
-    best = min(_usable(rivals), key=lambda other: float(other["wall_seconds"]["median"]), default=None)
-    return best, [other["strategy"] for other in rivals if other["failures"]]
+def by_shape(lines: Sequence[Case]) -> list[Case]:
+    """Return the lines with the worst first; none where all have one shape."""
+    if len({line["shape"] for line in lines}) < 2:
+        return []
+    return sorted(lines, key=lambda line: line["speed_up"]["median"] if line["speed_up"] else 0.0)
 
 
-def _usable(cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [case for case in cases if case["wall_seconds"] and not case["failures"] and not case["is_twin"]]
+def shape_means(lines: Sequence[Case]) -> list[dict[str, Any]]:
+    """Return the geometric mean over the shapes for each overlap and table state, and the worst shape of each."""
+    places: dict[tuple[str, float], list[Case]] = defaultdict(list)
+    for line in lines:
+        if line["speed_up"]:
+            places[line["table_state"], line["overlap"]].append(line)
+    return [
+        {"overlap": overlap, "table_state": state, "shapes": len(some), "worst": some[0]["shape"]}
+        | {"speed_up": geometric_mean([line["speed_up"]["median"] for line in some])}
+        for (state, overlap), some in sorted(places.items())
+    ]
 
 
-def our_strategy(usable: Sequence[Mapping[str, Any]]) -> str | None:
+def our_strategy(usable: Sequence[Case]) -> str | None:
     """Return `auto`, or where it was not measured the strategy of ours that was right in most cases."""
     ours = [case["strategy"] for case in usable if case["kind"] == "ours"]
     return "auto" if "auto" in ours else max(ours, key=ours.count, default=None)
 
 
-def sentence(found: Sequence[Mapping[str, Any]], cases: Sequence[Mapping[str, Any]]) -> str:
+def sentence(found: Sequence[Case], cases: Sequence[Case]) -> str:
     """Say how fast our strategy is against the best plain way; in backquotes what is a name."""
     if not found:
         usable = [case for case in cases if case["wall_seconds"] and not case["failures"]]
@@ -94,3 +113,8 @@ def checked(samples: Sequence[Sample], strategy: str | None) -> tuple[int, int]:
     """Return the runs of a strategy, warm-ups included, and how many of them left exactly the rows they should."""
     runs = [sample for sample in samples if sample.strategy == strategy]
     return len(runs), sum(sample.correct for sample in runs)
+
+
+def _cpu_seconds(case: Case) -> float | None:
+    client, server = case["client_cpu_seconds"], case["server_cpu_seconds"]
+    return None if client is None or server is None else client + server

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import psycopg2
 
+from etl_toolkit.memory import memory_limit_bytes
 from etl_toolkit.observe.processes import postmaster_pid
 
 PACKAGES = ("etl-toolkit", "duckdb", "psycopg2-binary", "pyarrow", "pandas", "sqlalchemy", "scipy", "dlt")
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 NON_DEFAULT = """
 SELECT name, setting || coalesce(' ' || unit, '') FROM pg_settings
@@ -32,17 +32,19 @@ ORDER BY name
 def machine() -> dict[str, Any]:
     """Return processor, cores, memory, system, and a fingerprint of them: runs with another cannot be compared."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory, limit = int(psutil.virtual_memory().total), memory_limit_bytes()
     facts = {
         "processor": _processor(),
         "cores": cores,
-        "memory_bytes": psutil.virtual_memory().total,
-        "memory_limit_bytes": _memory_limit_bytes(),
+        "memory_bytes": memory,
+        "memory_limit_bytes": limit if limit < memory else None,
         "system": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
     }
-    gibibytes = round(psutil.virtual_memory().total / 2**30)
-    told = "|".join(map(str, (facts["processor"], cores, gibibytes, facts["system"], facts["architecture"])))
-    return facts | {"fingerprint": hashlib.sha256(told.encode()).hexdigest()[:16]}
+    words = "|".join(
+        map(str, (facts["processor"], cores, round(memory / 2**30), facts["system"], facts["architecture"]))
+    )
+    return facts | {"fingerprint": hashlib.sha256(words.encode()).hexdigest()[:16]}
 
 
 def versions() -> dict[str, str]:
@@ -103,14 +105,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _memory_limit_bytes() -> int | None:
-    for path in CGROUP_LIMITS:
-        try:
-            limit = int(path.read_text())
-        except (OSError, ValueError):  # `max`
-            continue
-        if limit < psutil.virtual_memory().total:
-            return limit
-    return None

@@ -9,16 +9,15 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg2
-import pyarrow as pa
 
 from etl_toolkit.bench.answer import table_answer
 from etl_toolkit.bench.databases import TABLE, ScratchDatabases, StartingPoint
-from etl_toolkit.bench.monitor import LARGEST_CPU_SHARE, Monitor, Observation
+from etl_toolkit.bench.monitor import INTERVAL_SECONDS, LARGEST_CPU_SHARE, Observation, watch
 from etl_toolkit.bench.records import PHASES, Sample
 from etl_toolkit.errors import EtlError
 
@@ -32,15 +31,9 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type 
 """
 
 
-@dataclass(frozen=True)
-class RunOutcome:
-    """A finished run. `is_refusal` says that the strategy declined, as it would every time."""
+TIMEOUT_SECONDS = 600.0
 
-    sample: Sample
-    timeline: pa.Table | None = None
-    is_refusal: bool = False
-    monitor_cpu_seconds: float = 0.0
-    watched_seconds: float = 0.0
+Timeline = Sequence[dict[str, Any]]
 
 
 class _Runner:
@@ -68,7 +61,7 @@ class _Runner:
             self._process.stdin.write(line.encode() + b"\n")
 
     def hear(self, timeout_seconds: float) -> dict[str, Any]:
-        """Return the next message of the process."""
+        """Return the next message of the process. Raises EtlError where that is a failure, or where none comes."""
         line = b""
         deadline = time.monotonic() + timeout_seconds
         while self._process.stdout is not None and not line.endswith(b"\n"):
@@ -78,8 +71,10 @@ class _Runner:
             if not more:
                 raise EtlError(f"the loading process ended with exit code {self._process.wait()}; see {self._log.name}")
             line += more
-        told: dict[str, Any] = json.loads(line)
-        return told
+        message: dict[str, Any] = json.loads(line)
+        if "error" in message:
+            raise EtlError(message["error"])
+        return message
 
     def close(self) -> None:
         self._process.kill()
@@ -94,14 +89,12 @@ def measure(
     files: Sequence[str],
     databases: ScratchDatabases,
     start: StartingPoint,
-    monitor: Monitor,
     *,
     log: Path,
-    interval_seconds: float,
+    interval_seconds: float = INTERVAL_SECONDS,
     cpu_share: float = LARGEST_CPU_SHARE,
-    timeout_seconds: float = 600.0,
-) -> RunOutcome:
-    """Make the run that `planned` describes; one that goes wrong is an outcome with a reason, not an exception.
+) -> tuple[Sample, Timeline]:
+    """Make the run that `planned` describes; one that goes wrong is a sample with a reason, not an exception.
 
     What the loader prints, tracebacks included, goes to `log`.
     """
@@ -113,46 +106,31 @@ def measure(
         runner.say(
             json.dumps(request | {name: getattr(planned, name) for name in ("workers", "batch_rows", "executor")})
         )
-        told = runner.hear(timeout_seconds)
-        if "error" in told:
-            return _failed(planned, told)
-        monitor.watch(dsn, runner.process_id, interval_seconds=interval_seconds, cpu_share=cpu_share)
-        runner.say("go")
-        told = runner.hear(timeout_seconds)
-        seen = monitor.stop()
-        if "error" in told:
-            return _failed(planned, told)
-        sample = _with_server_counts(_with_observation(_with_times(planned, told), seen), dsn, start)
-        return RunOutcome(
-            sample,
-            seen.timeline(planned),
-            monitor_cpu_seconds=seen.monitor_cpu_seconds,
-            watched_seconds=seen.watched_seconds,
-        )
+        runner.hear(TIMEOUT_SECONDS)
+        with watch(dsn, runner.process_id, interval_seconds=interval_seconds, cpu_share=cpu_share) as seen:
+            runner.say("go")
+            measured = runner.hear(TIMEOUT_SECONDS)
+        sample = _with_server_counts(_with_observation(_with_times(planned, measured), seen), dsn, start)
+        return sample, seen.timeline(planned)
     except (EtlError, psycopg2.Error) as error:
-        return _failed(planned, {"error": str(error).strip().splitlines()[0]})
+        return replace(planned, error=str(error).strip().splitlines()[0]), []
     finally:
         runner.close()
-        monitor.forget()
 
 
-def _failed(planned: Sample, told: dict[str, Any]) -> RunOutcome:
-    return RunOutcome(replace(planned, error=told["error"]), is_refusal=bool(told.get("is_refusal")))
-
-
-def _with_times(sample: Sample, told: dict[str, Any]) -> Sample:
-    wall_seconds = told["wall_seconds"]
-    phases = {f"phase_{name}_seconds": told["phases"].get(name) for name in PHASES}
+def _with_times(sample: Sample, measured: dict[str, Any]) -> Sample:
+    wall_seconds = measured["wall_seconds"]
+    phases = {f"phase_{name}_seconds": measured["phases"].get(name) for name in PHASES}
     return replace(
         sample,
         wall_seconds=wall_seconds,
         rows_per_second=sample.rows / wall_seconds,
         mb_per_second=None if sample.input_bytes is None else sample.input_bytes / 1e6 / wall_seconds,
-        client_cpu_user_seconds=told["cpu_user_seconds"],
-        client_cpu_system_seconds=told["cpu_system_seconds"],
-        retries=told["retries"],
-        chosen_strategy=told["chosen_strategy"],
-        predicted_seconds=told["predicted_seconds"],
+        client_cpu_user_seconds=measured["cpu_user_seconds"],
+        client_cpu_system_seconds=measured["cpu_system_seconds"],
+        retries=measured["retries"],
+        chosen_strategy=measured["chosen_strategy"],
+        predicted_seconds=measured["predicted_seconds"],
         **phases,
     )
 
@@ -173,7 +151,7 @@ def _with_observation(sample: Sample, seen: Observation) -> Sample:
         server_read_bytes=bytes_of("server_read_bytes"),
         server_written_bytes=bytes_of("server_written_bytes"),
         wal_bytes=bytes_of("wal_bytes"),
-        lock_waits=seen.lock_waits,
+        lock_waits=len(seen.waits),
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from etl_toolkit.bench.records import PHASES, Sample
 from etl_toolkit.bench.statistics import (
     LARGEST_STEADY_SPREAD,
-    geometric_mean,
     interval,
     paired_ratio,
     spread,
@@ -62,7 +61,7 @@ def strategy_summary(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
                 "cases": len(own),
                 "wins": sum(case["is_among_fastest"] for case in own),
                 "failures": sum(case["failures"] for case in own),
-                "mean_ratio_to_best": geometric_mean(ratios) if ratios else None,
+                "mean_ratio_to_best": statistics.geometric_mean(ratios) if ratios else None,
                 "worst_ratio_to_best": max(ratios, default=None),
                 "best_rows_per_second": max(speeds, default=None),
                 "peak_client_pss_bytes": _largest(own, "peak_client_pss_bytes"),

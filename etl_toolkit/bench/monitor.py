@@ -1,165 +1,150 @@
-"""Watch a run from a process of its own: CPU, memory, I/O of client and server apart, WAL and lock waits, over time."""
+"""Watch a run from the process that waits for it: CPU, memory, I/O of client and server apart, WAL and lock waits."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
+import psycopg2
 
-from etl_toolkit.bench.records import TIMELINE_SCHEMA, Sample
-from etl_toolkit.errors import EtlError
+from etl_toolkit.bench.records import Sample
+from etl_toolkit.observe.processes import postmaster_pid, snapshot, tree_usage
 
 INTERVAL_SECONDS = 0.1
 LARGEST_CPU_SHARE = 0.05  # of one core
 BYTE_COUNTS = ("client_read_bytes", "client_written_bytes", "server_read_bytes", "server_written_bytes", "wal_bytes")
 
+# `waitstart` tells two waits of one session apart; it may be NULL for a moment after a wait began.
+SERVER_STATE = """
+SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint,
+       array(SELECT l.pid || ' ' || coalesce(l.waitstart::text, '') FROM pg_locks AS l
+             JOIN pg_stat_activity AS a USING (pid) WHERE NOT l.granted AND a.datname = current_database())
+"""
 
-@dataclass(frozen=True)
+
+@dataclass
 class Observation:
-    """What the monitor saw: its readings, in order. Their counts and CPU times are totals, not differences."""
+    """What was seen: readings, in order, whose counts and CPU times are totals; every lock wait, as backend and start."""
 
-    rows: tuple[Mapping[str, Any], ...]
-    lock_waits: int
-    monitor_cpu_seconds: float
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    waits: set[str] = field(default_factory=set)
+    cpu_seconds: float = 0.0  # of the watching itself
 
     def peak(self, name: str) -> int | None:
         """Return the largest reading of `name`, None when there is none."""
-        known = [row[name] for row in self.rows if row[name] is not None]
-        return max(known) if known else None
+        return max(self._known(name), default=None)
 
     def growth(self, name: str) -> float | None:
         """Return how much `name` grew from the first reading to the last one that has it."""
-        known = [row[name] for row in self.rows if row[name] is not None]
+        known = self._known(name)
         return known[-1] - known[0] if known else None
 
-    @property
-    def watched_seconds(self) -> float:
-        """From the first reading to the last."""
-        return float(self.rows[-1]["at_seconds"] - self.rows[0]["at_seconds"])
+    def _known(self, name: str) -> list[Any]:
+        return [row[name] for row in self.rows if row[name] is not None]
 
-    def timeline(self, sample: Sample) -> pa.Table:
-        """Return the readings as an Arrow table of `TIMELINE_SCHEMA`, as those of `sample`."""
+    def timeline(self, sample: Sample) -> list[dict[str, Any]]:
+        """Return the readings as rows of `TIMELINE_SCHEMA`, as those of `sample`."""
         run = {"run_index": sample.run_index, "case": sample.case, "strategy": sample.strategy, "round": sample.round}
         rows, before = [], None
         for row in self.rows:
             counts = {name: _difference(row[name], self.rows[0][name]) for name in BYTE_COUNTS}
-            cores = {f"{side}_cpu_cores": _cores(side, row, before) for side in ("client", "server")}
-            rows.append({**row, **counts, **cores, **run})
+            cores = {f"{side}_cpu_cores": _cores(f"{side}_cpu_seconds", row, before) for side in ("client", "server")}
+            same = {name: row[name] for name in ("at_seconds", "client_pss_bytes", "server_pss_bytes", "lock_waiting")}
+            rows.append(run | same | counts | cores)
             before = row
-        return pa.Table.from_pylist(rows, TIMELINE_SCHEMA)
+        return rows
 
 
-class Monitor:
-    """A process that watches one run after the other: `watch` begins, `stop` ends and tells what was seen."""
+@contextmanager
+def watch(
+    dsn: str, client: int, *, interval_seconds: float = INTERVAL_SECONDS, cpu_share: float = LARGEST_CPU_SHARE
+) -> Iterator[Observation]:
+    """Watch process `client` and the server of `dsn` for the length of a block, from a first reading to a last one.
 
-    def __init__(self) -> None:
-        self._process = self._started()
-        self._is_watching = False
-
-    def watch(
-        self, dsn: str, client: int, *, interval_seconds: float = INTERVAL_SECONDS, cpu_share: float = LARGEST_CPU_SHARE
-    ) -> None:
-        """Begin to watch process `client` and the server of `dsn`; return when the first reading is taken."""
-        if self._process.poll() is not None:  # it fell with a server that fell
-            self.close()
-            self._process = self._started()
-        # The DSN may hold a password, so it goes through the pipe: everybody can read a command line.
-        request = {"dsn": dsn, "client": client, "interval_seconds": interval_seconds, "cpu_share": cpu_share}
-        self._say(json.dumps(request))
-        self._hear()
-        self._is_watching = True
-
-    def stop(self) -> Observation:
-        """Take the last reading and return all of them."""
-        self._is_watching = False
-        self._say("stop")
-        told = self._hear()
-        return Observation(tuple(told["rows"]), told["lock_waits"], told["monitor_cpu_seconds"])
-
-    def forget(self) -> None:
-        """Stop watching a run that came to nothing."""
-        if self._is_watching:
-            with suppress(EtlError):
-                self.stop()
-
-    def close(self) -> None:
-        """End the process."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    @staticmethod
-    def _started() -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "etl_toolkit.bench.sampler"]
-        # Ctrl-C is for the sweep, which then ends this.
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def _say(self, line: str) -> None:
-        if self._process.stdin is not None:
-            with suppress(BrokenPipeError):
-                self._process.stdin.write(line + "\n")
-                self._process.stdin.flush()
-
-    def _hear(self) -> dict[str, Any]:
-        line = self._process.stdout.readline() if self._process.stdout is not None else ""
-        if not line:
-            self._is_watching = False
-            self._process.wait(timeout=30)
-            raise EtlError("the monitor ended early; its output is on stderr")
-        told: dict[str, Any] = json.loads(line)
-        return told
-
-
-@dataclass(frozen=True)
-class Overhead:
-    """What watching costs: CPU seconds per reading, and that as a share of one core at the interval it keeps."""
-
-    readings: int
-    interval_seconds: float
-    cpu_seconds_per_reading: float
-    cpu_share_of_one_core: float
-
-
-def overhead(dsn: str, *, watch_seconds: float = 2.0, interval_seconds: float = INTERVAL_SECONDS) -> Overhead:
-    """Measure the cost of the monitor by watching this very process, which sleeps meanwhile.
-
-    A busy server with many sessions and much memory costs more per reading; the sampler then stretches its interval.
+    Reading PSS walks the page tables of every process, so the interval is stretched when readings would cost more than
+    `cpu_share` of a core. The session that watches is left out of the server's numbers.
     """
-    with closing(Monitor()) as monitor:
-        monitor.watch(dsn, os.getpid(), interval_seconds=interval_seconds)
+    with closing(psycopg2.connect(dsn, application_name="etl_toolkit monitor")) as connection:
+        connection.autocommit = True
+        watcher = _Watcher(connection, client)
+        watcher.read()
+        over = threading.Event()
+        thread = threading.Thread(target=watcher.read_until, args=(over, interval_seconds, cpu_share), daemon=True)
+        thread.start()
+        try:
+            yield watcher.seen
+        finally:
+            over.set()
+            thread.join()
+        watcher.read()
+
+
+class _Watcher:
+    def __init__(self, connection: psycopg2.extensions.connection, client: int) -> None:
+        self.seen = Observation()
+        self._connection = connection
+        self._client = client
+        self._own = frozenset({connection.info.backend_pid})
+        self._postmaster = postmaster_pid(connection)
+        self._began = time.monotonic()
+
+    def read_until(self, over: threading.Event, interval_seconds: float, cpu_share: float) -> None:
+        pause = interval_seconds
+        while not over.wait(pause):
+            began = time.monotonic()
+            try:
+                cost = self.read()
+            except psycopg2.Error:
+                return  # the last reading meets the same, where it can be reported
+            pause = max(0.0, max(interval_seconds, cost / cpu_share) - (time.monotonic() - began))
+
+    def read(self) -> float:
+        """Take one reading; return the CPU seconds that it cost."""
+        began = time.thread_time()
+        with self._connection.cursor() as cursor:
+            cursor.execute(SERVER_STATE)
+            wal_bytes, waiting = cursor.fetchone() or (None, [])
+        self.seen.waits.update(waiting)
+        row = {"at_seconds": time.monotonic() - self._began, "wal_bytes": wal_bytes, "lock_waiting": len(waiting)}
+        processes = snapshot()
+        client = tree_usage(self._client, processes)
+        server = tree_usage(self._postmaster, processes, leave_out=self._own) if self._postmaster else None
+        for side, usage in (("client", client), ("server", server)):
+            for name in ("cpu_seconds", "pss_bytes", "read_bytes", "written_bytes"):
+                row[f"{side}_{name}"] = getattr(usage, name, None)
+        self.seen.rows.append(row)
+        cost = time.thread_time() - began
+        self.seen.cpu_seconds += cost
+        return cost
+
+
+def overhead(dsn: str, *, watch_seconds: float = 2.0) -> dict[str, float]:
+    """Return what watching costs, per reading and as a share of a core, measured on this process, which sleeps meanwhile.
+
+    A busy server with many sessions and much memory costs more per reading; the interval is then stretched.
+    """
+    with watch(dsn, os.getpid()) as seen:
         time.sleep(watch_seconds)
-        seen = monitor.stop()
-    readings = len(seen.rows)
-    return Overhead(
-        readings=readings,
-        interval_seconds=seen.watched_seconds / max(1, readings - 1),
-        cpu_seconds_per_reading=seen.monitor_cpu_seconds / readings,
-        cpu_share_of_one_core=seen.monitor_cpu_seconds / seen.watched_seconds,
-    )
+    readings, seconds = len(seen.rows), seen.growth("at_seconds") or watch_seconds
+    return {
+        "readings": readings,
+        "interval_seconds": seconds / (readings - 1),
+        "cpu_seconds_per_reading": seen.cpu_seconds / readings,
+        "cpu_share_of_one_core": seen.cpu_seconds / seconds,
+    }
 
 
 def _difference(value: int | None, first: int | None) -> int | None:
     return None if value is None or first is None else value - first
 
 
-def _cores(side: str, row: Mapping[str, Any], before: Mapping[str, Any] | None) -> float | None:
-    if before is None or row[f"{side}_cpu_seconds"] is None or before[f"{side}_cpu_seconds"] is None:
+def _cores(name: str, row: dict[str, Any], before: dict[str, Any] | None) -> float | None:
+    if before is None or row[name] is None or before[name] is None:
         return None
     passed = row["at_seconds"] - before["at_seconds"]
-    return max(0.0, float(row[f"{side}_cpu_seconds"] - before[f"{side}_cpu_seconds"])) / passed if passed else None
+    return max(0.0, float(row[name] - before[name])) / passed if passed else None

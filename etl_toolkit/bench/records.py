@@ -9,16 +9,16 @@
     ├── recommended.toml   the recommendation as a file that `etl-toolkit ingest --config` takes
     ├── demonstrations.json  races made to happen and the SQL of each strategy (`reporting.demonstrations`)
     ├── executed/          notebooks that were run over this directory, with their outputs (`reporting.notebooks`)
-    └── journal/           while the sweep runs: one JSON line and one timeline per finished run; gone at the end
+    └── journal/           while the sweep runs: a file per finished run, sample and timeline; gone at the end
 
 `report.json` is one object:
     version, run_id, status
     finding            one sentence
-    shapes             per overlap and table state: ours, the best plain way that was right, the paired ratio
-    by_shape[]         the same per shape of table and files, overlap and table state, the worst first: {shape, summary,
-                        overlap, table_state, strategy, plain_way, speed_up: I (time of the plain way over ours: below 1 we
-                        are slower), cpu_speed_up (the same of CPU seconds, client and server), verdict, runs, wrong[]};
-                        empty where the sweep has one shape
+    shapes[]           the settings measured most, a line per overlap and table state: {case, strategy, shape, summary, overlap,
+                        table_state, rows_per_second: I, against (case), plain_way (its strategy), plain_rows_per_second: I,
+                        wrong[] (plain ways that left other rows), ratio: I, speed_up: I (time of the plain way over ours:
+                        below 1 we are slower), cpu_speed_up (the same of CPU seconds, client and server), verdict, runs, middle}
+    by_shape[]         such lines of every shape of table and files, the worst first; empty where the sweep has one shape
     shape_means[]      {overlap, table_state, speed_up (geometric mean over the shapes), shapes, worst: shape}
     noise              the same strategy twice: {case, ratio: I, verdict, runs}; null when there was no such case
     cases[]            {case, setting, strategy, kind, is_twin, format, files, rows, overlap, table_state, workers, key,
@@ -184,6 +184,11 @@ class Sample:
         """Whether the time of this run may be used: a measured run with the right answer."""
         return self.correct and not self.is_warm_up
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the strategy declined the case, as it would every time."""
+        return self.error is not None and self.error.startswith(("UnsafeStrategyError", "UsageError"))
+
 
 _ARROW_TYPES = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
 
@@ -195,24 +200,20 @@ SAMPLE_SCHEMA = pa.schema(
 )
 
 # Cumulative byte counts start at zero with the run; `…_cpu_cores` is CPU time over wall time since the row before.
+_OF_RUN = {
+    "run_index": pa.int64(),
+    "case": pa.string(),
+    "strategy": pa.string(),
+    "round": pa.int64(),
+    "at_seconds": pa.float64(),
+}
+_CORES = ("client_cpu_cores", "server_cpu_cores")
+_COUNTS = ("client_pss_bytes", "server_pss_bytes", "client_read_bytes", "client_written_bytes", "server_read_bytes",
+           "server_written_bytes", "wal_bytes", "lock_waiting")  # fmt: skip
 TIMELINE_SCHEMA = pa.schema(
-    [
-        pa.field("run_index", pa.int64(), nullable=False),
-        pa.field("case", pa.string(), nullable=False),
-        pa.field("strategy", pa.string(), nullable=False),
-        pa.field("round", pa.int64(), nullable=False),
-        pa.field("at_seconds", pa.float64(), nullable=False),
-        pa.field("client_cpu_cores", pa.float64()),
-        pa.field("server_cpu_cores", pa.float64()),
-        pa.field("client_pss_bytes", pa.int64()),
-        pa.field("server_pss_bytes", pa.int64()),
-        pa.field("client_read_bytes", pa.int64()),
-        pa.field("client_written_bytes", pa.int64()),
-        pa.field("server_read_bytes", pa.int64()),
-        pa.field("server_written_bytes", pa.int64()),
-        pa.field("wal_bytes", pa.int64()),
-        pa.field("lock_waiting", pa.int64()),
-    ]
+    [pa.field(name, kind, nullable=False) for name, kind in _OF_RUN.items()]
+    + [pa.field(name, pa.float64()) for name in _CORES]
+    + [pa.field(name, pa.int64()) for name in _COUNTS]
 )
 
 

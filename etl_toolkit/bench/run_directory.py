@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,20 +53,19 @@ def begin(path: Path, config: SweepConfig, command: Sequence[str]) -> Manifest:
         rounds=config.rounds,
     )
     write_manifest(path, manifest)
-    (path / "journal").mkdir(exist_ok=True)
+    journal.place(path).mkdir(exist_ok=True)
     return manifest
 
 
-def described(manifest: Manifest, config: SweepConfig, prepared: workloads.Prepared, dsn: str) -> Manifest:
+def described(manifest: Manifest, prepared: workloads.Prepared, dsn: str) -> Manifest:
     """Return `manifest` with the server, the files and cases, and the cost of the monitor, which is measured here."""
     with closing(psycopg2.connect(dsn)) as connection:
         facts, settings = machine.server(connection)
-    watching = monitor.overhead(dsn, interval_seconds=config.interval_seconds)
     return replace(
         manifest,
         server=facts,
         pg_settings=settings,
-        monitor=asdict(watching),
+        monitor=monitor.overhead(dsn),
         workloads={name: files.summary for name, files in prepared.files.items()},
         skipped=prepared.skipped,
         cases=tuple(case.name for case in prepared.cases),

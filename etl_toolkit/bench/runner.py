@@ -21,7 +21,7 @@ import psutil
 import psycopg2
 
 from etl_toolkit.bench import contenders
-from etl_toolkit.errors import EtlError, UsageError, driver_failure
+from etl_toolkit.errors import EtlError, driver_failure
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
         except Exception as error:  # whatever a loader raises is the outcome of its run
             traceback.print_exc()
             text = reason(error).replace(f"{Path(request['files'][0]).parent}/", "")
-            _say(pipe, {"error": text, "is_refusal": isinstance(error, UsageError)})
+            _say(pipe, {"error": text})
 
 
 def timed(contender: contenders.Contender, files: list[str], dsn: str, table: str, workers: int) -> dict[str, Any]:

@@ -6,9 +6,8 @@ have no interval. "No difference shown" is a verdict, and the usual one when a s
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -52,10 +51,7 @@ def interval(values: Sequence[float]) -> Interval:
     middle = statistics.median(values)
     if len(values) < FEWEST_RUNS_FOR_AN_INTERVAL or min(values) == max(values):
         return Interval(middle, middle, middle)
-    found = _scipy_stats().bootstrap(
-        (np.asarray(values, dtype=float),), np.median, n_resamples=RESAMPLES, method="percentile", rng=_generator()
-    )
-    return Interval(middle, float(found.confidence_interval.low), float(found.confidence_interval.high))
+    return _bootstrap(middle, np.median, values)
 
 
 def paired_ratio(times: Mapping[int, float], others: Mapping[int, float]) -> Interval | None:
@@ -73,14 +69,10 @@ def ratio_of_medians(times: Sequence[float], others: Sequence[float]) -> Interva
     if min(len(times), len(others)) < FEWEST_RUNS_FOR_AN_INTERVAL:
         return Interval(middle, middle, middle)
 
-    def statistic(first: Any, second: Any, axis: int = -1) -> Any:
+    def ratio(first: Any, second: Any, axis: int = -1) -> Any:
         return np.median(first, axis=axis) / np.median(second, axis=axis)
 
-    found = _scipy_stats().bootstrap(
-        (np.asarray(times), np.asarray(others)), statistic, n_resamples=RESAMPLES, method="percentile",
-        rng=_generator(), vectorized=True,
-    )  # fmt: skip
-    return Interval(middle, float(found.confidence_interval.low), float(found.confidence_interval.high))
+    return _bootstrap(middle, ratio, times, others)
 
 
 def spread(values: Sequence[float]) -> float:
@@ -103,18 +95,15 @@ def verdict(ratio: Interval | None, *, runs: int) -> Verdict:
     return "slower" if ratio.low > margin else "no difference shown"
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    """Return the geometric mean, the mean for ratios."""
-    return math.exp(statistics.fmean(math.log(value) for value in values))
-
-
-def _generator() -> np.random.Generator:
-    return np.random.default_rng(20_240_101)
-
-
-def _scipy_stats() -> Any:
+def _bootstrap(middle: float, statistic: Callable[..., Any], *samples: Sequence[float]) -> Interval:
+    """Return `middle` with the 95 % percentile interval of `statistic`; the same samples give the same interval."""
     try:
         from scipy import stats
     except ImportError:
         raise UsageError("the intervals need scipy; pip install 'etl-toolkit[notebooks]'") from None
-    return stats
+    arrays = [np.asarray(values, dtype=float) for values in samples]
+    found = stats.bootstrap(
+        arrays, statistic, n_resamples=RESAMPLES, method="percentile", vectorized=True,
+        rng=np.random.default_rng(20_240_101),
+    ).confidence_interval  # fmt: skip
+    return Interval(middle, float(found.low), float(found.high))

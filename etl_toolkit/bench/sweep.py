@@ -10,26 +10,21 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from etl_toolkit import server
 from etl_toolkit.bench import journal, records, run_directory, workloads
 from etl_toolkit.bench.cases import main_cases, rounds, schedule
-from etl_toolkit.bench.databases import ScratchDatabases, StartingPoint
-from etl_toolkit.bench.measure import RunOutcome, measure
-from etl_toolkit.bench.monitor import LARGEST_CPU_SHARE, Monitor
+from etl_toolkit.bench.databases import ScratchDatabases, StartingPoint, server_of
+from etl_toolkit.bench.measure import Timeline, measure
+from etl_toolkit.bench.monitor import INTERVAL_SECONDS, LARGEST_CPU_SHARE
 from etl_toolkit.bench.records import PROFILE_ROUND, Case, RunRecord, Sample
 from etl_toolkit.bench.statistics import FEWEST_RUNS_FOR_AN_INTERVAL
 from etl_toolkit.bench.sweep_config import SweepConfig
-from etl_toolkit.bench.writing import write_manifest, write_table
-from etl_toolkit.errors import UsageError
+from etl_toolkit.bench.writing import write_manifest
 
 CURVE_CPU_SHARE = 0.6  # such a run is not timed
-
-__all__ = ["Progress", "SweepConfig", "resume", "run"]
 
 
 @dataclass(frozen=True)
@@ -68,16 +63,17 @@ def run(
     """
     path = Path(directory)
     manifest = run_directory.begin(path, config, command.split() if isinstance(command, str) else command)
-    with _server(dsn) as place, tempfile.TemporaryDirectory(prefix="etl_toolkit-bench-") as scratch:
+    with (
+        server_of(dsn, profile="durable") as place,
+        tempfile.TemporaryDirectory(prefix="etl_toolkit-bench-") as scratch,
+    ):
         databases = ScratchDatabases(place, f"etl_bench_{manifest.run_id[-8:]}_")
         try:
             prepared = workloads.prepare(config, Path(scratch), place)
-            manifest = run_directory.described(manifest, config, prepared, place)
+            manifest = run_directory.described(manifest, prepared, place)
             write_manifest(path, manifest)
-            with closing(_Sweep(path, config, prepared, databases, on_progress)) as sweep:
-                reason = sweep.all_rounds()
-            watching = {**manifest.monitor, "cpu_share_of_one_core_during_runs": sweep.monitor_cpu_share}
-            manifest = replace(manifest, status="finished", reason=reason, monitor=watching)
+            reason = _Sweep(path, config, prepared, databases, on_progress).make_runs()
+            manifest = replace(manifest, status="finished", reason=reason)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
             manifest = replace(manifest, status="interrupted" if stopped else "failed")
@@ -88,17 +84,6 @@ def run(
             run_directory.finish(path, manifest)
             databases.close()
     return records.load(path)
-
-
-def resume(
-    directory: Path | str, *, dsn: str | None = None, on_progress: Callable[[Progress], None] | None = None
-) -> RunRecord:
-    """Continue an interrupted sweep over generated files; one over own files needs `run` and the files again."""
-    manifest = records.load_manifest(Path(directory))
-    config = SweepConfig.from_mapping(manifest.config, origin=str(directory))
-    if config.own_files:
-        raise UsageError("a sweep over your own files is continued with the command that started it")
-    return run(config, directory=directory, dsn=dsn, command=manifest.command, on_progress=on_progress)
 
 
 class _Sweep:
@@ -119,22 +104,10 @@ class _Sweep:
         self._on_progress = on_progress
         self._starts: dict[tuple[str, str], StartingPoint] = {}
         self._done = {sample.run_index: sample for sample in journal.samples(directory)}
-        self._refused = {sample.case for sample in self._done.values() if is_refusal(sample)}
+        self._refused = {sample.case for sample in self._done.values() if sample.is_refusal}
         self._began = time.monotonic()
-        self._monitor = Monitor()
-        self._monitor_seconds = 0.0
-        self._watched_seconds = 0.0
 
-    @property
-    def monitor_cpu_share(self) -> float | None:
-        """What the monitor took of one core while runs were measured."""
-        return self._monitor_seconds / self._watched_seconds if self._watched_seconds else None
-
-    def close(self) -> None:
-        """End the monitor."""
-        self._monitor.close()
-
-    def all_rounds(self) -> str | None:
+    def make_runs(self) -> str | None:
         """Make every run that is not in the journal; return why it ended early, None when it did not."""
         cases = self._prepared.cases
         total = len(cases) * len(rounds(self._config))
@@ -144,21 +117,15 @@ class _Sweep:
                 continue
             if reason := self._out_of_time(number, case):
                 break
-            outcome = self._one_run(case, run_index, number)
-            self._monitor_seconds += outcome.monitor_cpu_seconds
-            self._watched_seconds += outcome.watched_seconds
-            self._keep(outcome, total)
+            self._keep(*self._one_run(case, run_index, number), total)
         if self._config.curve_readings:
             self._make_curves(total)
         return reason
 
-    def _keep(self, outcome: RunOutcome, total: int) -> None:
-        sample = outcome.sample
-        if outcome.timeline is not None:
-            write_table(journal.timeline_path(self._directory, sample.run_index), outcome.timeline)
-        journal.append(self._directory, sample)
+    def _keep(self, sample: Sample, timeline: Timeline, total: int) -> None:
+        journal.keep(self._directory, sample, timeline)
         self._done[sample.run_index] = sample
-        if outcome.is_refusal:
+        if sample.is_refusal:
             self._refused.add(sample.case)
         if self._on_progress is not None:
             self._on_progress(Progress(len(self._done), total, time.monotonic() - self._began, sample))
@@ -173,7 +140,7 @@ class _Sweep:
         for run_index, case in enumerate(cases, first_index):
             if run_index not in self._done:
                 interval = statistics.median(seconds[case.name]) / self._config.curve_readings
-                self._keep(self._one_run(case, run_index, PROFILE_ROUND, interval), first_index + len(cases))
+                self._keep(*self._one_run(case, run_index, PROFILE_ROUND, interval), first_index + len(cases))
 
     def _out_of_time(self, number: int, case: Case) -> str | None:
         """Say why no further run begins: a case has three runs or none, and a setting begins where it will end in time."""
@@ -187,7 +154,9 @@ class _Sweep:
         wanted = {case.setting for case in self._prepared.cases}
         return f"out of time after {len(measured)} of {len(wanted)} settings (limit {limit:.0f} s)"
 
-    def _one_run(self, case: Case, run_index: int, number: int, curve_interval: float | None = None) -> RunOutcome:
+    def _one_run(
+        self, case: Case, run_index: int, number: int, curve_interval: float | None = None
+    ) -> tuple[Sample, Timeline]:
         files = self._prepared.files[case.workload]
         planned = replace(records.planned(case, run_index=run_index, number=number), input_bytes=files.size_bytes)
         return measure(
@@ -195,11 +164,9 @@ class _Sweep:
             files.paths,
             self._databases,
             self._start_of(case),
-            self._monitor,
-            log=self._directory / "journal" / "loaders.log",
-            interval_seconds=curve_interval or self._config.interval_seconds,
+            log=journal.place(self._directory) / "loaders.log",
+            interval_seconds=curve_interval or INTERVAL_SECONDS,
             cpu_share=CURVE_CPU_SHARE if curve_interval else LARGEST_CPU_SHARE,
-            timeout_seconds=self._config.run_timeout_seconds,
         )
 
     def _start_of(self, case: Case) -> StartingPoint:
@@ -208,17 +175,3 @@ class _Sweep:
             files = self._prepared.files[case.workload]
             self._starts[which] = self._databases.prepare(files.table_sql, files.paths, case.table_state)
         return self._starts[which]
-
-
-def is_refusal(sample: Sample) -> bool:
-    """Tell whether the strategy declined the case, as it would every time."""
-    return sample.error is not None and sample.error.startswith(("UnsafeStrategyError", "UsageError"))
-
-
-@contextmanager
-def _server(dsn: str | None) -> Iterator[str]:
-    if dsn is not None:
-        yield dsn
-        return
-    with server.temporary(profile="durable") as embedded:
-        yield embedded.dsn

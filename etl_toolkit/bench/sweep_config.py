@@ -22,8 +22,8 @@ class SweepConfig:
     """What to sweep over. Of each axis the first value is the middle of the slices.
 
     `rows` counts the rows of one file. `strategies` are measured at every overlap and, unless `state_strategies` names
-    others, in every table state, with each of `shapes` (see `bench.shapes`; the grid `full` leaves those out);
-    `side_strategies` on the other axes, at the overlap `side_overlap`. `twin` names the strategy of the A/A case. `own_files`
+    others, in every table state, with each of `shapes` (see `bench.shapes`); `side_strategies` on the other axes, at half of
+    the keys shared. `twin` names the strategy of the A/A case. `own_files`
     replaces the generated files; `own_table` (in the database of the DSN, never written to) gives
     the definition of their table, and without it one is inferred, with the primary key `own_key`.
     `order` says what is finished first: `rounds` goes round by round over all cases, so that what slows the machine for a
@@ -47,17 +47,13 @@ class SweepConfig:
     shapes: tuple[str, ...] = ("base",)
     batch_rows: tuple[int, ...] = (10_000, 25_000)
     executors: tuple[str, ...] = ("processes:2", "dask:2")
-    side_overlap: float = 0.5
     twin: str | None = "partitioned"
-    grid: Literal["slices", "full", "corners"] = "slices"
     rounds: int = 5
     warm_up: bool = True
     order: Literal["rounds", "settings"] = "rounds"
     seed: int = 0
-    interval_seconds: float = 0.1
     curve_readings: int = 100
     time_limit_seconds: float = 1_800.0
-    run_timeout_seconds: float = 600.0
     own_files: tuple[str, ...] = ()
     own_table: str | None = None
     own_key: tuple[str, ...] = ()
@@ -117,11 +113,11 @@ class SweepConfig:
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"{origin}: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         given = dict(values)
-        if "strategies" in given and "twin" not in given and begin.twin not in given["strategies"]:
-            given["twin"] = None
         for name, value in given.items():
             if isinstance(getattr(begin, name), tuple):
                 given[name] = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if "strategies" in given and begin.twin not in given["strategies"]:
+            given.setdefault("twin", None)
         return replace(begin, **given)
 
     def as_dict(self) -> dict[str, Any]:
@@ -144,13 +140,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         # Of those that take ten times as long as the others, one has to be asked for.
         "strategies": tuple(name for name, contender in CONTENDERS.items() if not contender.is_slow),
         "side_strategies": (), "formats": ("csv",), "rows": (500_000,), "overlaps": (0.0, 0.5, 1.0),
-        "table_states": ("empty", "rewritten", "unchanged"), "workers": (2,), "keys": ("bigint",), "twin": "auto",
-        "grid": "corners", "rounds": 5, "time_limit_seconds": 24 * 3600.0,
+        "table_states": ("empty", "rewritten", "unchanged"), "workers": (2,), "keys": ("bigint",), "twin": None,
+        "rounds": 5, "time_limit_seconds": 24 * 3600.0,
     },
     "shapes": {
         "strategies": ("auto", "staged_merge", "sequential"), "side_strategies": (), "formats": ("csv",),
         "rows": (100_000,), "overlaps": (0.5,), "table_states": ("empty", "half"), "workers": (2,), "keys": ("bigint",),
-        "shapes": tuple(SHAPES), "twin": None, "grid": "corners", "rounds": 3, "warm_up": False, "order": "settings",
+        "shapes": tuple(SHAPES), "twin": None, "rounds": 3, "warm_up": False, "order": "settings",
         "time_limit_seconds": 24 * 3600.0,
     },
 }  # fmt: skip

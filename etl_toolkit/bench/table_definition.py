@@ -14,6 +14,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
+from etl_toolkit.bench.baselines import primary_key
 from etl_toolkit.bench.databases import ScratchDatabases
 from etl_toolkit.errors import UsageError
 from etl_toolkit.processor import ingest
@@ -41,11 +42,6 @@ INDEXES = """
 SELECT i.indisunique, pg_get_indexdef(i.indexrelid) FROM pg_index AS i
 WHERE i.indrelid = %s::regclass AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid)
 """
-PRIMARY_KEY = """
-SELECT a.attname FROM pg_index AS i CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k (attnum, n)
-JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-WHERE i.indrelid = %s::regclass AND i.indisprimary ORDER BY k.n
-"""
 
 
 def of_table(connection: psycopg2.extensions.connection, table: str, name: str) -> tuple[str, tuple[str, ...]]:
@@ -55,26 +51,24 @@ def of_table(connection: psycopg2.extensions.connection, table: str, name: str) 
         if cursor.fetchone() == (None,):
             raise UsageError(f"there is no table {table!r} in this database")
         found = []
-        for query in (COLUMNS, CONSTRAINTS, INDEXES, PRIMARY_KEY):
+        for query in (COLUMNS, CONSTRAINTS, INDEXES):
             cursor.execute(query, (table,))
             found.append(cursor.fetchall())
-    columns, constraints, indexes, key = found
+        key = tuple(primary_key(cursor, table))
+    columns, constraints, indexes = found
     parts = ", ".join(str(row[0]) for row in [*columns, *constraints])
     statements = [f"CREATE TABLE {name} ({parts})"]
     for is_unique, definition in indexes:
         # The definition names index and table; what follows USING does not.
         how = str(definition).split(" USING ", 1)[1]
         statements.append(f"CREATE {'UNIQUE ' if is_unique else ''}INDEX ON {name} USING {how}")
-    return "; ".join(statements), tuple(str(row[0]) for row in key)
+    return "; ".join(statements), key
 
 
 def inferred(files: Sequence[Any], key: Sequence[str], dsn: str, name: str) -> tuple[str, tuple[str, ...]]:
     """Return the same for the table that `--create-table` makes of `files`: it is made in a scratch database."""
-    scratch = ScratchDatabases(dsn, f"etl_bench_infer_{secrets.token_hex(4)}_")
-    try:
+    with closing(ScratchDatabases(dsn, f"etl_bench_infer_{secrets.token_hex(4)}_")) as scratch:
         place = scratch.new()
         ingest(list(files), table=name, key=list(key), dsn=place, create_table=True)
         with closing(psycopg2.connect(place)) as connection:
             return of_table(connection, sql.Identifier(name).as_string(connection), name)
-    finally:
-        scratch.close()

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +20,7 @@ from typing import Any
 
 import psycopg2
 
-from etl_toolkit import server
-from etl_toolkit.bench.databases import ScratchDatabases
+from etl_toolkit.bench.databases import ScratchDatabases, server_of
 from etl_toolkit.bench.writing import write_json
 from etl_toolkit.errors import EtlError
 from etl_toolkit.model import Strategy
@@ -45,7 +44,7 @@ def record(directory: Path | str, dsn: str | None = None) -> Path:
         UsageError: the role may not create databases.
     """
     path = Path(directory) / NAME
-    with _server(dsn) as place, tempfile.TemporaryDirectory(prefix="etl_toolkit-races-") as files:
+    with server_of(dsn, profile="fast") as place, tempfile.TemporaryDirectory(prefix="etl_toolkit-races-") as files:
         with closing(psycopg2.connect(place)) as connection:
             version = connection.info.parameter_status("server_version")
         databases = ScratchDatabases(place, f"etl_race_{secrets.token_hex(4)}_")
@@ -100,12 +99,3 @@ def _strategy(strategy: Strategy, dsn: str, place: Path) -> dict[str, Any]:
         "result": asdict(result.counts),
         "statements": [asdict(said) for said in make_readable(tap.heard, result.run_id, place)],
     }
-
-
-@contextmanager
-def _server(dsn: str | None) -> Iterator[str]:
-    if dsn is not None:
-        yield dsn
-        return
-    with server.temporary(profile="fast") as embedded:
-        yield embedded.dsn

@@ -116,7 +116,6 @@ def measured(data: RunData, strategy: str, overlap: float, workers: int, dsn: st
         side_strategies=(),
         state_strategies=(),
         overlaps=(overlap,),
-        side_overlap=overlap,
         table_states=("empty",),
         workers=(workers,),
         formats=(middle["format"],),
