@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from etl_toolkit.tables import Block, Cell, Lines, Table, to_html, to_text
 
 if TYPE_CHECKING:
+    from etl_toolkit.explain import Explanation
     from etl_toolkit.model import Counts, KeyOverlap, LoadResult, Plan, SkippedFile
 
 MATRIX_FILES = 12
@@ -48,6 +49,22 @@ def result_text(result: LoadResult, *, all_files: bool = False) -> str:
 def result_html(result: LoadResult) -> str:
     """Show a load's result as HTML."""
     return to_html(result_blocks(result))
+
+
+def explanation_html(found: Explanation) -> str:
+    """Show as HTML where a row comes from: the row as it is, every row of the files with its key, and the verdicts."""
+    name = ", ".join(f"{column} = {value}" for column, value in found.key.items())
+    if found.row is None:
+        blocks: list[Block] = [Lines(f"There is no row with {name} in {found.table}.")]
+    else:
+        blocks = [Table(f"The row of {found.table} with {name}", list(found.row), [list(found.row.values())])]
+    columns = list(dict.fromkeys(column for item in found.occurrences for column in item.values))
+    rows: list[list[Cell]] = [
+        [item.place, item.verdict, *(item.values.get(column) for column in columns)] for item in found.occurrences
+    ]
+    if rows:
+        blocks.append(Table(f"Rows of the files with {name}, the latest first", ["place", "verdict", *columns], rows))
+    return to_html([*blocks, *map(Lines, found.notes or ([] if rows else ["No file of the latest runs has it."]))])
 
 
 def cut_to_screen(text: str) -> str:

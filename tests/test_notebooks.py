@@ -18,8 +18,8 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit.errors import UsageError
 from etl_toolkit.model import FileKeys, KeyOverlap
-from etl_toolkit.reporting import frames, notebooks, overlap_map, run_data
-from etl_toolkit.reporting.explore import explore
+from etl_toolkit.reporting import notebooks, overlap_map
+from etl_toolkit.reporting.explore import Explorer
 from tests.report_records import write_run
 from tests.test_stopping import SLOW_LOOK, SLOW_QUERY, SOON_SECONDS
 
@@ -208,7 +208,7 @@ def test_05_says_which_cases_changed(place: Path) -> None:
     write_run(place / "after")
     html = shown(run("05_compare_runs", place, before="before", after="after"))
     assert "0 slower; no difference shown in" in html
-    assert html.count("<svg") == 1
+    assert html.count('<figure class="bars">') == 1
 
 
 # --- the driver -------------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_a_cell_is_watched_where_it_may_ask_for_input(kernel: Any) -> None:
 
 
 def test_the_button_of_explore_measures_the_chosen_point(tmp_path: Path, database: str) -> None:
-    explorer = explore(str(write_run(tmp_path / "run")), dsn=database)
+    explorer = Explorer(str(write_run(tmp_path / "run")), dsn=database)
     explorer.overlap.value, explorer.strategy.value = 0.5, "full_parallel"
     assert "refused" in explorer.words.value
     explorer.strategy.value = "deterministic"
@@ -396,16 +396,6 @@ def test_the_button_of_explore_measures_the_chosen_point(tmp_path: Path, databas
     assert explorer.words.value != stored
     assert ">right<" in explorer.words.value
     assert not explorer.again.disabled
-
-
-def test_results_come_as_frames(tmp_path: Path) -> None:
-    data = run_data.read(write_run(tmp_path / "run"))
-    assert len(frames.samples(data)) == len(data.record.samples)
-    row = frames.cases(data).set_index("case").loc["csv-4x1000-ov0-bigint-empty-w2/auto"]
-    assert row["wall_seconds_low"] <= row["wall_seconds"] <= row["wall_seconds_high"]
-    keys = (FileKeys(0, "d/a", 5, 5), FileKeys(1, "d/b", 4, 4))
-    overlap = KeyOverlap(keys, 7, 2, (), {(0, 1): 2}, ((0, 1),), key=("id",))
-    assert frames.shared_keys(overlap).to_dict() == {"a": {"a": 5, "b": 2}, "b": {"a": 2, "b": 4}}
 
 
 @pytest.mark.parametrize(("count", "has_digits"), [(12, True), (13, False), (320, False)])

@@ -25,9 +25,10 @@ from etl_toolkit.cost import predict
 from etl_toolkit.errors import UsageError
 from etl_toolkit.model import Strategy
 from etl_toolkit.reporting import cases, distance, findings, notebooks, report, run_data, sections, speed, what_if
-from etl_toolkit.reporting.content import Bars, Choices, Figure
+from etl_toolkit.reporting.content import Choices
 from etl_toolkit.reporting.draw import spread
 from etl_toolkit.reporting.palette import THEME, theme_css
+from etl_toolkit.reporting.pictures import Bars, Figure
 from etl_toolkit.reporting.run_data import RunData
 from tests import bench_records as made
 from tests.report_records import rendered, write_run

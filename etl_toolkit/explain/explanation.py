@@ -38,6 +38,11 @@ class Explanation:
     occurrences: tuple[Occurrence, ...]
     notes: tuple[str, ...] = ()
 
+    def _repr_html_(self) -> str:
+        from etl_toolkit.display import explanation_html
+
+        return explanation_html(self)
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -15,7 +15,7 @@ import ipywidgets as widgets
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.display import plan_blocks, result_html, short_names
 from etl_toolkit.errors import EtlError, UsageError, in_python_words
-from etl_toolkit.explain import Explanation, explain
+from etl_toolkit.explain import explain
 from etl_toolkit.lab import candidates
 from etl_toolkit.lab.background import Background
 from etl_toolkit.lab.fixes import Fixes, show_rejects
@@ -210,7 +210,7 @@ class Workbench:
         def begin(texts: dict[str, str]) -> None:
             told.value = "<p>Reading the files of the latest runs …</p>"
             find = lambda: explain(connection_string(self._dsn), table, texts)  # noqa: E731
-            self.work.begin("explain", find, lambda found: setattr(told, "value", _explanation_html(found)))
+            self.work.begin("explain", find, lambda found: setattr(told, "value", found._repr_html_()))
 
         choice.observe(lambda change: begin({name: str(shown[change["new"]][name]) for name in key}), "value")
         other.observe(lambda change: begin(_texts_of_key(key, change["new"])), "value")
@@ -276,15 +276,3 @@ def _samples_html(found: Sequence[SharedKey], key: Sequence[str]) -> str:
     return (
         table_html(Table("Some keys that the two files share", [", ".join(key), "in", "winner"], rows)) if rows else ""
     )
-
-
-def _explanation_html(found: Explanation) -> str:
-    name = ", ".join(f"{column} = {value}" for column, value in found.key.items())
-    if not found.occurrences and found.row is None:
-        return f"<p>There is no row with {escape(name)}, and no file of the latest runs has it.</p>"
-    columns = list(dict.fromkeys(column for item in found.occurrences for column in item.values))
-    rows: list[list[Cell]] = [
-        [item.place, item.verdict, *(item.values.get(column) for column in columns)] for item in found.occurrences
-    ]
-    table = table_html(Table(f"Rows of the files with {name}, the latest first", ["place", "verdict", *columns], rows))
-    return (table if rows else "") + "".join(f"<p>{escape(note)}</p>" for note in found.notes)

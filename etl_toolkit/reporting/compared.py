@@ -6,12 +6,12 @@ from pathlib import Path
 
 from etl_toolkit.bench.compare import Comparison, compare
 from etl_toolkit.bench.records import load_manifest
-from etl_toolkit.reporting import draw
-from etl_toolkit.reporting.content import Bullets, Figure, Part, Section, Text
+from etl_toolkit.reporting.content import Bullets, Part, Section, Text
+from etl_toolkit.reporting.pictures import Bar, BarGroup, Bars
 from etl_toolkit.reporting.run_data import find_runs
 
 DRAWN = 30
-LOOKS = {"faster": ("green", "<"), "slower": ("vermilion", ">"), "no difference shown": ("gray", "o")}
+KINDS = {"faster": "ours", "slower": "bad", "no difference shown": ""}
 
 
 def compare_runs(before: str = "", after: str = "", *, any_machine: bool = False) -> Comparison:
@@ -40,13 +40,11 @@ def comparison_section(found: Comparison) -> Section:
     parts += [Text(text, "alert") for text in found.warnings]
     cases = found.cases[:DRAWN]
     more = f" The {DRAWN} largest changes of {len(found.cases)}." if len(found.cases) > DRAWN else ""
-    words = "; ".join(f"{case.case} {case.ratio.median:.2f}, {case.verdict}" for case in cases)
-    panel = draw.ratios(
-        "compared-1",
-        [(case.case.split("#")[0], (case.ratio.median, case.ratio.low, case.ratio.high), *LOOKS[case.verdict]) for case in cases],
-        title="Time after / time before", x_label="after / before", alt=f"Time after over time before. {words}.",
-    )  # fmt: skip
-    note = f"Time after over time before, with its 95 % interval; left of 1 is faster.{more}"
-    parts += [Figure(found.finding, [panel], note), found.table]
+    bars = [
+        Bar(case.case, case.ratio.median, case.ratio.words, case.ratio.low, case.ratio.high, KINDS[case.verdict])
+        for case in cases
+    ]
+    note = f"Time after over time before, with its 95 % interval; below 1 is faster.{more}"
+    parts += [Bars(found.finding, [BarGroup("Time after / time before", bars)], note), found.table]
     parts += [Bullets(found.alone)] if found.alone else []
     return Section("What changed", parts)

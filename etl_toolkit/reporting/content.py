@@ -5,14 +5,19 @@ Texts may hold `code` and **bold**; everything else in them is escaped.
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from importlib.resources import files
 from typing import Any
 
-from etl_toolkit.tables import Table
+from etl_toolkit.reporting.markup import FOR_JUPYTER, anchor, element, inline, safe, scrolled
+from etl_toolkit.reporting.pictures import Bars, Figure, Lanes, Picture
+from etl_toolkit.tables import Table, table_markdown
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,24 @@ class Text:
     text: str
     kind: str = ""
 
+    def html(self) -> str:
+        return element("p", self.kind, inline(self.text))
+
+    def markdown(self) -> str:
+        return f"**{self.text}**" if self.kind == "lead" and "**" not in self.text else safe(self.text)
+
 
 @dataclass(frozen=True)
 class Bullets:
     """A list of sentences."""
 
     items: Sequence[str]
+
+    def html(self) -> str:
+        return "<ul>" + "".join(f"<li>{inline(text)}</li>" for text in self.items) + "</ul>"
+
+    def markdown(self) -> str:
+        return "\n".join(f"- {safe(text)}" for text in self.items)
 
 
 @dataclass(frozen=True)
@@ -38,80 +55,15 @@ class Code:
     language: str = ""
     caption: str = ""
 
+    def html(self) -> str:
+        caption = f"<p class='caption'>{inline(self.caption)}</p>" if self.caption else ""
+        label = escape(self.caption.replace("`", "") or self.language or "code")
+        return f'{caption}<pre tabindex="0" role="group" aria-label="{label}"><code>{escape(self.text)}</code></pre>'
 
-@dataclass(frozen=True)
-class Panel:
-    """One drawing of a figure: SVG markup, and the sentence that says what it shows."""
-
-    name: str
-    svg: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart: `finding` says what it shows, `note` how it was drawn. `kind` `small` puts several panels in a row."""
-
-    finding: str
-    panels: Sequence[Panel]
-    note: str = ""
-    kind: str = ""
-
-    def _repr_html_(self) -> str:
-        from etl_toolkit.reporting.rendering import FOR_JUPYTER, part_html
-
-        return FOR_JUPYTER + part_html(self)
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A value with its interval, drawn and in `words`; `kind` `ours` stands out."""
-
-    label: str
-    value: float
-    words: str
-    low: float | None = None
-    high: float | None = None
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class BarGroup:
-    """Bars under a title; `words` such as `1.8 ×` are set large, and pale unless the runs show that."""
-
-    title: str
-    bars: Sequence[Bar]
-    words: str = ""
-    is_shown: bool = True
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Groups of bars on one scale."""
-
-    finding: str
-    groups: Sequence[BarGroup]
-    note: str = ""
-
-    def _repr_html_(self) -> str:
-        from etl_toolkit.reporting.rendering import FOR_JUPYTER, part_html
-
-        return FOR_JUPYTER + part_html(self)
-
-
-@dataclass(frozen=True)
-class Lane:
-    """What the sessions of one side said, in order: (session, statement, answer)."""
-
-    title: str
-    steps: Sequence[tuple[str, str, str]]
-
-
-@dataclass(frozen=True)
-class Lanes:
-    """Two sides of a race beside each other; the page lets the reader step through both."""
-
-    lanes: Sequence[Lane]
+    def markdown(self) -> str:
+        fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", self.text)), default=0))
+        code = f"{fence}{self.language}\n{self.text}\n{fence}"
+        return f"{self.caption}\n\n{code}" if self.caption else code
 
 
 @dataclass(frozen=True)
@@ -128,6 +80,16 @@ class Choices:
     kind: str
     facts: Mapping[str, str] = field(default_factory=dict)
 
+    def html(self) -> str:
+        # A block of data is not run, so the page's policy has nothing to say about it.
+        data = json.dumps({"kinds": self.kinds, "values": self.values, "facts": self.facts}, separators=(",", ":"))
+        data = data.replace("<", "\\u003c")
+        block = f'<script type="application/json">{data}</script>'
+        return f'<div class="choices" data-kind="{self.kind}">{scrolled(self.table)}{block}</div>'
+
+    def markdown(self) -> str:
+        return table_markdown(self.table)
+
 
 @dataclass(frozen=True)
 class Details:
@@ -135,6 +97,12 @@ class Details:
 
     summary: str
     parts: Sequence[Part]
+
+    def html(self) -> str:
+        return f"<details><summary>{inline(self.summary)}</summary>{''.join(map(part_html, self.parts))}</details>"
+
+    def markdown(self) -> str:
+        return "\n\n".join([f"**{self.summary}**", *map(part_markdown, self.parts)])
 
 
 @dataclass(frozen=True)
@@ -146,6 +114,17 @@ class Download:
     content: bytes
     about: str
 
+    def html(self) -> str:
+        data = base64.b64encode(self.content).decode()
+        size = f"{len(self.content) / 1000:,.0f} kB" if len(self.content) >= 1000 else f"{len(self.content)} bytes"
+        return (
+            f'<p class="download"><a download="{escape(self.name)}" href="data:{self.mime};base64,{data}">'
+            f"{escape(self.name)}</a> ({size}): {inline(self.about)}</p>"
+        )
+
+    def markdown(self) -> str:
+        return f"- `{self.name}`: {safe(self.about)}"
+
 
 @dataclass(frozen=True)
 class Heading:
@@ -153,8 +132,24 @@ class Heading:
 
     text: str
 
+    def html(self) -> str:
+        return f'<h3 id="{anchor(self.text)}">{escape(self.text)}</h3>'
+
+    def markdown(self) -> str:
+        return f"### {self.text}"
+
 
 Part = Text | Bullets | Code | Figure | Bars | Lanes | Choices | Details | Download | Heading | Table
+
+
+def part_html(part: Part) -> str:
+    """Return a part as HTML."""
+    return scrolled(part) if isinstance(part, Table) else part.html()
+
+
+def part_markdown(part: Part) -> str:
+    """Return a part as Markdown."""
+    return table_markdown(part) if isinstance(part, Table) else part.markdown()
 
 
 @dataclass(frozen=True)
@@ -164,29 +159,16 @@ class Section:
     title: str
     parts: Sequence[Part]
 
-    @property
-    def anchor(self) -> str:
-        return anchor(self.title)
-
     def _repr_html_(self) -> str:
-        from etl_toolkit.reporting.rendering import FOR_JUPYTER, section_html
-
-        has_figures = any(isinstance(part, Figure | Bars) for part in self.parts)
-        return (FOR_JUPYTER if has_figures else "") + section_html(self)
-
-    def _repr_markdown_(self) -> str:
-        from etl_toolkit.reporting.rendering import section_markdown
-
-        return section_markdown(self)
+        style = FOR_JUPYTER if any(isinstance(part, Picture) for part in self.parts) else ""
+        body, name = "".join(map(part_html, self.parts)), anchor(self.title)
+        heading = f'<h2 id="{name}">{escape(self.title)}</h2>'
+        return f'{style}<section aria-labelledby="{name}">{heading}{body}</section>'
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        markdown = "\n\n".join([f"## {self.title}", *map(part_markdown, self.parts)])
         plain = f"{self.title} ({len(self.parts)} parts)"
-        return {"text/html": self._repr_html_(), "text/markdown": self._repr_markdown_(), "text/plain": plain}
-
-
-def anchor(title: str) -> str:
-    """Return the name a link to the section called `title` uses."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+        return {"text/html": self._repr_html_(), "text/markdown": markdown, "text/plain": plain}
 
 
 def written_table(name: str) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from etl_toolkit.reporting import draw
-from etl_toolkit.reporting.content import Figure, Panel
+from etl_toolkit.reporting.pictures import Figure, Panel
 from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, is_clean, strategy_place
 
 Column = tuple[str, Sequence[Case]]

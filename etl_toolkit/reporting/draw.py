@@ -1,4 +1,4 @@
-"""The kinds of drawings: lines with their intervals, stacked bars, ratios with their intervals, and matrices.
+"""The kinds of drawings: lines with their intervals, stacked bars, and matrices.
 
 Each takes plain numbers and returns a `Panel`: SVG that follows the reader's theme, with the values under the pointer.
 """
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from etl_toolkit.reporting.content import Panel
 from etl_toolkit.reporting.palette import Look, stand_in, style, to_svg
+from etl_toolkit.reporting.pictures import Panel
 
 WIDTH_INCHES = 4.3
 LINE_HEIGHT_POINTS = 10.5
@@ -193,23 +193,6 @@ def stacked(
             handlelength=1,
             columnspacing=1,
         )
-        return paper.panel(name, alt)
-
-
-def ratios(
-    name: str, rows: Sequence[tuple[str, Sequence[float], str, str]], *, title: str, x_label: str, alt: str
-) -> Panel:
-    """Draw ratios around 1, the first on top: label, (median, low, high), theme colour, marker."""
-    height = 0.75 + 0.22 * len(rows)
-    with sheet(height, (3.5, 0.42, 0.2, 0.33), width=6.4) as paper:
-        for place, (label, (median, low, high), color, marker) in enumerate(reversed(rows)):
-            paper.axes.plot([low, high], [place, place], color=stand_in(color), linewidth=4, alpha=0.4)
-            words = f"{label}: {median:.2f} ({low:.2f}–{high:.2f})"
-            paper.point(median, place, words, color=stand_in(color), marker=marker)
-        paper.axes.axvline(1, color=stand_in("ink"), linewidth=0.8)
-        paper.axes.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)], fontsize=6.5)
-        paper.axes.set_xlabel(x_label)
-        paper.axes.set_title(title)
         return paper.panel(name, alt)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etl_toolkit.bench.headline import checked
-from etl_toolkit.reporting.content import Bar, BarGroup, Bars, Part, Text
+from etl_toolkit.reporting.content import Part, Text
+from etl_toolkit.reporting.pictures import BarGroup, Bars, speed_bar
 from etl_toolkit.reporting.run_data import STATES, RunData
 
 MOST_SHAPES = 6
@@ -79,12 +80,10 @@ def _picture(data: RunData, shapes: Sequence[Shape]) -> Bars:
     )
     groups = []
     for shape in shapes:
-        bars = []
-        for which, label, kind in (
-            ("rows_per_second", name, "ours"), ("plain_rows_per_second", shape["plain_way"], "")
-        ):  # fmt: skip
-            speed = {part: value / 1000 for part, value in shape[which].items()}
-            bars.append(Bar(label, speed["median"], f"{speed['median']:,.0f} k", speed["low"], speed["high"], kind))
+        bars = [
+            speed_bar(name, shape["rows_per_second"], "ours"),
+            speed_bar(shape["plain_way"], shape["plain_rows_per_second"]),
+        ]
         words = shape_words(shape)
         times = f"{1 / shape['ratio']['median']:.1f} ×"
         groups.append(BarGroup(words[:1].upper() + words[1:], bars, times, is_shown=shape["verdict"] == "faster"))

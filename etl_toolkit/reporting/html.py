@@ -10,8 +10,8 @@ from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
+from etl_toolkit.reporting.markup import BARS_CSS
 from etl_toolkit.reporting.palette import theme_css
-from etl_toolkit.reporting.rendering import BARS_CSS
 
 TEMPLATES = Path(__file__).parent
 NOTEBOOK_ONLY = "notebook-only"

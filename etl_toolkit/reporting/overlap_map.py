@@ -10,7 +10,7 @@ from etl_toolkit.clusters import order_files
 from etl_toolkit.model import KeyOverlap
 from etl_toolkit.overlap import MAX_PAIRS
 from etl_toolkit.reporting import draw
-from etl_toolkit.reporting.content import Figure, Panel
+from etl_toolkit.reporting.pictures import Figure, Panel
 from etl_toolkit.reporting.run_data import RunData
 
 LARGEST = 24  # files that are drawn as cells

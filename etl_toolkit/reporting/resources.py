@@ -7,8 +7,8 @@ from typing import Any
 
 from etl_toolkit.bench.records import PHASES, Sample
 from etl_toolkit.reporting import draw
-from etl_toolkit.reporting.content import Figure, Panel
 from etl_toolkit.reporting.palette import Look
+from etl_toolkit.reporting.pictures import Figure, Panel
 from etl_toolkit.reporting.run_data import Case, RunData, is_clean, setting_words
 
 SIDES = {"client": Look("blue", "o"), "server": Look("vermilion", "s", "--")}

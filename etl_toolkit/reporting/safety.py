@@ -7,18 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etl_toolkit.reporting import demonstrations
-from etl_toolkit.reporting.content import (
-    Bullets,
-    Code,
-    Details,
-    Heading,
-    Lane,
-    Lanes,
-    Part,
-    Section,
-    Text,
-    written_table,
-)
+from etl_toolkit.reporting.content import Bullets, Code, Details, Heading, Part, Section, Text, written_table
+from etl_toolkit.reporting.pictures import Lane, Lanes
 from etl_toolkit.reporting.run_data import RunData
 from etl_toolkit.reporting.wiretap import IS_WORKER
 from etl_toolkit.tables import Table

@@ -8,8 +8,9 @@ from typing import Any
 
 from etl_toolkit.reporting import distance, overlap_map, resources, speed
 from etl_toolkit.reporting.cases import all_cases
-from etl_toolkit.reporting.content import Bar, BarGroup, Bars, Code, Details, Figure, Part, Section, Text
+from etl_toolkit.reporting.content import Code, Details, Part, Section, Text
 from etl_toolkit.reporting.headline import shapes_words
+from etl_toolkit.reporting.pictures import Bar, BarGroup, Bars, Figure
 from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, interval_words, setting_words
 from etl_toolkit.tables import Table
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from etl_toolkit.bench.metrics import times_by_round
 from etl_toolkit.bench.statistics import Interval, paired_ratio
 from etl_toolkit.reporting import draw
-from etl_toolkit.reporting.content import Bar, BarGroup, Bars, Figure, Panel
 from etl_toolkit.reporting.palette import look
+from etl_toolkit.reporting.pictures import BarGroup, Bars, Figure, Panel, speed_bar
 from etl_toolkit.reporting.run_data import (
     Case,
     RunData,
@@ -54,13 +54,13 @@ def throughput(data: RunData) -> Figure | Bars | None:
 def speed_bars(cases: Sequence[Case], finding: str, note: str, *, chosen: str = "") -> Bars:
     """Thousand rows per second of several strategies at one point, the fastest first; `chosen` stands out."""
     ranked = sorted(cases, key=lambda case: -float(case["rows_per_second"]["median"]))
-    bars = []
-    for case in ranked:
-        speed = {part: value / 1000 for part, value in case["rows_per_second"].items()}
-        kind = "ours" if case["strategy"] == chosen or (not chosen and case["kind"] == "ours") else ""
-        bars.append(
-            Bar(case["strategy"], speed["median"], f"{speed['median']:,.0f} k", speed["low"], speed["high"], kind)
+    bars = [
+        speed_bar(
+            case["strategy"], case["rows_per_second"],
+            "ours" if case["strategy"] == chosen or (not chosen and case["kind"] == "ours") else "",
         )
+        for case in ranked
+    ]  # fmt: skip
     return Bars(finding, [BarGroup("Thousand rows per second, the fastest first", bars)], note)
 
 

@@ -89,11 +89,11 @@ def try_one(
                     tap.heard.clear()
                     result = loading(strategy, files, tap.tapped_dsn if listens else dsn)
             except UnsafeStrategyError as error:
-                return Trial(strategy.value, "refused", _without_paths(str(error), files))
+                return Trial(strategy.value, "refused", without_paths(str(error), files))
             except NotShownError as error:
                 return Trial(strategy.value, "not shown", str(error))
             except (EtlError, psycopg2.Error) as error:
-                return Trial(strategy.value, "wrong", _without_paths(f"{type(error).__name__}: {error}", files))
+                return Trial(strategy.value, "wrong", without_paths(f"{type(error).__name__}: {error}", files))
             cursor.execute(expected.query)
             row = cursor.fetchone()
             found = row[0] if row else None
@@ -183,7 +183,8 @@ def two_first_loads(strategy: Strategy, files: Sequence[str], dsn: str) -> LoadR
     return next(outcome for outcome in outcomes if isinstance(outcome, LoadResult))
 
 
-def _without_paths(text: str, files: Sequence[str]) -> str:
+def without_paths(text: str, files: Sequence[str]) -> str:
+    """Leave the directories of files out of a message."""
     for name in files:
         text = text.replace(name, Path(name).name)
     return text

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from etl_toolkit.bench.fit import known_overlap
 from etl_toolkit.config import CostModel
 from etl_toolkit.cost import predict
-from etl_toolkit.model import FileKeys, KeyOverlap, Strategy
+from etl_toolkit.model import Strategy
 from etl_toolkit.reporting.content import Choices, Part, Section, Text
 from etl_toolkit.reporting.run_data import RunData
 from etl_toolkit.tables import Cell, Table
@@ -40,11 +41,15 @@ def _model(data: RunData, model: CostModel) -> Choices:
     middle, cost = data.middle, data.record.report["cost"]
     files, workers = int(middle["files"]), int(middle["workers"])
     cores = int(data.record.manifest.machine.get("cores") or 1)
+    names = [str(number) for number in range(files)]
     cells: list[list[Cell]] = []
     values: list[list[float | Sequence[float] | None]] = []
     for shares in (False, True) if files > 1 else (False,):
         for is_empty in (True, False):
-            overlaps = (_overlap(files, *counts, shares=shares) for counts in ((0, 0), (MILLION, 0), (0, MILLION)))
+            overlaps = (
+                known_overlap({"file_names": names, "rows": rows, "distinct_keys": keys, "shared_keys": int(shares)})
+                for rows, keys in ((0, 0), (MILLION // files, 0), (0, MILLION))
+            )
             nothing, of_rows, of_keys = (
                 predict(overlap, workers=workers, cores=cores, target_is_empty=is_empty, model=model)
                 for overlap in overlaps
@@ -62,9 +67,3 @@ def _model(data: RunData, model: CostModel) -> Choices:
     facts |= {"files": str(files), "least": str(rows[0]), "most": str(rows[-1])}
     caption = "Predicted seconds = fixed + rows × … + distinct keys × …"
     return Choices(Table(caption, HEAD, cells), ("of", "of", "of", "less", "less", "less"), values, "model", facts)
-
-
-def _overlap(files: int, rows: int, distinct_keys: int, *, shares: bool) -> KeyOverlap:
-    own = tuple(FileKeys(number, str(number), rows // files, rows // files) for number in range(files))
-    groups = (tuple(range(files)),) if shares else tuple((number,) for number in range(files))
-    return KeyOverlap(own, distinct_keys, 0, (), {}, groups)
