@@ -37,18 +37,13 @@ class _Totals:
 
 def measure(scan_: KeyScan, workspace: Workspace) -> KeyOverlap:
     """Read the overlap off the table `keys` that `ranking.collapse` made."""
-    _find_sets(scan_, workspace)
     doubts = ", ".join(f"count(*) FILTER (WHERE doubt = {doubt})" for doubt in (NULL_KEY, UNPROVEN, REJECTED))
     counted = {row[0]: row[1:] for row in workspace.query(f"SELECT file, count(*), {doubts} FROM rows GROUP BY file")}
-    top = workspace.query(
-        "SELECT list(file ORDER BY file), any_value(keys) AS most FROM members JOIN "
-        f"(FROM sets ORDER BY keys DESC, files LIMIT {MAX_INTERSECTIONS}) USING (files) "
-        "GROUP BY files ORDER BY most DESC, files"
-    )
-    sets = tuple(Intersection(tuple(places), keys) for places, keys in top)
+    sets = _read_masks(scan_, workspace) if has_masks(scan_) else None
+    if sets is None or not _are_few(sets):
+        sets = _find_sets(scan_, workspace)
     # As a rule there are few sets: then it takes no further query to add them up.
-    is_little = len(sets) < MAX_INTERSECTIONS and _count_pairs(sets) <= PAIRS_AT_ONCE
-    totals = _add_up(sets) if is_little else _add_up_in_duckdb(workspace)
+    totals = _add_up(sets) if _are_few(sets) else _add_up_in_duckdb(workspace)
     files = []
     for file in scan_.files:
         rows, *doubtful = counted.get(file.position, (0, 0, 0, 0))
@@ -59,8 +54,17 @@ def measure(scan_: KeyScan, workspace: Workspace) -> KeyOverlap:
     )  # fmt: skip
 
 
-def _find_sets(scan_: KeyScan, workspace: Workspace) -> None:
-    """Create `sets` (files, keys, winner of one of them), the combinations of files, and `members` (files, file)."""
+def _read_masks(scan_: KeyScan, workspace: Workspace) -> tuple[Intersection, ...]:
+    """The largest combinations of files that share keys."""
+    positions = [file.position for file in scan_.files]
+    found = workspace.query(
+        f"SELECT files, count(*) AS keys FROM keys GROUP BY files ORDER BY keys DESC, files LIMIT {MAX_INTERSECTIONS}"
+    )
+    return tuple(Intersection(tuple(at for at in positions if mask >> at & 1), keys) for mask, keys in found)
+
+
+def _find_sets(scan_: KeyScan, workspace: Workspace) -> tuple[Intersection, ...]:
+    """The same; create `sets` (files, keys, winner of one of them), the combinations of files, and `members` (files, file)."""
     workspace.query(
         "CREATE OR REPLACE TABLE sets AS SELECT files, count(*) AS keys, min(winner) AS winner FROM keys GROUP BY files"
     )
@@ -71,10 +75,17 @@ def _find_sets(scan_: KeyScan, workspace: Workspace) -> None:
         known = f"SELECT {scan_.key_sql}, files FROM keys SEMI JOIN sets USING (winner)"
         members = f"SELECT DISTINCT files, file FROM rows JOIN ({known}) USING ({scan_.key_sql}) WHERE doubt = {PROVEN}"
     workspace.query(f"CREATE OR REPLACE TABLE members AS {members}")
+    found = workspace.query(
+        "SELECT list(file ORDER BY file), any_value(keys) AS most FROM members JOIN "
+        f"(FROM sets ORDER BY keys DESC, files LIMIT {MAX_INTERSECTIONS}) USING (files) "
+        "GROUP BY files ORDER BY most DESC, files"
+    )
+    return tuple(Intersection(tuple(places), keys) for places, keys in found)
 
 
-def _count_pairs(sets: Iterable[Intersection]) -> int:
-    return sum(comb(len(item.files), 2) for item in sets)
+def _are_few(sets: Sequence[Intersection]) -> bool:
+    """Whether these are all sets there are, and quickly added up."""
+    return len(sets) < MAX_INTERSECTIONS and sum(comb(len(item.files), 2) for item in sets) <= PAIRS_AT_ONCE
 
 
 def _add_up(sets: Sequence[Intersection]) -> _Totals:

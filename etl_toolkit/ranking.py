@@ -114,8 +114,8 @@ def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:
     is_sorted = scan_.held is not None and not scan_.has_gone  # tombstones are not sent
     for share in [sampled] if is_sorted else [sampled, "true"]:
         rows, keys = workspace.query(
-            f"WITH part AS (SELECT {scan_.key_sql} FROM ({usable}) WHERE {share}) "
-            "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT * FROM part)) FROM part"
+            "SELECT coalesce(sum(n), 0), count(*) FROM "
+            f"(SELECT count(*) AS n FROM ({usable}) WHERE {share} GROUP BY {scan_.key_sql})"
         )[0]
         if rows != keys:
             return False

@@ -22,6 +22,7 @@ from etl_toolkit.stopping import Stop
 
 PREFIX = "etl_toolkit_"
 OWNER = "owner"
+SMALL_BYTES = 1 << 20  # of records: several threads would only wake each other
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Workspace:
         connection = connect(
             ":memory:",
             config={
-                "threads": max(1, self.threads),
+                "threads": 1 if 0 < self.held_bytes <= SMALL_BYTES else max(1, self.threads),
                 "memory_limit": f"{self.limit_bytes - self.held_bytes}B",
                 "temp_directory": str(self.directory),
                 "preserve_insertion_order": True,
@@ -62,12 +63,14 @@ class Workspace:
                 "autoload_known_extensions": False,
             },
         )
-        connection.execute("SET enable_progress_bar = false")  # cursors have none
-        # Globally, for a cursor inherits nothing of its connection, and the locked configuration lets it set nothing.
-        connection.execute("SET GLOBAL python_enable_replacements = false")
-        connection.execute("SET GLOBAL TimeZone = 'UTC'")
-        connection.execute("SET GLOBAL arrow_large_buffer_size = true")
-        connection.execute("SET GLOBAL enable_geoparquet_conversion = false")  # the bytes of a geometry are its value
+        # Most globally, for a cursor inherits nothing of its connection, and the locked configuration lets it set nothing.
+        connection.execute(
+            "SET enable_progress_bar = false;"  # cursors have none
+            "SET GLOBAL python_enable_replacements = false;"
+            "SET GLOBAL TimeZone = 'UTC';"
+            "SET GLOBAL arrow_large_buffer_size = true;"
+            "SET GLOBAL enable_geoparquet_conversion = false"  # the bytes of a geometry are its value
+        )
         return connection
 
     def query(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:

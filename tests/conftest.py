@@ -30,6 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(session.close)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_head_start() -> Iterator[None]:
+    """Let workers share a load however small it is: that is what most tests are about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("etl_toolkit.strategies.together.SMALL_LOAD", 0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def dsn() -> Iterator[str]:
     """The server under test: the one named by ETL_DSN, else a temporary one."""

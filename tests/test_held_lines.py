@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ParallelConfig, ingest, plan
+from etl_toolkit import ParallelConfig, ingest
 from etl_toolkit.errors import SourceError
 from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.model import Layout, ReadOptions
+from etl_toolkit.plan import lanes
 from etl_toolkit.scan import scan
 from etl_toolkit.sources import HeldLines, held, resolve
 from etl_toolkit.strategies import compare
@@ -171,7 +172,7 @@ def sent_from_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def load(database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Load files of (id, v, n) into `loaded`, and hold the table against the sequential oracle."""
-    monkeypatch.setattr(plan, "SMALLEST_RANGE", 10)
+    monkeypatch.setattr(lanes, "SMALLEST_RANGE", 10)
 
     def run(*contents: Rows, present: str = "", **options: Any) -> Any:
         for name in ("loaded", "expected"):
@@ -266,7 +267,7 @@ def test_records_that_are_spelled_anew_load_alike_wherever_they_are_kept(
     database: str, connection: Connection, mixed_files: list[Any], sent_from_memory: list[int],
     monkeypatch: pytest.MonkeyPatch, case: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(plan, "SMALLEST_RANGE", 10)
+    monkeypatch.setattr(lanes, "SMALLEST_RANGE", 10)
     if case == "not held":
         monkeypatch.setattr(Workspace, "reserve", lambda self, size: None)
     if case == "longer than thought":

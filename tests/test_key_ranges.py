@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ConflictAwareProcessor, ParallelConfig, plan, ranking
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ranking
 from etl_toolkit.loading import failpoints
 from etl_toolkit.loading.run import Event
+from etl_toolkit.plan import lanes
 from etl_toolkit.sources import HeldLines
-from etl_toolkit.strategies import direct, partitioned
+from etl_toolkit.strategies import direct, partitioned, together
 from etl_toolkit.workspace import Workspace, memory_budget_bytes
 from tests.loads import load_as_expected
 from tests.oracle import Oracle, Rows, differing_rows
@@ -25,7 +28,7 @@ TABLE = "CREATE TABLE {} (id int PRIMARY KEY, v text)"
 
 @pytest.fixture(autouse=True)
 def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "SMALLEST_RANGE", 10)
+    monkeypatch.setattr(lanes, "SMALLEST_RANGE", 10)
 
 
 @pytest.fixture
@@ -56,6 +59,17 @@ def test_a_worker_takes_several_ranges_in_one_transaction(load: Any, connection:
     result = load(range(200), range(100, 300), range(50, 350))
     assert (result.counts.inserted, len(result.plan.batches), result.plan.workers) == (350, 8, 2)
     assert ledger(connection, "count(*), count(counts), count(DISTINCT transaction_id)") == (8, 8, 2)
+
+
+@pytest.mark.parametrize(("held_up", "workers"), [(False, 1), (True, 2)], ids=["quick", "held up"])
+def test_one_worker_takes_a_small_load_unless_it_is_held_up(
+    load: Any, connection: Connection, monkeypatch: pytest.MonkeyPatch, held_up: bool, workers: int
+) -> None:
+    monkeypatch.setattr(together, "SMALL_LOAD", 350)
+    monkeypatch.setattr(together, "HEAD_START_SECONDS", 0.1 if held_up else 60)
+    with failpoints.installed({"copied": partial(time.sleep, 0.5)} if held_up else {}):
+        load(range(200), range(100, 300), range(50, 350))
+    assert ledger(connection, "count(*), count(counts), count(DISTINCT transaction_id)") == (8, 8, workers)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ParallelConfig, ingest, plan
+from etl_toolkit import ParallelConfig, ingest
 from etl_toolkit.errors import ConflictTripwireError
 from etl_toolkit.keys import KEY_TYPES, KeyType
 from etl_toolkit.loading import failpoints
+from etl_toolkit.plan import lanes
 from tests.oracle import Rows, write
 
 CONFIG = ParallelConfig(concurrency=2)
@@ -146,7 +147,7 @@ def test_ranges_of_one_transaction_that_meet(
                 cursor.execute(f"INSERT INTO loaded VALUES {present}")
         before.append(found(connection))
 
-    monkeypatch.setattr(plan, "SMALLEST_RANGE", 1)
+    monkeypatch.setattr(lanes, "SMALLEST_RANGE", 1)
     before: list[Any] = []
     files[0].write_text('id,v\n"0","x"\n1.0,first\n')
     files[1].write_text('id,v\n1.00,second\n9,"y"\n')

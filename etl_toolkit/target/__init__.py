@@ -39,8 +39,9 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
         key = tuple(fold_name(name, (column.name for column in columns)) for name in key)
         _check_names(found.label, columns, key)
         arbiter, hazards = read_arbiter(cursor, found, columns, tuple(key))
-        foreign_keys = read_foreign_keys(cursor, found.oid)
-        hazards += [*find_table_hazards(found, foreign_keys), *find_trigger_hazards(cursor, found.oid)]
+        foreign_keys = read_foreign_keys(cursor, found.oid) if found.has_triggers else ()
+        hazards += find_table_hazards(found, foreign_keys)
+        hazards += find_trigger_hazards(cursor, found.oid) if found.has_triggers else []
         hazards += find_identity_hazards(columns, key)
         if found.kind == "p":
             hazards += find_partition_hazards(cursor, found.oid)
@@ -61,10 +62,10 @@ def read_target(connection: Any, table: str, key: Sequence[str]) -> TargetTable:
             foreign_keys=foreign_keys,
             is_partitioned=found.kind == "p",
             is_empty=is_empty,
-            checks=read_checks(cursor, found.oid, key, is_partitioned=found.kind == "p"),
-            wide_indexes=read_wide_indexes(cursor, found.oid),
+            checks=read_checks(cursor, found.oid, key, is_partitioned=found.kind == "p") if found.has_checks else (),
+            wide_indexes=read_wide_indexes(cursor, found.oid) if found.has_wide_indexes else (),
             server_version=connection.server_version,
-            distribution=_distribution(cursor, found.oid),
+            distribution=_read_distribution(cursor, found.oid) if found.has_citus else "",
         )
 
 
@@ -77,11 +78,8 @@ def _check_names(label: str, columns: Sequence[Column], key: Sequence[str]) -> N
         )
 
 
-def _distribution(cursor: Any, oid: int) -> str:
-    """How Citus distributes a table; empty where it does not, or there is no Citus."""
-    cursor.execute("SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL")
-    if not cursor.fetchone()[0]:
-        return ""
+def _read_distribution(cursor: Any, oid: int) -> str:
+    """How Citus distributes a table; empty where it does not."""
     cursor.execute(
         "SELECT CASE partmethod WHEN 'n' THEN 'as a reference table' ELSE 'by ' || coalesce("
         "pg_catalog.column_to_column_name(logicalrel, partkey::text), 'a column') END "

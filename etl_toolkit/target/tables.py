@@ -12,7 +12,14 @@ from etl_toolkit.hints import did_you_mean
 
 _FIND = """
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, c.relforcerowsecurity,
-       c.relhasrules, pg_catalog.pg_get_userbyid(c.relowner) = current_user
+       c.relhasrules, pg_catalog.pg_get_userbyid(c.relowner) = current_user, c.relhastriggers,
+       c.relkind = 'p' OR c.relchecks > 0
+       OR EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 's')
+       OR EXISTS (SELECT FROM pg_catalog.pg_index i
+                  WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),
+       EXISTS (SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indexrelid
+               WHERE i.indrelid = c.oid AND a.attlen = -1),
+       pg_catalog.to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = %s
 """
@@ -20,7 +27,7 @@ WHERE c.oid = %s
 
 @dataclass(frozen=True)
 class FoundTable:
-    """A table that was found: a row of pg_class."""
+    """A table that was found: its row of pg_class, and what it may have, so that only that is read of the catalog."""
 
     oid: int
     schema: str
@@ -30,6 +37,10 @@ class FoundTable:
     forced_security: bool
     has_rules: bool
     is_owner: bool
+    has_triggers: bool  # or had some; foreign keys are enforced by triggers
+    has_checks: bool  # of rows: CHECK constraints, partitions, expressions
+    has_wide_indexes: bool  # indexes over values of no fixed length
+    has_citus: bool  # the database
 
     @property
     def label(self) -> str:

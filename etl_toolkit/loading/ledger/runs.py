@@ -73,16 +73,19 @@ def _json(value: Any) -> str:
 
 
 def _fence(cursor: Any, target_oid: int) -> None:
-    # Hosts outlive their coordinator for a while, and the locks that they hold on its row would have to be waited for.
-    cursor.execute(
-        "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a JOIN etl_toolkit.runs r "
-        "ON pg_catalog.starts_with(a.application_name, 'etl_toolkit ' || r.run_id || ' range ') "
-        "WHERE r.target_oid = %s AND r.status = 'running' AND a.usename = current_user",
-        (target_oid,),
-    )
-    cursor.execute(
-        "UPDATE etl_toolkit.runs SET status = 'interrupted' WHERE target_oid = %s AND status = 'running'", (target_oid,)
-    )
+    cursor.execute("SELECT FROM etl_toolkit.runs WHERE target_oid = %s AND status = 'running' LIMIT 1", (target_oid,))
+    if cursor.rowcount:
+        # Hosts outlive their coordinator for a while, and the locks that they hold on its row would have to be waited for.
+        cursor.execute(
+            "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a JOIN etl_toolkit.runs r "
+            "ON pg_catalog.starts_with(a.application_name, 'etl_toolkit ' || r.run_id || ' range ') "
+            "WHERE r.target_oid = %s AND r.status = 'running' AND a.usename = current_user",
+            (target_oid,),
+        )
+        cursor.execute(
+            "UPDATE etl_toolkit.runs SET status = 'interrupted' WHERE target_oid = %s AND status = 'running'",
+            (target_oid,),
+        )
     _drop_leftovers(cursor)
 
 
