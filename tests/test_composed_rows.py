@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,7 +12,10 @@ import pytest
 from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, WriteOptions, ingest
+from etl_toolkit.loading import copy
+from etl_toolkit.loading.run import Run
 from etl_toolkit.plan import ROWS_COMPOSED
+from etl_toolkit.strategies import suspects
 from tests.oracle import Replay, Rows, differing_rows, write
 
 CONFIG = ParallelConfig(sub_batch_size=5, concurrency=2)
@@ -103,6 +107,38 @@ def test_a_bad_row_is_rejected_whether_its_values_are_sent_or_not(
             assert ConflictAwareProcessor(database).undo(result.run_id)
             cursor.execute("SELECT FROM t")
             assert cursor.rowcount == 0
+
+
+def test_a_bad_value_that_is_found_in_its_row_while_the_server_refuses_it_is_rejected(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_found = threading.Event()
+
+    def check_losers(run: Run) -> None:
+        try:
+            suspects.check_losers(run)
+        finally:
+            is_found.set()
+            run.failed.wait(10)
+
+    def copy_records(*args: Any, **options: Any) -> int:
+        is_found.wait(10)
+        return copy.copy_records(*args, **options)
+
+    path = tmp_path / "in.csv"
+    path.write_text("id,made,size\n1,a,many\n1,b,2\n2,c,3\n")
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE t {DDL.format(key='int')}; INSERT INTO t (id) VALUES (1), (2)")
+        with monkeypatch.context() as patched:
+            patched.setattr("etl_toolkit.strategies.partitioned.check_losers", check_losers)
+            patched.setattr("etl_toolkit.strategies.partitioned.copy_records", copy_records)
+            result = ingest(
+                path, "t", "id", database, write=WriteOptions(insert_only=("size",), rows="update"), max_rejects=1,
+                strategy="partitioned",
+            )  # fmt: skip
+        assert [item.record for item in result.rejects] == [0]
+        cursor.execute("SELECT id, made FROM t ORDER BY id")
+        assert cursor.fetchall() == [(1, "b"), (2, "c")]
 
 
 @pytest.mark.parametrize(

@@ -83,15 +83,17 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
     assert run.plan.overlap is not None
     if not compose_rows(run, run.plan.overlap):
         return load_hashed(run)
+    rejected = run.reject_count()
     try:
         # Checked while the others load: few loads have a bad row among the losers, and the other loads lose no time.
         meanwhile = partial(check_losers, run) if run.plan.overlap.has_losers else None
         return _load_ranges(run, run.plan.overlap, meanwhile=meanwhile)
     except (RefusedLosersError, psycopg2.Error) as error:
         run.failed.clear()  # all workers have ended, and a connection that is lost from here on is replaced
-        is_refused = isinstance(error, RefusedLosersError) or is_row_error(error)
-        found = is_refused and check_all(run)
-        if isinstance(error, psycopg2.Error) and not found:
+        if isinstance(error, RefusedLosersError) or is_row_error(error):
+            check_all(run)
+        # The bad value of a record put together may be that of a loser, which is found by now.
+        if isinstance(error, psycopg2.Error) and run.reject_count() == rejected:
             raise map_driver_error(error, doing=doing) from None
     run.take_all_back()
     with run.phases.phase("collapse"):

@@ -46,11 +46,10 @@ def check_losers(run: Run) -> None:
         raise RefusedLosersError
 
 
-def check_all(run: Run) -> bool:
-    """After the server refused a row: find every row it would refuse. Returns whether there is any."""
-    found = find_refused(run)
+def check_all(run: Run) -> None:
+    """After the server refused a row: find every row it would refuse."""
+    find_refused(run)
     check_reject_limit(run)
-    return found > 0
 
 
 def find_refused(run: Run) -> int:
