@@ -182,6 +182,22 @@ def test_undo_gives_back_what_was_deleted(
         assert differing_rows(connection, "loaded", "expected") == [], seed
 
 
+@pytest.mark.parametrize("more", ["", ", name text"])
+def test_undo_gives_back_the_spelling_of_a_key_that_was_deleted_and_inserted_anew(
+    database: str, connection: Connection, tmp_path: Path, more: str
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,op\n1.0,D\n2.0,D\n1.00,I\n3,I\n")
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE t (id numeric PRIMARY KEY{more}); INSERT INTO t VALUES (1), (2)")
+        result = ingest(path, "t", "id", database, write=WriteOptions(**DELETE), undoable=True)
+        cursor.execute("SELECT id::text FROM t ORDER BY id")
+        assert [text for (text,) in cursor.fetchall()] == ["1.00", "3"]
+        ConflictAwareProcessor(database).undo(result.run_id)
+        cursor.execute("SELECT id::text FROM t ORDER BY id")
+        assert [text for (text,) in cursor.fetchall()] == ["1", "2"]
+
+
 @pytest.fixture
 def mirrored(database: str, connection: Connection, tmp_path: Path) -> Callable[..., LoadResult]:
     """Load files of these ids into a table of the keys 0 to 99, as a mirror."""

@@ -194,7 +194,7 @@ def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _
     removed = int(cursor.rowcount)
     restored = 0
     if kept:
-        for statement in (restore_statement(target), reinsert_statement(target)):
+        for statement in (restore_statement(target, with_key=bool(written.deleted)), reinsert_statement(target)):
             cursor.execute(statement)
             restored += int(cursor.rowcount)
         cursor.execute(restored_statement(target))

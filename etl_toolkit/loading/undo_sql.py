@@ -79,12 +79,12 @@ def is_inserted(target: TargetTable) -> Composed:
     )
 
 
-def restore_statement(target: TargetTable) -> Composed:
-    """Give the overwritten rows their earlier values; never those of the key, which no upsert changes."""
+def restore_statement(target: TargetTable, *, with_key: bool) -> Composed:
+    """Give the overwritten rows their earlier values; no upsert changes those of the key, but rows that deleted it may have."""
     values = [
         column.name
         for column in target.columns
-        if column.name not in target.key and not column.is_generated and column.identity != "a"
+        if (with_key or column.name not in target.key) and not column.is_generated and column.identity != "a"
     ]
     return ours(
         target,
