@@ -27,7 +27,7 @@ _NAME_BYTES, _TABLE_COLUMNS = 63, 1600  # limits of PostgreSQL
 
 _DIGITS = r"(?:0|[1-9]\d{0,99})"
 _DAY = r"[1-9]\d{3}-\d\d-\d\d"
-_TIME = r"[ T](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?"
+_TIME = r"[ T](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6}0{0,3})?)?"
 _OFFSET = r"(?:Z|[+-](?:0\d|1[0-4])(?::?[0-5]\d)?)"
 
 # What a text may be, the first that fits. None of them fits what PostgreSQL would give back in another spelling of value.

@@ -39,6 +39,8 @@ INFERRED: dict[str, tuple[list[str | None], str]] = {
     "no such day": (["2023-02-29"], "text"),
     "american dates": (["12/31/2024"], "text"),
     "timestamps": (["2024-02-29 01:02:03.123456", "2024-02-29T01:02"], "timestamp without time zone"),
+    "more digits than a timestamp has": (["2024-02-29 01:02:03.1234567"], "text"),
+    "nothing but zeros more": (["2024-02-29 01:02:03.123456000"], "timestamp without time zone"),
     "dates and timestamps": (["2024-02-29", "2024-02-29 01:02:03"], "timestamp without time zone"),
     "offsets": (["2024-02-29 01:02:03+00:00", "2024-02-29T01:02:03Z", "2024-02-29 01:02:03-0530"], "timestamp with time zone"),
     "offsets on some": (["2024-02-29 01:02:03+00", "2024-02-29 01:02:03"], "text"),

@@ -183,16 +183,17 @@ def test_undo_gives_back_what_was_deleted(
 
 
 @pytest.mark.parametrize("more", ["", ", name text"])
+@pytest.mark.parametrize("dead", ["", "2.0,D\n"])
 def test_undo_gives_back_the_spelling_of_a_key_that_was_deleted_and_inserted_anew(
-    database: str, connection: Connection, tmp_path: Path, more: str
+    database: str, connection: Connection, tmp_path: Path, more: str, dead: str
 ) -> None:
     path = tmp_path / "in.csv"
-    path.write_text("id,op\n1.0,D\n2.0,D\n1.00,I\n3,I\n")
+    path.write_text(f"id,op\n1.0,D\n{dead}1.00,I\n3,I\n")
     with connection.cursor() as cursor:
         cursor.execute(f"CREATE TABLE t (id numeric PRIMARY KEY{more}); INSERT INTO t VALUES (1), (2)")
         result = ingest(path, "t", "id", database, write=WriteOptions(**DELETE), undoable=True)
         cursor.execute("SELECT id::text FROM t ORDER BY id")
-        assert [text for (text,) in cursor.fetchall()] == ["1.00", "3"]
+        assert [text for (text,) in cursor.fetchall()] == ["1.00", *([] if dead else ["2"]), "3"]
         ConflictAwareProcessor(database).undo(result.run_id)
         cursor.execute("SELECT id::text FROM t ORDER BY id")
         assert [text for (text,) in cursor.fetchall()] == ["1", "2"]

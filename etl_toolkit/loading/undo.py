@@ -61,6 +61,7 @@ class _Written:
 
     inserted: int
     deleted: int
+    may_change_keys: bool  # a key may have been deleted and inserted anew, in another spelling
     versions: list[str]
 
 
@@ -167,7 +168,7 @@ def _written(cursor: Any, run: ledger.PastRun, *, force: bool) -> _Written:
     gone = 0 if write.delete and write.delete.soft else deleted
     gone += removed if write.missing == "delete" else 0
     inserted = sum(count["inserted"] for count in counts)
-    return _Written(inserted, gone, [version for version, _, _ in batches])
+    return _Written(inserted, gone, write.deletes, [version for version, _, _ in batches])
 
 
 def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _Written) -> tuple[int, int]:
@@ -194,7 +195,7 @@ def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _
     removed = int(cursor.rowcount)
     restored = 0
     if kept:
-        for statement in (restore_statement(target, with_key=bool(written.deleted)), reinsert_statement(target)):
+        for statement in (restore_statement(target, with_key=written.may_change_keys), reinsert_statement(target)):
             cursor.execute(statement)
             restored += int(cursor.rowcount)
         cursor.execute(restored_statement(target))

@@ -80,7 +80,7 @@ def is_inserted(target: TargetTable) -> Composed:
 
 
 def restore_statement(target: TargetTable, *, with_key: bool) -> Composed:
-    """Give the overwritten rows their earlier values; no upsert changes those of the key, but rows that deleted it may have."""
+    """Give the overwritten rows their earlier values; no upsert changes those of the key, but a tombstone before it may."""
     values = [
         column.name
         for column in target.columns
