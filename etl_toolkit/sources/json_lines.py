@@ -189,6 +189,7 @@ def _refuse(name: str) -> None:
 # Nothing is made of a number: its text is what counts.
 _DECODER: Any = json.JSONDecoder(parse_float=lambda _: 0.0, parse_int=lambda _: 0, parse_constant=_refuse)
 _Fields = dict[str, bytes]
+_NUL = "a NUL character"
 
 
 def _parse(line: bytes, max_line_bytes: int) -> _Fields | Fault:
@@ -199,8 +200,9 @@ def _parse(line: bytes, max_line_bytes: int) -> _Fields | Fault:
         return _fields(line.decode())
     except UnicodeDecodeError as error:
         return Fault(encoding_reason(line, error), ENCODING_SQLSTATE)
-    except UnicodeEncodeError:
-        return Fault("a text has half of a surrogate pair", ENCODING_SQLSTATE)
+    except UnicodeEncodeError as error:
+        what = _NUL if error.reason == _NUL else "half of a surrogate pair"
+        return Fault(f"a text has {what}", ENCODING_SQLSTATE)
     except RecursionError:
         return Fault("JSON is nested too deeply", LIMIT_SQLSTATE)
     except (ValueError, StopIteration, IndexError) as error:
@@ -248,7 +250,7 @@ def _field(value: Any, spelled: str) -> bytes:
         return b""
     text = value if isinstance(value, str) else spelled
     if "\0" in text:
-        raise UnicodeEncodeError("utf-8", text, 0, 1, "NUL")
+        raise UnicodeEncodeError("utf-8", text, 0, 1, _NUL)
     if text in ("", "\\.") or _SPECIAL.search(text):
         text = '"' + text.replace('"', '""') + '"'
     return text.encode()
