@@ -27,7 +27,7 @@ from etl_toolkit.doctor import run_checks
 from etl_toolkit.errors import AccountingError, LedgerError, SourceError, StoppedError, UsageError
 from etl_toolkit.hosts import checking, coordinating, exchange, executors, preparing, ranges, sorting
 from etl_toolkit.hosts import here as host
-from etl_toolkit.hosts.tasks import LoadRange
+from etl_toolkit.hosts.tasks import LoadRange, SortFile
 from etl_toolkit.loading import failpoints
 from etl_toolkit.model import LoadResult
 from etl_toolkit.observe import JsonLog
@@ -305,6 +305,26 @@ def test_a_range_reads_little_more_of_the_runs_than_it_has(
 
     assert result
     assert rows < read < 1.3 * rows
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tasks"),
+    [
+        ([4 << 20] * 12, [6, 6]),  # one for each worker
+        ([17 << 20] * 12, [2] * 6),
+        ([200 << 20] * 4, [1] * 4),
+        ([1, 1, 1, 200 << 20], [3, 1]),
+        ([0] * 3, [1] * 3),  # on a web server: not known
+        ([100] * 100_000, [50_000] * 2),
+    ],
+)
+def test_small_files_are_sorted_by_few_tasks_in_their_order(sizes: list[int], tasks: list[int]) -> None:
+    files = [SortFile(number, f"{number}.csv", "", 4) for number in range(len(sizes))]
+
+    grouped = preparing._group(files, sizes, at_once=2)
+
+    assert [len(group) for group in grouped] == tasks
+    assert [file for group in grouped for file in group] == files
 
 
 # --- somebody is lost --------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ingest
 from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
-from etl_toolkit.hosts import SortFile
+from etl_toolkit.hosts import SortFile, SortFiles
 from etl_toolkit.sources.objects import _copy, objects_of, without_secrets
 from etl_toolkit.stopping import Stop
 from tests.object_store import KEY, SECRET, s3_server, web_server
@@ -126,15 +126,17 @@ def test_an_object_that_changes_after_it_was_listed_is_refused(store: Any, tmp_p
 
 
 class Watching(ThreadPoolExecutor):
-    """Two threads as hosts, which keep what is sent to them; `change` may give them another task."""
+    """Two threads as hosts, which keep what is sent to them; `change` may give them another file."""
 
-    def __init__(self, change: Callable[[SortFile], SortFile] = lambda task: task) -> None:
+    def __init__(self, change: Callable[[SortFile], SortFile] = lambda file: file) -> None:
         super().__init__(2)
         self.seen, self.change = b"", change
 
     def submit(self, work: Any, task: Any) -> Future[Any]:  # type: ignore[override]
         self.seen += pickle.dumps(task)
-        return super().submit(work, self.change(task) if isinstance(task, SortFile) else task)
+        if isinstance(task, SortFiles):
+            task = replace(task, files=tuple(map(self.change, task.files)))
+        return super().submit(work, task)
 
 
 def test_hosts_open_objects_themselves_and_no_task_has_a_secret(
@@ -167,12 +169,12 @@ def test_hosts_open_objects_themselves_and_no_task_has_a_secret(
 def test_an_object_that_changes_before_a_host_opens_it_is_refused(
     store: Any, database: str, connection: Connection, is_pinned: bool
 ) -> None:
-    def change(task: SortFile) -> SortFile:
+    def change(file: SortFile) -> SortFile:
         obstore.put(store, "changing/b.csv", b"id,v\n1,new\n")
         if is_pinned:
-            return task
-        assert not isinstance(task.source, str)
-        return replace(task, source=replace(task.source, fetch=partial(_copy, task.name, None)))
+            return file
+        assert not isinstance(file.source, str)
+        return replace(file, source=replace(file.source, fetch=partial(_copy, file.name, None)))
 
     obstore.put(store, "changing/b.csv", b"id,v\n1,old\n")
     with connection.cursor() as cursor:

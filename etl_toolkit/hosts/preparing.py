@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate, chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +21,8 @@ from etl_toolkit.hosts.exchange import Exchange, open_exchange
 from etl_toolkit.hosts.executors import Hosts
 from etl_toolkit.hosts.ranges import LARGEST_RANGE, find_bounds, samples_a_file
 from etl_toolkit.hosts.rounds import Round
-from etl_toolkit.hosts.sorting import sort_file
-from etl_toolkit.hosts.tasks import Job, SortedFile, SortFile
+from etl_toolkit.hosts.sorting import sort_files
+from etl_toolkit.hosts.tasks import Job, SortedFile, SortedFiles, SortFile, SortFiles
 from etl_toolkit.loading.conventions import refuse_lost_nulls
 from etl_toolkit.loading.ledger import loaded_before
 from etl_toolkit.loading.run import Phases, Run
@@ -47,6 +49,7 @@ from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace
 
 OWN_SESSIONS = 5  # of the coordinator, and to spare
+TASKS_A_WORKER, TASK_BYTES = 4, 32 << 20  # that many, where they are larger than this
 Commit = Literal["together", "per_range"]
 
 
@@ -128,20 +131,19 @@ class _FirstHalf:
             table = self._look_at_table()
         target, spec = table.target, replace(self.spec, key=table.target.key)
         at_once = max(1, min(self.hosts.slots, table.free_sessions - OWN_SESSIONS))
-        tasks = self._tasks(inputs, spec, target)
+        job, files = self._job(spec, target), _to_sort(inputs)
         with self.phases.phase("read"):
-            found = self._carry_out(tasks, at_once, sum(map(_size, inputs)))
+            found = self._sort(job, files, list(map(_size, inputs)), at_once)
         refuse_lost_nulls([each.file for each in found], self.sessions.conventions)
         self._check(spec, target, found)
         layout = common_layout([each.file for each in found], target)
         assert layout is not None
         with self.phases.phase("read"):
-            found = self._with_layout(found, layout, tasks, at_once)
+            found = self._with_layout(job, found, layout, files, at_once)
         sources, found = self._read_once(found, spec, target)
         with self.phases.phase("divide"):
             bounds = tuple(self.resumed.bounds or ()) if self.resumed else self._bounds(found, spec, target)
         plan = self._plan(sources, found, bounds, table, at_once=at_once)
-        job = self._job(spec, target)
         ready = Sorted(job, self.hosts, self.exchange, layout, found, bounds, at_once, is_resumed=bool(self.resumed))
         refused = {each.keys.position: each.rejects for each in found if each.rejects}
 
@@ -182,32 +184,29 @@ class _FirstHalf:
             threads=self.hosts.threads, memory_bytes=self.hosts.memory_bytes,
         )  # fmt: skip
 
-    def _tasks(self, inputs: list[Path | Fetched], spec: LoadSpec, target: TargetTable) -> list[SortFile]:
-        job, samples = self._job(spec, target), samples_a_file(len(inputs))
-        return [
-            SortFile(job, position, item, item.name, samples) if isinstance(item, Fetched)
-            else SortFile(job, position, os.path.abspath(item), escape_name(item), samples)  # noqa: PTH100 - links stay links
-            for position, item in enumerate(inputs)
-        ]  # fmt: skip
+    def _sort(self, job: Job, files: list[SortFile], sizes: list[int], at_once: int) -> tuple[SortedFile, ...]:
+        total = sum(sizes)
 
-    def _carry_out(self, tasks: list[SortFile], at_once: int, total: int) -> tuple[SortedFile, ...]:
-        def note(_task: SortFile, done: SortedFile) -> None:
+        def note(_task: SortFiles, done: SortedFiles) -> None:
             self.phases.add({name: seconds for name, seconds in done.phases.items() if name != "read"})
-            self.phases.tell("looked", bytes=done.file.size_bytes, total_bytes=total)
-            self.phases.tell(
-                "sorted", file=done.file.name, rows=done.keys.rows, bytes=done.run_bytes, seconds=done.seconds,
-                worker=done.host,
-            )  # fmt: skip
+            for each in done.files:
+                self.phases.tell("looked", bytes=each.file.size_bytes, total_bytes=total)
+                self.phases.tell(
+                    "sorted", file=each.file.name, rows=each.keys.rows, bytes=each.run_bytes, seconds=each.seconds,
+                    worker=done.host,
+                )  # fmt: skip
 
         round_ = Round(
             self.hosts, self.sessions.config, self.sessions.stop.check, self.exchange.renew,
             partial(self.sessions.note_retry, "sorting"), at_once=at_once,
         )  # fmt: skip
         self.phases.tell("looked", bytes=0, total_bytes=total)
+        tasks = [SortFiles(job, group) for group in _group(files, sizes, at_once)]
         try:
-            return tuple(round_.carry_out(sort_file, tasks, on_done=note))
+            done = round_.carry_out(sort_files, tasks, on_done=note)
         except UnknownColumnError as error:  # whether it is in another file, only who has all of them can say
             raise OneProcessError(str(error)) from None
+        return tuple(chain.from_iterable(each.files for each in done))
 
     def _check(self, spec: LoadSpec, target: TargetTable, found: tuple[SortedFile, ...]) -> None:
         """Raise OneProcessError where the files show that hosts cannot do it."""
@@ -222,7 +221,7 @@ class _FirstHalf:
             raise OneProcessError("there are no rows to divide")
 
     def _with_layout(
-        self, found: tuple[SortedFile, ...], layout: Layout, tasks: list[SortFile], at_once: int
+        self, job: Job, found: tuple[SortedFile, ...], layout: Layout, files: list[SortFile], at_once: int
     ) -> tuple[SortedFile, ...]:
         """Sort files again whose records are laid out in another way than those of most."""
         odd = [
@@ -231,8 +230,8 @@ class _FirstHalf:
         ]  # fmt: skip
         if not odd:
             return found
-        more = [replace(tasks[each.keys.position], samples=len(each.samples) or 1, layout=layout) for each in odd]
-        again = self._carry_out(more, at_once, sum(each.file.size_bytes for each in odd))
+        more = [replace(files[each.keys.position], samples=len(each.samples) or 1, layout=layout) for each in odd]
+        again = self._sort(job, more, [each.file.size_bytes for each in odd], at_once)
         if changed := [
             new for old, new in zip(odd, again, strict=True) if new.file.content_hash != old.file.content_hash
         ]:
@@ -312,6 +311,25 @@ def _unfit(spec: LoadSpec, config: ParallelConfig) -> str:
     if not config.conflict_detection:
         return "conflict detection is off"
     return ""
+
+
+def _to_sort(inputs: list[Path | Fetched]) -> list[SortFile]:
+    samples = samples_a_file(len(inputs))
+    return [
+        SortFile(position, item, item.name, samples) if isinstance(item, Fetched)
+        else SortFile(position, os.path.abspath(item), escape_name(item), samples)  # noqa: PTH100 - links stay links
+        for position, item in enumerate(inputs)
+    ]  # fmt: skip
+
+
+def _group(files: list[SortFile], sizes: list[int], at_once: int) -> list[tuple[SortFile, ...]]:
+    """Neighbouring files in tasks: few, for each task costs 40 ms, but enough to keep all workers busy until the end."""
+    known = [size or TASK_BYTES for size in sizes]  # of a file on a web server it is not known
+    total = sum(known)
+    share = total / max(1, round(total / max(total / TASKS_A_WORKER / at_once, min(total / at_once, TASK_BYTES))))
+    middles = [(end - size / 2) // share for size, end in zip(known, accumulate(known), strict=True)]
+    groups = groupby(zip(middles, files, strict=True), key=itemgetter(0))
+    return [tuple(file for _, file in group) for _, group in groups]
 
 
 def _size(item: Path | Fetched) -> int:

@@ -1,4 +1,4 @@
-"""`sort_file`: everything that has to be known of one file before anything is written, and its sorted run."""
+"""`sort_files`: everything that has to be known of files before anything is written, and their sorted runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etl_toolkit.columns import layout_of, match_columns
 from etl_toolkit.errors import SourceError, UsageError
 from etl_toolkit.hosts.here import Here, at_host
 from etl_toolkit.hosts.runs import sample_keys, write_run
-from etl_toolkit.hosts.tasks import SortedFile, SortFile
+from etl_toolkit.hosts.tasks import Job, SortedFile, SortedFiles, SortFile, SortFiles
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Run
 from etl_toolkit.model import Layout, Plan, Reject, SourceFile, Strategy
@@ -24,50 +24,60 @@ from etl_toolkit.stopping import Stop
 from etl_toolkit.strategies.suspects import Inquiry, find_refused
 
 
-def sort_file(task: SortFile) -> SortedFile:
-    """Look at one file, ask the server about doubtful rows, and leave the winner of each key in the exchange directory.
+def sort_files(task: SortFiles) -> SortedFiles:
+    """Look at files, ask the server about doubtful rows, and leave the winner of each key of a file in the exchange directory.
 
-    May run anywhere and more than once: every attempt writes a run of its own. Every row that the server would refuse is
+    May run anywhere and more than once: every attempt writes runs of its own. Every row that the server would refuse is
     found here, those that win included, since ranges may be committed one by one. Raises SourceError, RejectLimitError,
     DatabaseError.
     """
-    started = time.perf_counter()
     with at_host(task.job) as here:
-        file = _look(task, here)
-        layout = task.layout or layout_of(file, task.job.target)
-        with here.phases.phase("read"):
-            (file,), scanned = read_files((file,), task.job.target, task.job.spec, layout, workspace=here.workspace)
-        assert scanned is not None
-        reach("scanned")
-        rejects = _find_rejects(task, here, file, layout, scanned)
-        with here.phases.phase("collapse"):
-            collapse(scanned, here.workspace, action=task.job.spec.conflict_action)
-            keys = measure(scanned, here.workspace).files[0]
-            samples, kinds = sample_keys(scanned, here.workspace, task.samples)
-        run = None
-        if keys.distinct_keys and not keys.unproven and not keys.null_keys:
-            with here.phases.phase("divide"):
-                run = write_run(scanned, here.workspace, Path(task.job.exchange), task.position)
-        check_unchanged(file)  # where its lines were not held, they were read again
-        return SortedFile(
-            file=_placed(file, task), layout=layout, keys=replace(keys, position=task.position, name=task.name),
-            rejects=tuple(replace(item, file=task.position) for item in rejects), samples=tuple(samples),
-            key_types=tuple(kinds), run=str(run or ""), run_bytes=run.stat().st_size if run else 0, host=here.name,
-            seconds=time.perf_counter() - started, phases=here.phases.as_dict(),
-        )  # fmt: skip
+        looked = zip(task.files, _look(task, here), strict=True)
+        found = tuple(_sort(task.job, asked, file, here) for asked, file in looked)
+        return SortedFiles(found, here.name, here.phases.as_dict())
 
 
-def _look(task: SortFile, here: Here) -> SourceFile:
-    """The file as it fits the table. Columns of its path are those of its name, wherever the host finds it."""
+def _look(task: SortFiles, here: Here) -> list[SourceFile]:
+    """The files as they fit the table. Columns of a path are those of its name, wherever the host finds it."""
     spec, target = task.job.spec, task.job.target
     with here.phases.phase("sources"):
-        (file,) = resolve_files([_opened_by(here, task.source)], spec, here.config, here.workspace, here.phases).files
-    named = path_values(Path(task.name))
-    file = replace(file, name=task.name, path_values=tuple(item for item in file.path_values if item in named))
-    localize = partial(localize_instants, match_columns([file], target, spec), workspace=here.workspace)
-    matched = here.sessions.ask("catalog", lambda connection: localize(connection=connection))[0]
+        sources = [_opened_by(here, asked.source) for asked in task.files]
+        found = resolve_files(sources, spec, here.config, here.workspace, here.phases).files
+    files = []
+    for asked, file in zip(task.files, found, strict=True):
+        named = path_values(Path(asked.name))
+        values = tuple(item for item in file.path_values if item in named)
+        files.append(replace(file, name=asked.name, path_values=values))
+    localize = partial(localize_instants, match_columns(files, target, spec), workspace=here.workspace)
+    matched = here.sessions.ask("catalog", lambda connection: localize(connection=connection))
     here.sessions.close_idle()  # the search for bad rows opens its own: a task has one connection at a time
-    return matched
+    return list(matched)
+
+
+def _sort(job: Job, asked: SortFile, file: SourceFile, here: Here) -> SortedFile:
+    started = time.perf_counter()
+    layout = asked.layout or layout_of(file, job.target)
+    with here.phases.phase("read"):
+        (file,), scanned = read_files((file,), job.target, job.spec, layout, workspace=here.workspace)
+    assert scanned is not None
+    reach("scanned")
+    rejects = _find_rejects(job, here, file, layout, scanned)
+    with here.phases.phase("collapse"):
+        collapse(scanned, here.workspace, action=job.spec.conflict_action)
+        keys = measure(scanned, here.workspace).files[0]
+        samples, kinds = sample_keys(scanned, here.workspace, asked.samples)
+    run = None
+    if keys.distinct_keys and not keys.unproven and not keys.null_keys:
+        with here.phases.phase("divide"):
+            run = write_run(scanned, here.workspace, Path(job.exchange), asked.position)
+    check_unchanged(file)  # where its lines were not held, they were read again
+    return SortedFile(
+        file=_placed(file, asked.position), layout=layout,
+        keys=replace(keys, position=asked.position, name=asked.name),
+        rejects=tuple(replace(item, file=asked.position) for item in rejects), samples=tuple(samples),
+        key_types=tuple(kinds), run=str(run or ""), run_bytes=run.stat().st_size if run else 0,
+        seconds=time.perf_counter() - started,
+    )  # fmt: skip
 
 
 def _opened_by(here: Here, source: str | Fetched) -> str | Fetched:
@@ -84,15 +94,15 @@ def _opened_by(here: Here, source: str | Fetched) -> str | Fetched:
     return replace(source, fetch=fetch)
 
 
-def _find_rejects(task: SortFile, here: Here, file: SourceFile, layout: Layout, scanned: KeyScan) -> tuple[Reject, ...]:
+def _find_rejects(job: Job, here: Here, file: SourceFile, layout: Layout, scanned: KeyScan) -> tuple[Reject, ...]:
     """The rows that the server refuses, and the malformed ones; the former are taken out of the scan."""
-    spec, target = task.job.spec, task.job.target
+    spec, target = job.spec, job.target
     with here.phases.phase("rejects"):
         inquiry = Inquiry(scanned, target, layout, here.workspace, here.sessions)
         doubtful = inquiry.doubtful_keys(limit=spec.max_rejects).get(file.position, ())
     plan = Plan(Strategy.PARTITIONED, (), (), 1, "client")
     run = Run(
-        run_id=task.job.run_id, spec=spec, config=here.config, target=target, files=(file,), plan=plan, layout=layout,
+        run_id=job.run_id, spec=spec, config=here.config, target=target, files=(file,), plan=plan, layout=layout,
         scan=scanned, workspace=here.workspace, sessions=here.sessions, phases=here.phases,
         notify=lambda _event: None, stop=here.stop,
     )  # fmt: skip
@@ -100,7 +110,7 @@ def _find_rejects(task: SortFile, here: Here, file: SourceFile, layout: Layout, 
     return (*file.malformed, *doubtful, *run.refused.get(file.position, ()))
 
 
-def _placed(file: SourceFile, task: SortFile) -> SourceFile:
+def _placed(file: SourceFile, position: int) -> SourceFile:
     """The file at its place in the load, without what only this host knows of it."""
-    malformed = tuple(replace(item, file=task.position) for item in file.malformed)
-    return replace(file, position=task.position, malformed=malformed, readable=None, path=None)
+    malformed = tuple(replace(item, file=position) for item in file.malformed)
+    return replace(file, position=position, malformed=malformed, readable=None, path=None)

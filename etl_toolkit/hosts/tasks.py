@@ -33,19 +33,26 @@ class Job:
 
 @dataclass(frozen=True)
 class SortFile:
-    """Look at one file and leave its rows in the exchange directory, one per key, in key order.
+    """A file to be sorted, at its place in the load.
 
     `source` is what the host opens: a path, or an object of a store as it was listed. `name` is what the file is called in
     results and messages. `samples` is the number of keys to return; `layout` the layout of the records, None for that of the
     file itself.
     """
 
-    job: Job
     position: int
     source: str | Fetched
     name: str
     samples: int
     layout: Layout | None = None
+
+
+@dataclass(frozen=True)
+class SortFiles:
+    """Look at some files and leave the rows of each in the exchange directory, one per key, in key order."""
+
+    job: Job
+    files: tuple[SortFile, ...]
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,15 @@ class SortedFile:
     key_types: tuple[str, ...]
     run: str
     run_bytes: int
-    host: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class SortedFiles:
+    """What one task has found, and where its time went."""
+
+    files: tuple[SortedFile, ...]
+    host: str
     phases: Mapping[str, float]
 
 
