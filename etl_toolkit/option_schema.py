@@ -10,6 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from etl_toolkit.typed_options import hints_of, in_words, is_required, option_fields
 
+_VARIABLE = r"^\$\{[^}]+\}$"  # what a number or a truth value may be instead
+
 
 def describe_options(kind: type[Any]) -> list[tuple[str, str, str, str]]:
     """A row per option: its name, its default as TOML spells it, what it takes, and what it means."""
@@ -47,7 +49,9 @@ def _schema_of(hint: Any) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _schema_of(arguments[1])}
     if is_dataclass(hint) and isinstance(hint, type):
         return json_schema(hint)
-    return {"type": {bool: "boolean", int: "integer", float: "number", str: "string"}[hint]}
+    if hint is str:
+        return {"type": "string"}
+    return {"type": [{bool: "boolean", int: "integer", float: "number"}[hint], "string"], "pattern": _VARIABLE}
 
 
 def _spell_default(value: Any) -> str:

@@ -33,6 +33,10 @@ class Mistake:
         return f"{spell_path(self.path)} {self.message}" if self.path else self.message
 
 
+class VariableText(str):
+    """A value that is an environment variable as a whole: a number or a truth value where an option wants one."""
+
+
 def option(
     default: T, doc: str, *, minimum: int | None = None, spellings: Mapping[str, str] | None = None, name: str = ""
 ) -> T:
@@ -144,6 +148,8 @@ def _convert(value: Any, hint: Any) -> Any:  # noqa: C901 - a case per kind of t
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _convert_to_one_of(value, hint, arguments)
+    if isinstance(value, VariableText) and origin is not tuple:
+        value = _read_number(value) if hint in (bool, int, float) else str(value)
     if origin is Literal:
         if not any(value == choice and type(value) is type(choice) for choice in arguments):
             raise _UnfitError(
@@ -167,6 +173,15 @@ def _convert(value: Any, hint: Any) -> Any:  # noqa: C901 - a case per kind of t
     if type(value) is not hint:
         raise _unfit(hint, value)
     return value
+
+
+def _read_number(text: str) -> Any:
+    """A number or truth value as TOML spells it; any other text as it is."""
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
 
 
 def _convert_to_one_of(value: Any, hint: Any, kinds: Sequence[Any]) -> Any:

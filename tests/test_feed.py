@@ -228,6 +228,30 @@ def test_flags_override_it(database: str, connection: Connection, tmp_path: Path
     assert json.loads(shared.stdout)["distinct_keys"] == 2, shared.stderr
 
 
+NUMBERS = (
+    'table = "t"\nkey = "id"\n[files]\npaths = "a.csv"\n[read]\ntrim = "${FLAG}"\nskip = "${N}"\nnull = ["${N}", "n${N}"]\n'
+    '[write]\nmissing = "delete"\nmax_deletes = "${SHARE}"\n[load]\nmax_rejects = "${N}"\nconcurrency = "${N}"\n'
+    'retry_budget_seconds = "${SHARE}"\n'
+)
+
+
+def test_a_variable_that_is_all_of_a_value_may_be_a_number(tmp_path: Path) -> None:
+    feed = Feed.from_toml(put(tmp_path, NUMBERS), environ={"N": "3", "FLAG": "true", "SHARE": "0.25"})
+    assert (feed.spec.read.trim, feed.spec.read.skip, feed.spec.write.max_deletes) == (True, 3, 0.25)
+    assert (feed.spec.max_rejects, feed.config.concurrency, feed.config.retry_budget_seconds) == (3, 3, 0.25)
+    assert feed.spec.read.null == ("3", "n3")  # where a text is wanted, it is one
+    with pytest.raises(ConfigError) as caught:
+        Feed.from_toml(put(tmp_path, NUMBERS), environ={"N": "many", "FLAG": "maybe", "SHARE": "a tenth"})
+    assert str(caught.value).replace(f"{tmp_path}/", "").splitlines() == [
+        "feed.toml, line 6: read.trim must be true or false, not 'maybe'",
+        "feed.toml, line 7: read.skip must be a whole number, not 'many'",
+        "feed.toml, line 11: write.max_deletes must be a whole number or a number, not 'a tenth'",
+        "feed.toml, line 13: load.max_rejects must be a whole number, not 'many'",
+        "feed.toml, line 14: load.concurrency must be a whole number, not 'many'",
+        "feed.toml, line 15: load.retry_budget_seconds must be a number, not 'a tenth'",
+    ]
+
+
 def test_settings_of_a_feed_yield_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feed = Feed.from_toml(put(tmp_path, '[files]\npaths = "a"\n[load]\nconcurrency = 2\nretry_attempts = 7\n'))
     monkeypatch.setenv("ETL_CONCURRENCY", "3")
@@ -255,6 +279,7 @@ def test_the_schema_agrees_with_the_reader(tmp_path: Path) -> None:
 
     validator = jsonschema.Draft202012Validator(feed_schema())
     assert list(validator.iter_errors(tomllib.loads(FULL))) == []
+    assert list(validator.iter_errors(tomllib.loads(NUMBERS))) == []
     places = {".".join(map(str, error.absolute_path)) for error in validator.iter_errors(tomllib.loads(BROKEN))}
     assert places >= {"", "read", "read.skip", "load", "load.memory_limit_bytes", "load.atomic", "read.headers"}
 

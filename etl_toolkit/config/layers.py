@@ -95,10 +95,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         is_strange = variable.startswith(PREFIX) and variable not in names
         if is_strange and (near := get_close_matches(variable, names, n=1, cutoff=0.9)):
             raise ConfigError(f"environment {variable}: no such setting; did you mean {near[0]}?")
-    return {name: _parsed(name, environ[variable]) for variable, name in names.items() if environ.get(variable)}
+    return {name: parse_setting(name, environ[variable]) for variable, name in names.items() if environ.get(variable)}
 
 
-def _parsed(name: str, text: str) -> Any:
+def parse_setting(name: str, text: str) -> Any:
     """Read a value from text by the type of the setting; what does not fit is left to the setting's own check."""
     kind = next((str(item.type) for item in fields(ParallelConfig) if item.name == name), "str | None")
     if kind == "bool":

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from etl_toolkit.config import ParallelConfig
+from etl_toolkit.config import ParallelConfig, parse_setting
 from etl_toolkit.errors import ConfigError, UsageError
 from etl_toolkit.feed.places import line_of
 from etl_toolkit.feed.sections import SECTIONS, After, Load, Top, spec_of_sections
@@ -18,7 +18,7 @@ from etl_toolkit.feed.variables import substitute
 from etl_toolkit.hints import did_you_mean
 from etl_toolkit.model import LoadSpec, Strategy
 from etl_toolkit.sources.asked import check_options
-from etl_toolkit.typed_options import Mistake, option_fields, parse_options, spell_path
+from etl_toolkit.typed_options import Mistake, VariableText, option_fields, parse_options, spell_path
 from etl_toolkit.write_rules import check_together
 
 
@@ -55,7 +55,7 @@ class Feed:
         if mistakes := _without_repetitions(mistakes + found):
             lines = [(line_of(text, mistake.path) or 1, mistake) for mistake in mistakes]
             raise ConfigError("\n".join(f"{path}, line {at}: {mistake}" for at, mistake in sorted(lines, key=_by_line)))
-        settings = {name: value for name, value in values.get("load", {}).items() if name not in option_fields(Load)}
+        settings = _settings_of(values.get("load", {}))
         spec = spec_of_sections(sections)
         strategy = ParallelConfig.from_mapping(settings).strategy
         after = sections["after"]
@@ -102,7 +102,7 @@ def _check(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
         if not isinstance(given, Mapping):
             continue  # reported as no option of the top
         if kind is Load:
-            settings = {item: value for item, value in given.items() if item not in option_fields(Load)}
+            settings = _settings_of(given)
             mistakes += [mistake.below(name) for mistake in _check_settings(settings)]
             given = {item: value for item, value in given.items() if item not in settings}
         sections[name], found = parse_options(kind, given)
@@ -121,6 +121,15 @@ def _check_together(sections: Mapping[str, Any]) -> list[Mistake]:
         except UsageError as error:
             mistakes.append(Mistake((name,), f"cannot be: {error}"))
     return mistakes
+
+
+def _settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `ParallelConfig` in `[load]`; what is an environment variable as a whole is read like ETL_…."""
+    return {
+        name: parse_setting(name, value) if isinstance(value, VariableText) else value
+        for name, value in given.items()
+        if name not in option_fields(Load)
+    }
 
 
 def _check_settings(settings: Mapping[str, Any]) -> list[Mistake]:

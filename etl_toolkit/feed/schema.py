@@ -39,7 +39,7 @@ def _settings() -> dict[str, Any]:
         schema["description"] = described[name]
         if name.endswith("_bytes"):
             in_words = {"type": "string", "pattern": "^[0-9]+ ?[kKmMgGtT][bB]$"}
-            schema["anyOf"] = [{"type": schema.pop("type")}, in_words]
+            schema["anyOf"] = [{name: schema.pop(name) for name in ("type", "pattern")}, in_words]
     settings["strategy"] = {"enum": [str(name) for name in Strategy], "description": described["strategy"]}
     settings["commit"] = {"enum": list(COMMITS), "description": described["commit"]}
     return {"preset": {"enum": ["production", "development"], "description": "settings to start from"}} | settings

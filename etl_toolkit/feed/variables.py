@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
-from etl_toolkit.typed_options import Mistake
+from etl_toolkit.typed_options import Mistake, VariableText
 
 _VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|\$(?=\{))")
 _PASSWORD_IN_URL = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
@@ -21,7 +21,10 @@ ADVICE = (
 
 
 def substitute(value: Any, environ: Mapping[str, str]) -> tuple[Any, list[Mistake]]:
-    """Return a value of a TOML document with `${NAME}` replaced in all its texts (`$${` is `${`), and what is wrong."""
+    """Return a value of a TOML document with `${NAME}` replaced in all its texts (`$${` is `${`), and what is wrong.
+
+    A text that is nothing but `${NAME}` becomes a VariableText.
+    """
     if isinstance(value, str):
         return _substitute_text(value, environ)
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
@@ -49,7 +52,8 @@ def _substitute_text(text: str, environ: Mapping[str, str]) -> tuple[str, list[M
             )
         return environ.get(name, "")
 
-    return _VARIABLE.sub(value_of, text), mistakes
+    whole = _VARIABLE.fullmatch(text)
+    return (VariableText if whole and whole[1] else str)(_VARIABLE.sub(value_of, text)), mistakes
 
 
 def has_password(text: str) -> bool:
