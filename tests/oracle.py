@@ -285,6 +285,84 @@ class Replay:
                     f"{done} WHERE ({self.scope}) AND {unmarked} AND {self.key}::text <> ALL (%s::text[])", (given,)
                 )
 
+    def load_rejecting(self, connection: Any, files: Sequence[Rows], ddl: str) -> set[tuple[int, int]]:
+        """Load the files without the rows that are refused; return these as (file, record).
+
+        A row that an empty table, made by `ddl`, would refuse as one to insert is bad by itself. What the others of a key leave
+        is written at once, in the order of the last of them (the first one where rows that are there are not updated). If it is
+        refused, the row is refused up to which they first leave something that is; the file starts again without it.
+        """
+        refused: set[tuple[int, int]] = set()
+        keeps_first = self.rows == "insert" or self.action == "ignore"
+        is_composed = bool(self.keeps_nulls or self.update is not None or self.insert_only or self.mark)
+        with connection.cursor() as cursor:
+            for number, content in enumerate(files):
+                cursor.execute(f"BEGIN; CREATE TEMP TABLE shadow (LIKE {self.table} INCLUDING DEFAULTS) ON COMMIT DROP")
+                cursor.execute(ddl.replace("@", "pg_temp.arena"))
+                rows = [dict(zip(content.columns, values, strict=True)) for values in content.rows]
+                bad = {
+                    place for place, row in enumerate(rows)
+                    if not self._is_gone(row) and not self._is_written(cursor, "pg_temp.arena", [row], keep=False)
+                }  # fmt: skip
+                left = [place for place in range(len(rows)) if place not in bad]
+                while True:
+                    cursor.execute("SAVEPOINT file")
+                    of_key: dict[str | None, list[int]] = {}
+                    for place in left:
+                        of_key.setdefault(rows[place][self.key], []).append(place)
+                    bad = set()
+                    if not is_composed:
+                        of_key = {key: places[:1] if keeps_first else places[-1:] for key, places in of_key.items()}
+                    for places in sorted(of_key.values(), key=lambda places: places[0 if keeps_first else -1]):
+                        if self._is_written(cursor, self.table, [rows[place] for place in places], keep=True):
+                            continue
+                        parts = [[rows[at] for at in places[:end]] for end in range(1, len(places))]
+                        taken = [self._is_written(cursor, self.table, part, keep=False) for part in parts]
+                        bad.add(places[[*taken, False].index(False)])
+                    if not bad:
+                        break
+                    cursor.execute("ROLLBACK TO SAVEPOINT file")
+                    left = [place for place in left if place not in bad]
+                refused |= {(number, place) for place in set(range(len(rows))) - set(left)}
+                cursor.execute("COMMIT")
+        return refused
+
+    def _is_written(self, cursor: Any, table: str, rows: Sequence[dict[str, str | None]], *, keep: bool) -> bool:
+        """Apply rows of one key to a copy of the row that is there, and write what they leave. Says whether the table takes it."""
+        key = rows[0][self.key]
+        there, copy = f"{table} t WHERE {self.key} = %s", replace(self, table="shadow")
+        cursor.execute(f"DELETE FROM shadow; INSERT INTO shadow SELECT t.* FROM {there}", (key,))
+        is_reset, found = False, bool(cursor.rowcount)
+        for row in rows:
+            copy._apply(cursor, row)
+            cursor.execute("SELECT FROM shadow")
+            is_reset |= found and not cursor.rowcount
+        is_left = bool(cursor.rowcount)
+        names = [name for name in [*rows[0], *self.set] if name != self.mark]
+        cursor.execute("SAVEPOINT row")
+        try:
+            if is_reset:
+                cursor.execute(f"DELETE FROM {there}", (key,))
+            if is_left and (is_reset or not found):
+                cursor.execute(f"UPDATE shadow SET {', '.join(f'{n} = {v!r}' for n, v in self.set.items()) or 'k = k'}")
+                cursor.execute(f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(names)} FROM shadow")
+            elif is_left:
+                changes = ", ".join(
+                    [f"{n} = s.{n}" for n in rows[0] if n != self.mark] + [f"{n} = {v!r}" for n, v in self.set.items()]
+                )
+                cursor.execute(
+                    f"UPDATE {table} t SET {changes} FROM shadow s WHERE t.{self.key} = s.{self.key} AND t IS DISTINCT FROM s"
+                )
+        except psycopg2.Error:
+            cursor.execute("ROLLBACK TO SAVEPOINT row")
+            return False
+        if not keep:
+            cursor.execute("ROLLBACK TO SAVEPOINT row")
+        return True
+
+    def _is_gone(self, row: Mapping[str, str | None]) -> bool:
+        return self.mark is not None and row[self.mark] in self.marks
+
     def _images(self, cursor: Any) -> dict[str, str]:
         """The rows by their key, but for the columns that go with every change. Nothing where there are none of these."""
         if not self.set:
@@ -311,7 +389,6 @@ class Replay:
 
     def _apply(self, cursor: Any, row: dict[str, str | None]) -> None:
         key = row[self.key]
-        is_gone = self.mark is not None and row[self.mark] in self.marks
         cursor.execute(
             "SELECT attname, attrelid::regclass::text FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0",
             (self.table,),
@@ -323,7 +400,7 @@ class Replay:
             order, there = row[str(self.order_by)], found[0][str(self.order_by)]
             if there is not None and (order is None or int(order) < int(there)):
                 return
-        if is_gone:
+        if self._is_gone(row):
             self._delete(cursor, row)
             return
         values = {name: text for name, text in row.items() if name in known and name != self.key}

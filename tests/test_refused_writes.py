@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ParallelConfig, ingest
+from etl_toolkit import Delete, ParallelConfig, WriteOptions, ingest
 from etl_toolkit.errors import DatabaseError, RejectLimitError
-from tests.oracle import Oracle, Row, Rows, differing_rows, write
+from tests.oracle import Oracle, Replay, Row, Rows, differing_rows, write
 from tests.test_coupling import create
 from tests.test_rejects import recorded, without
 from tests.test_sequential_result import examples
@@ -332,6 +332,84 @@ def test_rejects_and_table_are_those_of_loading_row_by_row(
     assert result.counts.rejected == len(refused)
     if result.counts.read:
         assert {(file, record) for file, record, _ in recorded(connection)} == refused
+
+
+OF_WRITING: dict[str, dict[str, Any]] = {
+    "delete": {"delete": Delete("op", ("D",))},
+    "update": {"update": ("v",)},
+    "insert_only": {"insert_only": ("v",)},
+    "nulls": {"nulls": "keep"},
+    "nulls, insert_only, delete": {"nulls": "keep", "insert_only": ("w",), "delete": Delete("op", ("D",))},
+    "rows update": {"rows": "update"},
+    "rows update, nulls": {"rows": "update", "nulls": "keep"},
+    "rows insert": {"rows": "insert"},
+    "set": {"set": {"x": "2"}},
+}
+REFUSING_DELETES = REFUSING.replace("BEGIN", "BEGIN IF TG_OP = 'DELETE' AND OLD.v = 3 THEN RAISE EXCEPTION 'no'; END IF;").replace(
+    "INSERT OR UPDATE", "INSERT OR UPDATE OR DELETE"
+)  # fmt: skip
+WIDE = "(k int PRIMARY KEY, v int, w int, x int)"
+TABLES = {
+    "unique": f"CREATE TABLE @ {WIDE}; CREATE UNIQUE INDEX ON @ (v)",
+    "unique, two columns": f"CREATE TABLE @ {WIDE}; CREATE UNIQUE INDEX ON @ (v, w)",
+    "exclusion": f"CREATE TABLE @ {WIDE}; ALTER TABLE @ ADD EXCLUDE (v WITH =, w WITH =)",
+    "trigger": f"CREATE TABLE @ {WIDE}; {REFUSING_DELETES}",
+    "trigger and unique": f"CREATE TABLE @ {WIDE}; CREATE UNIQUE INDEX ON @ (v, x); {REFUSING_DELETES}",
+    "check": f"CREATE TABLE @ {WIDE}; ALTER TABLE @ ADD CHECK (v < w + 3)",
+    "check of what is set": f"CREATE TABLE @ {WIDE}; ALTER TABLE @ ADD CHECK (v <= x)",
+    "reference": f"CREATE TABLE @ {WIDE}; CREATE TABLE of_@ (k int REFERENCES @)",
+}
+
+
+@examples(40)
+@given(
+    contents=st.lists(
+        st.lists(st.tuples(few, st.sampled_from("IIID"), cells, cells), min_size=3, max_size=9), min_size=2, max_size=3
+    ),
+    kind=st.sampled_from(sorted(TABLES)), name=st.sampled_from(sorted(OF_WRITING)), workers=st.sampled_from((1, 3)),
+    strategy=st.sampled_from(("auto", "auto", "deterministic", "streaming")), is_empty=st.booleans(),
+    forms=st.lists(st.sampled_from(("csv", "quoted", "parquet")), min_size=3, max_size=3),
+)  # fmt: skip
+def test_rejects_are_those_of_writing_what_the_rows_of_a_key_leave(
+    shared: tuple[str, Connection], contents: list[list[Row]], kind: str, name: str, workers: int, strategy: Any,
+    is_empty: bool, forms: list[Any], tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
+    dsn, connection = shared
+    options, ddl = OF_WRITING[name], TABLES[kind]
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS loaded, expected, of_loaded, of_expected")
+        for table in ("loaded", "expected"):
+            cursor.execute(ddl.replace("@", table).replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
+            if not is_empty:
+                cursor.execute(f"INSERT INTO {table} VALUES (1, 3, 7, 9), (2, NULL, 5, 9), (3, 4, 9, 9)")
+                if kind == "reference":
+                    cursor.execute(f"INSERT INTO of_{table} VALUES (1), (3)")
+    columns = ("k", "op", "v", "w") if "delete" in options else ("k", "v", "w")
+    parts = [
+        Rows(columns, tuple(row if "delete" in options else (row[0], *row[2:]) for row in part)) for part in contents
+    ]  # type: ignore[misc]
+    directory = tmp_path_factory.mktemp("writing")
+    files = [
+        write(part, directory, f"{number}", form) for number, (part, form) in enumerate(zip(parts, forms, strict=False))
+    ]
+    delete = options.get("delete")
+    replay = Replay(
+        "expected", "k", mark=delete and delete.column, update=options.get("update"), insert_only=options.get("insert_only", ()),
+        keeps_nulls=options.get("nulls") == "keep", rows=options.get("rows", "all"), set=options.get("set", {}),
+    )  # fmt: skip
+    by_itself = ddl.split(";")[0] + " ON COMMIT DROP"
+    if "CHECK (v < w" in ddl:
+        by_itself += "; ALTER TABLE @ ADD CHECK (v < w + 3)"
+    refused = replay.load_rejecting(connection, parts, by_itself.replace("CREATE TABLE @", "CREATE TEMP TABLE arena"))
+
+    result = ingest(
+        files, "loaded", "k", dsn, strategy=strategy, concurrency=workers, max_rejects=100, write=WriteOptions(**options),
+        config=ParallelConfig(chunk_size=2, sub_batch_size=2),
+    )  # fmt: skip
+
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert result.counts.rejected == len(refused)
+    assert {(file, record) for file, record, _ in recorded(connection)} == refused
 
 
 def test_a_statement_that_is_refused_whatever_its_rows_fails_the_load(

@@ -45,11 +45,12 @@ def compose(cursor: Any, upsert: Upsert, source: Composable) -> tuple[Upsert, Co
     composed = ours(
         upsert.target,
         "(SELECT etl_file, etl_gone, etl_live, etl_reset, {}, etl_row AS ctid FROM {}) AS staged",
-    ).format(names(_columns(upsert)), _COMPOSED)
+    ).format(names(row_columns(upsert)), _COMPOSED)
     return replace(upsert, unique=True, sorted=False, several_files=False), composed
 
 
-def _columns(upsert: Upsert) -> list[str]:
+def row_columns(upsert: Upsert) -> list[str]:
+    """The columns of a staged row: those of its file, and generated ones that are part of the key."""
     return [*upsert.layout.columns, *generated_keys(upsert.target, upsert.layout)]
 
 
@@ -59,7 +60,9 @@ def _winners(upsert: Upsert, source: Composable) -> Composed:
         upsert.target,
         "CREATE TEMP TABLE etl_composed ON COMMIT DROP AS SELECT etl_file, {gone} AS etl_gone, NOT {gone} AS etl_live, "
         "false AS etl_reset, {columns}, etl_row FROM ({latest}) AS latest",
-    ).format(gone=_gone(upsert), columns=names(_columns(upsert)), latest=latest_rows(replace(upsert, marks={}), source))
+    ).format(
+        gone=_gone(upsert), columns=names(row_columns(upsert)), latest=latest_rows(replace(upsert, marks={}), source)
+    )
 
 
 def _gone(upsert: Upsert) -> SQL:
@@ -73,7 +76,7 @@ def _ranked(upsert: Upsert, source: Composable) -> Composed:
         "CREATE TEMP TABLE etl_composed ON COMMIT DROP AS SELECT etl_file, {gone} AS etl_gone, NOT {gone} AS etl_live, "
         "false AS etl_reset, {columns}, etl_row, dense_rank() OVER (ORDER BY {keys}) AS etl_key, "
         "row_number() OVER (PARTITION BY {keys} ORDER BY etl_file, etl_row) - 1 AS etl_rank FROM ({staged}) AS staged",
-    ).format(gone=_gone(upsert), columns=names(_columns(upsert)), keys=keys, staged=staged_rows(upsert, source))
+    ).format(gone=_gone(upsert), columns=names(row_columns(upsert)), keys=keys, staged=staged_rows(upsert, source))
 
 
 def _paired(upsert: Upsert) -> Composed:
@@ -119,7 +122,7 @@ def _paired(upsert: Upsert) -> Composed:
             name=Identifier(name),
             both=_put_together(upsert, name),
         )
-        for name in _columns(upsert)
+        for name in row_columns(upsert)
     ]
     return ours(
         upsert.target,

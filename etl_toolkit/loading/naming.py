@@ -12,7 +12,20 @@ from psycopg2.sql import SQL, Identifier
 
 from etl_toolkit.model import OWN_PREFIX, TargetTable
 
-RELATIONS = ("toolkit", "staging", "target", "probe", "before", "images", "ours", "nothing", "judged", "winners")
+RELATIONS = (
+    "toolkit",
+    "staging",
+    "target",
+    "probe",
+    "before",
+    "images",
+    "ours",
+    "nothing",
+    "judged",
+    "winners",
+    "composed",
+    "paired",
+)
 _COLUMN = re.compile(rf"\b{OWN_PREFIX}(?!(?:{'|'.join(RELATIONS)})\b)")
 
 

@@ -198,8 +198,9 @@ def refuse_identities(cursor: Any, upsert: Upsert, source: Composable) -> None:
 def changed_identities(upsert: Upsert, source: Composable) -> sql.Composed:
     """Select `etl_row` of the rows to be written that would change such a column; a stale row changes nothing."""
     return ours(
-        upsert.target, "WITH {} SELECT etl_row FROM judged WHERE NOT etl_new AND NOT etl_stale AND etl_changes_identity"
-    ).format(compose_judged(upsert, source))
+        upsert.target,
+        "WITH {} SELECT etl_row FROM judged WHERE NOT etl_new AND NOT etl_stale AND etl_changes_identity{}",
+    ).format(compose_judged(upsert, source), SQL(" AND NOT etl_gone" if upsert.write.delete else ""))
 
 
 def identity_reason(upsert: Upsert) -> str:

@@ -6,7 +6,7 @@ read, so it may be empty or wrong. The keys are deleted before any row is writte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +17,25 @@ from etl_toolkit.loading.judge import may_be_dropped
 from etl_toolkit.loading.key_parts import equal_keys, key_items, match_keys, table
 from etl_toolkit.loading.merge import Merged, Upsert, older, present_rows
 from etl_toolkit.loading.naming import ours
-from etl_toolkit.model import ConflictAction, Layout, TargetTable
+from etl_toolkit.model import ConflictAction, Hazard, HazardKind, Layout, TargetTable
 
 TOMBSTONES = "etl_tombstones"
 _REFERENCES = """
 SELECT conname, conrelid::pg_catalog.regclass::text, confdeltype FROM pg_catalog.pg_constraint
 WHERE confrelid = %s AND contype = 'f' AND conrelid <> confrelid AND conparentid = 0 ORDER BY 2, 1
+"""
+_REFUSING = """
+SELECT c.conname, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(r.relname),
+       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, n)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
+       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, n)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)
+FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_class r ON r.oid = c.conrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
+WHERE c.confrelid = %s AND c.contype = 'f' AND c.conrelid <> c.confrelid AND c.conparentid = 0 AND NOT (
+    c.confdeltype = 'c' AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint d WHERE d.confrelid = c.conrelid AND d.contype = 'f')
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.conrelid AND NOT t.tgisinternal))
+ORDER BY 2, 1
 """
 _EFFECTS = {
     "c": "its rows are deleted as well (ON DELETE CASCADE)",
@@ -38,6 +51,43 @@ def describe_references(cursor: Any, target: TargetTable) -> list[str]:
         f"{child} refers to {target.qualified_name} ({name}): {_EFFECTS.get(effect, 'keys that it refers to cannot be deleted')}"
         for name, child, effect in cursor.fetchall()
     ]
+
+
+def read_references(cursor: Any, target: TargetTable) -> list[tuple[str, str, list[str], list[str]]]:
+    """The foreign keys of other tables that may refuse a delete: name, table (SQL), its columns and those that it refers to.
+
+    One that only deletes rows on which nothing depends cannot.
+    """
+    cursor.execute(_REFUSING, (target.oid,))
+    return list(cursor.fetchall())
+
+
+def reference_hazards(cursor: Any, target: TargetTable) -> tuple[Hazard, ...]:
+    """What makes it matter when a key is deleted."""
+    return tuple(
+        Hazard(HazardKind.REFERENCED, f"{child} refers to rows that may be deleted ({name})", "sequential")
+        for name, child, *_ in read_references(cursor, target)
+    )
+
+
+def are_referred_to(
+    target: TargetTable, keys: Composable, references: Sequence[tuple[str, str, list[str], list[str]]]
+) -> Composed:
+    """Select whether another table refers to one of the rows that have these keys."""
+    rows = SQL("({}) AS present JOIN (SELECT {} FROM {}) AS dead ON {}").format(
+        present_rows(target), key_items(target), keys, match_keys(target, "present", "dead")
+    )
+    exist = [
+        SQL("EXISTS (SELECT FROM {} AS child JOIN {} ON {})").format(
+            SQL(child), rows,
+            SQL(" AND ").join(
+                SQL("child.{} = present.{}").format(Identifier(theirs), Identifier(name))
+                for theirs, name in zip(own, referenced, strict=True)
+            ),
+        )
+        for _, child, own, referenced in references
+    ]  # fmt: skip
+    return SQL("SELECT {}").format(SQL(" OR ").join(exist))
 
 
 def tombstone_layout(target: TargetTable, layout: Layout, order_by: str | None) -> Layout:

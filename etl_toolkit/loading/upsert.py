@@ -47,16 +47,27 @@ def merge(
     if upsert.write.is_plain:
         return _merge_rows(cursor, upsert, rows, staged)
     competing = count_keys(cursor, upsert.target, rows) if upsert.several_files else {}
-    buried: dict[int, Buried] = {}
     if is_composed := composes(upsert):
         upsert, rows = compose(cursor, upsert, rows)
-    if upsert.write.delete:
-        buried = bury(cursor, upsert, dead_rows(upsert, rows, is_composed=is_composed))
-        rows = live_rows(upsert, rows, is_composed=is_composed)
+    buried, rows = _bury(cursor, upsert, rows, is_composed=is_composed)
     merged = add_buried(_merge_rows(cursor, upsert, rows, _count_rows(cursor, upsert, rows)), buried)
     for file, (count, distinct) in competing.items():
         merged[file] = replace(merged.get(file, Merged()), staged=count, distinct=distinct)
     return merged
+
+
+def write_rows(cursor: Any, upsert: Upsert, source: Composable, *, is_composed: bool) -> None:
+    """Do what `merge` does to rows of which each has a key of its own, put together or not."""
+    _, rows = _bury(cursor, upsert, source, is_composed=is_composed)
+    _merge_rows(cursor, upsert, rows, None)
+
+
+def _bury(cursor: Any, upsert: Upsert, rows: Composable, *, is_composed: bool) -> tuple[dict[int, Buried], Composable]:
+    """Delete the keys of the tombstones among the rows; return what happened, and the other rows."""
+    if not upsert.write.delete:
+        return {}, rows
+    buried = bury(cursor, upsert, dead_rows(upsert, rows, is_composed=is_composed))
+    return buried, live_rows(upsert, rows, is_composed=is_composed)
 
 
 def _count_rows(cursor: Any, upsert: Upsert, source: Composable) -> dict[int, int] | None:

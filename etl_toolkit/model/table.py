@@ -81,6 +81,7 @@ class HazardKind(StrEnum):
     DEFERRABLE_KEY = "deferrable key"
     SERVER_KEY = "key equality only the server can tell"
     KEPT_IDENTITY = "identity column beside the key"
+    REFERENCED = "foreign key of another table"
 
 
 @dataclass(frozen=True)

@@ -64,27 +64,26 @@ def _find_writing_obstacle(question: Question) -> str:
     may_share = len(question.files) > 1 and (is_server or overlap is None or overlap.shared_keys > 0)
     if spec.write.set and not spec.order_by and may_share:
         return "set says which file changed a row last, so files that may share keys are loaded in order"
-    if question.rows_meet and (reads := _mixed_columns(question)):
-        return (
-            f"{' and '.join(reads)} of a key may come from different rows, and the table has a rule about them together"
-        )
+    if reads := _mixed_columns(question):
+        return f"{' and '.join(reads)} may come from different rows or options, and the table has a rule about them"
     if question.rows_meet and question.staging_refusal and (is_server or not question.may_compose):
         return f"{ROWS_MEET}, and {question.staging_refusal}"
     return ""
 
 
 def _mixed_columns(question: Question) -> Sequence[str]:
-    """The columns of a CHECK, foreign key or expression that may come from several rows of a key.
+    """The columns of a CHECK, foreign key or expression that do not all come from one row of the files.
 
-    File by file, each row on the way is judged; put together, the last one alone, and as a row to insert.
+    They come from several rows of a key, the one in the table included, or from an option. File by file, each row on the way is
+    judged; put together, the last one alone, and as a row to insert.
     """
     spec, target = question.spec, question.target
-    if not spec.write.keeps_values:
-        return ()
+    given = {*spec.write.set, spec.write.cleared}
+    keeps_values = spec.write.keeps_values and (question.rows_meet or not target.is_empty)
     plain = {column.name: column.reads or (column.name,) for column in target.columns}
     for read in [*(check.columns for check in target.checks), *(key.columns for key in target.foreign_keys)]:
         columns = list(dict.fromkeys(source for name in read for source in plain.get(name, (name,))))
-        if count_origins(spec, target, columns) > 1:
+        if given.intersection(columns) or (keeps_values and count_origins(spec, target, columns) > 1):
             return [name for name in columns if name not in target.key]
     return ()
 

@@ -15,7 +15,7 @@ from etl_toolkit.loading.assertions import check_conditions
 from etl_toolkit.loading.conventions import offsets_at
 from etl_toolkit.loading.ledger import loaded_before, staging_refusal, taken_files
 from etl_toolkit.loading.session import Sessions
-from etl_toolkit.loading.tombstones import describe_references
+from etl_toolkit.loading.tombstones import describe_references, reference_hazards
 from etl_toolkit.loading.writable import is_standby
 from etl_toolkit.model import (
     ConflictAction,
@@ -76,6 +76,9 @@ def look_at_table(
     changes = [change for change in (added, widened) if change]
     if spec.write.triggers == "once":
         target = fire_once(target)
+    if spec.write.delete and not spec.write.delete.soft:
+        with connection.cursor() as cursor:
+            target = replace(target, hazards=(*target.hazards, *reference_hazards(cursor, target)))
     sources = replace(
         sources, files=localize_instants(match_columns(sources.files, target, spec), connection, workspace)
     )

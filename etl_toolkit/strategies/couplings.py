@@ -1,13 +1,14 @@
-"""Second unique indexes that couple nothing in this load: then it need not be in order.
+"""Second unique indexes, and foreign keys of other tables, that couple nothing in this load: then it need not be in order.
 
 An index beside the key matters only if one of its values belongs to two keys: in the files, rows that lose included, or in a
-file and in the table. The server is asked, since equality is its own. Another session may still write such a value afterwards:
-then the index refuses a row, and nothing is loaded.
+file and in the table. A foreign key of another table matters only if it refers to a row that a tombstone would delete. The
+server is asked, since equality is its own. Another session may still write such a value afterwards: then a row is refused, and
+nothing is loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +19,11 @@ from etl_toolkit.keys import key_type
 from etl_toolkit.loading.copy import RecordReader, copy_stream, is_row_error
 from etl_toolkit.loading.key_parts import names, table
 from etl_toolkit.loading.staging_tables import copy_into, staging_table
+from etl_toolkit.loading.tombstones import are_referred_to, read_references
 from etl_toolkit.model import Hazard, HazardKind, Layout, LoadSpec, Strategy, TargetTable
 from etl_toolkit.scan import PROVEN, UNPROVEN
-from etl_toolkit.strategies.suspects import Inquiry, fields_of, has_no_quotes
+from etl_toolkit.sources import has_no_quotes
+from etl_toolkit.strategies.suspects import Inquiry, fields_of
 from etl_toolkit.write_rules import count_origins
 
 PAIRS = "etl_pairs"
@@ -33,17 +36,20 @@ def drop_harmless(inquiry: Inquiry, spec: LoadSpec) -> tuple[TargetTable, tuple[
     be others than in the files.
     """
     target = inquiry.target
-    is_mixed = any(count_origins(spec, target, hazard.columns) > 1 for hazard in target.hazards)
-    if spec.strategy is Strategy.DETERMINISTIC or spec.write.set or is_mixed:
+    references = [hazard for hazard in target.hazards if hazard.kind is HazardKind.REFERENCED]
+    indexes = [hazard for hazard in target.hazards if hazard not in references]
+    is_mixed = any(count_origins(spec, target, hazard.columns) > 1 for hazard in indexes)
+    if spec.strategy is Strategy.DETERMINISTIC or (indexes and (spec.write.set or is_mixed)):
         return target, ()
-    if not all(_may_be_harmless(hazard, target, inquiry.layout) for hazard in target.hazards):
+    if not all(_may_be_harmless(hazard, target, inquiry.layout) for hazard in indexes):
         return target, ()
-    if any(_couples(inquiry, hazard.columns) for hazard in target.hazards):
+    if any(_couples(inquiry, hazard.columns) for hazard in indexes) or (references and _are_referred_to(inquiry)):
         return target, ()
-    reasons = (
+    reasons = [
         f"no value of {', '.join(hazard.columns)} belongs to two keys, in the files or the table: its index couples no rows"
-        for hazard in target.hazards
-    )
+        for hazard in indexes
+    ]
+    reasons += ["no other table refers to a row that is to be deleted"] if references else []
     return replace(target, hazards=()), tuple(reasons)
 
 
@@ -55,12 +61,28 @@ def _may_be_harmless(hazard: Hazard, target: TargetTable, layout: Layout) -> boo
 
 def _couples(inquiry: Inquiry, columns: Sequence[str]) -> bool:
     """Whether a value of the columns belongs to two keys, as far as the server can tell."""
+    target = inquiry.target
+    return _ask(inquiry, {*target.key, *columns}, "true", lambda _: _two_keys(columns, target))
+
+
+def _are_referred_to(inquiry: Inquiry) -> bool:
+    """Whether another table refers to a row that a tombstone would delete, as far as the role may see."""
+    target = inquiry.target
+    if target.is_empty:
+        return False
+    return _ask(
+        inquiry, set(target.key), "gone",
+        lambda cursor: are_referred_to(target, staging_table(PAIRS), read_references(cursor, target)),
+    )  # fmt: skip
+
+
+def _ask(inquiry: Inquiry, wanted: Set[str], where: str, question: Callable[[Any], Composable]) -> bool:
+    """The answer to a question about some columns of rows of the files, which the server has in a table; true if it refuses one."""
     scan, target, layout = inquiry.scan, inquiry.target, inquiry.layout
-    wanted = {*target.key, *columns}
     pair = replace(layout, columns=tuple(name for name in layout.columns if name in wanted))
-    is_unquoted = has_no_quotes(scan.files, layout)
+    is_unquoted = all(has_no_quotes(file, layout) for file in scan.files)
     check = inquiry.sessions.stop.check
-    rows = f"SELECT {scan.record_sql} FROM rows WHERE doubt IN ({PROVEN}, {UNPROVEN})"
+    rows = f"SELECT {scan.record_sql} FROM rows WHERE doubt IN ({PROVEN}, {UNPROVEN}) AND {where}"
     query = f"SELECT DISTINCT {fields_of(layout, pair, is_unquoted=is_unquoted)} AS record FROM found"
 
     def ask(connection: Any) -> bool:
@@ -80,7 +102,10 @@ def _couples(inquiry: Inquiry, columns: Sequence[str]) -> bool:
                 if not is_row_error(error):
                     raise
                 return True  # a value that the server refuses: rows will be rejected, in order
-            cursor.execute(_two_keys(columns, target))
+            try:
+                cursor.execute(question(cursor))
+            except psycopg2.errors.InsufficientPrivilege:
+                return True
             return bool(cursor.fetchone()[0])
 
     return inquiry.sessions.ask("couplings", ask)

@@ -58,8 +58,7 @@ def load_files(run: Run, batch: Batch) -> FileCounts:
         try:
             return _load_once(run, batch)
         except psycopg2.Error as error:
-            is_found = is_row_error(error) and not run.is_stopped and run.spec.write.is_plain
-            if not is_found or not find_refused_writes(run, batch):
+            if not is_row_error(error) or run.is_stopped or not find_refused_writes(run, batch):
                 raise
         run.take_back(sent_before)
         return _load_once(run, batch)
@@ -69,7 +68,7 @@ def _find_refused(run: Run, batch: Batch) -> int:
     """Find the rows that the server refuses by themselves or, where there are none, for others; return how many."""
     found = sum(len(find_rejects(run, run.file(position))) for position in batch.files)
     check_reject_limit(run)
-    return found or (find_refused_writes(run, batch) if run.spec.write.is_plain else 0)
+    return found or find_refused_writes(run, batch)
 
 
 def _load_once(run: Run, batch: Batch) -> FileCounts:
