@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import numpy as np
@@ -195,16 +195,27 @@ class _Wanted:
 def _group_streams(files: Sequence[SourceFile], wanted: _Wanted) -> list[list[SourceFile]]:
     """Neighbouring files that are held alike: by their own lines, or by records that are spelled for them."""
     streams: list[list[SourceFile]] = []
-    for is_own, some in groupby(files, partial(_has_lines, wanted=wanted)):
+    for (is_own, _), some in groupby(files, lambda file: (_has_lines(file, wanted), _place_of_mark(file, wanted))):
         run = list(some)
         streams += split_streams(run) if is_own else group_alike(run)
     return streams
 
 
 def _has_lines(file: SourceFile, wanted: _Wanted) -> bool:
-    """Whether the lines of a file are the records to send, and have what is wanted in reach."""
-    is_sent = wanted.layout is not None and is_record(file, wanted.layout)
+    """Whether the lines of a file hold the records to send, and have what is wanted in reach."""
+    layout = wanted.layout
+    is_sent = layout is not None and (is_record(file, layout) or _place_of_mark(file, wanted) is not None)
     return is_sent and all(is_in_reach(file, name) for name in wanted.compared)
+
+
+def _place_of_mark(file: SourceFile, wanted: _Wanted) -> Literal[0, -1] | None:
+    """Where the mark of tombstones is, if all other fields of a line are the record to send: in front of it, or behind it."""
+    if wanted.delete is None or wanted.layout is None or not file.is_plain or len(file.columns) < 3:
+        return None
+    for at, others in ((0, file.columns[1:]), (-1, file.columns[:-1])):
+        if file.columns[at] == wanted.delete.column and is_record(replace(file, columns=others), wanted.layout):
+            return at  # type: ignore[return-value]
+    return None
 
 
 def _read(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace, held: HeldLines | None) -> None:
@@ -220,7 +231,7 @@ def _read(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace, he
                 if held is None:
                     selects.append(_select(run, wanted))
                 elif _has_lines(run[0], wanted):
-                    source.register(name, held.lines(number))
+                    source.register(name, held.lines(number, mark_at=_place_of_mark(run[0], wanted)))
                     selects.append(_select(run, wanted, relation=name))
                 else:
                     spelled = stack.enter_context(workspace.cursor()).sql(_select(run, wanted, end=" || chr(10)"))
@@ -236,7 +247,12 @@ def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None 
     # Where one file of held lines has quotes, the lines of all are read as its are: without any, they mean the same.
     file, layout, order = min(run, key=lambda file: file.is_plain), wanted.layout, wanted.order
     names = [*wanted.compared, *(layout.columns if layout else ())]
-    source, texts = (relation, line_texts(file, names)) if relation else text_relation(run, names)
+    if relation and (at := _place_of_mark(file, wanted)) is not None:
+        file = replace(file, columns=file.columns[1:] if at == 0 else file.columns[:-1])
+        source, texts = relation, line_texts(file, names)
+        texts[len(wanted.compared) - 1] = "nullif(mark, '')"
+    else:
+        source, texts = (relation, line_texts(file, names)) if relation else text_relation(run, names)
     is_line = relation is not None or file.is_plain
     position = "file" if relation else f"file_index + {file.position}"
     items = [f"({position})::INTEGER AS file"]

@@ -129,18 +129,22 @@ def check_files(spec: LoadSpec, files: Sequence[SourceFile]) -> None:
 
 def rows_meet(spec: LoadSpec) -> bool:
     """Whether a row that loses to a later one of its key leaves something behind, so that no row can be left out."""
+    return not spec.order_by and (
+        spec.write.keeps_values or _lingers(spec)
+    )  # by an order column one row of each key counts
+
+
+def _lingers(spec: LoadSpec) -> bool:
+    """Whether a tombstone that loses leaves something behind, other than that what came before it does not count."""
     write = spec.write
-    if spec.order_by:
-        return False  # one row of each key counts
-    is_special = write.delete and (
+    return write.delete is not None and bool(
         write.delete.soft or spec.conflict_action is ConflictAction.IGNORE or write.rows == "update"
     )
-    return write.keeps_values or bool(is_special)
 
 
 def may_compose(spec: LoadSpec) -> bool:
-    """Whether rows of one key differ from the last of them at most by columns that come from another one: no row deletes it."""
-    return spec.write.keeps_values and rows_meet(spec) and not spec.write.delete
+    """Whether what the rows of one key leave, behind the last tombstone among them, is a row with columns from several of them."""
+    return spec.write.keeps_values and rows_meet(spec) and not _lingers(spec)
 
 
 def count_origins(spec: LoadSpec, target: TargetTable, columns: Iterable[str]) -> int:

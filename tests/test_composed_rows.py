@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ConflictAwareProcessor, ParallelConfig, WriteOptions, ingest
+from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, WriteOptions, ingest
 from etl_toolkit.loading import copy
 from etl_toolkit.loading.run import Run
 from etl_toolkit.plan import ROWS_COMPOSED
@@ -26,12 +26,14 @@ OPTIONS: list[dict[str, Any]] = [
     {"insert_only": ("made", "name")},
     {"nulls": "keep"},
     {"nulls": "keep", "update": ("name", "size")},
+    {"nulls": "keep", "insert_only": ("made",), "delete": Delete("op", ("D",))},
+    {"update": ("name", "amount"), "delete": Delete("op", ("D",))},
 ]
 TEXTS = ("plain", "", None, 'a "quoted", one', "two\nlines", "back\\slash", "\\N", "é,", " ", "t.b", "same", "same")
 
 
-def random_files(chance: random.Random, *, count: int, key: str) -> list[Rows]:
-    """Few keys in many rows, NULL in any column; texts that have to be quoted in some of the files only."""
+def random_files(chance: random.Random, *, count: int, key: str, is_marked: bool = False) -> list[Rows]:
+    """Few keys in many rows, NULL in any column; texts that have to be quoted in some of the files only; some tombstones."""
     keys = chance.choice((3, 15))
 
     def spell(number: int) -> str:
@@ -43,11 +45,11 @@ def random_files(chance: random.Random, *, count: int, key: str) -> list[Rows]:
         rows = [
             (
                 chance.choice(texts), spell(chance.randrange(keys)), chance.choice(("1.00", "2.5", "1", None)),
-                chance.choice(texts), chance.choice(("1", "22", None)),
+                chance.choice(texts), chance.choice(("1", "22", None)), *(chance.choices("UD", (4, 1)) if is_marked else ()),
             )
             for _ in range(chance.choice((1, 6, 20)))
         ]  # fmt: skip
-        contents.append(Rows(COLUMNS, tuple(rows)))
+        contents.append(Rows((*COLUMNS, "op") if is_marked else COLUMNS, tuple(rows)))
     return contents
 
 
@@ -63,8 +65,8 @@ def test_each_key_is_sent_once_with_what_its_rows_leave(
     if not is_held:
         monkeypatch.setattr("etl_toolkit.sources.resolving.held_bytes", lambda _: 1 << 60)
     chance = random.Random(key)  # noqa: S311 - the same files every time
-    for number, options in enumerate(OPTIONS if count < 10 else OPTIONS[1:3]):
-        contents = random_files(chance, count=count, key=key)
+    for number, options in enumerate(OPTIONS if count < 10 else [*OPTIONS[1:3], OPTIONS[4]]):
+        contents = random_files(chance, count=count, key=key, is_marked="delete" in options)
         forms = ("csv", "quoted", "parquet", "arrow")
         files = [write(rows, tmp_path, f"{number}_{n}", forms[(number + n) % 4]) for n, rows in enumerate(contents)]  # type: ignore[arg-type]
         with connection.cursor() as cursor:
@@ -72,7 +74,7 @@ def test_each_key_is_sent_once_with_what_its_rows_leave(
                 cursor.execute(f"DROP TABLE IF EXISTS {table}; CREATE TABLE {table} {DDL.format(key=key)}")
         told = Replay(
             "expected", "id", update=options.get("update"), insert_only=options.get("insert_only", ()),
-            keeps_nulls="nulls" in options,
+            keeps_nulls="nulls" in options, mark="op" if "delete" in options else None,
         )  # fmt: skip
         # Into the empty table, and into what that left.
         for part in (slice(0, count // 2), slice(count // 2 - 1, count)):
@@ -85,7 +87,7 @@ def test_each_key_is_sent_once_with_what_its_rows_leave(
             assert (ROWS_COMPOSED in result.reasons) == (lost > 0)
 
 
-@pytest.mark.parametrize("options", OPTIONS[::2], ids=str)
+@pytest.mark.parametrize("options", OPTIONS[:3:2], ids=str)
 def test_a_bad_row_is_rejected_whether_its_values_are_sent_or_not(
     database: str, connection: Connection, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -180,3 +182,27 @@ def test_a_record_that_is_too_long_to_be_held_is_put_together_by_the_server(
         cursor.execute("SELECT id, length(a), length(b) FROM t ORDER BY id")
         assert cursor.fetchall() == [(1, 20_000, 20_000), (2, 1, 1)]
     assert (result.counts.inserted, result.counts.superseded_later_file) == (2, 2)
+
+
+def test_a_record_that_becomes_too_long_once_a_row_is_rejected_is_put_together_by_the_server(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
+    first.write_text(f"id,a,b,n\n1,{'a' * 20_000},,1\n1,short,,bad\n2,x,y,1\n")
+    second.write_text(f"id,a,b,n\n1,,{'b' * 20_000},2\n2,,z,\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, a text, b text, n int)")
+        result = ingest(
+            [first, second],
+            "t",
+            "id",
+            database,
+            write=WriteOptions(nulls="keep"),
+            strategy="partitioned",
+            max_rejects=1,
+        )
+        cursor.execute("SELECT id, length(a), length(b), n FROM t ORDER BY id")
+        assert cursor.fetchall() == [(1, 20_000, 20_000, 2), (2, 1, 1, 1)]
+        cursor.execute("SELECT plan -> 'bounds' FROM etl_toolkit.runs")
+        assert cursor.fetchall() == [([],)]
+    assert [(item.record, item.sqlstate) for item in result.rejects] == [(1, "22P02")]

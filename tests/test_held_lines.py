@@ -325,9 +325,9 @@ def test_a_file_that_changes_before_it_is_held_ends_the_load(
 ) -> None:
     lines = HeldLines.lines
 
-    def changed(self: HeldLines, position: int) -> Any:
+    def changed(self: HeldLines, position: int, **options: Any) -> Any:
         change(tmp_path / "0.csv")
-        return lines(self, position)
+        return lines(self, position, **options)
 
     monkeypatch.setattr(HeldLines, "lines", changed)
     with pytest.raises(SourceError, match=r"0\.csv: .*was (it )?changed or removed") as error:

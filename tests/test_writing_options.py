@@ -163,6 +163,37 @@ def test_every_strategy_leaves_what_the_rows_leave_one_by_one(
     assert loaded > SEEDS // 2
 
 
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_mark_in_front_of_a_line_or_behind_it_is_no_part_of_the_record(
+    shared: tuple[str, Connection], tmp_path: Path, place: int
+) -> None:
+    dsn, connection = shared
+    fill(connection, DDL.format(key="int"), 1)
+    chance = random.Random(place)  # noqa: S311 - the same files every time
+    marks = ("D", "gone since a while", None, "U", "Dé")
+    columns, contents = ["id", "name", "amount"], []
+    for number in range(2):
+        rows = [
+            [str(chance.randrange(12)), chance.choice(("é", None, f"n{number}.{n}")), chance.choice(("1.00", None))]
+            for n in range(20)
+        ]
+        for row in rows:
+            row.insert(place, chance.choice(marks))  # type: ignore[arg-type]
+        contents.append(Rows((*columns[:place], "op", *columns[place:]), tuple(map(tuple, rows))))
+    files = [write(content, tmp_path, str(n), "csv") for n, content in enumerate(contents)]
+    with files[1].open("a") as stream:  # the last line of the file, without its end
+        last = ["77", "bad", "much"]
+        last.insert(place, "U")
+        stream.write(",".join(last))
+    result = ingest(
+        files, "loaded", "id", dsn, strategy="partitioned", config=CONFIG, max_rejects=1,
+        write=WriteOptions(delete=Delete("op", ("D", "gone since a while"))),
+    )  # fmt: skip
+    Replay("expected", "id", mark="op", marks=("D", "gone since a while")).load(connection, contents)
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert [(item.line, item.raw) for item in result.rejects] == [(22, files[1].read_text().splitlines()[-1])]
+
+
 @pytest.mark.parametrize("strategy", ["deterministic", "partitioned"])
 @pytest.mark.parametrize("name", ["delete", "soft", "rows update, nulls, delete", "missing", "missing soft, delete"])
 def test_undo_gives_back_what_was_deleted(

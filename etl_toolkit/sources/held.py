@@ -10,7 +10,7 @@ import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -77,15 +77,18 @@ class HeldLines:
             data.slice(at, min(step + LONGEST_LINE_BYTES, ends[-1] - at)) for at in range(0, ends[-1], step)
         ]
 
-    def lines(self, number: int) -> pa.RecordBatchReader:
+    def lines(self, number: int, *, mark_at: Literal[0, -1] | None = None) -> pa.RecordBatchReader:
         """Read the files of a stream in, and return their lines: batches of (file, place, line), the line without its end.
 
+        With `mark_at` the first or the last field is no part of the line, but a `mark` beside it: the files have no quotes.
         Raises OSError (as DuckDB's error, for it is DuckDB that reads) where a file cannot be read or has shrunk.
         """
         schema = pa.schema([("file", pa.int32()), ("place", pa.int64()), ("line", pa.string_view())])
-        return pa.RecordBatchReader.from_batches(schema, self._batches(number, schema))
+        if mark_at is not None:
+            schema = schema.append(pa.field("mark", pa.string()))
+        return pa.RecordBatchReader.from_batches(schema, self._batches(number, schema, mark_at))
 
-    def _batches(self, number: int, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def _batches(self, number: int, schema: pa.Schema, mark_at: Literal[0, -1] | None) -> Iterator[pa.RecordBatch]:
         begin = self._begins[number]
         for read, filled in self._read(number):
             block = self._bytes[begin:filled]
@@ -99,8 +102,17 @@ class HeldLines:
             files = np.full(len(ends), read[0][0].position, dtype=np.int32)
             for file, first in read[1:]:
                 files[np.searchsorted(ends_read, first - begin) :] = file.position
-            places = begin + ends + 1 - sizes << SIZE_BITS | sizes
-            columns = [_array(files, pa.int32()), _array(places, pa.int64()), self._view(places, sizes - 1)]
+            starts, marks = ends + 1 - sizes, []
+            if mark_at is not None:
+                widths = _measure_marks(block, starts, ends, read[0][0].dialect.delimiter, mark_at)
+                marks = [_texts(block, starts if mark_at == 0 else ends - widths, widths)]
+                sizes = sizes - widths - 1
+                if mark_at == 0:
+                    starts = starts + widths + 1
+                else:
+                    block[starts + sizes - 1] = ord("\n")
+            places = begin + starts << SIZE_BITS | sizes
+            columns = [_array(files, pa.int32()), _array(places, pa.int64()), self._view(places, sizes - 1), *marks]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
             begin += int(ends_read[-1]) + 1
 
@@ -222,6 +234,27 @@ def _map_memory(size: int) -> mmap.mmap:
     if hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return mmap.mmap(-1, size)  # Windows
+
+
+def _measure_marks(block: Any, starts: Any, ends: Any, delimiter: str, mark_at: Literal[0, -1]) -> Any:
+    """How long the first or the last field of each line is: most are a letter, so that one is found in a step or two."""
+    widths, width, left = np.zeros_like(ends), 0, np.arange(len(ends))
+    while len(left):
+        places = starts[left] + width if mark_at == 0 else ends[left] - 1 - width
+        if (places < starts[left]).any() or (places >= ends[left]).any():
+            raise OSError("a line has changed")
+        left = left[block[places] != ord(delimiter)]
+        width += 1
+        widths[left] = width
+    return widths
+
+
+def _texts(block: Any, begins: Any, widths: Any) -> pa.Array:
+    """The texts that begin there, as an Arrow array of their own."""
+    ends = np.cumsum(widths)
+    data = block[np.repeat(begins - ends + widths, widths) + np.arange(ends[-1] if len(ends) else 0)]
+    offsets = np.concatenate(([0], ends)).astype(np.int32)
+    return pa.Array.from_buffers(pa.string(), len(widths), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def _numbers(places: pa.Array) -> Any:

@@ -245,6 +245,12 @@ def record_expression(file: SourceFile, texts: Sequence[str], layout: Layout) ->
     return f"concat_ws({literal(delimiter)}, {', '.join(spelled)})"
 
 
+def has_no_quotes(file: SourceFile, layout: Layout) -> bool:
+    """Whether a delimiter in a record of the file always ends a field, and none has quotes."""
+    is_spelled_bare = all(_has_no_special(file, name, layout) for name in layout.columns)
+    return file.is_plain and (is_record(file, layout) or is_spelled_bare)
+
+
 def _has_no_special(file: SourceFile, name: str, layout: Layout) -> bool:
     """Whether no text of a column needs quotes: the file has none and delimits in the same way, and no text is a whole line."""
     is_alike = layout.delimiter == file.dialect.delimiter and len(layout.columns) > 1

@@ -3,6 +3,7 @@
 A column that updates set comes from the last row, with `nulls = "keep"` from the last one where it is not NULL; any other from
 the first row. That is the row to insert where the table lacks the key, and it has all that an update sets where the key is
 there. Fields are taken over as they are spelled. The records are rows of `rows` behind those of the files, and win their keys.
+Of rows that a tombstone deletes, nothing is left: only those behind the last one of a key count.
 """
 
 from __future__ import annotations
@@ -57,9 +58,12 @@ def _compose(run: Run, scan: KeyScan) -> None:
     assert run.layout is not None
     keys, work = scan.key_sql, run.workspace
     file = search_sql(sorted((first, position) for position, first in scan.first_place.items()), "winner")
+    found = f"SELECT {keys}, first, winner, number FROM keys WHERE number > 1"
+    if scan.has_gone:
+        found += f" AND NOT gone AND NOT reset UNION ALL {_behind_tombstones(scan)}"
     work.query(
-        f"CREATE OR REPLACE TABLE meeting AS SELECT {keys}, ({file})::INTEGER AS file, first, winner, number FROM keys "
-        "WHERE number > 1 ORDER BY winner"
+        f"CREATE OR REPLACE TABLE meeting AS SELECT {keys}, ({file})::INTEGER AS file, first, winner, number FROM ({found}) "
+        "ORDER BY winner"
     )
     updated = frozenset(Upsert(run.target, run.layout, write=run.spec.write).values)
     kept = frozenset(run.layout.columns) - updated - set(run.target.key)
@@ -70,8 +74,21 @@ def _compose(run: Run, scan: KeyScan) -> None:
     work.query("DROP TABLE meeting")
     composed = f"SELECT {keys}, {scan.row_sql} AS row FROM rows WHERE doubt = {COMPOSED}"
     work.query(
-        f"CREATE OR REPLACE TABLE grouped AS SELECT {keys}, files, coalesce(row, winner) AS winner FROM grouped "
-        f"LEFT JOIN ({composed}) USING ({keys})"
+        "CREATE OR REPLACE TABLE grouped AS SELECT * EXCLUDE (first, number, row) REPLACE (coalesce(row, winner) AS winner) "
+        f"FROM grouped LEFT JOIN ({composed}) USING ({keys})"
+    )
+
+
+def _behind_tombstones(scan: KeyScan) -> str:
+    """A query of the keys whose winner comes after a tombstone and is not the first row that does."""
+    keys, row = scan.key_sql, scan.row_sql
+    rows = (
+        f"SELECT {keys}, winner, {row} AS row, max({row}) FILTER (gone) OVER (PARTITION BY {keys}) AS last FROM rows "
+        f"JOIN (SELECT {keys}, winner FROM keys WHERE reset) USING ({keys}) WHERE doubt = {PROVEN}"
+    )
+    return (
+        f"SELECT {keys}, min(row) AS first, winner, count(*) AS number FROM ({rows}) WHERE row > last GROUP BY {keys}, winner "
+        "HAVING number > 1"
     )
 
 
@@ -135,7 +152,8 @@ def _add_several(run: Run, columns: _Columns) -> None:
         run,
         ("later",),
         f"SELECT {scan.key_sql}, changed.file, winner, {scan.row_sql} AS row, {scan.row_sql} AS later FROM rows "
-        f"JOIN (FROM meeting SEMI JOIN changed USING (winner)) AS changed USING ({scan.key_sql}) WHERE doubt = {PROVEN}",
+        f"JOIN (FROM meeting SEMI JOIN changed USING (winner)) AS changed USING ({scan.key_sql}) "
+        f"WHERE doubt = {PROVEN} AND {scan.row_sql} >= changed.first",
         f"SELECT {scan.key_sql}, file, {columns.record(last, 'arg_min(l[{0}], row)')} AS record "
         f"FROM (SELECT *, {columns.fields('later')} AS l FROM found) GROUP BY {scan.key_sql}, file, winner ORDER BY winner",
     )

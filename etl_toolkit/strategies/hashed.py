@@ -57,9 +57,19 @@ def load_hashed(run: Run) -> dict[int, Counts]:
                 run.take_all_back()
         raise AssertionError
     except psycopg2.Error as error:
-        raise map_driver_error(error, doing=f"loading into {run.target.qualified_name}") from None
+        raise map_failure(run, error) from None
     finally:
         drop_staging(run, tables)
+
+
+def map_failure(run: Run, error: psycopg2.Error) -> DatabaseError:
+    """The error of a load that is rolled back, with the way out where the row would be rejected in another one."""
+    doing = f"loading into {run.target.qualified_name}"
+    if is_row_error(error) and run.target.forced("judged"):
+        doing += (
+            ' with triggers = "once", where a row that a trigger refuses fails the load (triggers = "each" rejects it)'
+        )
+    return map_driver_error(error, doing=doing)
 
 
 def _groups(files: Sequence[SourceFile]) -> list[Sequence[SourceFile]]:

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg2
 from psycopg2.sql import Composable
 
-from etl_toolkit.errors import EtlError, map_driver_error
+from etl_toolkit.errors import EtlError
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
 from etl_toolkit.loading.failpoints import reach
@@ -41,7 +41,7 @@ from etl_toolkit.sources import quoted_where_needed
 from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.composed import compose_rows, forget_composed
 from etl_toolkit.strategies.direct import Chosen, copy_absent
-from etl_toolkit.strategies.hashed import load_hashed
+from etl_toolkit.strategies.hashed import load_hashed, map_failure
 from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.presence import set_absent_apart
 from etl_toolkit.strategies.staging import written_marks
@@ -49,6 +49,8 @@ from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check
 from etl_toolkit.strategies.together import load_together
 from etl_toolkit.workspace import literal
 from etl_toolkit.write_rules import may_compose, may_copy
+
+BY_HASH: list[str] = []  # bounds of a run whose keys the server divides, although the client may compare them
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ class Range:
 
 def load_partitioned(run: Run) -> dict[int, Counts]:
     """Load all partitions and commit them together; return the counts per file."""
-    doing = f"loading into {run.target.qualified_name}"
     if run.plan.key_path == "server":
         return load_hashed(run)
     assert run.scan is not None
     assert run.plan.overlap is not None
-    if not compose_rows(run, run.plan.overlap):
-        return load_hashed(run)
+    pinned = run.bounds  # of a run that is resumed
+    if pinned == BY_HASH or not compose_rows(run, run.plan.overlap):
+        return _load_by_hash(run, pinned)
     rejected = run.reject_count()
     try:
         # Checked while the others load: few loads have a bad row among the losers, and the other loads lose no time.
@@ -94,20 +96,29 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
             check_all(run)
         # The bad value of a record put together may be that of a loser, which is found by now.
         if isinstance(error, psycopg2.Error) and run.reject_count() == rejected:
-            raise map_driver_error(error, doing=doing) from None
+            raise map_failure(run, error) from None
     run.take_all_back()
     with run.phases.phase("collapse"):
         forget_composed(run)
         collapse(run.scan, run.workspace, action=run.spec.conflict_action, is_composed=may_compose(run.spec))
         overlap = measure(run.scan, run.workspace)
-    if not compose_rows(run, overlap):  # the key ranges are in the ledger by now
-        raise EtlError(
-            "a record put together of several rows is too long to be held; load with --strategy deterministic"
-        )
+    if not compose_rows(run, overlap):  # other rows are put together now
+        return _load_by_hash(run, pinned)
     try:
         return _load_ranges(run, overlap)
     except psycopg2.Error as error:
-        raise map_driver_error(error, doing=doing) from None
+        raise map_failure(run, error) from None
+
+
+def _load_by_hash(run: Run, pinned: list[str] | None) -> dict[int, Counts]:
+    """Let the server put rows together, which it does by hash partition. Not where ranges of keys may be committed."""
+    if pinned:
+        raise EtlError(
+            f"run {run.run_id} cannot be resumed here: rows of a key leave a record that is too long to be held in memory; load "
+            "the files again"
+        )
+    _pin(run, BY_HASH)
+    return load_hashed(run)
 
 
 def _load_ranges(run: Run, overlap: KeyOverlap, *, meanwhile: Callable[[], None] | None = None) -> dict[int, Counts]:
@@ -167,13 +178,17 @@ def _edges(run: Run, total: int) -> list[int]:
     if run.bounds is None:
         count = len(run.plan.batches)
         edges = [total * number // count for number in range(count + 1)]
-        run.bounds = _bounds(run, edges)
-        bounds = run.bounds
-        run.sessions.ask("ledger", lambda connection: ledger.pin_bounds(connection, run.run_id, bounds))
+        _pin(run, _bounds(run, edges))
         return edges
     counts = ", ".join(f"count(*) FILTER (WHERE {bound})" for bound in run.bounds)
     sent = "WHERE NOT gone" if run.spec.write.delete else ""
     return list(accumulate(run.workspace.query(f"SELECT {counts} FROM keys {sent}")[0], initial=0))
+
+
+def _pin(run: Run, bounds: list[str]) -> None:
+    """Keep what divides the keys in the ledger: a run that is resumed divides them alike."""
+    run.bounds = bounds
+    run.sessions.ask("ledger", lambda connection: ledger.pin_bounds(connection, run.run_id, bounds))
 
 
 def _bounds(run: Run, edges: Sequence[int]) -> list[str]:

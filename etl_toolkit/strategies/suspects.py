@@ -22,9 +22,9 @@ from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.loading.tombstones import narrow
-from etl_toolkit.model import Layout, Reject, SourceFile, TargetTable
+from etl_toolkit.model import Layout, Reject, TargetTable
 from etl_toolkit.scan import NULL_KEY, PROVEN, REJECTED, UNPROVEN, KeyScan
-from etl_toolkit.sources import is_record, locate, number_in_file
+from etl_toolkit.sources import has_no_quotes, locate, number_in_file
 from etl_toolkit.strategies.refused_rows import bounded, check_reject_limit
 from etl_toolkit.workspace import Workspace, literal
 
@@ -62,7 +62,8 @@ def _find_refused(run: Run, where: str) -> int:
     """Ask the server about the rows that are not surely fine, and take the refused ones out of the load."""
     assert run.scan is not None
     assert run.layout is not None
-    is_unquoted = has_no_quotes(run.files, run.layout)
+    layout = run.layout
+    is_unquoted = all(has_no_quotes(file, layout) for file in run.files)
     is_short = all(file.is_plain and file.longest_record_bytes <= SHORT_RECORD_BYTES for file in run.files)
     grammar = partial(
         record_grammar, layout=run.layout, is_short=is_short, is_unquoted=is_unquoted, proven=run.target.key
@@ -92,11 +93,6 @@ def _unlike(grammar: str | None) -> str:
 def _fields_query(layout: Layout, part: Part, *, is_unquoted: bool) -> str:
     """The different combinations of the fields of a part, each spelled as a record."""
     return f"SELECT DISTINCT {fields_of(layout, part.layout, is_unquoted=is_unquoted)} AS record FROM found"
-
-
-def has_no_quotes(files: Sequence[SourceFile], layout: Layout) -> bool:
-    """Whether a delimiter in a record always ends a field: the records are the lines of files without a quote."""
-    return all(file.is_plain and is_record(file, layout) for file in files)
 
 
 def fields_of(layout: Layout, part: Layout, *, is_unquoted: bool) -> str:
@@ -156,7 +152,7 @@ class Inquiry:
             narrow(self.target),
             replace(self.layout, columns=tuple(name for name in self.layout.columns if name in kept)),
         )
-        is_unquoted = has_no_quotes(self.scan.files, self.layout)
+        is_unquoted = all(has_no_quotes(file, self.layout) for file in self.scan.files)
         alone = replace(
             self,
             target=part.target,
