@@ -106,7 +106,7 @@ def test_a_trial_that_leaves_other_rows_is_called_wrong(database: str, tmp_path:
     def forgetful(strategy: Strategy, files: Any, dsn: str) -> Any:
         return trials.load(strategy, files[:1], dsn)
 
-    found = trials.try_one(Strategy.AUTO, database, files, expected, loading=forgetful, before=())
+    found = trials.try_one(Strategy.AUTO, database, files, expected, loading=forgetful)
     assert (found.outcome, found.detail) == ("wrong", "rows: 1")
 
 
@@ -136,7 +136,7 @@ def test_a_server_that_takes_no_plain_connection_is_no_failure_of_a_strategy(
 ) -> None:
     monkeypatch.setattr(WireTap, "tapped_dsn", "host=127.0.0.1 port=1 connect_timeout=2")
     once = trials.Expectation("SELECT 1", 1, "one")
-    found = trials.try_one(Strategy.AUTO, database, [], once, loading=trials.load_with_lost_reply, before=())
+    found = trials.try_one(Strategy.AUTO, database, [], once, loading=trials.load_with_lost_reply)
     assert found.outcome == "not shown"
 
 

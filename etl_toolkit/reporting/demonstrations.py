@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,26 +47,28 @@ def record(directory: Path | str, dsn: str | None = None) -> Path:
     with server_of(dsn, profile="fast") as place, tempfile.TemporaryDirectory(prefix="etl_toolkit-races-") as files:
         with closing(psycopg2.connect(place)) as connection:
             version = connection.info.parameter_status("server_version")
-        databases = ScratchDatabases(place, f"etl_race_{secrets.token_hex(4)}_")
-        try:
-            races, strategies, skipped = [], [], {}
+        races, strategies = [], []
+        skipped: dict[str, str] = {}
+        with closing(ScratchDatabases(place, f"etl_race_{secrets.token_hex(4)}_")) as databases:
             for name, make in RACES.items():
-                try:
-                    with stage(databases.new()) as own:
-                        races.append(asdict(make(own, Path(files))))
-                except (EtlError, psycopg2.Error) as error:
-                    skipped[name] = str(error).strip().splitlines()[0]
+                with _or_skipped(name, skipped), stage(databases.new()) as own:
+                    races.append(asdict(make(own, Path(files))))
             for strategy in trials.STRATEGIES[1:]:
-                try:
+                with _or_skipped(strategy.value, skipped):
                     strategies.append(_strategy(strategy, databases.new(), Path(files)))
-                except (EtlError, psycopg2.Error) as error:
-                    skipped[strategy.value] = str(error).strip().splitlines()[0]
-        finally:
-            databases.close()
     now = datetime.now(UTC).isoformat(timespec="seconds")
     made = {"version": VERSION, "made_at": now, "server_version": version, "skipped": skipped}
     write_json(path, {**made, "races": races, "strategies": strategies})
     return path
+
+
+@contextmanager
+def _or_skipped(name: str, skipped: dict[str, str]) -> Iterator[None]:
+    """Note why something cannot be shown here, and go on."""
+    try:
+        yield
+    except (EtlError, psycopg2.Error, TimeoutError) as error:
+        skipped[name] = (str(error).strip() or "no answer").splitlines()[0]
 
 
 def load(directory: Path | str) -> Mapping[str, Any] | None:
@@ -84,10 +86,8 @@ def _strategy(strategy: Strategy, dsn: str, place: Path) -> dict[str, Any]:
     first = [(key, "file 1") for key in range(1, 801)]
     second = [(key, "file 2") for key in range(401 if shared else 1001, 1201 if shared else 1601)]
     files = [write_csv(place / "one.csv", first), write_csv(place / "two.csv", second)]
-    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(trials.CREATE)
-        cursor.execute("INSERT INTO race SELECT id, 'before' FROM generate_series(1, 200) AS id")
-    with WireTap(dsn) as tap:
+    with stage(dsn) as own, WireTap(dsn) as tap:
+        own.ask(f"{trials.CREATE}; INSERT INTO race SELECT id, 'before' FROM generate_series(1, 200) AS id")
         if refusal := tap.refusal():
             raise trials.NotShownError(refusal)
         tap.heard.clear()

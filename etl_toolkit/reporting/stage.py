@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +32,13 @@ class Actor:
     name: str
     connection: Any
     stage: Stage
-    _waiting: tuple[threading.Thread, list[str]] | None = None
+    pool: ThreadPoolExecutor
+    _waiting: Future[str] | None = None
+
+    @property
+    def process(self) -> int:
+        """The server's process for this session."""
+        return int(self.connection.info.backend_pid)
 
     def say(self, statement: str) -> str:
         """Run a statement, note it with its outcome, and return the outcome."""
@@ -42,21 +48,15 @@ class Actor:
 
     def start(self, statement: str) -> None:
         """Begin a statement that has to wait for another session; return once it does."""
-        outcomes: list[str] = []
-        thread = threading.Thread(target=lambda: outcomes.append(self._run(statement)), daemon=True)
-        thread.start()
-        holders = self.stage.wait_until_blocked(self, thread)
-        self.stage.note(self.name, statement, f"waits for {holders}" if holders else "did not have to wait")
-        self._waiting = (thread, outcomes)
+        self._waiting = self.pool.submit(self._run, statement)
+        holders = self.stage.wait_for(f"SELECT pg_blocking_pids({self.process})", self._waiting)
+        names = ", ".join(self.stage.actors.get(holder, f"process {holder}") for holder in holders or ())
+        self.stage.note(self.name, statement, f"waits for {names}" if names else "did not have to wait")
 
     def finish(self) -> str:
         """Wait for the statement that `start` began, note its outcome and return it."""
-        thread, outcomes = self._waiting or (None, [])
-        if thread is not None:
-            thread.join(PATIENCE_SECONDS)
-        outcome = outcomes[0] if outcomes else "no answer"
+        outcome = self._waiting.result(PATIENCE_SECONDS) if self._waiting else "no answer"
         self.stage.note(self.name, "… goes on", outcome)
-        self._waiting = None
         return outcome
 
     def _run(self, statement: str) -> str:
@@ -84,30 +84,30 @@ class Stage:
     @contextmanager
     def actor(self, name: str) -> Iterator[Actor]:
         """A session that says BEGIN and COMMIT itself; rolled back and closed at the end."""
+        pool = ThreadPoolExecutor(1)
         with closing(psycopg2.connect(self.dsn, application_name=f"etl_toolkit stage {name}")) as connection:
             connection.autocommit = True
-            self.actors[connection.info.backend_pid] = name
-            yield Actor(name, connection, self)
+            actor = Actor(name, connection, self, pool)
+            self.actors[actor.process] = name
+            yield actor
+        pool.shutdown(wait=False)
 
     def note(self, session: str, statement: str, outcome: str) -> None:
         self.steps.append(Step(session, statement, outcome))
 
     def ask(self, statement: str) -> Any:
-        """Ask the observer for one value, without a note."""
+        """Have the observer run something, without a note; return its one value, None where it has none."""
         with self.observer.cursor() as cursor:
             cursor.execute(statement)
-            row = cursor.fetchone()
+            row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None
 
-    def wait_until_blocked(self, actor: Actor, thread: threading.Thread) -> str:
-        """Return who `actor` waits for; nobody, when its statement ends without a wait."""
+    def wait_for(self, query: str, work: Future[Any]) -> Any:
+        """Ask until the answer is not empty, and return it; the last answer when `work` ends before that."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while thread.is_alive() and time.monotonic() < deadline:
-            holders = self.ask(f"SELECT pg_blocking_pids({actor.connection.info.backend_pid:d})")
-            if holders:
-                return ", ".join(self.actors.get(pid, f"process {pid}") for pid in holders)
+        while not (found := self.ask(query)) and not work.done() and time.monotonic() < deadline:
             time.sleep(0.01)
-        return ""
+        return found
 
 
 @contextmanager

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import EtlError, UnsafeStrategyError
 from etl_toolkit.model import LoadResult, Strategy
 from etl_toolkit.processor import ingest
+from etl_toolkit.reporting.stage import stage
 from etl_toolkit.reporting.wiretap import IS_WORKER, Heard, WireTap, make_readable
 
 STRATEGIES = (
@@ -67,36 +66,28 @@ def load(strategy: Strategy, files: Sequence[str], dsn: str) -> LoadResult:
     return ingest(list(files), table="race", key="id", dsn=dsn, strategy=strategy.value, config=CONFIG)
 
 
-def try_all(
-    dsn: str, files: Sequence[str], expected: Expectation, *, loading: Load = load, before: Sequence[str] = ()
-) -> list[Trial]:
+def try_all(dsn: str, files: Sequence[str], expected: Expectation, *, loading: Load = load) -> list[Trial]:
     """Load `files` with every strategy, each into a new table, and look at the answer."""
-    return [try_one(strategy, dsn, files, expected, loading=loading, before=before) for strategy in STRATEGIES]
+    return [try_one(strategy, dsn, files, expected, loading=loading) for strategy in STRATEGIES]
 
 
 def try_one(
-    strategy: Strategy, dsn: str, files: Sequence[str], expected: Expectation, *, loading: Load, before: Sequence[str]
+    strategy: Strategy, dsn: str, files: Sequence[str], expected: Expectation, *, loading: Load = load
 ) -> Trial:
-    """Load `files` with one strategy into a new table; `before` is said to the server first."""
-    with closing(psycopg2.connect(dsn)) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            for statement in ("DROP TABLE IF EXISTS race", CREATE, *before):
-                cursor.execute(statement)
-            try:
-                with WireTap(dsn) as tap:
-                    listens = strategy is Strategy.AUTO and tap.refusal() is None
-                    tap.heard.clear()
-                    result = loading(strategy, files, tap.tapped_dsn if listens else dsn)
-            except UnsafeStrategyError as error:
-                return Trial(strategy.value, "refused", without_paths(str(error), files))
-            except NotShownError as error:
-                return Trial(strategy.value, "not shown", str(error))
-            except (EtlError, psycopg2.Error) as error:
-                return Trial(strategy.value, "wrong", without_paths(f"{type(error).__name__}: {error}", files))
-            cursor.execute(expected.query)
-            row = cursor.fetchone()
-            found = row[0] if row else None
+    """Load `files` with one strategy into a new table."""
+    with stage(dsn) as own, WireTap(dsn) as tap:
+        own.ask(f"DROP TABLE IF EXISTS race; {CREATE}")
+        listens = strategy is Strategy.AUTO and tap.refusal() is None
+        tap.heard.clear()
+        try:
+            result = loading(strategy, files, tap.tapped_dsn if listens else dsn)
+        except UnsafeStrategyError as error:
+            return Trial(strategy.value, "refused", without_paths(str(error), files))
+        except NotShownError as error:
+            return Trial(strategy.value, "not shown", str(error))
+        except (EtlError, psycopg2.Error) as error:
+            return Trial(strategy.value, "wrong", without_paths(f"{type(error).__name__}: {error}", files))
+        found = own.ask(expected.query)
     detail = f"{expected.words}: {found}"
     if result.retries:
         detail += f", after {result.retries} {'retry' if result.retries == 1 else 'retries'}"
@@ -129,58 +120,27 @@ def load_with_lost_reply(strategy: Strategy, files: Sequence[str], dsn: str) -> 
 
 def load_beside_another_writer(strategy: Strategy, files: Sequence[str], dsn: str) -> LoadResult:
     """Load while another session holds a key of the files uncommitted, and commits once the load waits for it."""
-    results: list[LoadResult] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(load(strategy, files, dsn))
-        except EtlError as error:
-            errors.append(error)
-
-    with closing(psycopg2.connect(dsn)) as other, closing(psycopg2.connect(dsn)) as observer:
-        observer.autocommit = True
-        with other.cursor() as cursor, observer.cursor() as look:
-            cursor.execute("INSERT INTO race VALUES (500, 'other writer')")
-            thread = threading.Thread(target=work, daemon=True)
-            thread.start()
-            deadline = time.monotonic() + 15
-            while thread.is_alive() and time.monotonic() < deadline:
-                look.execute(
-                    "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))",
-                    (other.info.backend_pid,),
-                )
-                if look.fetchone() != (0,):
-                    break
-                time.sleep(0.01)
-            other.commit()
-            thread.join(30)
-    if errors:
-        raise errors[0]
-    return results[0]
+    with stage(dsn) as own, own.actor("other writer") as other, ThreadPoolExecutor(1) as pool:
+        other.say("BEGIN")
+        other.say("INSERT INTO race VALUES (500, 'other writer')")
+        loading = pool.submit(load, strategy, files, dsn)
+        own.wait_for(
+            f"SELECT count(*) FROM pg_stat_activity WHERE {other.process} = ANY (pg_blocking_pids(pid))", loading
+        )
+        other.say("COMMIT")
+        return loading.result()
 
 
 def two_first_loads(strategy: Strategy, files: Sequence[str], dsn: str) -> LoadResult:
     """Load each of two files into a table that neither finds, from two threads at once."""
-    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("DROP TABLE race; DROP SCHEMA IF EXISTS etl_toolkit CASCADE")
-    outcomes: list[LoadResult | BaseException] = []
 
-    def work(file: str) -> None:
-        try:
-            outcomes.append(ingest(file, "race", "id", dsn, strategy=strategy.value, config=CONFIG, create_table=True))
-        except EtlError as error:
-            outcomes.append(error)
+    def load_one(file: str) -> LoadResult:
+        return ingest(file, "race", "id", dsn, strategy=strategy.value, config=CONFIG, create_table=True)
 
-    threads = [threading.Thread(target=work, args=(file,), daemon=True) for file in files]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return next(outcome for outcome in outcomes if isinstance(outcome, LoadResult))
+    with stage(dsn) as own, ThreadPoolExecutor(len(files)) as pool:
+        own.ask("DROP TABLE race; DROP SCHEMA IF EXISTS etl_toolkit CASCADE")
+        first, *_ = pool.map(load_one, files)
+    return first
 
 
 def without_paths(text: str, files: Sequence[str]) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import socket
+import socketserver
 import struct
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import psycopg2
 from psycopg2.extensions import make_dsn
@@ -37,33 +37,30 @@ class Heard:
     copy_bytes: int = 0
 
 
-@dataclass
-class WireTap:
-    """A tap in front of the server of `dsn`. `loses_reply_to` is called with session and statement."""
+class WireTap(socketserver.ThreadingTCPServer):
+    """A tap in front of the server of `dsn`, for the length of a block. `loses_reply_to` is asked with session and statement."""
 
-    dsn: str
-    loses_reply_to: Callable[[str, str], bool] = lambda _session, _statement: False
-    heard: list[Heard] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    daemon_threads = True
+    block_on_close = False
 
-    def __enter__(self) -> WireTap:
-        with closing(psycopg2.connect(self.dsn)) as connection:
-            self._server = (connection.info.host, connection.info.port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        threading.Thread(target=self._accept, daemon=True, name="wiretap").start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self, dsn: str, loses_reply_to: Callable[[str, str], bool] = lambda _session, _statement: False
     ) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
-        self._listener.close()
+        with closing(psycopg2.connect(dsn)) as connection:
+            self.place = (connection.info.host, connection.info.port)
+        super().__init__(("127.0.0.1", 0), _Line)
+        self.dsn, self.loses_reply_to = dsn, loses_reply_to
+        self.heard: list[Heard] = []
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True, name="wiretap").start()
+
+    def __exit__(self, *outcome: object) -> None:
+        self.shutdown()
+        self.server_close()
 
     @property
     def tapped_dsn(self) -> str:
         """The DSN that leads through the tap."""
-        port = self._listener.getsockname()[1]
+        port = self.server_address[1]
         return str(make_dsn(self.dsn, host="127.0.0.1", port=port, sslmode="disable", gssencmode="disable"))
 
     def refusal(self) -> str | None:
@@ -74,95 +71,72 @@ class WireTap:
             return "the server accepts no unencrypted connection from here, so the SQL could not be recorded"
         return None
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True, name="wiretap").start()
+    def hear(self, session: str, statement: str) -> Heard:
+        said = Heard(session, statement)
+        self.heard.append(said)
+        return said
 
-    def _serve(self, client: socket.socket) -> None:
-        with client, self._connect() as server, suppress(OSError):
-            line = _Line(self, client, server)
-            answers = threading.Thread(target=line.pass_answers, daemon=True, name="wiretap")
+
+class _Line(socketserver.StreamRequestHandler):
+    """One connection through the tap."""
+
+    server: WireTap
+
+    def handle(self) -> None:
+        """Pass on what the client sends, message by message, and in another thread what the server answers."""
+        self.is_dead = threading.Event()
+        with self._connect() as upstream:
+            answers = threading.Thread(target=self._pass_answers, args=(upstream,), daemon=True, name="wiretap")
             answers.start()
-            line.pass_questions()
+            with suppress(OSError, struct.error):  # the latter: the client hung up within a message
+                self._pass_questions(upstream)
+            if not self.is_dead.is_set():
+                _hang_up(upstream)
             answers.join()
 
     def _connect(self) -> socket.socket:
-        host, port = self._server
+        host, port = self.server.place
         if host.startswith("/"):
             plain = socket.socket(socket.AF_UNIX)
             plain.connect(str(Path(host) / f".s.PGSQL.{port}"))
             return plain
         return socket.create_connection((host, port))
 
-    def hear(self, session: str, statement: str) -> Heard:
-        said = Heard(session, statement)
-        with self._lock:
-            self.heard.append(said)
-        return said
+    def _pass_questions(self, upstream: socket.socket) -> None:
+        head = self.rfile.read(STARTUP_BYTES)
+        rest = self.rfile.read(struct.unpack("!I", head[:4])[0] - STARTUP_BYTES)
+        upstream.sendall(head + rest)
+        session = _application_name(rest)
+        said: Heard | None = None
+        begin = ""  # heard with what follows it, which may give the session another name
+        while True:
+            head = self.rfile.read(5)
+            kind, length = struct.unpack("!cI", head)
+            body = self.rfile.read(length - 4)
+            if kind == b"Q":
+                statement = body.rstrip(b"\0").decode("utf-8", "replace")
+                session = renamed[1] if (renamed := _RENAMED.match(statement)) else session
+                if self.server.loses_reply_to(session, statement):
+                    self.is_dead.set()
+                if statement.startswith("BEGIN"):
+                    begin = statement
+                else:
+                    if begin:
+                        self.server.hear(session, begin)
+                    said, begin = self.server.hear(session, statement), ""
+            elif kind == b"d" and said is not None:
+                said.copy_bytes += len(body)
+            upstream.sendall(head + body)
 
-
-@dataclass
-class _Line:
-    """One connection through the tap."""
-
-    tap: WireTap
-    client: socket.socket
-    server: socket.socket
-    is_dead: threading.Event = field(default_factory=threading.Event)
-
-    def pass_questions(self) -> None:
-        """Pass on what the client sends, message by message."""
-        try:
-            head = self._exactly(STARTUP_BYTES)
-            rest = self._exactly(struct.unpack("!I", head[:4])[0] - STARTUP_BYTES)
-            self.server.sendall(head + rest)
-            session = _application_name(rest)
-            said: Heard | None = None
-            begin = ""  # heard with what follows it, which may give the session another name
-            while True:
-                kind, length = self._exactly(1), self._exactly(4)
-                body = self._exactly(struct.unpack("!I", length)[0] - 4)
-                if kind == b"Q":
-                    statement = body.rstrip(b"\0").decode("utf-8", "replace")
-                    session = renamed[1] if (renamed := _RENAMED.match(statement)) else session
-                    if self.tap.loses_reply_to(session, statement):
-                        self.is_dead.set()
-                    if statement.startswith("BEGIN"):
-                        begin = statement
-                    else:
-                        if begin:
-                            self.tap.hear(session, begin)
-                        said, begin = self.tap.hear(session, statement), ""
-                elif kind == b"d" and said is not None:
-                    said.copy_bytes += len(body)
-                self.server.sendall(kind + length + body)
-        except (OSError, EOFError):
-            if not self.is_dead.is_set():
-                _hang_up(self.server)
-
-    def pass_answers(self) -> None:
+    def _pass_answers(self, upstream: socket.socket) -> None:
         """Pass on what the server answers; once the line is dead, swallow the answer and hang up on both."""
         with suppress(OSError):
-            while block := self.server.recv(BLOCK_BYTES):
+            while block := upstream.recv(BLOCK_BYTES):
                 if self.is_dead.is_set():
                     break
-                self.client.sendall(block)
-        _hang_up(self.client)
-        _hang_up(self.server)
-
-    def _exactly(self, count: int) -> bytes:
-        parts = []
-        while count:
-            part = self.client.recv(min(count, BLOCK_BYTES))
-            if not part:
-                raise EOFError
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+                self.connection.sendall(block)
+        _hang_up(self.connection)
+        _hang_up(upstream)
 
 
 def _hang_up(line: socket.socket) -> None:
