@@ -75,6 +75,7 @@ def all_cases(data: RunData) -> Choices:
     kinds = ["of", *("of" for _ in axes), "", "", *(better for *_, better in metrics.values())]
     main = data.main_setting[0] if data.main_setting else cases[0]
     facts = {name: say(main) for name, (say, _) in axes.items()}
+    facts["ours"] = ",".join(dict.fromkeys(case["strategy"] for case in cases if case["kind"] == "ours"))
     return Choices(Table(caption, head, rows, right=(*metrics, "runs")), kinds, values, "cases", facts)
 
 
