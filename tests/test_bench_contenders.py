@@ -29,13 +29,12 @@ RIGHT_WAYS = [
 ]
 
 
-def load(name: str, made: GeneratedFiles, dsn: str, *, workers: int = 2, executor: str = "") -> int:
+def load(name: str, made: GeneratedFiles, dsn: str, *, workers: int = 2, executor: str = "") -> None:
     files = [str(path) for path in made.files]
     with contenders.configured(name, dsn, batch_rows=None, executor=executor) as contender:
         if contender.prepare is not None:
             files = contender.prepare(files, dsn, "target", workers)
-        outcome = contender.load(files, dsn, "target", workers)
-    return outcome if isinstance(outcome, int) else outcome.rows
+        contender.load(files, dsn, "target", workers)
 
 
 def rows_of(dsn: str) -> list[str]:

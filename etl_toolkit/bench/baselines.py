@@ -18,33 +18,34 @@ from etl_toolkit.bench.input_files import as_csv, column_names
 Cursor = psycopg2.extensions.cursor
 
 
-def sequential(files: Sequence[str], dsn: str, table: str, workers: int) -> int:  # noqa: ARG001 - one signature for all
+def sequential(files: Sequence[str], dsn: str, table: str, workers: int) -> None:  # noqa: ARG001 - one signature for all
     """Load file by file, each in one transaction: staging table, last duplicate wins, ON CONFLICT DO UPDATE."""
     with closing(psycopg2.connect(dsn)) as connection:
-        return sum(_upsert_file(connection, file, table) for file in files)
+        for file in files:
+            _upsert_file(connection, file, table)
 
 
-def naive_parallel(files: Sequence[str], dsn: str, table: str, workers: int) -> int:
+def naive_parallel(files: Sequence[str], dsn: str, table: str, workers: int) -> None:
     """Do the same with all files at once. Wrong as soon as two files share a key, and it may deadlock."""
 
-    def load(file: str) -> int:
+    def load(file: str) -> None:
         with closing(psycopg2.connect(dsn)) as connection:
-            return _upsert_file(connection, file, table)
+            _upsert_file(connection, file, table)
 
     with ThreadPoolExecutor(workers) as pool:
-        return sum(pool.map(load, files))
+        list(pool.map(load, files))
 
 
-def staged_merge(files: Sequence[str], dsn: str, table: str, workers: int) -> int:
+def staged_merge(files: Sequence[str], dsn: str, table: str, workers: int) -> None:
     """COPY all files at once into unlogged staging, then one merge in which the last row of the last file wins."""
 
-    def stage(number: int) -> int:
+    def stage(number: int) -> None:
         with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
             name = sql.Identifier(f"staging_{number}")
-            return _copy(cursor, files[number], table, sql.SQL("UNLOGGED TABLE {}").format(name), name)
+            _copy(cursor, files[number], table, sql.SQL("UNLOGGED TABLE {}").format(name), name)
 
     with ThreadPoolExecutor(workers) as pool:
-        rows = sum(pool.map(stage, range(len(files))))
+        list(pool.map(stage, range(len(files))))
     with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
         columns = _identifiers(column_names(files[0]))
         union = sql.SQL(" UNION ALL ").join(
@@ -62,18 +63,17 @@ def staged_merge(files: Sequence[str], dsn: str, table: str, workers: int) -> in
         )
         names = sql.SQL(", ").join(sql.Identifier(f"staging_{number}") for number in range(len(files)))
         cursor.execute(sql.SQL("DROP TABLE {}").format(names))
-    return rows
 
 
-def sorted_copy(files: Sequence[str], dsn: str, table: str, workers: int) -> int:
+def sorted_copy(files: Sequence[str], dsn: str, table: str, workers: int) -> None:
     """COPY what `input_files.sorted_parts` made, one connection per part: the floor, not a way to load."""
 
-    def copy(part: str) -> int:
+    def copy(part: str) -> None:
         with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
-            return _copy_into(cursor, part, sql.SQL(table))
+            _copy_into(cursor, part, sql.SQL(table))
 
     with ThreadPoolExecutor(workers) as pool:
-        return sum(pool.map(copy, files))
+        list(pool.map(copy, files))
 
 
 def primary_key(cursor: Cursor, table: str) -> dict[str, str]:
@@ -88,27 +88,25 @@ def primary_key(cursor: Cursor, table: str) -> dict[str, str]:
     return dict(cursor.fetchall())
 
 
-def _upsert_file(connection: psycopg2.extensions.connection, file: str, table: str) -> int:
+def _upsert_file(connection: psycopg2.extensions.connection, file: str, table: str) -> None:
     with connection, connection.cursor() as cursor:
         staging = sql.Identifier("staging")
-        rows = _copy(cursor, file, table, sql.SQL("TEMP TABLE staging ON COMMIT DROP"), staging)
+        _copy(cursor, file, table, sql.SQL("TEMP TABLE staging ON COMMIT DROP"), staging)
         merge(cursor, table, column_names(file), source=staging, order="line DESC")
-    return rows
 
 
-def _copy(cursor: Cursor, file: str, table: str, create: sql.Composable, staging: sql.Composable) -> int:
+def _copy(cursor: Cursor, file: str, table: str, create: sql.Composable, staging: sql.Composable) -> None:
     """Create a staging table with the columns of `file`, and a number for every line, and COPY the file into it."""
     columns = _identifiers(column_names(file))
     cursor.execute(sql.SQL("CREATE {} AS SELECT {} FROM {} WITH NO DATA").format(create, columns, sql.SQL(table)))
     cursor.execute(sql.SQL("ALTER TABLE {} ADD line bigint GENERATED ALWAYS AS IDENTITY").format(staging))
-    return _copy_into(cursor, file, staging)
+    _copy_into(cursor, file, staging)
 
 
-def _copy_into(cursor: Cursor, file: str, target: sql.Composable) -> int:
+def _copy_into(cursor: Cursor, file: str, target: sql.Composable) -> None:
     command = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, HEADER)").format(target, _identifiers(column_names(file)))
     with as_csv(file) as stream:
         cursor.copy_expert(command, stream, 1 << 18)
-    return cursor.rowcount
 
 
 def merge(cursor: Cursor, table: str, columns: Sequence[str], *, source: sql.Composable, order: str) -> None:

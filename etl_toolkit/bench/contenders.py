@@ -1,7 +1,7 @@
-"""Everything that can be measured, under one signature: `load(files, dsn, table, workers)` returns what it did.
+"""Everything that can be measured, under one signature: `load(files, dsn, table, workers)`.
 
-Ours go through `ingest`, as a user's load does; the baselines are plain psycopg2; the peers are other people's loaders,
-skipped with a reason where they do not install or cannot do the job.
+Ours go through `ingest`, as a user's load does, and return the fields of a sample that only they know; the baselines are
+plain psycopg2; the peers are other people's loaders, skipped with a reason where they do not install or cannot do the job.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,20 +21,9 @@ import psycopg2
 from etl_toolkit.bench import baselines, external, input_files
 from etl_toolkit.bench.records import PHASES, Case, Kind
 from etl_toolkit.errors import AccountingError, UsageError
-from etl_toolkit.model import LoadResult, Strategy
+from etl_toolkit.model import Strategy
 
-Load = Callable[[Sequence[str], str, str, int], "int | Loaded"]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a contender says of its load: rows read, and what only ours can tell."""
-
-    rows: int
-    retries: int | None = None
-    chosen_strategy: str | None = None
-    predicted_seconds: float | None = None
-    phases: Mapping[str, float] = field(default_factory=dict)
+Load = Callable[[Sequence[str], str, str, int], Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -116,7 +105,7 @@ def _dask(workers: int, dsn: str) -> Iterator[Any]:
 def _ingest(
     strategy: Strategy, files: Sequence[str], dsn: str, table: str, workers: int, *, batch_rows: int | None = None,
     executor: Any = None,
-) -> Loaded:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     from etl_toolkit import ParallelConfig, ingest
 
     config = ParallelConfig(concurrency=workers)
@@ -131,21 +120,14 @@ def _ingest(
     )
     if not result:
         raise AccountingError("the load did not complete, or its counts do not add up")
-    return loaded(result)
-
-
-def loaded(result: LoadResult) -> Loaded:
-    """Return what a run record keeps of a load of ours."""
     phases = dict.fromkeys(PHASES, 0.0)
     for name, seconds in result.phases.items():
         phases[PHASE_OF.get(name, "other")] += seconds
-    return Loaded(
-        rows=result.counts.read,
-        retries=result.retries,
-        chosen_strategy=str(result.strategy),
-        predicted_seconds=result.plan.predicted_seconds.get(result.strategy),
-        phases=phases,
-    )
+    return {f"phase_{name}_seconds": seconds for name, seconds in phases.items()} | {
+        "retries": result.retries,
+        "chosen_strategy": str(result.strategy),
+        "predicted_seconds": result.plan.predicted_seconds.get(result.strategy),
+    }
 
 
 def _prepare_floor(files: Sequence[str], dsn: str, table: str, workers: int) -> list[str]:

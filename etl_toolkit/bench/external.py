@@ -20,9 +20,8 @@ from etl_toolkit.bench import baselines
 from etl_toolkit.bench.input_files import column_names, reader
 
 
-def duckdb_postgres(files: Sequence[str], dsn: str, table: str, workers: int) -> int:
+def duckdb_postgres(files: Sequence[str], dsn: str, table: str, workers: int) -> None:
     """Insert file by file into a staging table through DuckDB's postgres extension, then ON CONFLICT in the server."""
-    rows = 0
     with closing(psycopg2.connect(dsn)) as connection, duckdb.connect() as duck:
         duck.execute(f"SET threads = {workers}")
         load_extension(duck)
@@ -40,15 +39,13 @@ def duckdb_postgres(files: Sequence[str], dsn: str, table: str, workers: int) ->
                 )
             duck.execute("CALL pg_clear_cache()")
             listed = ", ".join(f'"{name}"' for name in names)
-            inserted = duck.execute(
+            duck.execute(
                 f"INSERT INTO server.public.{staging} SELECT {listed}, row_number() OVER () FROM {reader(file)}"
-            ).fetchall()
-            rows += int(inserted[0][0])
+            )
             with connection, connection.cursor() as cursor:
                 source = sql.Identifier(staging)
                 baselines.merge(cursor, table, names, source=source, order="line DESC")
                 cursor.execute(sql.SQL("DROP TABLE {}").format(source))
-    return rows
 
 
 def duckdb_postgres_missing() -> str | None:
@@ -61,13 +58,12 @@ def duckdb_postgres_missing() -> str | None:
     return None
 
 
-def dlt_upsert(files: Sequence[str], dsn: str, table: str, workers: int) -> int:  # noqa: ARG001 - one signature for all
+def dlt_upsert(files: Sequence[str], dsn: str, table: str, workers: int) -> None:  # noqa: ARG001 - one signature for all
     """Run one dlt pipeline per file, with the merge strategy `upsert` and the table's primary key."""
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
     import dlt
     from dlt.destinations import postgres
 
-    rows = 0
     with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
         key = baselines.primary_key(cursor, table)
         cursor.execute("SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
@@ -82,28 +78,23 @@ def dlt_upsert(files: Sequence[str], dsn: str, table: str, workers: int) -> int:
                 duck.execute("SET TimeZone = 'UTC'")
                 typed = ", ".join(f'"{name}"::{types[name]} AS "{name}"' for name in column_names(file))
                 arrow: pa.Table = duck.execute(f"SELECT {typed} FROM {reader(file)}").to_arrow_table()
-            rows += arrow.num_rows
             disposition = {"disposition": "merge", "strategy": "upsert"}
             pipeline.run(arrow, table_name=table, write_disposition=disposition, primary_key=list(key))
-    return rows
 
 
-def pandas_to_sql(files: Sequence[str], dsn: str, table: str, workers: int) -> int:  # noqa: ARG001
+def pandas_to_sql(files: Sequence[str], dsn: str, table: str, workers: int) -> None:  # noqa: ARG001
     """Read each file into a frame and insert it with `to_sql(method="multi")`: no upsert."""
     import pandas as pd
     from sqlalchemy import create_engine
 
     engine = create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn))
-    rows = 0
     for file in files:
         frame = pd.read_parquet(file) if file.endswith(".parquet") else pd.read_csv(file)
         # 65,535 is the largest number of parameters in one statement.
         frame.to_sql(
             table, engine, if_exists="append", index=False, method="multi", chunksize=65_535 // len(frame.columns)
         )
-        rows += len(frame)
     engine.dispose()
-    return rows
 
 
 def load_extension(duck: duckdb.DuckDBPyConnection) -> None:

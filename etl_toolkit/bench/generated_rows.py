@@ -23,7 +23,7 @@ CREATE MACRO mix(x) AS m3(m2(m1(x & 4294967295::UBIGINT)));
 
 @dataclass(frozen=True)
 class FileRows:
-    """The rows of one file: how many, of how many keys, from which rank on; three seeds; per thousand the dense keys."""
+    """The rows of one file: how many, of how many keys, from which rank on; three seeds."""
 
     rows: int
     distinct: int
@@ -31,7 +31,6 @@ class FileRows:
     shuffle: int
     values: int
     repeats: int
-    dense: int = 0
 
 
 def rows_sql(file: FileRows, columns: Mapping[str, str]) -> str:
@@ -44,11 +43,7 @@ def rows_sql(file: FileRows, columns: Mapping[str, str]) -> str:
     repeated = f"mix(j + {file.repeats}) % {file.distinct}"
     rank = f"({file.start} + CASE WHEN j < {file.distinct} THEN j ELSE {repeated} END)"
     rank = f"({rank} % {LARGEST_RANK}::UBIGINT)"
-    scattered = f"(rank * 2654435761::UBIGINT) % {LARGEST_RANK}::UBIGINT"
-    # Dense keys stay as they are, the others move above 2^32, so the two cannot meet.
-    key = scattered if not file.dense else (
-        f"CASE WHEN mix(rank) % 1000 < {file.dense} THEN rank ELSE {LARGEST_RANK}::UBIGINT + {scattered} END"
-    )  # fmt: skip
+    key = f"(rank * 2654435761::UBIGINT) % {LARGEST_RANK}::UBIGINT"
     place, value = (f"mix(xor(mix(j), {bits}::UBIGINT))" for bits in (file.shuffle, file.values))
     return f"""
         SELECT {", ".join(f"{expression} AS {name}" for name, expression in columns.items())}

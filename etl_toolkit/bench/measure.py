@@ -17,8 +17,8 @@ import psycopg2
 
 from etl_toolkit.bench.answer import table_answer
 from etl_toolkit.bench.databases import TABLE, ScratchDatabases, StartingPoint
-from etl_toolkit.bench.monitor import INTERVAL_SECONDS, LARGEST_CPU_SHARE, Observation, watch
-from etl_toolkit.bench.records import PHASES, Sample
+from etl_toolkit.bench.monitor import BYTE_COUNTS, INTERVAL_SECONDS, LARGEST_CPU_SHARE, Observation, watch
+from etl_toolkit.bench.records import Sample
 from etl_toolkit.errors import EtlError
 
 AFTER_LOAD = """
@@ -110,69 +110,45 @@ def measure(
         with watch(dsn, runner.process_id, interval_seconds=interval_seconds, cpu_share=cpu_share) as seen:
             runner.say("go")
             measured = runner.hear(TIMEOUT_SECONDS)
-        sample = _with_server_counts(_with_observation(_with_times(planned, measured), seen), dsn, start)
-        return sample, seen.timeline(planned)
+        found = measured | _rates(planned, measured["wall_seconds"]) | _observed(seen) | _left_behind(dsn, start)
+        return replace(planned, **found), seen.timeline(planned)
     except (EtlError, psycopg2.Error) as error:
         return replace(planned, error=str(error).strip().splitlines()[0]), []
     finally:
         runner.close()
 
 
-def _with_times(sample: Sample, measured: dict[str, Any]) -> Sample:
-    wall_seconds = measured["wall_seconds"]
-    phases = {f"phase_{name}_seconds": measured["phases"].get(name) for name in PHASES}
-    return replace(
-        sample,
-        wall_seconds=wall_seconds,
-        rows_per_second=sample.rows / wall_seconds,
-        mb_per_second=None if sample.input_bytes is None else sample.input_bytes / 1e6 / wall_seconds,
-        client_cpu_user_seconds=measured["cpu_user_seconds"],
-        client_cpu_system_seconds=measured["cpu_system_seconds"],
-        retries=measured["retries"],
-        chosen_strategy=measured["chosen_strategy"],
-        predicted_seconds=measured["predicted_seconds"],
-        **phases,
-    )
+# Each of these returns fields of a sample.
 
 
-def _with_observation(sample: Sample, seen: Observation) -> Sample:
-    def bytes_of(name: str) -> int | None:
-        grown = seen.growth(name)
-        return None if grown is None else int(grown)
-
-    return replace(
-        sample,
-        server_cpu_seconds=seen.growth("server_cpu_seconds"),
-        peak_client_pss_bytes=seen.peak("client_pss_bytes"),
-        idle_client_pss_bytes=seen.rows[0]["client_pss_bytes"],
-        peak_server_pss_bytes=seen.peak("server_pss_bytes"),
-        client_read_bytes=bytes_of("client_read_bytes"),
-        client_written_bytes=bytes_of("client_written_bytes"),
-        server_read_bytes=bytes_of("server_read_bytes"),
-        server_written_bytes=bytes_of("server_written_bytes"),
-        wal_bytes=bytes_of("wal_bytes"),
-        lock_waits=len(seen.waits),
-    )
+def _rates(planned: Sample, wall_seconds: float) -> dict[str, Any]:
+    megabytes = None if planned.input_bytes is None else planned.input_bytes / 1e6
+    return {
+        "rows_per_second": planned.rows / wall_seconds,
+        "mb_per_second": None if megabytes is None else megabytes / wall_seconds,
+    }
 
 
-def _with_server_counts(sample: Sample, dsn: str, start: StartingPoint) -> Sample:
-    """Check the answer, and add what the server counted; both in the database of the run."""
+def _observed(seen: Observation) -> dict[str, Any]:
+    return {name: seen.growth(name) for name in (*BYTE_COUNTS, "server_cpu_seconds")} | {
+        "peak_client_pss_bytes": seen.peak("client_pss_bytes"),
+        "idle_client_pss_bytes": seen.rows[0]["client_pss_bytes"],
+        "peak_server_pss_bytes": seen.peak("server_pss_bytes"),
+        "lock_waits": len(seen.waits),
+    }
+
+
+def _left_behind(dsn: str, start: StartingPoint) -> dict[str, Any]:
+    """Check the answer, and look what the server counted; both in the database of the run."""
     with closing(psycopg2.connect(dsn, application_name="etl_toolkit bench")) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             _wait_for_sessions(cursor)
             cursor.execute(AFTER_LOAD, (TABLE,))
-            dead, inserted, updated, deadlocks = cursor.fetchone() or (None, None, None, None)
+            counts = cursor.fetchone() or (None, None, None, None)
         wrong = table_answer(connection, TABLE, start.columns).difference(start.expected)
-    return replace(
-        sample,
-        dead_tuples=dead,
-        rows_inserted=inserted,
-        rows_updated=updated,
-        deadlocks=deadlocks,
-        correct=wrong is None,
-        error=wrong,
-    )
+    counted = dict(zip(("dead_tuples", "rows_inserted", "rows_updated", "deadlocks"), counts, strict=True))
+    return counted | {"correct": wrong is None, "error": wrong}
 
 
 def _wait_for_sessions(cursor: psycopg2.extensions.cursor) -> None:

@@ -53,24 +53,12 @@ FIGURES = (
 
 
 def write(record: RunRecord) -> str:
-    """Write `peers.md` and `peers.json` into the run directory and return the text."""
+    """Write `peers.md`, and `peers.json` with the figures, into the run directory and return the text."""
     times = timings(record.samples)
     figures = [reached(figure, times) for figure in FIGURES]
-    written = _rows_written(record.samples)
-    text = _text(record, times, figures, written)
+    text = _text(record, times, figures)
     (record.directory / "peers.md").write_text(text, encoding="utf-8")
-    cells = [
-        {"contender": name, "overlap": place[0], "table_state": place[1], "runs": len(runs),
-         "seconds": interval(list(runs.values())).as_dict(), "spread": spread(list(runs.values()))}
-        for (name, place), runs in times.items()
-    ]  # fmt: skip
-    content = {
-        "run_id": record.manifest.run_id,
-        "seconds": cells,
-        "figures": figures,
-        "rows_written_unchanged": written,
-    }
-    write_json(record.directory / "peers.json", content)
+    write_json(record.directory / "peers.json", {"run_id": record.manifest.run_id, "figures": figures})
     return text
 
 
@@ -114,34 +102,24 @@ def _rows_written(samples: Sequence[Sample]) -> int | None:
     return max(counts, default=None)
 
 
-def _text(
-    record: RunRecord,
-    times: Times,
-    figures: Sequence[Mapping[str, Any]],
-    written: int | None,
-) -> str:
+def _text(record: RunRecord, times: Times, figures: Sequence[Mapping[str, Any]]) -> str:
     manifest = record.manifest
     wrong = {(sample.strategy, (sample.overlap, sample.table_state)) for sample in record.samples
              if sample.error and sample.wall_seconds is not None}  # fmt: skip
     names = [name for name in CONTENDERS if any(key[0] == name for key in times)]
+    rows = [[f"`{name}`", *(_cell(times, wrong, name, place) for place in COLUMNS)] for name in names]
     facts = next(iter(manifest.workloads.values()))
-    title = f"{facts['files']} files of {facts['rows']:,} rows, key {facts['key']}"
+    written = _rows_written(record.samples)
     lines = [
-        f"# {title}",
+        f"# {facts['files']} files of {facts['rows']:,} rows, key {facts['key']}",
         "",
         f"Run {manifest.run_id} on {manifest.machine['processor']}, {manifest.machine['cores']} cores, PostgreSQL "
         f"{manifest.server['version']}; {manifest.rounds} interleaved rounds.",
         "Seconds: median ± standard deviation, and × the time of auto. † wrong result in at least one run.",
         "",
-        table_markdown(
-            Table(
-                "",
-                ("contender", *COLUMNS.values()),
-                [[f"`{name}`", *(_cell(times, wrong, name, place) for place in COLUMNS)] for name in names],
-            )
-        ),
+        table_markdown(Table("", ("contender", *COLUMNS.values()), rows)),
         "",
-        table_markdown(Table("", FIGURE_HEAD, [_figure_cells(figure) for figure in figures])),
+        table_markdown(Table("", FIGURE_HEAD, list(map(_figure_cells, figures)))),
         "",
         f"Rows that `auto` wrote if nothing changed: {'not measured' if written is None else written}.",
         *(f"Left out: {name}: {reason}." for name, reason in manifest.skipped.items()),

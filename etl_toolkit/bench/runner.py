@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,14 +52,14 @@ def main() -> None:
 
 
 def timed(contender: contenders.Contender, files: list[str], dsn: str, table: str, workers: int) -> dict[str, Any]:
-    """Load, and return seconds of wall and CPU time (children included) with what the contender says of its load."""
+    """Load, and return fields of a sample: seconds of wall and CPU time, children included, and what the contender says."""
     before = _cpu_seconds()
     began = time.perf_counter()
-    outcome = contender.load(files, dsn, table, workers)
+    facts = contender.load(files, dsn, table, workers) or {}
     wall_seconds = time.perf_counter() - began
     user, system = (after - earlier for after, earlier in zip(_cpu_seconds(), before, strict=True))
-    told = outcome if isinstance(outcome, contenders.Loaded) else contenders.Loaded(outcome)
-    return asdict(told) | {"wall_seconds": wall_seconds, "cpu_user_seconds": user, "cpu_system_seconds": system}
+    spent = {"client_cpu_user_seconds": user, "client_cpu_system_seconds": system}
+    return {"wall_seconds": wall_seconds, **spent, **facts}
 
 
 def reason(error: BaseException) -> str:

@@ -46,9 +46,8 @@ class Workload:
     """What to generate.
 
     `rows` counts the rows of one file; `overlap` is the share of keys that a file has in common with the one before;
-    `duplicates_within` the share of its rows that are one too many for their key; `skew` the share of the keys that lie
-    densely in a narrow range (a loader that cuts the range of keys evenly suffers). Shares run from 0 to 1. `shape` is
-    one of `SHAPES`: what else differs, in files and table; it implies a bigint key unless it says otherwise.
+    `duplicates_within` the share of its rows that are one too many for their key. Shares run from 0 to 1. `shape` is one of
+    `SHAPES`: what else differs, in files and table; it implies a bigint key unless it says otherwise.
     """
 
     files: int = 4
@@ -57,12 +56,11 @@ class Workload:
     format: Format = "csv"
     key: KeyKind = "bigint"
     seed: int = 0
-    skew: float = 0.0
     duplicates_within: float = 0.0
     shape: str = "base"
 
     def __post_init__(self) -> None:
-        for name in ("overlap", "skew", "duplicates_within"):
+        for name in ("overlap", "duplicates_within"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be a fraction from 0 to 1 (50 % is 0.5)")
         if self.format not in FORMATS or self.key not in KEY_KINDS:
@@ -193,5 +191,4 @@ def _rows_of(workload: Workload, number: int) -> FileRows:
     chance = random.Random(f"{workload.seed}/{number}")  # noqa: S311 - reproducible on purpose
     shuffle, values, repeats = (chance.getrandbits(32) for _ in range(3))
     start = number * workload.step + workload.seed * 97_003
-    dense = round(workload.skew * 1000)
-    return FileRows(workload.rows, workload.distinct, start, shuffle, values, repeats, dense)
+    return FileRows(workload.rows, workload.distinct, start, shuffle, values, repeats)
