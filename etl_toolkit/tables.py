@@ -7,9 +7,10 @@ in text.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 NAME_WIDTH = 44
 
@@ -28,6 +29,13 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     sums: bool = False
     right: Sequence[str] = ()
+
+
+def tabulate(
+    caption: str, items: Iterable[Any], columns: Mapping[str, Callable[[Any], Cell]], *, right: Sequence[str] = ()
+) -> Table:
+    """Return a table with a row for each of `items`; `columns` say what stands under each name."""
+    return Table(caption, list(columns), [[say(item) for say in columns.values()] for item in items], right=right)
 
 
 @dataclass(frozen=True)

@@ -294,7 +294,7 @@ def test_rounds_hold_every_case_once_in_an_order_that_the_seed_gives() -> None:
 
 
 def test_a_contender_that_is_not_installed_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = Contender("absent", "peer", lambda *_: None, "not there", modules=("absent_module",))
+    absent = Contender("absent", "peer", lambda *_: None, modules=("absent_module",))
     monkeypatch.setattr(contenders, "CONTENDERS", {**contenders.CONTENDERS, "absent": absent})
     planned, skipped = cases.planned_cases(replace(TINY, strategies=("absent", "staged_merge"), twin=None))
     assert [case.strategy for case in planned] == ["staged_merge"]

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg2
 import pytest
 
+from etl_toolkit.bench.records import STRATEGIES
 from etl_toolkit.model import Strategy
 from etl_toolkit.reporting import demonstrations, run_data, safety, trials
 from etl_toolkit.reporting.races import RACES
@@ -58,7 +59,7 @@ def test_only_full_parallel_declines_and_only_files_that_share_keys(recorded: di
 
 
 def test_the_wire_shows_claim_copy_merge_and_commit_of_every_strategy(recorded: dict[str, Any]) -> None:
-    assert [entry["strategy"] for entry in recorded["strategies"]] == [s.value for s in trials.STRATEGIES[1:]]
+    assert [entry["strategy"] for entry in recorded["strategies"]] == [s.value for s in STRATEGIES[1:]]
     for entry in recorded["strategies"]:
         worker = [said for said in entry["statements"] if said["session"].startswith(("worker", "file"))]
         own = [said["statement"] for said in worker if said["session"] == worker[0]["session"]]
@@ -83,7 +84,7 @@ def test_the_page_shows_the_races_and_opens_no_database(run_directory: Path, mon
     assert "ERROR 40P01: deadlock detected" in html
     shown = safety.mechanisms(run_data.read(run_directory))._repr_html_()
     assert "ON CONFLICT" in shown
-    for strategy in trials.STRATEGIES[1:]:
+    for strategy in STRATEGIES[1:]:
         for session in ("coordinator", r"(worker|file) \d"):
             assert re.search(rf"{strategy.value}: session <code>{session}</code>", shown), (strategy, session)
     assert html.count("in the same situation</h4>") == len(RACES)

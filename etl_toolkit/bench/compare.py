@@ -10,7 +10,7 @@ from etl_toolkit.bench import records
 from etl_toolkit.bench.records import RunRecord
 from etl_toolkit.bench.statistics import Interval, Verdict, ratio_of_medians, verdict
 from etl_toolkit.errors import UsageError
-from etl_toolkit.tables import Block, Cell, Lines, Table, to_html, to_text
+from etl_toolkit.tables import Block, Lines, Table, tabulate, to_html, to_text
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,16 @@ class Comparison:
     @property
     def table(self) -> Table:
         """The cases, a line each."""
-        rows: list[list[Cell]] = [
-            [case.case, case.before_seconds, case.after_seconds, case.ratio.words, case.verdict, case.runs]
-            for case in self.cases
-        ]
-        return Table(f"{self.before} → {self.after}", HEADERS, rows, right=HEADERS[3:4])
+        ratio = "after / before (95 % interval)"
+        columns = {
+            "case": lambda case: case.case,
+            "seconds before": lambda case: case.before_seconds,
+            "seconds after": lambda case: case.after_seconds,
+            ratio: lambda case: case.ratio.words,
+            "verdict": lambda case: case.verdict,
+            "runs": lambda case: case.runs,
+        }
+        return tabulate(f"{self.before} → {self.after}", self.cases, columns, right=(ratio,))
 
     @property
     def alone(self) -> list[str]:
@@ -71,9 +76,6 @@ class Comparison:
 
     def _blocks(self) -> list[Block]:
         return [self.table, Lines(self.finding, [*self.alone, *(f"note: {text}" for text in self.warnings)])]
-
-
-HEADERS = ("case", "seconds before", "seconds after", "after / before (95 % interval)", "verdict", "runs")
 
 
 def compare(before: Path | str | RunRecord, after: Path | str | RunRecord, *, any_machine: bool = False) -> Comparison:

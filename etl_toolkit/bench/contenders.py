@@ -19,7 +19,7 @@ from typing import Any
 import psycopg2
 
 from etl_toolkit.bench import baselines, external, input_files
-from etl_toolkit.bench.records import PHASES, Case, Kind
+from etl_toolkit.bench.records import PHASES, STRATEGIES, Case, Kind
 from etl_toolkit.errors import AccountingError, UsageError
 from etl_toolkit.model import Strategy
 
@@ -37,7 +37,6 @@ class Contender:
     name: str
     kind: Kind
     load: Load
-    summary: str
     prepare: Callable[[Sequence[str], str, str, int], list[str]] | None = None
     inserts_only: bool = False
     collapsed: bool = False
@@ -149,53 +148,18 @@ PHASE_OF = {
     "commit": "commit",
 }
 
-OURS = {
-    Strategy.AUTO: "the default",
-    Strategy.PARTITIONED: "collapse in DuckDB, a key range per worker",
-    Strategy.FULL_PARALLEL: "all files at once; disjoint files only",
-    Strategy.HYBRID: "groups of files that share no key at once, in order within a group",
-    Strategy.DETERMINISTIC: "one file after the other",
-    Strategy.STREAMING: "file by file, in constant memory",
-}
-
+# Staging + DISTINCT ON + ON CONFLICT, file by file; the same for all files at once, which is a race; parallel COPY to unlogged
+# staging tables, then one merge. The floor is a COPY of sorted, split files without duplicates.
 _ALL = [
-    *(Contender(str(name), "ours", partial(_ingest, name), summary) for name, summary in OURS.items()),
-    Contender("sequential", "baseline", baselines.sequential, "staging + DISTINCT ON + ON CONFLICT, file by file"),
+    *(Contender(str(name), "ours", partial(_ingest, name)) for name in STRATEGIES),
+    Contender("sequential", "baseline", baselines.sequential),
+    Contender("naive_parallel", "baseline", baselines.naive_parallel),
+    Contender("staged_merge", "baseline", baselines.staged_merge),
+    Contender("sorted_copy", "floor", baselines.sorted_copy, prepare=_prepare_floor, inserts_only=True, collapsed=True),
+    Contender("duckdb_postgres", "peer", external.duckdb_postgres, missing=external.duckdb_postgres_missing),
+    Contender("dlt", "peer", external.dlt_upsert, modules=("dlt",)),
     Contender(
-        "naive_parallel", "baseline", baselines.naive_parallel, "the same for all files at once: a race condition"
-    ),
-    Contender("staged_merge", "baseline", baselines.staged_merge, "parallel COPY to unlogged staging, one merge"),
-    Contender(
-        "sorted_copy",
-        "floor",
-        baselines.sorted_copy,
-        "COPY of sorted, split files without duplicates",
-        prepare=_prepare_floor,
-        inserts_only=True,
-        collapsed=True,
-    ),
-    Contender(
-        "duckdb_postgres",
-        "peer",
-        external.duckdb_postgres,
-        "DuckDB's postgres extension: staging table, then ON CONFLICT",
-        missing=external.duckdb_postgres_missing,
-    ),
-    Contender(
-        "dlt",
-        "peer",
-        external.dlt_upsert,
-        "dlt, merge with strategy upsert, file by file",
-        modules=("dlt",),
-    ),
-    Contender(
-        "pandas",
-        "peer",
-        external.pandas_to_sql,
-        "pandas to_sql(method='multi'), no upsert",
-        inserts_only=True,
-        is_slow=True,
-        modules=("pandas", "sqlalchemy"),
+        "pandas", "peer", external.pandas_to_sql, inserts_only=True, is_slow=True, modules=("pandas", "sqlalchemy")
     ),
 ]
 CONTENDERS: Mapping[str, Contender] = {contender.name: contender for contender in _ALL}

@@ -8,9 +8,9 @@ from typing import Any
 
 from etl_toolkit.bench.contenders import CONTENDERS
 from etl_toolkit.bench.records import RunRecord, Sample
-from etl_toolkit.bench.statistics import Interval, interval, paired_ratio, spread
+from etl_toolkit.bench.statistics import interval, interval_words, paired_ratio, spread
 from etl_toolkit.bench.writing import write_json
-from etl_toolkit.tables import Table, table_markdown
+from etl_toolkit.tables import Table, table_markdown, tabulate
 
 COLUMNS = {
     (0.0, "empty"): "disjoint, empty table",
@@ -19,7 +19,6 @@ COLUMNS = {
     (0.0, "rewritten"): "every key present, all rows updated",
     (0.0, "unchanged"): "every key present, nothing changed",
 }
-FIGURE_HEAD = ("figure", "case", "wanted", "measured (95 % interval)", "")
 Place = tuple[float, str]
 Times = dict[tuple[str, Place], dict[int, float]]
 
@@ -119,7 +118,7 @@ def _text(record: RunRecord, times: Times, figures: Sequence[Mapping[str, Any]])
         "",
         table_markdown(Table("", ("contender", *COLUMNS.values()), rows)),
         "",
-        table_markdown(Table("", FIGURE_HEAD, list(map(_figure_cells, figures)))),
+        table_markdown(_figure_table(figures)),
         "",
         f"Rows that `auto` wrote if nothing changed: {'not measured' if written is None else written}.",
         *(f"Left out: {name}: {reason}." for name, reason in manifest.skipped.items()),
@@ -139,7 +138,12 @@ def _cell(times: Times, wrong: set[tuple[str, Place]], name: str, place: Place) 
     return f"{text} ({ratio.median:.1f} ×)" if ratio else text
 
 
-def _figure_cells(figure: Mapping[str, Any]) -> list[str]:
-    case = COLUMNS[(figure["place"][0], figure["place"][1])]
-    measured = Interval(**figure["ratio"]).words if figure["ratio"] else "–"
-    return [figure["what"], case, f"{figure['at_least']:.2f}", measured, figure["outcome"]]
+def _figure_table(figures: Sequence[Mapping[str, Any]]) -> Table:
+    columns = {
+        "figure": lambda figure: figure["what"],
+        "case": lambda figure: COLUMNS[(figure["place"][0], figure["place"][1])],
+        "wanted": lambda figure: f"{figure['at_least']:.2f}",
+        "measured (95 % interval)": lambda figure: interval_words(figure["ratio"]),
+        "": lambda figure: figure["outcome"],
+    }
+    return tabulate("", figures, columns)

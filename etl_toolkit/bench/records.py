@@ -55,12 +55,22 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl_toolkit.bench.statistics import Interval
+from etl_toolkit.bench.statistics import interval_words
 from etl_toolkit.errors import UsageError
-from etl_toolkit.tables import Lines, Table, to_html
+from etl_toolkit.model import Strategy
+from etl_toolkit.tables import Lines, tabulate, to_html
 
 RECORD_VERSION = 1
 
+# In the order in which they are listed everywhere.
+STRATEGIES = (
+    Strategy.AUTO,
+    Strategy.PARTITIONED,
+    Strategy.HYBRID,
+    Strategy.FULL_PARALLEL,
+    Strategy.DETERMINISTIC,
+    Strategy.STREAMING,
+)
 Kind = Literal["ours", "baseline", "peer", "floor"]
 TableState = Literal["empty", "half", "tenth", "rewritten", "unchanged"]
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -257,18 +267,15 @@ class RunRecord:
     report: Mapping[str, Any]
 
     def _repr_html_(self) -> str:
-        rows = [
-            [
-                row["case"],
-                Interval(**row["wall_seconds"]).words if row["wall_seconds"] else None,
-                row["runs"],
-                row["failures"],
-            ]
-            for row in self.report.get("cases", [])
-        ]
-        head = ("case", "seconds, median (95 % interval)", "runs", "failed")
+        columns = {
+            "case": lambda case: case["case"],
+            "seconds, median (95 % interval)": lambda case: interval_words(case["wall_seconds"]),
+            "runs": lambda case: case["runs"],
+            "failed": lambda case: case["failures"],
+        }
+        cases = tabulate("Cases", self.report.get("cases", []), columns)
         title = f"{self.manifest.run_id}: {self.manifest.status}"
-        return to_html([Lines(title, [str(self.report.get("finding", ""))]), Table("Cases", head, rows)])
+        return to_html([Lines(title, [str(self.report.get("finding", ""))]), cases])
 
 
 def load(directory: Path | str) -> RunRecord:

@@ -1,34 +1,48 @@
-"""Shape by shape, ours against the best plain way that was right: the table that is printed."""
+"""Shape by shape, ours against the best plain way that was right: the tables of a sweep of shapes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from etl_toolkit.bench.records import RunRecord
-from etl_toolkit.bench.statistics import Interval
-from etl_toolkit.tables import Cell, Lines, Table, to_text
+from etl_toolkit.bench.statistics import interval_words
+from etl_toolkit.tables import Lines, Table, tabulate, to_text
+
+
+def shape_table(caption: str, lines: Iterable[Mapping[str, Any]]) -> Table:
+    """Return a row for each shape, overlap and table state; `speed-up` is the time of the plain way over ours."""
+    return tabulate(
+        caption,
+        lines,
+        {
+            "shape": lambda line: line["shape"],
+            "overlap": lambda line: f"{line['overlap']:.0%}",
+            "table": lambda line: line["table_state"],
+            "best plain way": lambda line: line["plain_way"],
+            "speed-up (95 % interval)": lambda line: interval_words(line["speed_up"]),
+            "of CPU": lambda line: None if line["cpu_speed_up"] is None else f"{line['cpu_speed_up']:.2f}",
+            "verdict": lambda line: line["verdict"],
+            "runs": lambda line: line["runs"],
+            "left wrong rows": lambda line: ", ".join(line["wrong"]) or None,
+        },
+        right=("speed-up (95 % interval)", "of CPU"),
+    )
 
 
 def shape_text(record: RunRecord) -> str:
-    """Return the table for people: each shape, the worst first, then the means."""
-    rows: list[list[Cell]] = [
-        [
-            line["shape"], f"{line['overlap']:.0%}", line["table_state"], line["plain_way"],
-            Interval(**line["speed_up"]).words if line["speed_up"] else None,
-            None if line["cpu_speed_up"] is None else f"{line['cpu_speed_up']:.2f}", line["verdict"],
-        ]
-        for line in record.report["by_shape"]
-    ]  # fmt: skip
-    means: list[list[Cell]] = [
-        [f"{mean['overlap']:.0%}", mean["table_state"], f"{mean['speed_up']:.2f}", mean["shapes"], mean["worst"]]
-        for mean in record.report["shape_means"]
-    ]
+    """Return the tables for people: each shape, the worst first, then the means."""
+    title = f"Ours against the best plain way that was right, {record.manifest.rounds} rounds"
+    means = {
+        "overlap": lambda mean: f"{mean['overlap']:.0%}",
+        "table": lambda mean: mean["table_state"],
+        "speed-up": lambda mean: f"{mean['speed_up']:.2f}",
+        "shapes": lambda mean: mean["shapes"],
+        "worst": lambda mean: mean["worst"],
+    }
     failed = [f"{case['case']}: {case['errors'][0]}" for case in record.report["cases"] if case["failures"]]
     return to_text([
-        Table(f"Ours against the best plain way that was right, {record.manifest.rounds} rounds", HEADERS, rows,
-              right=HEADERS[4:6]),
-        Table("Geometric means over the shapes", MEANS, means, right=MEANS[2:4]),
+        shape_table(title, record.report["by_shape"]),
+        tabulate("Geometric means over the shapes", record.report["shape_means"], means, right=("speed-up",)),
         *([Lines("Wrong or failed in a run:", failed)] if failed else []),
     ])  # fmt: skip
-
-
-HEADERS = ("shape", "keys shared", "table before", "plain way", "plain / ours (95 %)", "CPU", "ours is")
-MEANS = ("keys shared", "table before", "plain / ours", "shapes", "worst")

@@ -44,6 +44,11 @@ class Interval:
         return asdict(self)
 
 
+def interval_words(found: Mapping[str, float] | None) -> str:
+    """Say an interval as a record keeps it; a dash where there is none."""
+    return Interval(**found).words if found else "–"
+
+
 def interval(values: Sequence[float]) -> Interval:
     """Return the median of `values` with its percentile bootstrap interval; the same values give the same interval."""
     if not values:

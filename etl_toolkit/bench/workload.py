@@ -147,18 +147,16 @@ def table_sql(workload: Workload, table: str) -> str:
     return replace(workload.form, key=workload.primary_key).table_sql(table, workload.columns)
 
 
-def generate(
-    out: Path | str, workload: Workload, *, memory_limit: str = "512MB", prefix: str = "part"
-) -> GeneratedFiles:
+def generate(out: Path | str, workload: Workload) -> GeneratedFiles:
     """Write the files of `workload` into the directory `out` and return them in load order.
 
-    Each file appears under its name only when it is whole. Sorting spills into `out` above `memory_limit`.
+    Each file appears under its name only when it is whole. Sorting spills into `out` above 512 MB.
     """
     place = Path(out)
     place.mkdir(parents=True, exist_ok=True)
     paths = []
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": memory_limit,
+        "memory_limit": "512MB",
         "temp_directory": str(place / ".spill"),
         "threads": 2,
     }
@@ -167,7 +165,7 @@ def generate(
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(MACROS)
         for number, writing in enumerate(_writings(workload)):
-            path = place / f"{prefix}{number + 1:0{len(str(workload.files))}}{ENDINGS.get(writing, '.csv')}"
+            path = place / f"part{number + 1:0{len(str(workload.files))}}{ENDINGS.get(writing, '.csv')}"
             half_done = path.with_name(f".{path.name}.partial")
             target = str(half_done).replace("'", "''")
             rows = rows_sql(_rows_of(workload, number), workload.expressions(has_types=writing == "parquet"))

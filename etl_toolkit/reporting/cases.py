@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from etl_toolkit.bench.statistics import interval_words
 from etl_toolkit.reporting.content import Choices
-from etl_toolkit.reporting.run_data import Case, RunData, fate, interval_words
+from etl_toolkit.reporting.run_data import Case, RunData, fate
 from etl_toolkit.tables import Cell, Table
 
 STATE_WORDS = {"half": "half there", "tenth": "a tenth changes", "rewritten": "all change"}

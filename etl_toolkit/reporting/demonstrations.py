@@ -21,6 +21,7 @@ from typing import Any
 import psycopg2
 
 from etl_toolkit.bench.databases import ScratchDatabases, server_of
+from etl_toolkit.bench.records import STRATEGIES
 from etl_toolkit.bench.writing import write_json
 from etl_toolkit.errors import EtlError
 from etl_toolkit.model import Strategy
@@ -53,7 +54,7 @@ def record(directory: Path | str, dsn: str | None = None) -> Path:
             for name, make in RACES.items():
                 with _or_skipped(name, skipped), stage(databases.new()) as own:
                     races.append(asdict(make(own, Path(files))))
-            for strategy in trials.STRATEGIES[1:]:
+            for strategy in STRATEGIES[1:]:
                 with _or_skipped(strategy.value, skipped):
                     strategies.append(_strategy(strategy, databases.new(), Path(files)))
     now = datetime.now(UTC).isoformat(timespec="seconds")

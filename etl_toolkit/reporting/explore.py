@@ -12,9 +12,10 @@ from typing import Any
 import ipywidgets as widgets
 
 from etl_toolkit.bench import sweep
+from etl_toolkit.bench.statistics import interval_words
 from etl_toolkit.bench.sweep_config import SweepConfig
 from etl_toolkit.errors import EtlError
-from etl_toolkit.reporting.run_data import Case, RunData, fate, interval_words, is_clean, read, setting_words
+from etl_toolkit.reporting.run_data import Case, RunData, fate, is_clean, read, setting_words
 from etl_toolkit.reporting.speed import speed_bars
 from etl_toolkit.tables import Cell, Table, table_html
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from etl_toolkit.bench.statistics import LARGEST_STEADY_SPREAD
+from etl_toolkit.bench.statistics import LARGEST_STEADY_SPREAD, interval_words
 from etl_toolkit.reporting.content import Bullets, Part, Section, Text
 from etl_toolkit.reporting.headline import checked_words, headline, shapes_words
-from etl_toolkit.reporting.run_data import RunData, fate, interval_words
+from etl_toolkit.reporting.run_data import RunData, fate
 
 # It is what shows this: how it went the time before is not worth telling, and how it goes now the page says itself.
 PAGE_NOTEBOOK = "04_parallel_upsert_analysis"

@@ -54,9 +54,7 @@ def find(name: str) -> Path:
     raise UsageError(f"there is no notebook {name!r}; choose {', '.join(path.stem for path in paths)}")
 
 
-def run(
-    name: str, parameters: Mapping[str, Any], out: Path, *, cwd: Path | None = None, show_progress: bool = False
-) -> NotebookRun:
+def run(name: str, parameters: Mapping[str, Any], out: Path, *, cwd: Path | None = None) -> NotebookRun:
     """Execute a notebook and write it with its outputs to `out`; a notebook that fails is an outcome, no exception.
 
     Raises:
@@ -71,7 +69,7 @@ def run(
     began = time.perf_counter()
     error = ""
     try:
-        _execute(path, parameters, out, cwd=cwd or Path.cwd(), show_progress=show_progress)
+        _execute(path, parameters, out, cwd=cwd or Path.cwd())
     except Exception as failure:  # whatever goes wrong in a kernel is the outcome of the run
         error = _in_words(failure)
     except BaseException:
@@ -109,7 +107,7 @@ def record_status(directory: Path, done: NotebookRun) -> None:
     write_manifest(directory, replace(manifest, notebooks={**manifest.notebooks, done.name: entry}))
 
 
-def _execute(path: Path, parameters: Mapping[str, Any], out: Path, *, cwd: Path, show_progress: bool) -> None:
+def _execute(path: Path, parameters: Mapping[str, Any], out: Path, *, cwd: Path) -> None:
     from jupyter_client.manager import AsyncKernelManager
     from papermill import execute_notebook
     from traitlets import Unicode
@@ -130,7 +128,7 @@ def _execute(path: Path, parameters: Mapping[str, Any], out: Path, *, cwd: Path,
             str(out),
             parameters=dict(parameters),
             cwd=str(cwd),
-            progress_bar=show_progress,
+            progress_bar=False,
             execution_timeout=CELL_TIMEOUT_SECONDS,
             autosave_cell_every=0,
             kernel_manager_class=LocalKernelManager,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg2
 
+from etl_toolkit.bench.records import STRATEGIES
 from etl_toolkit.reporting import trials
 from etl_toolkit.reporting.stage import Stage, Step
 from etl_toolkit.reporting.trials import Expectation, Trial, try_all, try_one, write_csv
@@ -128,7 +129,7 @@ def create_table(stage: Stage, place: Path) -> Race:
             "all: the coordinator creates table and ledger under an advisory lock, before any worker starts",
             "all: a second load of a table waits for the first one (`lock_wait_seconds`), or fails with a message that names it",
         ),
-        [try_one(trials.STRATEGIES[0], stage.dsn, files, expected, loading=trials.two_first_loads)],
+        [try_one(STRATEGIES[0], stage.dsn, files, expected, loading=trials.two_first_loads)],
     )  # fmt: skip
 
 

@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from etl_toolkit.bench.records import RunRecord, Sample, load, load_manifest
-from etl_toolkit.bench.statistics import Interval
+from etl_toolkit.bench.records import STRATEGIES, RunRecord, Sample, load, load_manifest
 from etl_toolkit.errors import UsageError
 
 Case = Mapping[str, Any]
@@ -23,7 +22,7 @@ STATES = {
     "rewritten": "every key present, all rows change",
     "unchanged": "every key present, no row changes",
 }
-ORDER = ("auto", "partitioned", "hybrid", "full_parallel", "deterministic", "streaming")
+ORDER = tuple(map(str, STRATEGIES))
 
 
 @dataclass(frozen=True)
@@ -157,11 +156,6 @@ def setting_words(case: Case, *, overlap: bool = True) -> str:
     words += [f"batches of {case['batch_rows']:,}"] if case["batch_rows"] else []
     words += [case["executor"]] if case["executor"] else []
     return ", ".join(words)
-
-
-def interval_words(interval: Mapping[str, float] | None) -> str:
-    """Say a median, with its interval where it has one."""
-    return Interval(**interval).words if interval else "–"
 
 
 def thousands(rate: float) -> str:

@@ -6,45 +6,43 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from etl_toolkit.bench.shape_table import shape_table
+from etl_toolkit.bench.statistics import interval_words
 from etl_toolkit.reporting import distance, overlap_map, resources, speed
 from etl_toolkit.reporting.cases import all_cases
 from etl_toolkit.reporting.content import Code, Details, Part, Section, Text
 from etl_toolkit.reporting.headline import shapes_words
 from etl_toolkit.reporting.pictures import Bar, BarGroup, Bars, Figure
-from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, interval_words, setting_words
-from etl_toolkit.tables import Table
+from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, setting_words
+from etl_toolkit.tables import Table, tabulate
 
 DRAWN_SHAPES = 12
 
 
 def recommendation(data: RunData) -> Section:
     """The rule with its evidence, and the file of settings that follows from it."""
-    rows = [
-        [
-            _describe_load(rule["when"]),
-            rule["then"]["strategy"]
-            + (f", batches of {rule['then']['batch_rows']:,} rows" if rule["then"]["batch_rows"] else ""),
-            rule["then"]["workers"],
-            _evidence(rule["evidence"]) or "no other correct way was measured",
-        ]
-        for rule in data.record.report.get("recommendations", [])
-    ]
-    head = ("load", "strategy", "workers", "evidence: time / time of the next best")
+    rules, undecided = (data.record.report.get(name, []) for name in ("recommendations", "undecided"))
+    columns = {
+        "load": lambda rule: _describe_load(rule["when"]),
+        "strategy": lambda rule: _describe_choice(rule["then"]),
+        "workers": lambda rule: rule["then"]["workers"],
+        "evidence: time / time of the next best": lambda rule: (
+            _evidence(rule["evidence"]) or "no other correct way was measured"
+        ),
+    }
     parts: list[Part] = [
-        Table("Which strategy for which load", head, rows)
-        if rows
+        tabulate("Which strategy for which load", rules, columns)
+        if rules
         else Text("The runs do not support a recommendation.", "alert")
     ]
-    undecided = [
-        [_describe_load(rule["when"]), _evidence(rule["evidence"])] for rule in data.record.report.get("undecided", [])
-    ]
     if undecided:
-        columns = ("load", f"our best, {data.record.report['undecided'][0]['then']['strategy']}: time / time of others")
-        parts.append(
-            Table(
-                "Loads for which nothing is recommended: another correct way was, or seemed, faster", columns, undecided
-            )
-        )
+        title = "Loads for which nothing is recommended: another correct way was, or seemed, faster"
+        best = undecided[0]["then"]["strategy"]
+        columns = {
+            "load": columns["load"],
+            f"our best, {best}: time / time of others": lambda rule: _evidence(rule["evidence"]),
+        }
+        parts.append(tabulate(title, undecided, columns))
     settings = data.record.directory / "recommended.toml"
     if settings.exists():
         text = settings.read_text(encoding="utf-8").strip()
@@ -52,6 +50,11 @@ def recommendation(data: RunData) -> Section:
             Code(text, "toml", "The same as a configuration file: `etl-toolkit ingest --config recommended.toml …`")
         )
     return Section("Recommendation", parts)
+
+
+def _describe_choice(then: Case) -> str:
+    batches = f", batches of {then['batch_rows']:,} rows" if then["batch_rows"] else ""
+    return f"{then['strategy']}{batches}"
 
 
 def _describe_load(when: Case) -> str:
@@ -102,25 +105,8 @@ def shapes(data: RunData) -> Section:
         return Section("Shapes", [Text(NOT_MEASURED.format("several shapes of tables and files: `make bench-shapes`"))])
     groups = [BarGroup(_shape_words(line), [_speed_up_bar(line)]) for line in lines[:DRAWN_SHAPES]]
     more = f" The {DRAWN_SHAPES} worst of {len(lines)}; all are in the table." if len(lines) > DRAWN_SHAPES else ""
-    rows = [
-        [
-            line["shape"], f"{line['overlap']:.0%}", line["table_state"], line["plain_way"],
-            interval_words(line["speed_up"]), line["verdict"], line["runs"], ", ".join(line["wrong"]) or None,
-        ]
-        for line in lines
-    ]  # fmt: skip
-    head = (
-        "shape",
-        "overlap",
-        "table",
-        "best plain way",
-        "speed-up (95 % interval)",
-        "verdict",
-        "runs",
-        "left wrong rows",
-    )
     note = f"Time of the plain way over ours, with its 95 % interval: above 1 we are faster.{more}"
-    table = Table("Every shape, the worst first", head, rows, right=head[4:5])
+    table = shape_table("Every shape, the worst first", lines)
     return Section("Shapes", [Bars(shapes_words(lines), groups, note), Details(f"All {len(lines)} settings", [table])])
 
 
@@ -153,36 +139,34 @@ def results(data: RunData) -> Section:
             all_cases(data),
         ]
     if failures:
-        rows = [
-            [
-                case["strategy"],
-                setting_words(case),
-                fate(case),
-                case["failures"],
-                "; ".join(map(_without_scratch, case["errors"])),
-            ]
-            for case in failures
-        ]
-        parts.append(
-            Table("Runs that were refused or failed", ("strategy", "setting", "outcome", "runs", "reason"), rows)
-        )
+        columns = {
+            "strategy": lambda case: case["strategy"],
+            "setting": setting_words,
+            "outcome": fate,
+            "runs": lambda case: case["failures"],
+            "reason": lambda case: "; ".join(map(_without_scratch, case["errors"])),
+        }
+        parts.append(tabulate("Runs that were refused or failed", failures, columns))
     return Section("All results", parts)
 
 
 def _strategies(data: RunData) -> Table:
-    lines = data.record.report.get("strategies", [])
-    rows = [
-        [
-            line["strategy"], line["kind"], line["cases"], line["wins"], line["failures"],
-            _number(line["mean_ratio_to_best"]), _number(line["worst_ratio_to_best"]),
-            _whole(line["best_rows_per_second"]), _megabytes(line["peak_client_pss_bytes"]),
-            _megabytes(line["peak_server_pss_bytes"]),
-        ]
-        for line in lines
-    ]  # fmt: skip
-    numbers = ("mean time / best", "worst", "best rows/s", "peak client MB", "peak server MB")
-    head = ("strategy", "kind", "cases", "among fastest", "failed runs", *numbers)
-    return Table("Strategies over all their cases; floors only insert and are not compared", head, rows, right=numbers)
+    columns = {
+        "strategy": lambda line: line["strategy"],
+        "kind": lambda line: line["kind"],
+        "cases": lambda line: line["cases"],
+        "among fastest": lambda line: line["wins"],
+        "failed runs": lambda line: line["failures"],
+    }
+    numbers = {
+        "mean time / best": lambda line: _number(line["mean_ratio_to_best"], 2),
+        "worst": lambda line: _number(line["worst_ratio_to_best"], 2),
+        "best rows/s": lambda line: _number(line["best_rows_per_second"]),
+        "peak client MB": lambda line: _number(line["peak_client_pss_bytes"], unit=1e6),
+        "peak server MB": lambda line: _number(line["peak_server_pss_bytes"], unit=1e6),
+    }
+    title = "Strategies over all their cases; floors only insert and are not compared"
+    return tabulate(title, data.record.report.get("strategies", []), columns | numbers, right=list(numbers))
 
 
 def _without_scratch(text: str) -> str:
@@ -190,13 +174,5 @@ def _without_scratch(text: str) -> str:
     return re.sub(r"\S*/etl_toolkit-bench-\w+/(\S+/)?", "", text)
 
 
-def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:,.2f}"
-
-
-def _whole(value: float | None) -> str | None:
-    return None if value is None else f"{value:,.0f}"
-
-
-def _megabytes(value: float | None) -> str | None:
-    return None if value is None else f"{value / 1e6:,.0f}"
+def _number(value: float | None, digits: int = 0, unit: float = 1) -> str | None:
+    return None if value is None else f"{value / unit:,.{digits}f}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg2
 
+from etl_toolkit.bench.records import STRATEGIES
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import EtlError, UnsafeStrategyError
 from etl_toolkit.model import LoadResult, Strategy
@@ -17,14 +18,6 @@ from etl_toolkit.processor import ingest
 from etl_toolkit.reporting.stage import stage
 from etl_toolkit.reporting.wiretap import IS_WORKER, Heard, WireTap, make_readable
 
-STRATEGIES = (
-    Strategy.AUTO,
-    Strategy.PARTITIONED,
-    Strategy.HYBRID,
-    Strategy.FULL_PARALLEL,
-    Strategy.DETERMINISTIC,
-    Strategy.STREAMING,
-)
 CREATE = "CREATE TABLE race (id bigint PRIMARY KEY, value text)"
 CONFIG = ParallelConfig(concurrency=2, lock_wait_seconds=20.0)
 

@@ -18,16 +18,18 @@ from etl_toolkit.reporting.trials import without_paths
 from etl_toolkit.request import connection_string
 from etl_toolkit.tables import Cell, Table, to_html
 
+SCHEMA = "etl_notebook"
 
-def new_table(dsn: str | None, workload: Workload, name: str, *, schema: str = "etl_notebook") -> str:
+
+def new_table(dsn: str | None, workload: Workload, name: str) -> str:
     """Create the table that the files of `workload` belong to, replacing it, and return its name."""
     with closing(psycopg2.connect(connection_string(dsn))) as connection, connection, connection.cursor() as cursor:
         cursor.execute("SET client_min_messages = warning")
-        cursor.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
-        table = sql.Identifier(schema, name)
+        cursor.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(SCHEMA)))
+        table = sql.Identifier(SCHEMA, name)
         cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
         cursor.execute(table_sql(workload, table.as_string(connection)))
-    return f"{schema}.{name}"
+    return f"{SCHEMA}.{name}"
 
 
 @dataclass(frozen=True)
