@@ -258,7 +258,7 @@ def test_what_if_adds_up_to_what_the_planner_predicts(data: RunData) -> None:
 def test_shapes_come_worst_first(data: RunData) -> None:
     def line(shape: str, speed_up: float, verdict: str) -> dict[str, Any]:
         interval = {"median": speed_up, "low": speed_up - 0.1, "high": speed_up + 0.1}
-        return {"shape": shape, "overlap": 0.5, "table_state": "empty", "plain_way": "staged_merge", "speed_up": interval,
+        return {"shape": shape, "overlap": 0.5, "table_state": "empty", "plain_way": "staged_merge", "speed_up": interval, "cpu_speed_up": speed_up,
                 "verdict": verdict, "runs": 5, "wrong": []}  # fmt: skip
 
     lines = [line("base", 2.0, "faster"), line("trigger", 0.8, "slower"), line("gz", 1.5, "faster")]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from etl_toolkit.bench.contenders import find
@@ -24,24 +23,8 @@ ONLY = {"batch_rows": ("streaming",), "executor": ("partitioned",)}
 
 
 def planned_cases(config: SweepConfig) -> tuple[list[Case], dict[str, str]]:
-    """Return the cases of a sweep over generated files, and those that a contender cannot do, with the reason."""
+    """Return the cases of a sweep, and those that a contender cannot do, with the reason."""
     return _doable(dict.fromkeys([*_corners(config), *_slices(config)]))
-
-
-def own_cases(config: SweepConfig, middle: Case) -> tuple[list[Case], dict[str, str]]:
-    """Return the cases of a sweep over the user's own files: strategies, table states and workers.
-
-    `middle` describes the files; its strategy does not matter.
-    """
-
-    def case(strategy: str, **changes: Any) -> Case:
-        return replace(middle, strategy=strategy, kind=find(strategy).kind, **changes)
-
-    wanted = [case(name, table_state=state) for state in config.table_states for name in config.strategies]
-    wanted += [case(name, workers=count) for count in config.workers[1:] for name in config.side_strategies]
-    if config.twin:
-        wanted.append(case(config.twin, is_twin=True))
-    return _doable(dict.fromkeys(wanted))
 
 
 def workload_of(case: Case, seed: int) -> Workload:
@@ -112,7 +95,7 @@ def _case(config: SweepConfig, strategy: str, **changes: Any) -> Case:
     rows = changes.pop("rows", config.rows[0])
     middle: dict[str, Any] = {
         "format": config.formats[0],
-        "overlap": SIDE_OVERLAP,
+        "overlap": SIDE_OVERLAP if SIDE_OVERLAP in config.overlaps else config.overlaps[0],
         "table_state": config.table_states[0],
         "workers": config.workers[0],
         "key": config.keys[0],

@@ -30,16 +30,11 @@ TABLE = "target"
 OTHER_VALUES = {
     "bool": "NOT {0}",
     "int2": "{0} # 1::int2",
-    "int4": "{0} # 1",
-    "int8": "{0} # 1",
-    "float4": "-{0}",
-    "float8": "-{0}",
-    "numeric": "-{0}",
-    "text": "reverse({0})",
-    "varchar": "reverse({0})",
     "date": "{0} - 1",
-    "timestamp": "{0} - interval '1 day'",
-    "timestamptz": "{0} - interval '1 day'",
+    **dict.fromkeys(("int4", "int8"), "{0} # 1"),
+    **dict.fromkeys(("float4", "float8", "numeric"), "-{0}"),
+    **dict.fromkeys(("text", "varchar"), "reverse({0})"),
+    **dict.fromkeys(("timestamp", "timestamptz"), "{0} - interval '1 day'"),
 }
 # Columns that a key, a CHECK or a reference reads: another value might not fit.
 BOUND_COLUMNS = """

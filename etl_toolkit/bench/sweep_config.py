@@ -22,8 +22,8 @@ class SweepConfig:
     """What to sweep over. Of each axis the first value is the middle of the slices.
 
     `rows` counts the rows of one file. `strategies` are measured at every overlap and, unless `state_strategies` names
-    others, in every table state, with each of `shapes` (see `bench.shapes`); `side_strategies` on the other axes, at half of
-    the keys shared. `twin` names the strategy of the A/A case. `own_files`
+    others, in every table state, with each of `shapes` (see `bench.shapes`); `side_strategies` on the other axes, with half of
+    the keys shared where that is among `overlaps`. `twin` names the strategy of the A/A case. `own_files`
     replaces the generated files; `own_table` (in the database of the DSN, never written to) gives
     the definition of their table, and without it one is inferred, with the primary key `own_key`.
     `order` says what is finished first: `rounds` goes round by round over all cases, so that what slows the machine for a

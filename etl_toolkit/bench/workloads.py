@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import psycopg2
 
 from etl_toolkit import sources
 from etl_toolkit.bench import table_definition
-from etl_toolkit.bench.cases import own_cases, planned_cases, workload_of
+from etl_toolkit.bench.cases import planned_cases, workload_of
 from etl_toolkit.bench.databases import TABLE
 from etl_toolkit.bench.records import Case
 from etl_toolkit.bench.sweep_config import SweepConfig
@@ -69,18 +69,12 @@ def _own(config: SweepConfig, scratch: Path, dsn: str) -> Prepared:
     overlap = ConflictAwareProcessor(dsn).analyze(list(paths), pk_columns=list(key))
     kinds = {"parquet" if path.endswith(".parquet") else "csv" for path in paths}
     kind = kinds.pop() if len(kinds) == 1 else "mixed"
-    middle = Case(
-        strategy=config.strategies[0],
-        kind="ours",
-        format=kind,
-        files=len(paths),
-        rows=overlap.rows,
-        overlap=round(overlap.overlap_ratio, 3),
-        table_state=config.table_states[0],
-        workers=config.workers[0],
-        key="own",
-    )
-    cases, skipped = own_cases(config, middle)
+    described = replace(
+        config, formats=(kind,), files=(len(paths),), rows=(overlap.rows // len(paths),), keys=("own",), shapes=("base",),
+        overlaps=(round(overlap.overlap_ratio, 3),), batch_rows=(), executors=(),
+    )  # fmt: skip
+    cases, skipped = planned_cases(described)
+    cases = [replace(case, rows=overlap.rows) for case in cases]
     size_bytes = sum(Path(path).stat().st_size for path in paths)
     summary = {
         "file_names": [Path(path).name for path in paths],
@@ -93,7 +87,8 @@ def _own(config: SweepConfig, scratch: Path, dsn: str) -> Prepared:
         "pairs": [[left, right, keys] for (left, right), keys in sorted(overlap.pairs.items())],
         "size_bytes": size_bytes,
     }
-    return Prepared(cases, {middle.workload: Files(paths, create, size_bytes, summary)}, skipped)
+    files = Files(paths, create, size_bytes, summary)
+    return Prepared(cases, {case.workload: files for case in cases}, skipped)
 
 
 def _linked(files: Sequence[Any], place: Path) -> tuple[str, ...]:
