@@ -404,6 +404,47 @@ def test_what_a_policy_or_a_trigger_silently_keeps_is_not_counted_as_written(
         ingest(path, "t", "id", dsn, write=write)
 
 
+def test_the_plan_predicts_no_insert_of_rows_that_are_only_updated(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id\n1.0\n2\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id numeric PRIMARY KEY)")
+    assert (
+        ConflictAwareProcessor(database).plan(path, "t", "id", write=WriteOptions(rows="update")).predicted_inserts == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "action"),
+    [
+        ({}, "update"), ({}, "ignore"), ({}, "newer"), (SOFT, "update"), ({"delete": Delete("op", ("D",), soft="is_gone")}, "newer"),
+        ({"missing": SoftDelete("gone_at")}, "update"), ({"rows": "update"}, "update"), ({"nulls": "keep"}, "update"),
+    ],
+)  # fmt: skip
+def test_the_plan_predicts_what_the_load_does(
+    database: str, connection: Connection, tmp_path: Path, options: dict[str, Any], action: str
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,name,version,op\n1,new,2,\n2,old,1,\n3,old,1,\n4,,0,\n5,new,1,\n6,new,1,D\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, name text, version int, gone_at timestamptz, is_gone bool)")
+        cursor.execute(
+            "INSERT INTO t SELECT g, 'old', 1, CASE g WHEN 3 THEN now() END, g = 3 FROM generate_series(1, 4) g"
+        )
+    order_by = "version" if action == "newer" else None
+    given: dict[str, Any] = {
+        "write": WriteOptions(**options, new_columns="ignore", max_deletes=1.0), "on_conflict": action, "order_by": order_by,
+        "strategy": "partitioned",
+    }  # fmt: skip
+    plan = ConflictAwareProcessor(database).plan(path, "t", "id", **given)
+    counts = ingest(path, "t", "id", database, **given).counts
+    assert (plan.predicted_inserts, plan.predicted_updates, plan.predicted_unchanged) == (
+        counts.inserted, counts.updated, counts.unchanged + counts.stale
+    )  # fmt: skip
+
+
 def test_new_columns_are_added_planned_and_can_be_typed(database: str, connection: Connection, tmp_path: Path) -> None:
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE t (id int PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'old'), (2, 'kept')")

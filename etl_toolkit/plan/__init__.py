@@ -44,6 +44,7 @@ def make_plan(question: Question) -> Plan:
     distinct, existing = (overlap.distinct_keys, overlap.existing_keys) if overlap else (None, None)
     if target.is_empty and overlap:
         existing = 0
+    inserts = distinct - existing if distinct is not None and existing is not None else None
     return Plan(
         strategy=strategy,
         reasons=tuple(reasons),
@@ -52,7 +53,7 @@ def make_plan(question: Question) -> Plan:
         key_path=key_path,
         overlap=overlap,
         predicted_seconds=predicted,
-        predicted_inserts=distinct - existing if distinct is not None and existing is not None else None,
+        predicted_inserts=0 if spec.write.rows == "update" else inserts,
         predicted_updates=existing,
         target_is_empty=target.is_empty,
     )

@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 
 import psycopg2
+from psycopg2.sql import SQL
 
 from etl_toolkit.errors import TooManyDeletesError
 from etl_toolkit.loading.judge import forecast
@@ -14,9 +15,7 @@ from etl_toolkit.loading.naming import own_name
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.loading.staging_tables import copy_into, create_staging, staging_table
 from etl_toolkit.loading.upsert import count_present
-from etl_toolkit.model import (
-    Plan,
-)
+from etl_toolkit.model import Layout, Plan, SoftDelete
 from etl_toolkit.prepare.ready import Ready
 from etl_toolkit.strategies.mirror import check_missing, find_missing, may_compare_here
 
@@ -60,12 +59,22 @@ def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
             cursor.copy_expert(copy_into(staging_table(), layout), io.BytesIO(data.encode()))
         except psycopg2.Error:
             return plan  # a bad row in the sample: the load itself will say which
-        write = replace(written, delete=None)
-        _, differing, same = forecast(cursor, Upsert(ready.target, ready.layout, unique=True, write=write))
+        _, differing, same = forecast(cursor, _upsert_of_live_rows(ready, ready.layout))
     scale = keys / max(1, len(sample))
     updates, unchanged = round(differing * scale), round(same * scale)
     inserts = keys - updates - unchanged if written.rows != "update" else 0
     return replace(plan, predicted_inserts=inserts, predicted_updates=updates, predicted_unchanged=unchanged)
+
+
+def _upsert_of_live_rows(ready: Ready, layout: Layout) -> Upsert:
+    """How rows are written that are no tombstones: they clear the column that marks deleted rows."""
+    spec, target = ready.spec, ready.target
+    write, marks = replace(spec.write, delete=None, missing="keep"), {}
+    if cleared := spec.write.cleared:
+        kind = target.column(cleared)
+        write = replace(write, missing=SoftDelete(cleared))
+        marks = {cleared: SQL("{}::{}").format(SQL("false" if kind.base_type == "bool" else "NULL"), SQL(kind.type))}
+    return Upsert(target, layout, spec.conflict_action, spec.order_by, unique=True, write=write, marks=marks)
 
 
 def _with_missing(ready: Ready, sessions: Sessions) -> Plan:
