@@ -26,6 +26,8 @@ FILES = {
     "by_customer/customer=ann/1.csv": "order_id,amount\n1,1.00\n",
     "by_customer/customer=bob/1.csv": "order_id,amount\n2,2.00\n",
     "renamed.csv": "Order ID,Kunde\n1,ann\n2,bob\n",
+    "prices.csv": "order_id,customer,amount\n1,ann,5.00\n3,cora,6.00\n",
+    "channels.jsonl": '{"order_id": 1, "customer": "ann", "channel": "web"}\n{"order_id": 2, "customer": "bob"}\n',
 }
 # The rows of the table afterwards; it holds (1, 'old', 9.99) and (2, 'old', 9.99) before.
 EXPECTED: dict[str, Any] = {
@@ -36,6 +38,8 @@ EXPECTED: dict[str, Any] = {
     "snapshot.csv": [("2", "bob", "9.99", None)],
     "by_customer/*/*.csv": [("1", "ann", "1.00", None), ("2", "bob", "2.00", None)],
     "renamed.csv": [("1", "ann", "9.99", None), ("2", "bob", "9.99", None)],
+    "prices.csv": [("1", "old", "5.00", None), ("2", "old", "9.99", None)],
+    "channels.jsonl": [("1", "ann", "9.99", None), ("2", "bob", "9.99", None)],
 }
 
 

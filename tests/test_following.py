@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from psycopg2.extensions import connection as Connection
 
+import etl_toolkit
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
 from etl_toolkit.cli.progress import Progress
 from etl_toolkit.loading.run import Event
@@ -17,6 +19,15 @@ from etl_toolkit.observe.card import card_html
 from etl_toolkit.observe.following import Following, Snapshot, in_one_line, in_time
 
 ROWS = 1_000
+
+
+def test_every_phase_that_a_load_measures_is_shown() -> None:
+    texts = [path.read_text() for path in Path(etl_toolkit.__file__).parent.rglob("*.py")]
+    measured = {name for text in texts for name in re.findall(r'phases\.phase\("(\w+)"', text)}
+    following = Following(Clock())
+    for name in sorted(measured):
+        tell(following, "phase_started", phase=name)
+    assert len(measured) > 10
 
 
 class Clock:

@@ -19,7 +19,8 @@ PHASES = ("look", "read", "rank", "send", "settle", "commit")
 # The steps that a load measures (`LoadResult.phases`), by the phase that they are shown as.
 _SHOWN_AS = {
     "sources": "look", "target": "look", "read": "read", "rejects": "rank", "collapse": "rank", "plan": "rank",
-    "divide": "rank", "compare": "rank", "copy": "send", "merge": "settle", "commit": "commit",
+    "divide": "rank", "compare": "rank", "missing": "rank", "copy": "send", "merge": "settle", "commit": "commit",
+    "assert": "commit", "analyze": "commit",
 }  # fmt: skip
 _BYTES_PER_SECOND = {"look": 250e6, "read": 120e6, "rank": 120e6}  # where nothing else is known
 _SENT_BYTES_PER_SECOND = 25e6
