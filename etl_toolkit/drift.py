@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
@@ -24,10 +24,11 @@ _COLUMNS_PER_QUERY = 50
 
 @dataclass(frozen=True)
 class Change:
-    """The statement that changes the table, and the columns that it adds."""
+    """The statement that changes the table, the columns that it adds, and the types before of those that it widens."""
 
     statement: str
     added: tuple[str, ...] = ()
+    widened: Mapping[str, str] = field(default_factory=dict)
 
 
 def add_columns(
@@ -81,7 +82,8 @@ def widen_columns(
     ]
     columns = tuple(wider.get(column.name, column) for column in target.columns)
     statement = _execute(connection, target, items, is_trial=is_trial)
-    return replace(target, columns=columns), Change(statement)
+    before = {name: _spelled(target.column(name)) for name in wider}
+    return replace(target, columns=columns), Change(statement, widened=before)
 
 
 def _execute(connection: Any, target: TargetTable, items: Sequence[Composed], *, is_trial: bool = False) -> str:

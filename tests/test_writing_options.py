@@ -584,6 +584,31 @@ def test_undo_drops_the_columns_that_the_run_added(database: str, connection: Co
         assert cursor.fetchall() == [("(7)",)]
 
 
+def test_undo_makes_widened_columns_narrow_again_where_their_values_fit(database: str, connection: Connection) -> None:
+    types = {"id": "integer", "a": "smallint", "n": "integer", "d": "character varying(3)", "e": "bigint"}
+    frame = pa.table({"id": [1], "a": [40000], "n": [3_000_000_000], "d": ["siebenX"], "e": ["12345678901234567890"]})
+    processor = ConflictAwareProcessor(database)
+    spec = load_spec("t", "id", write=WriteOptions(widen=True), undoable=True)
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE t ({', '.join(map(' '.join, types.items()))}, PRIMARY KEY (id))")
+        cursor.execute(
+            "ALTER TABLE t ALTER d TYPE varchar(3) COLLATE \"C\"; INSERT INTO t VALUES (7, 7, -7, 'abc', NULL)"
+        )
+        run = processor.load(frame, spec).run_id
+        assert column_types(connection) != types
+        assert processor.undo(run, dry_run=True).narrowed == ("a", "d", "e", "n")
+        assert processor.undo(run).narrowed == ("a", "d", "e", "n")
+        assert column_types(connection) == types
+        cursor.execute("SELECT collation_name FROM information_schema.columns WHERE column_name = 'd'")
+        assert cursor.fetchone() == ("C",)
+        run = processor.load(frame, spec).run_id
+        cursor.execute("UPDATE t SET d = 'abcd', e = 0.5 WHERE id = 7; CREATE INDEX ON t (a)")  # by somebody else
+        undone = processor.undo(run)
+        assert (undone.narrowed, undone.still_wide) == (("n",), ("a", "d", "e"))
+        cursor.execute("SELECT t::text FROM t")
+        assert cursor.fetchall() == [("(7,7,-7,abcd,0.5)",)]
+
+
 def test_a_created_table_lacks_the_column_that_only_marks_tombstones(
     database: str, connection: Connection, tmp_path: Path
 ) -> None:

@@ -72,9 +72,17 @@ def undo(
     if as_json:
         return options.print_json(asdict(done))
     would = "would be " if done.dry_run else ""
-    dropped = f", column {', '.join(done.dropped)} {would}dropped" if done.dropped else ""
+    columns = [
+        f", column {', '.join(names)} {what}"
+        for names, what in (
+            (done.dropped, f"{would}dropped"),
+            (done.narrowed, f"{would}narrowed to the type before"),
+            (done.still_wide, "stays wide, since values or something else need it"),
+        )
+        if names
+    ]
     typer.echo(
-        f"{done.table}: {done.deleted:,} rows {would}deleted, {done.restored:,} rows {would}restored{dropped} (run {run})"
+        f"{done.table}: {done.deleted:,} rows {would}deleted, {done.restored:,} rows {would}restored{''.join(columns)} (run {run})"
     )
 
 

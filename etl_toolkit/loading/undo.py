@@ -9,19 +9,18 @@ run is undone, the one before it can be undone, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
-from psycopg2.sql import SQL, Identifier
+from psycopg2.sql import SQL
 
 from etl_toolkit.errors import LedgerError, map_driver_error
 from etl_toolkit.loading import ledger
-from etl_toolkit.loading.dependents import find_dependent
 from etl_toolkit.loading.key_parts import table
 from etl_toolkit.loading.naming import ours
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.loading.undo_columns import check_unused, drop_columns, find_narrow, narrow_columns
 from etl_toolkit.loading.undo_sql import (
     CASCADES,
     children_statement,
@@ -50,6 +49,8 @@ class Undone:
     restored: int
     dry_run: bool = False
     dropped: tuple[str, ...] = ()  # columns that the run had added
+    narrowed: tuple[str, ...] = ()  # columns that it had widened, and whose values fit their types before
+    still_wide: tuple[str, ...] = ()  # those whose values do not, or on which something depends by now
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def undo(sessions: Sessions, run_id: str, *, force: bool = False, dry_run: bool 
 
     Refused where a later run has written to the table (`force` overrides this), where any row was changed or deleted
     since, where deleting would cascade into other tables, and where the run overwrote rows without keeping them.
-    Columns that the run added are dropped, unless others have written into them or something depends on them.
+    Columns that the run added are dropped, unless others have written into them or something depends on them. Columns that it
+    widened become as narrow again as they were where all values fit, and nothing depends on them.
     Sequences are not reset; triggers of the table fire.
     """
     with sessions.session("undo", is_printing=True) as connection, ledger.locks_given_back(connection):
@@ -83,19 +85,26 @@ def undo(sessions: Sessions, run_id: str, *, force: bool = False, dry_run: bool 
                 wait_seconds=sessions.config.lock_wait_seconds, sleep=sessions.stop.sleep,
             )  # fmt: skip
             added = tuple(run.plan.get("added", ()))
+            # Where a later run stays, the server must not write all rows anew: they would not be known as that run's.
+            widened = {} if force else dict(run.plan.get("widened", {}))
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                if added and not dry_run:  # before the first snapshot: what others wrote into these columns is seen
+                if (added or widened) and not dry_run:  # before the first snapshot: what others wrote there is seen
                     cursor.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table(target)))
                 written = _written(cursor, run, force=force)
                 done = _take_back(cursor, run, target, written)
-                _check_unused(cursor, target, added)
+                check_unused(cursor, target, added)
+                narrowed = find_narrow(cursor, target, widened)
+                undone = Undone(
+                    run_id, target.qualified_name, *done, dry_run=dry_run, dropped=added, narrowed=tuple(narrowed),
+                    still_wide=tuple(name for name in run.plan.get("widened", {}) if name not in narrowed),
+                )  # fmt: skip
                 if dry_run:
-                    return Undone(run_id, target.qualified_name, *done, dry_run=True, dropped=added)
-                if added:
+                    return undone
+                if added or narrowed:
                     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # no table with events to come can be altered
-                for name in added:
-                    cursor.execute(SQL("ALTER TABLE {} DROP COLUMN {}").format(table(target), Identifier(name)))
+                drop_columns(cursor, target, added)
+                narrow_columns(cursor, target, narrowed)
                 cursor.execute(
                     "UPDATE etl_toolkit.runs SET status = 'undone', undone_by = pg_catalog.pg_current_xact_id() "
                     "WHERE run_id = %s",
@@ -108,7 +117,7 @@ def undo(sessions: Sessions, run_id: str, *, force: bool = False, dry_run: bool 
             ) from None
         except psycopg2.Error as error:
             raise map_driver_error(error, doing=f"undoing run {run_id} (nothing was undone)") from None
-    return Undone(run_id, target.qualified_name, *done, dropped=added)
+    return undone
 
 
 def _target(connection: Any, run: ledger.PastRun) -> TargetTable:
@@ -208,24 +217,6 @@ def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _
     if restored != kept:
         raise LedgerError(f"{restored:,} of {kept:,} rows were restored; nothing was undone")
     return removed, restored
-
-
-def _check_unused(cursor: Any, target: TargetTable, added: Sequence[str]) -> None:
-    """Raise where a column that the run added has values of others by now, or something depends on it."""
-    for name in added:
-        column = Identifier(name)
-        cursor.execute(SQL("SELECT count(*) FROM {} WHERE {} IS NOT NULL").format(table(target), column))
-        if count := cursor.fetchone()[0]:
-            raise LedgerError(
-                f"column {name!r} of {target.qualified_name}, which the run added, has {count:,} values that others wrote "
-                "since, so nothing was undone; set them to NULL if they may be lost"
-            )
-    if added and (dependent := find_dependent(cursor, target.oid, added, keeps_column=False)):
-        name, what = dependent
-        raise LedgerError(
-            f"{what} depends on column {name!r} of {target.qualified_name}, which the run added, so nothing was undone; "
-            "drop that first"
-        )
 
 
 def _refuse_cascades(cursor: Any, target: TargetTable) -> None:

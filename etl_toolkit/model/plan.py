@@ -102,6 +102,7 @@ class Plan:
     skipped: tuple[SkippedFile, ...] = ()  # those of `Sources`
     commit: Literal["", "together", "per_range"] = ""
     added: tuple[str, ...] = ()  # columns of the files that the table lacked
+    widened: Mapping[str, str] = field(default_factory=dict)  # columns that were too narrow, and their types before
 
     @property
     def batches(self) -> tuple[Batch, ...]:

@@ -38,6 +38,7 @@ def with_words(
     plan = replace(
         plan, duplicates=sources.duplicates, skipped=sources.skipped, loaded_before=found.loaded_before,
         reasons=tuple(reasons), added=tuple(name for change in found.changes for name in change.added),
+        widened={name: kind for change in found.changes for name, kind in change.widened.items()},
     )  # fmt: skip
     return with_words_on_values(plan, files, found.target, conventions)
 

@@ -122,6 +122,7 @@ def pinned(plan: Plan) -> dict[str, Any]:
         "left_out": [list(pair) for pair in plan.duplicates],
         "commit": plan.commit,
         "added": list(plan.added),
+        "widened": dict(plan.widened),
     }
 
 
