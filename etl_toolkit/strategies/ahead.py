@@ -77,7 +77,8 @@ def _load_ahead(run: Run, batch: Batch, turn: threading.Event) -> FileCounts | N
             if not _wait(run, turn, is_in_the_way=partial(is_waited_for, cursor)):
                 run.keys_met.set()
                 return None
-            return finish(run, connection, cursor, batch, counts)
+            finish(run, connection, cursor, [(batch, counts)])
+            return counts
     except psycopg2.errors.LockNotAvailable:  # another file has written one of the keys
         run.keys_met.set()
     except (psycopg2.Error, EtlError):

@@ -32,8 +32,8 @@ from etl_toolkit.strategies.lanes import FileCounts
 from etl_toolkit.strategies.refused_rows import check_reject_limit, find_rejects
 from etl_toolkit.strategies.refused_writes import find_refused_writes
 from etl_toolkit.strategies.staging import (
+    Tables,
     create_tables,
-    drop_tables,
     has_unique_keys,
     may_be_long,
     set_tables_file,
@@ -81,25 +81,46 @@ def _load_once(run: Run, batch: Batch) -> FileCounts:
         allow_parallel_writes(cursor, run.target)
         files = [run.file(position) for position in batch.files]
         others = _rivals(run, cursor, batch)
-        load = _load_collapsed if batch.collapsed else _load_in_order
         counts = load_absent(run, cursor, batch)
-        if counts is None:
-            counts = load(run, cursor, files, others)
-        return finish(run, connection, cursor, batch, counts)
+        if counts is None and batch.collapsed:
+            counts = _load_collapsed(run, cursor, files, others)
+        elif counts is None:
+            counts = _load_in_order(run, Tables(run, cursor), cursor, files, others)
+        finish(run, connection, cursor, [(batch, counts)])
+        return counts
 
 
-def finish(run: Run, connection: Any, cursor: Any, batch: Batch, counts: FileCounts) -> FileCounts:
-    """Record what was loaded, and commit it; return the counts."""
-    for position in batch.files:
+def load_group(run: Run, batches: Sequence[Batch]) -> list[FileCounts] | None:
+    """Load batches in one transaction, in order; None where one of them is committed already.
+
+    Raises psycopg2.Error and EtlError where one of them cannot be loaded like this: then none is.
+    """
+    with run.sessions.lend(batches[0].label) as connection, connection.cursor() as cursor:
+        if not ledger.claim_all(cursor, run.run_id, batches):
+            return None
+        reach("claimed")
+        allow_parallel_writes(cursor, run.target)
+        tables, loaded = Tables(run, cursor), []
+        for batch in batches:
+            counts = load_absent(run, cursor, batch)
+            if counts is None:
+                counts = _load_in_order(run, tables, cursor, [run.file(position) for position in batch.files], None)
+            loaded.append((batch, counts))
+        finish(run, connection, cursor, loaded)
+        return [counts for _, counts in loaded]
+
+
+def finish(run: Run, connection: Any, cursor: Any, loaded: Sequence[tuple[Batch, FileCounts]]) -> None:
+    """Record what was loaded, and commit it."""
+    for position in [position for batch, _ in loaded for position in batch.files]:
         check_unchanged(run.file(position))
         ledger.record_rejects(cursor, run.run_id, run.refused.get(position, ()))
-    ledger.complete(cursor, run.run_id, batch, counts)
+    ledger.complete_all(cursor, run.run_id, loaded)
     assert_before_commit(run, cursor)
     reach("completed")
     with run.phases.phase("commit"):
         run.sessions.commit(connection)
     reach("committed")
-    return counts
 
 
 def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
@@ -131,17 +152,16 @@ def load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None
     return copy_unseen(run, cursor, batch, file)
 
 
-def _load_in_order(run: Run, cursor: Any, files: Sequence[SourceFile], others: Rivals | None) -> dict[int, Counts]:
+def _load_in_order(
+    run: Run, tables: Tables, cursor: Any, files: Sequence[SourceFile], others: Rivals | None
+) -> dict[int, Counts]:
     """Stage and merge one file after the other."""
     counts = {}
     for file in files:
-        create_tables(run, cursor, layout_of(file, run.target))
-        set_tables_file(run, cursor, file.position)
+        tables.make(layout_of(file, run.target), file.position)
         staged, merged = _load_file(run, cursor, file, others)
         rejected = len(run.refused.get(file.position, ()))
         counts[file.position] = counts_of(merged, staged=staged, distinct=None, rejected=rejected)
-        if len(files) > 1:
-            drop_tables(run, cursor)
     return counts
 
 

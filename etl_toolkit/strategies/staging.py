@@ -14,9 +14,11 @@ from etl_toolkit.loading.naming import ours, own_name
 from etl_toolkit.loading.records import RecordStream
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.staging_tables import (
+    STAGING,
     copy_into,
     create_staging,
     drop_staging,
+    empty_staging,
     marked_rows,
     set_file,
     staging_table,
@@ -105,9 +107,33 @@ def set_tables_file(run: Run, cursor: Any, position: int) -> None:
 
 def drop_tables(run: Run, cursor: Any) -> None:
     """Make room for the staging tables of a file with other columns."""
-    cursor.execute(drop_staging())
-    if run.spec.write.delete:
-        cursor.execute(drop_staging(TOMBSTONES))
+    for name in _names(run):
+        cursor.execute(drop_staging(name))
+
+
+def _names(run: Run) -> list[str]:
+    return [STAGING, TOMBSTONES] if run.spec.write.delete else [STAGING]
+
+
+class Tables:
+    """The staging tables of a session, for one file after the other: emptied where the next one has the same columns."""
+
+    def __init__(self, run: Run, cursor: Any) -> None:
+        self._run = run
+        self._cursor = cursor
+        self._layout: Layout | None = None
+
+    def make(self, layout: Layout, position: int) -> None:
+        """Have empty ones for the file at `position`."""
+        if layout == self._layout:
+            for name in _names(self._run):
+                self._cursor.execute(empty_staging(name))
+        else:
+            if self._layout is not None:
+                drop_tables(self._run, self._cursor)
+            create_tables(self._run, self._cursor, layout)
+        self._layout = layout
+        set_tables_file(self._run, self._cursor, position)
 
 
 def staged_source(run: Run, layout: Layout) -> Composable | None:
@@ -128,13 +154,13 @@ def written_marks(run: Run) -> dict[str, Composable]:
         is_marked = "etl_gone" if write.delete and write.delete.soft else "false"
         mark = is_marked if kind.base_type == "bool" else f"CASE WHEN {is_marked} THEN pg_catalog.now() END"
         marks[write.cleared] = ours(target, f"({mark})::{{}}").format(SQL(kind.type))
-    names = {file.position: file.name for file in run.files}
-    by_position = [names.get(at) for at in range(max(names, default=-1) + 1)]
     for name, text in write.set.items():
         value: Composable = Literal(run.run_id if text == "$run" else text)
         if text == "now()":
             value = SQL("pg_catalog.now()")
         elif text == "$file":
+            names = {file.position: file.name for file in run.files}
+            by_position = [names.get(at) for at in range(max(names, default=-1) + 1)]
             value = ours(target, "({}::text[])[etl_file + 1]").format(Literal(by_position))
         marks[name] = SQL("{}::{}").format(value, SQL(target.column(name).type))
     return marks

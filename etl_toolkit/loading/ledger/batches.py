@@ -15,8 +15,9 @@ from etl_toolkit.model import Batch, Counts, Reject
 
 _CLAIM = """
 INSERT INTO etl_toolkit.batches (run_id, number, label)
-SELECT run_id, %s, %s FROM etl_toolkit.runs WHERE run_id = %s AND status = 'running' FOR SHARE
-ON CONFLICT DO NOTHING RETURNING number
+SELECT run_id, mine.number, mine.label FROM etl_toolkit.runs,
+ROWS FROM (pg_catalog.unnest(%s::int[]), pg_catalog.unnest(%s::text[])) AS mine (number, label)
+WHERE run_id = %s AND status = 'running' FOR SHARE OF runs ON CONFLICT DO NOTHING RETURNING number
 """
 
 
@@ -35,8 +36,7 @@ def claim(cursor: Any, run_id: str, batch: Batch, *, undoable: bool = False) -> 
     """
     if undoable:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    cursor.execute(_CLAIM, (batch.number, batch.label, run_id))
-    if cursor.fetchone():
+    if claim_all(cursor, run_id, [batch]):
         return Claim(True, {})
     cursor.execute("SELECT counts FROM etl_toolkit.batches WHERE run_id = %s AND number = %s", (run_id, batch.number))
     if row := cursor.fetchone():
@@ -44,13 +44,26 @@ def claim(cursor: Any, run_id: str, batch: Batch, *, undoable: bool = False) -> 
     raise LedgerError(f"run {run_id} was taken over by a later run on the same table; nothing more of it is written")
 
 
+def claim_all(cursor: Any, run_id: str, batches: Sequence[Batch]) -> bool:
+    """Claim several batches for one transaction; false where it gets none or not all of them, and has to be rolled back."""
+    cursor.execute(_CLAIM, ([batch.number for batch in batches], [batch.label for batch in batches], run_id))
+    return bool(cursor.rowcount == len(batches))
+
+
 def complete(cursor: Any, run_id: str, batch: Batch, counts: Mapping[int, Counts]) -> None:
     """Write a batch's counts per file: the last statement on it in its transaction."""
-    text = json.dumps({position: value.as_dict() for position, value in counts.items()})
+    complete_all(cursor, run_id, [(batch, counts)])
+
+
+def complete_all(cursor: Any, run_id: str, loaded: Sequence[tuple[Batch, Mapping[int, Counts]]]) -> None:
+    """The same for all batches of a transaction."""
+    texts = [json.dumps({position: value.as_dict() for position, value in counts.items()}) for _, counts in loaded]
     cursor.execute(
-        "UPDATE etl_toolkit.batches SET counts = %s, version = coalesce(version, pg_catalog.pg_current_xact_id()::xid) "
-        "WHERE run_id = %s AND number = %s",
-        (text, run_id, batch.number),
+        "UPDATE etl_toolkit.batches SET counts = mine.counts, "
+        "version = coalesce(version, pg_catalog.pg_current_xact_id()::xid) "
+        "FROM ROWS FROM (pg_catalog.unnest(%s::int[]), pg_catalog.unnest(%s::jsonb[])) AS mine (number, counts) "
+        "WHERE run_id = %s AND batches.number = mine.number",
+        ([batch.number for batch, _ in loaded], texts, run_id),
     )
 
 
