@@ -60,13 +60,16 @@ def explain_row(table: str, key: Mapping[str, Any], dsn: Any = None) -> Explanat
 
 def check_production(
     dsn: Any = None, table: str | None = None, key: str | Sequence[str] = (), *,
-    config: ParallelConfig | None = None, max_rejects: int = 0, proves_backup: bool = True,
+    config: ParallelConfig | None = None, max_rejects: int = 0, proves_backup: bool = True, sources: Sequence[str] = (),
 ) -> DoctorReport:  # fmt: skip
-    """Run the production checklist, as `etl-toolkit doctor` does; the server and the table are left unchanged."""
+    """Run the production checklist, as `etl-toolkit doctor` does; the server and the table are left unchanged.
+
+    `sources` are paths, globs and URLs that a load would read: here, and on each host of `config.executor`.
+    """
     columns = [key] if isinstance(key, str) else list(key)
     return run_checks(
         connection_string(dsn), table, columns, config or ParallelConfig(),
-        max_rejects=max_rejects, proves_backup=proves_backup,
+        max_rejects=max_rejects, proves_backup=proves_backup, sources=sources,
     )  # fmt: skip
 
 

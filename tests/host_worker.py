@@ -6,9 +6,10 @@ import os
 import resource
 import signal
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from etl_toolkit.hosts import here
 from etl_toolkit.loading import failpoints
@@ -57,7 +58,7 @@ def move_in(folder: Path, dsn: str) -> None:
     os.environ["ETL_DSN"] = dsn
 
 
-def coordinate(address: str, dsn: str, files: list[Path], exchange: Path, commit: str) -> None:
+def coordinate(address: str, dsn: str, files: Sequence[Any], exchange: Path, commit: str) -> None:
     """Load into the table `loaded` by the workers of a scheduler, as a process that may be killed."""
     from etl_toolkit import ParallelConfig, ingest
 

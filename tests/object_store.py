@@ -64,7 +64,10 @@ def web_server(answer: Callable[[str, int], tuple[int, bytes]]) -> Iterator[str]
             self.send_header("Last-Modified", "Sat, 28 Nov 2026 00:00:00 GMT")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -10,7 +10,7 @@ import pickle
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from etl_toolkit.model import LoadResult
 from etl_toolkit.observe import JsonLog
 from etl_toolkit.stopping import Stop
 from tests import host_worker
+from tests.object_store import s3_server, web_server
 from tests.oracle import Oracle, Rows, differing_rows, write
 
 distributed = pytest.importorskip("distributed")
@@ -129,6 +130,24 @@ def dask(cluster: Any, database: str, tmp_path: Path) -> Iterator[Any]:
 def threads() -> Iterator[Executor]:
     with ThreadPoolExecutor(2) as pool:
         yield pool
+
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty bucket of a store, which this process finds by its environment, and the workers of Dask by theirs."""
+    obstore = pytest.importorskip("obstore")
+    with s3_server() as settings:
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        if "dask" in request.fixturenames:
+            request.getfixturevalue("dask").run(os.environ.update, settings)
+        yield obstore.store.S3Store("drops")
+
+
+def put_up(bucket: Any, files: list[Path]) -> list[str]:
+    for path in files:
+        bucket.put(path.name, path.read_bytes())
+    return [f"s3://drops/{path.name}" for path in files]
 
 
 # --- the same everywhere -----------------------------------------------------------------------------------------------
@@ -307,6 +326,23 @@ def test_a_range_reads_little_more_of_the_runs_than_it_has(
     assert rows < read < 1.3 * rows
 
 
+def test_twelve_files_have_one_row_hash_by_every_executor_from_a_folder_and_from_a_store(
+    database: str, connection: Connection, tmp_path: Path, dask: Any, threads: Executor, bucket: Any
+) -> None:
+    files = put_down(tmp_path / "in", contents(12))
+    urls = put_up(bucket, files)
+    hashes, counts = set(), set()
+    for source in (files, urls):
+        for executor in (None, threads, "processes:2", dask):
+            create(connection, contents(12))
+            result = ingest(source, "loaded", "id", database, executor=executor, config=config(tmp_path))
+            assert_loaded(connection, result, tmp_path)
+            assert (result.plan.commit == "together") is (executor is not None), result.reasons
+            hashes |= set(query(connection, "SELECT md5(string_agg(l::text, ' ' ORDER BY id)) FROM loaded AS l"))
+            counts.add(tuple(result.files.values()))
+    assert len(hashes) == len(counts) == 1
+
+
 @pytest.mark.parametrize(
     ("sizes", "tasks"),
     [
@@ -415,16 +451,9 @@ def test_a_killed_coordinator_is_resumed_with_other_workers(
     database: str, connection: Connection, tmp_path: Path, dask: Any, threads: Executor, point: str, commit: str
 ) -> None:
     create(connection, contents())
-    files, mark = put_down(tmp_path / "in", contents()), tmp_path / "mark"
+    files = put_down(tmp_path / "in", contents())
+    kill_coordinator(files, point, commit, database, tmp_path, dask)
     settings = config(tmp_path)
-    process = multiprocessing.get_context("spawn").Process(
-        target=host_worker.coordinate,
-        args=(dask.scheduler.address, database, files, tmp_path / "exchange", commit), daemon=True,
-    )  # fmt: skip
-    process.start()
-    dask.run(host_worker.arm, point, mark, process.pid)
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
     if point == "scanned":  # nothing was recorded yet
         result = ingest(files, "loaded", "id", database, executor=threads, config=settings)
     else:
@@ -435,6 +464,38 @@ def test_a_killed_coordinator_is_resumed_with_other_workers(
     assert result
     assert differing_rows(connection, "loaded", "expected") == []
     assert query(connection, "SELECT status FROM etl_toolkit.runs")[-1] == ("complete",)
+
+
+def kill_coordinator(files: Sequence[Any], point: str, commit: str, database: str, tmp_path: Path, dask: Any) -> None:
+    """Load by another process, which the first worker that comes to a point kills."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=host_worker.coordinate,
+        args=(dask.scheduler.address, database, files, tmp_path / "exchange", commit), daemon=True,
+    )  # fmt: skip
+    process.start()
+    dask.run(host_worker.arm, point, tmp_path / "mark", process.pid)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("is_changed", [False, True], ids=["the same", "changed"])
+def test_objects_of_a_store_are_read_again_when_a_killed_coordinator_is_resumed(
+    database: str, connection: Connection, tmp_path: Path, dask: Any, bucket: Any, is_changed: bool
+) -> None:
+    create(connection, contents())
+    files = put_down(tmp_path / "in", contents())
+    kill_coordinator(put_up(bucket, files), "committed", "per_range", database, tmp_path, dask)
+    dask.run(host_worker.disarm)
+    ((run_id,),) = query(connection, "SELECT run_id FROM etl_toolkit.runs")
+    if is_changed:
+        bucket.put(files[0].name, files[0].read_bytes() + b"1,new\n")
+    processor = ConflictAwareProcessor(database, config=config(tmp_path), executor=dask)
+    if is_changed:
+        with pytest.raises(LedgerError, match=r"s3://drops/part0.csv has changed since run"):
+            processor.resume(run_id)
+    else:
+        assert_loaded(connection, processor.resume(run_id), tmp_path)
 
 
 @pytest.mark.faults
@@ -669,6 +730,28 @@ def test_the_doctor_names_the_host_that_is_not_like_the_others(
         assert {"hosts: release", "hosts: server", "hosts: exchange"} <= failed
     finally:
         dask.restart()
+
+
+def test_the_doctor_names_the_host_that_cannot_read_a_store_and_what_to_do(
+    database: str, tmp_path: Path, dask: Any, bucket: Any
+) -> None:
+    sources = [*put_up(bucket, put_down(tmp_path / "in", contents(1))), str(tmp_path / "in")]
+    report = run_checks(database, config=config(tmp_path), executor=dask, sources=sources)
+    assert (report.of("hosts: sources").status, report.of("sources").status) == ("pass", "pass")
+
+    other, *_ = dask.scheduler_info()["workers"]
+    with web_server(lambda path, times: (403, b"")) as url:
+        dask.run(os.environ.update, {"AWS_ENDPOINT_URL": url}, workers=[other])
+        sources.append(f"{url}/a.csv?sig=canary-signature")
+        report = run_checks(database, config=config(tmp_path), executor=dask, sources=sources)
+
+    (pid,) = dask.run(os.getpid, workers=[other]).values()
+    found = report.of("hosts: sources")
+    assert str(found.status) == "fail"
+    assert re.fullmatch(rf"\S+/{pid}: s3://drops/part0.csv: the store refuses access; .*", found.evidence)
+    assert "on each host: give it the credentials, region and endpoint of the store" in found.advice
+    assert [str(item.status) for item in report.findings if item.check == "sources"] == ["pass", "pass", "fail"]
+    assert "canary" not in report.as_text()
 
 
 def no_exchange(_directory: Path) -> str:

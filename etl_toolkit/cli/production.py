@@ -22,6 +22,10 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILES...", help="Also try to read these: paths, globs, URLs; on each host, too."),
+    ] = None,
     table: Annotated[str | None, typer.Option("--table", "-t", help="Check this table as well.")] = None,
     key: Annotated[str, typer.Option("--key", "-k", help="Its key columns, separated by commas.")] = "",
     max_rejects: Annotated[int, typer.Option(min=0, help="The --max-rejects of your loads.")] = 0,
@@ -49,6 +53,7 @@ def doctor(
         load_config(config, jobs=jobs, executor=executor, exchange=exchange),
         max_rejects=max_rejects,
         proves_backup=not skip_backup,
+        sources=sources or (),
     )
     if as_json:
         options.print_json(found.as_dict())

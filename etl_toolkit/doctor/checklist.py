@@ -10,7 +10,7 @@ import psycopg2
 
 from etl_toolkit.config import ParallelConfig
 from etl_toolkit.doctor import backup, capacity, history, server
-from etl_toolkit.doctor.hosts import check_hosts
+from etl_toolkit.doctor.hosts import check_hosts, check_sources
 from etl_toolkit.doctor.patient import Patient
 from etl_toolkit.doctor.report import DoctorReport, Finding, Status, passed, unproven, verdict
 from etl_toolkit.doctor.table import check_couplings, check_fill_factor, check_privileges, check_sequences
@@ -34,27 +34,27 @@ def run_checks(
     proves_backup: bool = True,
     backup_limit_bytes: int = 1 << 30,
     executor: Any = None,
+    sources: Sequence[str] = (),
 ) -> DoctorReport:
     """Check a server and, where named, a table against the configuration; return all findings.
 
     The table and the server are left as they were. With a table, its backup is rehearsed in a scratch database unless
     `proves_backup` is off or it takes more than `backup_limit_bytes`. The hosts of an `executor` (see `ingest`) are checked
-    one by one. Raises nothing for what it finds: a server that
-    does not answer is a finding, too.
+    one by one. `sources` are paths, globs and URLs that a load would read: they are listed here and on each host, and the beginning
+    of the first file is read. Raises nothing for what it finds: a server that does not answer is a finding, too.
     """
     config = config or ParallelConfig()
     where = place(dsn)
-    of_hosts: list[Finding] = []
+    of_hosts = list(check_sources(sources))
     executor = config.executor if executor is None else executor
     if executor is not None:
         try:
             with lend_dsn("doctor", dsn), open_hosts(executor, dsn, config) as hosts:
                 config = replace(config, concurrency=hosts.slots)
-                of_hosts = list(check_hosts(hosts, Sessions(dsn, config, "doctor")))
+                of_hosts += check_hosts(hosts, Sessions(dsn, config, "doctor"), sources)
         except EtlError as error:
-            of_hosts = [
-                verdict("hosts", str(error), fails=True, advice="see `etl-toolkit ingest --help` for --executor")
-            ]
+            advice = "see `etl-toolkit ingest --help` for --executor"
+            of_hosts.append(verdict("hosts", str(error), fails=True, advice=advice))
     sessions = Sessions(dsn, config, "doctor")
     try:
         with sessions.session("doctor") as connection:

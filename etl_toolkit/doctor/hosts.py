@@ -1,4 +1,4 @@
-"""Checks of the hosts that a load would run on."""
+"""Checks of the hosts that a load would run on, and of what it would read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from etl_toolkit import __version__
 from etl_toolkit.doctor.capacity import LEAST_FREE_BYTES
 from etl_toolkit.doctor.patient import size
-from etl_toolkit.doctor.report import Finding, verdict
+from etl_toolkit.doctor.report import Finding, passed, verdict
 from etl_toolkit.errors import EtlError
 from etl_toolkit.hosts import CheckHost, Hosts, HostState, check_host, exchange_parent
 from etl_toolkit.hosts.checking import MARK
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.sources import name_for_hosts, try_source
 
 ANSWER_SECONDS = 60.0
 CLOCK_SECONDS = 5.0
+_SOURCE_ADVICE = (
+    "give it the credentials, region and endpoint of the store in its environment (AWS_ACCESS_KEY_ID, …); "
+    "paths must be the same everywhere"
+)
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,19 @@ class Asked:
     errors: tuple[str, ...]
 
 
-def check_hosts(hosts: Hosts, sessions: Sessions) -> Iterator[Finding]:
-    """Every host: reached, of this release, with the same server and exchange directory, a clock that is right, and room."""
-    asked = _ask(hosts, sessions)
+def check_sources(sources: Sequence[str]) -> Iterator[Finding]:
+    """What is named can be listed and read from here."""
+    for name in sources:
+        try:
+            yield passed("sources", f"{try_source(name)}: listed, and the beginning is read")
+        except EtlError as error:
+            yield verdict("sources", str(error), fails=True, advice=_SOURCE_ADVICE)
+
+
+def check_hosts(hosts: Hosts, sessions: Sessions, sources: Sequence[str]) -> Iterator[Finding]:
+    """Every host: reached, of this release, with the same server, sources and exchange directory, the right time, and room."""
+    sent = [name_for_hosts(name) for name in sources]
+    asked = _ask(hosts, sessions, tuple(filter(None, sent)))
     found = {state.host: state for state in asked.states}
     names = f"{len(found)} of {hosts.words} answer: {', '.join(sorted(found))}"
     missing = len(asked.errors) or not found
@@ -52,6 +67,11 @@ def check_hosts(hosts: Hosts, sessions: Sessions) -> Iterator[Finding]:
     apart = [f"{state.host}: {state.exchange_error}" for state in states if state.exchange_error]
     advice = "name a directory that all hosts see under the same path and can write, with --exchange"
     yield _of_all("hosts: exchange", apart, "all read and write the exchange directory", advice)
+    if sources:
+        unread = [f"{state.host}: {error}" for state in states for error in state.source_errors]
+        kept = "" if all(sent) else ", but for URLs with a query: a load that has one is done by this process alone"
+        words = f"all list them and read their beginning{kept}"
+        yield _of_all("hosts: sources", unread, words, f"on each host: {_SOURCE_ADVICE}")
     late = [
         f"{state.host}: {state.clock_offset_seconds:+.1f} s"
         for state in states
@@ -77,7 +97,7 @@ def _of_all(check: str, faults: Sequence[str], words: str, advice: str, *, is_wa
     return verdict(check, evidence, fails=bool(faults), advice=advice)
 
 
-def _ask(hosts: Hosts, sessions: Sessions) -> Asked:
+def _ask(hosts: Hosts, sessions: Sessions, sources: tuple[str, ...]) -> Asked:
     directory = exchange_parent(hosts, sessions.config) / f"etl_doctor_{secrets.token_hex(4)}"
     try:
         directory.mkdir(parents=True)
@@ -85,7 +105,7 @@ def _ask(hosts: Hosts, sessions: Sessions) -> Asked:
     except OSError as error:
         return Asked((), (f"{directory.parent}: {error.strerror}",))
     try:
-        task = CheckHost(sessions.run_id, sessions.config, str(directory))
+        task = CheckHost(sessions.run_id, sessions.config, str(directory), sources)
         futures = [hosts.submit(check_host, task) for _ in range(hosts.slots)]
         done, late = wait(futures, timeout=ANSWER_SECONDS)
         for future in late:

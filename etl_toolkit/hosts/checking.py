@@ -16,17 +16,22 @@ from etl_toolkit.config import ParallelConfig
 from etl_toolkit.errors import EtlError
 from etl_toolkit.hosts.here import host_name, own_dsn
 from etl_toolkit.loading.session import Sessions
+from etl_toolkit.sources import try_source
 
 MARK = "doctor"
 
 
 @dataclass(frozen=True)
 class CheckHost:
-    """Ask a host. `exchange` has a file `MARK` in it; `seconds` keep the host busy, so that another one answers the next."""
+    """Ask a host. `exchange` has a file `MARK` in it, and `sources` are to be read, as files or objects of a store.
+
+    `seconds` keep the host busy, so that another one answers the next.
+    """
 
     run_id: str
     config: ParallelConfig
     exchange: str
+    sources: tuple[str, ...] = ()
     seconds: float = 0.5
 
 
@@ -39,13 +44,14 @@ class HostState:
     server: str
     server_error: str
     exchange_error: str
+    source_errors: tuple[str, ...]
     clock_offset_seconds: float
     free_temp_bytes: int
     free_exchange_bytes: int
 
 
 def check_host(task: CheckHost) -> HostState:
-    """Look at this host: its release, its way to the server and to the exchange directory, its clock and its disks."""
+    """Look at this host: its release, its way to the server, to sources and the exchange directory, its clock and its disks."""
     until = time.monotonic() + task.seconds
     server, offset, server_error = "", 0.0, ""
     try:
@@ -53,7 +59,8 @@ def check_host(task: CheckHost) -> HostState:
     except EtlError as error:
         server_error = str(error)
     state = HostState(
-        host_name(), __version__, server, server_error, _try_exchange(Path(task.exchange)), offset,
+        host_name(), __version__, server, server_error, _try_exchange(Path(task.exchange)),
+        tuple(filter(None, map(_try_source, task.sources))), offset,
         shutil.disk_usage(task.config.temp_directory or tempfile.gettempdir()).free, _free(Path(task.exchange)),
     )  # fmt: skip
     time.sleep(max(0.0, until - time.monotonic()))
@@ -84,6 +91,15 @@ def _try_exchange(directory: Path) -> str:
     finally:
         with suppress(OSError):
             own.unlink(missing_ok=True)
+    return ""
+
+
+def _try_source(name: str) -> str:
+    """Why a source cannot be read here; empty where it can."""
+    try:
+        try_source(name)
+    except EtlError as error:
+        return str(error)
     return ""
 
 

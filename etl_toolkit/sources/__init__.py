@@ -16,7 +16,7 @@ names, globs, frames ──► expanding ──► csv_file / json_lines / typed
 
 from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
-from etl_toolkit.sources.expanding import expand, is_there
+from etl_toolkit.sources.expanding import expand, is_there, name_for_hosts, try_source
 from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.held import HeldLines, split_streams
 from etl_toolkit.sources.inputs import escape_name, partition_of, path_values
@@ -67,6 +67,7 @@ __all__ = [
     "leave_out_taken",
     "line_texts",
     "locate",
+    "name_for_hosts",
     "names_of",
     "number_in_file",
     "ordinals",
@@ -83,6 +84,7 @@ __all__ = [
     "text_relation",
     "tombstone_expression",
     "too_many_rejects",
+    "try_source",
     "typed_relation",
     "with_offsets",
     "without_bad_texts",

@@ -14,7 +14,7 @@ from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
 from etl_toolkit.sources.archives import members
 from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.inputs import escape_name, kind_by_name, natural_order
-from etl_toolkit.sources.objects import is_url, objects_of
+from etl_toolkit.sources.objects import is_url, objects_of, try_url, without_secrets
 from etl_toolkit.sources.pipes import STDIN, piped
 
 _SHOWN = 3
@@ -57,6 +57,34 @@ def _expanded(name: str, file_format: str | None) -> list[Any]:
     raise UnknownFileError(
         f"{escape_name(name)}: no such file, and no file matches it; check the path or quote the glob"
     )
+
+
+def name_for_hosts(name: str) -> str | None:
+    """What another host can be sent: an absolute path, or a URL; None for one with a secret, or a query that may be one."""
+    if not is_url(name):
+        return os.path.abspath(name)  # noqa: PTH100 - links stay links
+    scheme, _, rest = name.partition("://")
+    shown = without_secrets(name)
+    return shown if shown == f"{scheme.lower()}://{rest}" else None
+
+
+def try_source(name: str) -> str:
+    """Look for what is named so, read its beginning, and say how many files there are.
+
+    Raises SourceError, UnknownFileError or UsageError where a load could not read it.
+    """
+    if is_url(name):
+        count = try_url(name)
+    else:
+        found = _expanded(name, "any")
+        count = len(found)
+        try:
+            if isinstance(found[0], Path):
+                with found[0].open("rb") as file:
+                    file.read(1)
+        except OSError as error:
+            raise SourceError(f"{escape_name(str(found[0]))}: cannot be read: {error.strerror}") from None
+    return f"{without_secrets(name) if is_url(name) else escape_name(name)} ({count:,} {'file' if count == 1 else 'files'})"
 
 
 def split_member(name: str) -> tuple[str, str]:

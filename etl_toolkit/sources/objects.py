@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 WEB = ("http", "https")
 STORES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
-RETRY_SECONDS = 180  # for one request, after which the load fails
+RETRY_SECONDS = 180.0  # for one request, after which the load fails
+TRY_SECONDS = 10.0  # the same, where it is only tried
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _STATUS = re.compile(r"status code: (\d{3})")
 
@@ -47,7 +48,7 @@ def without_secrets(url: str) -> str:
     return f"{scheme.lower()}://{re.sub('^.*:.*@', '', place)}{slash}{path}"
 
 
-def objects_of(url: str, file_format: str | None) -> list[Fetched]:
+def objects_of(url: str, file_format: str | None, *, retry_seconds: float = RETRY_SECONDS) -> list[Fetched]:
     """The objects that a URL names, in natural order: one, those that match a pattern, or all below a prefix.
 
     Objects of a store are pinned by ETag: one that changes before it is read is refused. Raises SourceError where the store cannot
@@ -55,10 +56,10 @@ def objects_of(url: str, file_format: str | None) -> list[Fetched]:
     """
     shown = without_secrets(url)
     if url.partition("://")[0].lower() in WEB:
-        _open(url)
+        _open(url, retry_seconds)
         has_query = bool(urlsplit(url).query)  # a signature perhaps
         return [Fetched(shown, 0, partial(_copy, url, None), is_anywhere=not has_query)]
-    store, root, path = _open(url)
+    store, root, path = _open(url, retry_seconds)
     with _failures_named(shown):
         found = list(_listed(store, path))
     found = [item for item in found if not _is_hidden(item["path"], path)]
@@ -78,7 +79,16 @@ def objects_of(url: str, file_format: str | None) -> list[Fetched]:
     ]
 
 
-def _open(url: str) -> tuple[ObjectStore, str, str]:
+def try_url(url: str) -> int:
+    """List the objects that a URL names, read the beginning of the first one, and return how many there are; else as above."""
+    found = objects_of(url, "any", retry_seconds=TRY_SECONDS)
+    first = url if url.partition("://")[0].lower() in WEB else found[0].name
+    store, _, name = _open(first, TRY_SECONDS)
+    _next(_begin(store, name, None, found[0].name), found[0].name)
+    return len(found)
+
+
+def _open(url: str, retry_seconds: float) -> tuple[ObjectStore, str, str]:
     """The store that a URL is in, the URL of its root, and the path below it.
 
     Credentials come from the environment, as the store's own tools read them.
@@ -89,7 +99,7 @@ def _open(url: str) -> tuple[ObjectStore, str, str]:
         raise UsageError(
             f"{without_secrets(url)}: needs the package obstore; install it with pip install 'etl-toolkit[cloud]'"
         ) from None
-    retry: Any = {"retry_timeout": timedelta(seconds=RETRY_SECONDS)}
+    retry: Any = {"retry_timeout": timedelta(seconds=retry_seconds)}
     scheme, _, rest = url.partition("://")
     place, _, path = rest.partition("/")
     if "@" in place and (":" in place or not scheme.lower().startswith("abfs")):
@@ -139,24 +149,30 @@ def _is_hidden(path: str, asked: str) -> bool:
 
 def _copy(url: str, e_tag: str | None, below: Path, stop: Stop) -> Path:
     """Write an object to a file of ours; connections that break off are taken up again by obstore."""
-    import obstore
-
     shown = without_secrets(url)
-    store, _, name = _open(url)
+    store, _, name = _open(url, RETRY_SECONDS)
     copy = below.with_name(below.name + "".join(PurePosixPath(name.lower()).suffixes[-2:]))
-    with _failures_named(shown):
-        found = obstore.get(store, name, options={"if_match": e_tag} if e_tag else {})
-        blocks = found.stream(min_chunk_size=BLOCK_BYTES)
+    blocks = _begin(store, name, e_tag, shown)
     with copy.open("xb") as output:
-        while True:
+        while (block := _next(blocks, shown)) is not None:
             stop.check()
-            with _failures_named(shown):
-                block = next(blocks, None)
-            if block is None:
-                break
             with room_wanted(copy):
                 output.write(block)
     return copy
+
+
+def _begin(store: ObjectStore, name: str, e_tag: str | None, shown: str) -> Iterator[Any]:
+    """Ask for an object, and return its blocks for `_next`."""
+    import obstore
+
+    with _failures_named(shown):
+        found = obstore.get(store, name, options={"if_match": e_tag} if e_tag else {})
+        return found.stream(min_chunk_size=BLOCK_BYTES)
+
+
+def _next(blocks: Iterator[Any], shown: str) -> Any:
+    with _failures_named(shown):
+        return next(blocks, None)
 
 
 class _failures_named:  # noqa: N801 - reads as a statement
