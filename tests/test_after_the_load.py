@@ -15,6 +15,7 @@ import etl_toolkit
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, WriteOptions, ingest
 from etl_toolkit.errors import AssertionFailedError, FollowUpError, UsageError
 from etl_toolkit.model import LoadResult
+from tests.forked import run_command
 
 CONFIG = ParallelConfig(concurrency=2)
 STRATEGIES = ["deterministic", "partitioned", "streaming", "hybrid", "full_parallel"]
@@ -148,8 +149,7 @@ def saving(name: str, *, code: int = 0) -> str:
 
 
 def command(feed: str, *words: str) -> subprocess.CompletedProcess[str]:
-    started = [sys.executable, "-m", "etl_toolkit", "ingest", "--feed", feed, *words]
-    return subprocess.run(started, capture_output=True, text=True, timeout=120, check=False)
+    return run_command("ingest", "--feed", feed, *words)
 
 
 def test_a_command_reads_the_result(database: str, rows: Any, files: list[str], tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import inspect
 import json
 import re
-import subprocess
-import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -34,6 +32,7 @@ from etl_toolkit.model import (
 from etl_toolkit.option_schema import describe_options
 from etl_toolkit.request import connection_string, load_spec
 from etl_toolkit.typed_options import make_options, parse_assignments
+from tests.forked import run_command
 
 # The options of reading that are parameters of their own; `read` takes all of them.
 SHORTCUTS = {
@@ -263,11 +262,10 @@ def test_a_mistake_exits_2_with_a_hint_and_as_json(
     (tmp_path / "headerless.csv").write_text("1,2\n2,3\n")
     given = dict(zip(words[::2], words[1::2], strict=True))
     dsn = make_dsn(database, password=given["--password"]) if "--password" in given else database
-    command = [
-        sys.executable, "-m", "etl_toolkit", "ingest", str(tmp_path / given.get("--file", "a.csv")), "--json", "--dsn", dsn,
+    done = run_command(
+        "ingest", tmp_path / given.get("--file", "a.csv"), "--json", "--dsn", dsn,
         "--table", given.get("--table", "t"), "--key", given["--key"],
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    )  # fmt: skip
     assert done.returncode == 2, done.stderr
     told = json.loads(done.stdout)
     assert told["code"] == 2

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from psycopg2.extensions import make_dsn
+
+from tests.forked import run_command
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,9 +28,8 @@ def ingest(request: Any, database: str, connection: Any, tmp_path: Path) -> Inge
 
     def run(dsn: str = database, **environ: str) -> list[str]:
         words = ["ingest", str(tmp_path / "*.csv"), "--table", "t", "--key", "id", "--strategy", "partitioned"]
-        command = [sys.executable, "-m", "etl_toolkit", *words, *(["--quiet"] if request.param else [])]
         environment = {**os.environ, "ETL_DSN": dsn, "ETL_MEMORY_ALERT_RATIO": "1", **environ}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        done = run_command(*words, *(["--quiet"] if request.param else []), env=environment)
         assert done.returncode == 0, done.stderr
         assert (done.stdout == "") is request.param
         lines = done.stderr.splitlines()
@@ -94,9 +93,7 @@ def test_quiet_prints_a_line_about_rejected_rows_and_nothing_else(
         cursor.execute("CREATE TABLE t (id int PRIMARY KEY)")
     (tmp_path / "a.csv").write_text("id\n1\nx\n")
     command = ["ingest", str(tmp_path / "a.csv"), "--table", "t", "--key", "id", "--max-rejects", "1", "--quiet"]
-    done = subprocess.run(
-        [sys.executable, "-m", "etl_toolkit", *command, "--dsn", database], capture_output=True, text=True, check=False
-    )
+    done = run_command(*command, "--dsn", database)
 
     assert (done.returncode, done.stdout) == (3, "")
     assert re.fullmatch(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -38,13 +37,11 @@ from etl_toolkit.strategies import lanes
 from etl_toolkit.workspace import open_workspace, sweep
 from tests import fault_worker
 from tests.fault_worker import nth
+from tests.forked import FORKED
 from tests.oracle import Oracle, Replay, Rows, differing_rows, write
 from tests.proxy import Moment, Proxy, proxied
 
 pytestmark = pytest.mark.faults
-
-SPAWN = multiprocessing.get_context("forkserver")
-SPAWN.set_forkserver_preload(["etl_toolkit.processor", "tests.fault_worker", "pyarrow", "pandas"])
 
 
 # --- what is loaded ----------------------------------------------------------------------------------------------------
@@ -256,7 +253,7 @@ def assert_balanced(result: LoadResult, rows: int) -> None:
 
 
 def load_and_die(database: str, files: list[Any], options: dict[str, Any], point: str, number: int) -> None:
-    process = SPAWN.Process(
+    process = FORKED.Process(
         target=fault_worker.load_and_die, args=(database, files, ["id"], options, point, number), daemon=True
     )
     process.start()
@@ -552,7 +549,7 @@ def test_a_killed_load_does_not_live_on_in_the_server(
             )
         )
 
-    load = SPAWN.Process(target=fault_worker.load, args=(database, files, ["id"], scenario.options(work)), daemon=True)
+    load = FORKED.Process(target=fault_worker.load, args=(database, files, ["id"], scenario.options(work)), daemon=True)
     load.start()
     with subprocess.Popen([sys.executable, "-c", PLAIN_SESSION, database]) as plain:
         try:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from etl_toolkit.errors import ConfigError, UsageError
 from etl_toolkit.feed.places import line_of
 from etl_toolkit.feed.schema import feed_schema, schema_text
 from etl_toolkit.model import ConflictAction, LoadSpec, Strategy
+from tests.forked import run_command
 
 FULL = """
 table = "sales.orders"
@@ -88,10 +88,7 @@ def put(directory: Path, text: str, name: str = "feed.toml") -> Path:
 
 
 def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "etl_toolkit", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environ}
-    )
+    return run_command(*words, env={**os.environ, **environ})
 
 
 def test_all_of_it_arrives(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import json
 import lzma
 import os
 import subprocess
-import sys
 import threading
 import zipfile
 from decimal import Decimal
@@ -24,6 +23,7 @@ from etl_toolkit import ConflictAwareProcessor, explain_row, ingest
 from etl_toolkit.errors import EtlError, SourceError
 from etl_toolkit.model import ReadOptions
 from etl_toolkit.sources import octets
+from tests.forked import run_command
 
 CSV = b"id,v\n1,a\n2,b\n"
 ROWS = [("1", "a"), ("2", "b")]
@@ -178,9 +178,7 @@ def test_an_archive_that_is_a_bomb_is_refused_before_it_is_unpacked(
 
 
 def piped(content: bytes, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "etl_toolkit", *arguments]
-    done = subprocess.run(command, input=content, capture_output=True, timeout=60, check=False)
-    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return run_command(*arguments, given=content)
 
 
 def test_standard_input_is_a_file_with_its_hash(table: str, connection: Connection) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from etl_toolkit import ParallelConfig, ingest
 from etl_toolkit.doctor import Status, run_checks
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.grants import ledger_sql
+from tests.forked import run_command
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,8 +33,7 @@ def orders(connection: Any, tmp_path: Path) -> Path:
 @pytest.fixture
 def command(database: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "etl_toolkit", *words, "--dsn", database]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        return run_command(*words, "--dsn", database)
 
     return run
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from etl_toolkit.errors import DatabaseError, EtlError, LedgerError, RejectLimit
 from etl_toolkit.loading import ledger
 from etl_toolkit.model import LoadResult
 from etl_toolkit.stopping import Stop
+from tests.forked import run_command
 
 CONFIG = ParallelConfig(concurrency=2)
 SKIP = WriteOptions(loaded="skip")
@@ -226,8 +225,7 @@ def test_a_file_is_listed_and_forgotten(database: str, rows: Any, put: Any) -> N
     run = load(database, a, b)
 
     def call(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "etl_toolkit", *words, "--table", "t", "--dsn", database]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ)
+        return run_command(*words, "--table", "t", "--dsn", database)
 
     listed = json.loads(call("files", "--json").stdout)
     assert [(file["name"], file["rows"], file["size_bytes"], file["run_id"]) for file in listed] == [

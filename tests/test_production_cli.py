@@ -17,6 +17,7 @@ import pytest
 
 from etl_toolkit.config import ParallelConfig, template
 from etl_toolkit.loading.grants import ledger_sql, table_sql
+from tests.forked import run_command
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,10 +33,7 @@ def command(database: str, connection: Any, tmp_path: Path) -> Command:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ETL_")}
 
     def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "etl_toolkit", *words], cwd=tmp_path, capture_output=True, text=True, check=False,
-            env={**clean, "PYTHONPATH": str(ROOT), "ETL_DSN": database, **environ},
-        )  # fmt: skip
+        return run_command(*words, cwd=tmp_path, env={**clean, "ETL_DSN": database, **environ})
 
     return run
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -21,6 +20,7 @@ from etl_toolkit import ConflictAwareProcessor, Feed
 from etl_toolkit.errors import ConfigError, UsageError
 from etl_toolkit.nightly import find_order, read_feeds, run_feeds
 from etl_toolkit.stopping import Stop
+from tests.forked import run_command
 
 TABLES = """
 CREATE TABLE customer (id int PRIMARY KEY, v text);
@@ -44,8 +44,7 @@ def feeds(connection: Connection, tmp_path: Path) -> Path:
 
 
 def call(*words: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "etl_toolkit", "run", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    return run_command("run", *words)
 
 
 def test_parents_come_first(database: str, connection: Connection, feeds: Path) -> None:
