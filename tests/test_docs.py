@@ -94,6 +94,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors, target
 
 
+def test_tests_that_are_named_exist() -> None:
+    there = set(
+        re.findall(
+            r"^def (test_\w+)", "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py")), re.M
+        )
+    )
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
+
+    assert named
+    assert named <= there
+
+
 def test_the_front_page_lists_every_page() -> None:
     linked = re.findall(r"\]\((\w+\.md)\)", (DOCS / "README.md").read_text(encoding="utf-8"))
     assert sorted(linked) == sorted(page.name for page in PAGES if page.name != "README.md")
