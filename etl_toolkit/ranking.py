@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from etl_toolkit.model import ConflictAction
 from etl_toolkit.scan import PROVEN, KeyScan
 from etl_toolkit.workspace import Workspace
 
 MASK_BITS = 62  # bits of a BIGINT that are safe to shift into
-SORTED_PARTS = (
-    4  # of the memory limit: what is sorted at once takes a quarter of it, and DuckDB's sort about as much again
-)
 SAMPLED = 64  # one key out of this many is checked before all of them are
 KEYS_TO_A_TEXT = 10  # on average, for its rank to be worth finding
 
@@ -79,28 +74,14 @@ def file_set(scan_: KeyScan) -> str:
 
 
 def put_in_order(scan_: KeyScan, workspace: Workspace) -> int:
-    """Fill `ordered`: (row, [file, record]), the winners in key order, and return how many these are.
+    """Fill `ordered`: the places of the winners (row), in key order, and return how many these are.
 
-    `collapse` may have filled it on its way. Tombstones are not among them. Records that are not held are brought into that
-    order as well, as many at a time as fit into memory.
+    `collapse` may have filled it on its way. Tombstones are not among them.
     """
     if known := int(workspace.query("SELECT count(*) FROM ordered")[0][0]):
         return known
     keys, by = _sortable("(FROM keys WHERE NOT gone)" if scan_.has_gone else "keys", scan_, workspace)
-    place = "ordered" if scan_.held else "turns"
-    rows = _make(place, f"SELECT winner AS row FROM {keys} ORDER BY {', '.join(by)}", workspace)
-    if scan_.held:
-        return rows
-    size = workspace.query("SELECT coalesce(sum(strlen(record)), 0) FROM rows")[0][0]
-    parts = SORTED_PARTS * size // workspace.limit_bytes + 1
-    workspace.query("CREATE OR REPLACE TABLE ordered (row BIGINT, file INTEGER, record VARCHAR)")
-    for first, end in pairwise(rows * number // parts for number in range(parts + 1)):
-        turns = f"(SELECT row, rowid AS turn FROM turns WHERE rowid >= {first} AND rowid < {end})"
-        workspace.query(
-            f"INSERT INTO ordered SELECT row, file, record FROM rows JOIN {turns} ON rows.rowid = row ORDER BY turn"
-        )
-    workspace.query("DROP TABLE turns")
-    return rows
+    return _make("ordered", f"SELECT winner AS row FROM {keys} ORDER BY {', '.join(by)}", workspace)
 
 
 def _make(table: str, query: str, workspace: Workspace) -> int:
@@ -109,14 +90,14 @@ def _make(table: str, query: str, workspace: Workspace) -> int:
 
 
 def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:
-    """Whether no key appears in two rows; if so, and lines are held, `ordered` is made.
+    """Whether no key appears in two rows; if so, and records are stored, `ordered` is made.
 
     A sample of the keys reveals most loads with duplicates. Otherwise the rows are sorted and neighbours compared: that costs
     no more than counting the keys, and sorted rows can be loaded.
     """
     usable = f"SELECT {scan_.key_sql}, {scan_.row_sql} AS winner FROM rows WHERE doubt = {PROVEN}"
     sampled = f"hash({scan_.key_sql}) % {SAMPLED} = 0"
-    is_sorted = scan_.held is not None and not scan_.has_gone  # tombstones are not sent
+    is_sorted = scan_.store is not None and not scan_.has_gone  # tombstones are not sent
     for share in [sampled] if is_sorted else [sampled, "true"]:
         rows, keys = workspace.query(
             "SELECT coalesce(sum(n), 0), count(*) FROM "

@@ -17,7 +17,8 @@ from etl_toolkit.hints import did_you_mean, has_no_header
 from etl_toolkit.keys import KeyType
 from etl_toolkit.model import Delete, Layout, SourceFile
 from etl_toolkit.sources import (
-    HeldLines,
+    GUESSED_AGAIN,
+    RecordStore,
     extract_expression,
     group_alike,
     is_in_reach,
@@ -25,6 +26,7 @@ from etl_toolkit.sources import (
     line_texts,
     read_failure,
     record_expression,
+    records_bytes,
     split_streams,
     text_relation,
     tombstone_expression,
@@ -32,6 +34,7 @@ from etl_toolkit.sources import (
 from etl_toolkit.workspace import Workspace, literal
 
 FOUND_AT_ONCE = 65_536  # rows
+SPELLED_AT_ONCE = 8_192  # rows, whose records may be long
 RELATIONS_AT_ONCE = 64  # in one statement: DuckDB makes a pipeline of each, and opens all of them
 
 PROVEN, NULL_KEY, UNPROVEN, REJECTED, COMPOSED = 0, 1, 2, 3, 4  # values of rows.doubt; the last is no row of a file
@@ -39,20 +42,19 @@ PROVEN, NULL_KEY, UNPROVEN, REJECTED, COMPOSED = 0, 1, 2, 3, 4  # values of rows
 
 @dataclass(frozen=True)
 class KeyScan:
-    """The table `rows` in the workspace: (file, k0…, [o], [gone], [record or place], doubt), its rowid counting rows in order.
+    """The table `rows` in the workspace: (file, k0…, [o], [gone], [place], doubt), its rowid counting rows in order.
 
     `first_row` maps a file's position to the rowid of its first record, so that a record's number in its file is
     `rowid - first_row[file]`; `first_place` to what that record is known by (`row_sql`). `key_columns` are the names
-    k0, k1, … for the key's parts. Where `held` has the lines of the files, a row has the line's place instead of a record.
+    k0, k1, … for the key's parts. `store` has the records, each at its place, if they were asked for.
     """
 
     files: tuple[SourceFile, ...]
     key: tuple[str, ...]
     first_row: Mapping[int, int]
     first_place: Mapping[int, int]
-    has_records: bool
     has_order: bool
-    held: HeldLines | None = None
+    store: RecordStore | None = None
     has_gone: bool = False  # whether it is known which rows are tombstones
     has_doubts: bool = False  # whether a key, or an order value, is NULL or not surely spelled right
     composed: tuple[tuple[int, int], ...] = ()  # the same as `first_place`, of the rows that were put together
@@ -65,28 +67,21 @@ class KeyScan:
     @property
     def row_sql(self) -> str:
         """What a row is known by: a number that grows in the order of rows."""
-        return "place" if self.held else "rowid"
-
-    @property
-    def record_sql(self) -> str:
-        """The column by which a row has its record: see `with_records`."""
-        return "place" if self.held else "record"
+        return "place" if self.store else "rowid"
 
     @contextmanager
     def with_records(
         self, workspace: Workspace, query: str, *, with_file: bool = False
     ) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A cursor with a relation `found`: the rows of a query, which has `record_sql`, with their `record`.
+        """A cursor with a relation `found`: the rows of a query, which has their `place`, with their `record` instead.
 
-        Where lines are held, and the query does not have it, their `file` can be had as well.
+        Their `file` can be had as well.
         """
+        assert self.store is not None
         # Closed in this order reversed: `source` may still be fetching what `places` finds, when something fails.
         with workspace.cursor() as places, workspace.cursor() as source:
-            if self.held:
-                rows = places.sql(query).to_arrow_reader(FOUND_AT_ONCE)
-                source.register("found", self.held.with_records(rows, self.files_of if with_file else None))
-            else:
-                source.execute(f"CREATE TEMP VIEW found AS {query}")
+            rows = places.sql(query).to_arrow_reader(self.store.rows_at_once(FOUND_AT_ONCE))
+            source.register("found", self.store.with_records(rows, self.files_of if with_file else None))
             yield source
 
     def files_of(self, rows: Any) -> Any:
@@ -145,20 +140,11 @@ def scan(
         if missing := [name for name in key if name not in file.carried]:
             raise missing_key_error(file, missing)
     wanted = _Wanted(tuple(key), tuple(key_types), layout, order, delete)
-    held = None
-    if layout and workspace.held_bytes:
-        held = HeldLines(_group_streams(files, wanted), is_composed=is_composed)
     try:
-        try:
-            _read(files, wanted, workspace, held)
-        except duckdb.Error:
-            if held is None or not held.is_full:
-                raise
-            held = None  # the records are longer than they were thought to be
-            _read(files, wanted, workspace, held)
-    except duckdb.Error as error:
+        store = _read(files, wanted, workspace, is_composed=is_composed)
+    except (duckdb.Error, OSError) as error:
         raise read_failure(files, error) from None
-    scan_ = KeyScan(tuple(files), tuple(key), {}, {}, layout is not None, order is not None, held, delete is not None)
+    scan_ = KeyScan(tuple(files), tuple(key), {}, {}, order is not None, store, delete is not None)
     found = workspace.query(
         f"SELECT file, min(rowid), min({scan_.row_sql}), bool_or(doubt <> {PROVEN}) FROM rows GROUP BY file"
     )
@@ -193,7 +179,7 @@ class _Wanted:
 
 
 def _group_streams(files: Sequence[SourceFile], wanted: _Wanted) -> list[list[SourceFile]]:
-    """Neighbouring files that are held alike: by their own lines, or by records that are spelled for them."""
+    """Neighbouring files that are stored alike: by their own lines, or by records that are spelled for them."""
     streams: list[list[SourceFile]] = []
     for (is_own, _), some in groupby(files, lambda file: (_has_lines(file, wanted), _place_of_mark(file, wanted))):
         run = list(some)
@@ -218,9 +204,34 @@ def _place_of_mark(file: SourceFile, wanted: _Wanted) -> Literal[0, -1] | None:
     return None
 
 
-def _read(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace, held: HeldLines | None) -> None:
-    """Create `rows`."""
-    streams = held.streams if held else list(group_alike(files))
+def _read(
+    files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace, *, is_composed: bool
+) -> RecordStore | None:
+    """Create `rows`, and store the records if they are wanted: in memory where it is reserved, else in the directory."""
+    if wanted.layout is None:
+        _fill(list(group_alike(files)), wanted, workspace, None)
+        return None
+    streams = _group_streams(files, wanted)
+    file, times = None if workspace.record_bytes else workspace.open_file(), 1
+    while True:
+        rooms = [records_bytes(run) * (1 if _has_lines(run[0], wanted) else times) for run in streams]
+        store = RecordStore(streams, rooms, file=file, is_composed=is_composed)
+        try:
+            _fill(streams, wanted, workspace, store)
+        except duckdb.Error:
+            if not store.is_full:  # else they take more than was thought
+                raise
+        else:
+            return store
+        if file:
+            file.close()
+        file, times = workspace.open_file(), times * GUESSED_AGAIN
+
+
+def _fill(
+    streams: Sequence[Sequence[SourceFile]], wanted: _Wanted, workspace: Workspace, store: RecordStore | None
+) -> None:
+    """Create `rows` from streams of files."""
     for first in range(0, len(streams), RELATIONS_AT_ONCE):
         some = streams[first : first + RELATIONS_AT_ONCE]
         with ExitStack() as stack:
@@ -228,14 +239,14 @@ def _read(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace, he
             selects = []
             for number, run in enumerate(some, start=first):
                 name = f"stream_{number}"
-                if held is None:
+                if store is None:
                     selects.append(_select(run, wanted))
                 elif _has_lines(run[0], wanted):
-                    source.register(name, held.lines(number, mark_at=_place_of_mark(run[0], wanted)))
+                    source.register(name, store.lines(number, mark_at=_place_of_mark(run[0], wanted)))
                     selects.append(_select(run, wanted, relation=name))
                 else:
                     spelled = stack.enter_context(workspace.cursor()).sql(_select(run, wanted, end=" || chr(10)"))
-                    source.register(name, held.take_in(number, spelled.to_arrow_reader(FOUND_AT_ONCE)))
+                    source.register(name, store.take_in(number, spelled.to_arrow_reader(SPELLED_AT_ONCE)))
                     selects.append(f"SELECT * REPLACE ({wanted.retyped}) FROM {name}")
             source.execute(
                 ("INSERT INTO rows " if first else "CREATE OR REPLACE TABLE rows AS ") + " UNION ALL ".join(selects)
@@ -243,8 +254,8 @@ def _read(files: Sequence[SourceFile], wanted: _Wanted, workspace: Workspace, he
 
 
 def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None = None, end: str = "") -> str:
-    """The rows of neighbouring files that are read in the same way; `relation` has their lines if those are held."""
-    # Where one file of held lines has quotes, the lines of all are read as its are: without any, they mean the same.
+    """The rows of neighbouring files that are read in the same way; `relation` has their lines if those are stored."""
+    # Where one file of stored lines has quotes, the lines of all are read as its are: without any, they mean the same.
     file, layout, order = min(run, key=lambda file: file.is_plain), wanted.layout, wanted.order
     names = [*wanted.compared, *(layout.columns if layout else ())]
     if relation and (at := _place_of_mark(file, wanted)) is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakSet
 
 from duckdb import ConnectionException, DuckDBPyConnection, connect
@@ -29,18 +29,19 @@ SMALL_BYTES = 1 << 20  # of records: several threads would only wake each other
 class Workspace:
     """A DuckDB connection and a directory; both are gone when the load is over.
 
-    `limit_bytes` is the memory for DuckDB and for files that are held beside it, `held_bytes` the part of those. DuckDB is
-    opened when it is first asked: it takes 20 MB, and `streaming` does without.
+    `limit_bytes` is the memory for DuckDB and for records beside it, `record_bytes` the part of those; 0: they are kept in
+    the directory. DuckDB is opened when it is first asked: it takes 20 MB, and `streaming` does without.
     """
 
     directory: Path
     limit_bytes: int
     threads: int
-    held_bytes: int = 0
+    record_bytes: int = 0
     stop: Stop = field(default_factory=Stop, repr=False)
     _duckdb: DuckDBPyConnection | None = field(default=None, repr=False)
     _readable: tuple[Path, ...] | None = None  # None: not locked down yet
     _cursors: WeakSet[DuckDBPyConnection] = field(default_factory=WeakSet, repr=False)
+    _files: list[BinaryIO] = field(default_factory=list, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @property
@@ -55,8 +56,8 @@ class Workspace:
         connection = connect(
             ":memory:",
             config={
-                "threads": 1 if 0 < self.held_bytes <= SMALL_BYTES else max(1, self.threads),
-                "memory_limit": f"{self.limit_bytes - self.held_bytes}B",
+                "threads": 1 if 0 < self.record_bytes <= SMALL_BYTES else max(1, self.threads),
+                "memory_limit": f"{self.limit_bytes - self.record_bytes}B",
                 "temp_directory": str(self.directory),
                 "preserve_insertion_order": True,
                 "autoinstall_known_extensions": False,
@@ -87,11 +88,17 @@ class Workspace:
         return cursor
 
     def reserve(self, size: int) -> None:
-        """Take memory for files out of DuckDB's limit, if they leave it at least half."""
+        """Take memory for records out of DuckDB's limit, if they leave it at least half."""
         if size <= self.limit_bytes // 2:
-            self.held_bytes = size
+            self.record_bytes = size
             if self._duckdb is not None:
                 self._duckdb.execute(f"SET memory_limit = '{self.limit_bytes - size}B'")
+
+    def open_file(self) -> BinaryIO:
+        """An empty file in the directory, which has no name; it is closed with the workspace."""
+        file = tempfile.TemporaryFile(dir=self.directory)  # noqa: SIM115
+        self._files.append(file)
+        return file
 
     def lock_down(self, inputs: Iterable[Path]) -> None:
         """Let DuckDB read these files and its own directory, and nothing else from here on."""
@@ -117,6 +124,8 @@ class Workspace:
                 cursor.interrupt()
 
     def close(self) -> None:
+        for file in self._files:
+            file.close()
         if self._duckdb is not None:
             self._duckdb.close()
 

@@ -63,7 +63,7 @@ def test_each_key_is_sent_once_with_what_its_rows_leave(
     for name in ("compare", "presence"):  # small loads take the ways of large ones
         monkeypatch.setattr(f"etl_toolkit.strategies.{name}.SMALLEST_LOAD", 1)
     if not is_held:
-        monkeypatch.setattr("etl_toolkit.sources.resolving.held_bytes", lambda _: 1 << 60)
+        monkeypatch.setattr("etl_toolkit.sources.resolving.records_bytes", lambda _: 1 << 60)
     chance = random.Random(key)  # noqa: S311 - the same files every time
     for number, options in enumerate(OPTIONS if count < 10 else [*OPTIONS[1:3], OPTIONS[4]]):
         contents = random_files(chance, count=count, key=key, is_marked="delete" in options)

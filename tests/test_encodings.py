@@ -13,7 +13,7 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn
 
-from etl_toolkit import ConflictAwareProcessor, ingest, target
+from etl_toolkit import ConflictAwareProcessor, ingest
 from etl_toolkit.errors import EtlError, RejectLimitError
 from etl_toolkit.explain import explain
 from etl_toolkit.loading import failpoints, ledger
@@ -148,7 +148,7 @@ class TestTheDatabases:
     def test_keys_would_meet_if_they_were_compared_as_unicode(
         self, encoded: tuple[str, Connection], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(target, "Column", lambda **facts: Column(**{**facts, "is_utf8": True}))
+        monkeypatch.setattr("etl_toolkit.target.columns.Column", lambda **facts: Column(**{**facts, "is_utf8": True}))
         with pytest.raises((EtlError, AssertionError)):
             self.test_keys_are_compared_in_the_encoding_of_the_database(encoded, tmp_path)
 

@@ -13,13 +13,11 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ranking
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig
 from etl_toolkit.loading import failpoints
 from etl_toolkit.loading.run import Event
 from etl_toolkit.plan import lanes
-from etl_toolkit.sources import HeldLines
 from etl_toolkit.strategies import direct, partitioned, together
-from etl_toolkit.workspace import Workspace, memory_budget_bytes
 from tests.loads import load_as_expected
 from tests.oracle import Oracle, Rows, differing_rows
 
@@ -262,22 +260,3 @@ def test_one_key_that_appears_twice_is_found_wherever_it_lies(tmp_path: Path, pl
     found = ConflictAwareProcessor().analyze(source, ["id"])
 
     assert (found.distinct_keys, found.files[0].duplicates) == (130_000, 1)
-
-
-def test_records_that_do_not_fit_into_memory_are_sorted_a_part_at_a_time(
-    load: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(HeldLines, "__init__", lambda *_: pytest.fail("lines are held"))
-    monkeypatch.setattr("etl_toolkit.sources.resolving.held_bytes", lambda _: 1 << 60)
-    asked: list[str] = []
-    right = Workspace.query
-
-    def query(self: Workspace, sql: str, parameters: Any = None) -> Any:
-        asked.append(sql)
-        return right(self, sql, parameters)
-
-    monkeypatch.setattr(Workspace, "query", query)
-    limit_bytes = memory_budget_bytes(ParallelConfig())
-    monkeypatch.setattr(ranking, "SORTED_PARTS", limit_bytes // 500)  # 500 bytes at once
-    load(range(200), range(100, 300), range(50, 350))
-    assert sum(sql.startswith("INSERT INTO ordered") for sql in asked) > 5

@@ -45,7 +45,7 @@ class ParallelConfig:
         the sequential load. Off allows the staged partitions: the same outcome, shown all at the end.
     performance_monitoring: sample CPU and memory during the load and report them in the result.
     memory_alert_ratio: share of the memory limit (cgroup or machine) above which a load raises an alert.
-    memory_limit_bytes: memory for DuckDB and the files held beside it; beyond that, it spills to `temp_directory`; 0: a quarter of
+    memory_limit_bytes: memory for DuckDB and the records beside it; beyond that, they go to `temp_directory`; 0: a quarter of
         the memory limit.
     temp_directory: where DuckDB spills and compressed input is unpacked; not set means the system's.
     time_limit_seconds: after how long a load is stopped, as if you had interrupted it (0: no limit).

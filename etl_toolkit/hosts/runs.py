@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Layout, SourceFile
-from etl_toolkit.scan import FOUND_AT_ONCE, PROVEN, KeyScan
-from etl_toolkit.sources import HeldLines, read_failure, resource_failure
+from etl_toolkit.scan import PROVEN, SPELLED_AT_ONCE, KeyScan
+from etl_toolkit.sources import RecordStore, read_failure, resource_failure
 from etl_toolkit.workspace import Workspace, literal
 
 ROWS_A_GROUP = 8_192
@@ -31,9 +31,6 @@ def write_run(scan: KeyScan, workspace: Workspace, directory: Path, position: in
     """
     path = directory / f"{position:05d}-{secrets.token_hex(4)}.parquet"
     query = f"SELECT {scan.key_sql}, winner AS place FROM keys ORDER BY {scan.key_sql}"
-    if not scan.held:
-        names = ", ".join(f"keys.{name}" for name in scan.key_columns)
-        query = f"SELECT {names}, record FROM keys JOIN rows ON rows.rowid = winner ORDER BY {names}"
     try:
         with scan.with_records(workspace, query) as source:
             stored = ", ".join(_stored(source, name) for name in scan.key_columns)
@@ -77,34 +74,25 @@ def gather(
     paths = ", ".join(literal(path) for _, path in runs)
     read = f"read_parquet([{paths}]) WHERE {bound}"
     room = _record_bytes(runs, read, workspace)
-    held = HeldLines([files], [room]) if room <= workspace.limit_bytes // 2 else None
+    store = RecordStore([files], [room], file=None if room <= workspace.limit_bytes // 2 else workspace.open_file())
     file_at = f"{[position for position, _ in runs]}[file_index::BIGINT + 1]::INTEGER AS file"
     select = f"SELECT {file_at}, {', '.join(names)},"
     try:
-        try:
-            _fill(select, read, workspace, held)
-        except duckdb.Error:
-            if held is None or not held.is_full:
-                raise
-            held = None  # a record is too long to be held
-            _fill(select, read, workspace, held)
+        _fill(select, read, workspace, store)
     except duckdb.Error as error:
         raise read_failure(files, error) from None
-    firsts = workspace.query(f"SELECT file, min(rowid), min({'place' if held else 'rowid'}) FROM rows GROUP BY file")
+    firsts = workspace.query("SELECT file, min(rowid), min(place) FROM rows GROUP BY file")
     return KeyScan(
         tuple(files), tuple(key), {row[0]: row[1] for row in firsts}, {row[0]: row[2] for row in firsts},
-        has_records=True, has_order=False, held=held,
+        has_order=False, store=store,
     )  # fmt: skip
 
 
-def _fill(select: str, read: str, workspace: Workspace, held: HeldLines | None) -> None:
-    record = "record || chr(10) AS record" if held else "record"
-    query = f"{select} {record}, {PROVEN}::UTINYINT AS doubt FROM {read}"
+def _fill(select: str, read: str, workspace: Workspace, store: RecordStore) -> None:
+    query = f"{select} record || chr(10) AS record, {PROVEN}::UTINYINT AS doubt FROM {read}"
     with workspace.cursor() as source, workspace.cursor() as reader:
-        if held:
-            source.register("spelled", held.take_in(0, reader.sql(query).to_arrow_reader(FOUND_AT_ONCE)))
-            query = "SELECT * FROM spelled"
-        source.execute(f"CREATE OR REPLACE TABLE rows AS {query}")
+        source.register("spelled", store.take_in(0, reader.sql(query).to_arrow_reader(SPELLED_AT_ONCE)))
+        source.execute("CREATE OR REPLACE TABLE rows AS FROM spelled")
 
 
 def _record_bytes(runs: Sequence[tuple[int, str]], read: str, workspace: Workspace) -> int:

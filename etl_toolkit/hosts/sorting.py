@@ -70,7 +70,7 @@ def _sort(job: Job, asked: SortFile, file: SourceFile, here: Here) -> SortedFile
     if keys.distinct_keys and not keys.unproven and not keys.null_keys:
         with here.phases.phase("divide"):
             run = write_run(scanned, here.workspace, Path(job.exchange), asked.position)
-    check_unchanged(file)  # where its lines were not held, they were read again
+    check_unchanged(file)  # its lines may have been read again
     return SortedFile(
         file=_placed(file, asked.position), layout=layout,
         keys=replace(keys, position=asked.position, name=asked.name),

@@ -14,7 +14,7 @@ import psycopg2
 from etl_toolkit.errors import EtlError, SourceError
 from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.model import SourceFile
-from etl_toolkit.sources import HeldLines, read_failure
+from etl_toolkit.sources import RecordStore, read_failure
 
 BUFFER_BYTES = 1 << 18
 RECORDS_AT_ONCE = 2_048  # as many as DuckDB itself handles at once
@@ -71,7 +71,7 @@ def copy_stream(cursor: Any, statement: Any, stream: Any, *, on_bytes: OnBytes) 
 
 
 class RecordReader:
-    """The one column of a DuckDB query as a byte stream, in the query's order: `record`, or `place` of a line that is `held`.
+    """The one column of a DuckDB query as a byte stream, in the query's order: `record`, or its `place` in a `store`.
 
     Leaving the context raises what DuckDB raised in a `read` as SourceError.
     """
@@ -81,13 +81,15 @@ class RecordReader:
         source: duckdb.DuckDBPyConnection,
         query: str,
         files: Sequence[SourceFile] = (),
-        held: HeldLines | None = None,
+        store: RecordStore | None = None,
     ) -> None:
         self._source = source
-        self._query = query if held else f"SELECT record || chr(10) FROM ({query})"
+        self._query = query if store else f"SELECT record || chr(10) FROM ({query})"
         self._files = files
-        self._held = held
+        self._store = store
+        self._rows_at_once = store.rows_at_once(RECORDS_AT_ONCE) if store else RECORDS_AT_ONCE
         self._batches: Any = None
+        self._pieces: Iterator[Any] = iter(())
         self._first: Any = None  # read already, not given out
         self._failure: Exception | None = None
         self.sent = 0
@@ -99,7 +101,7 @@ class RecordReader:
 
     def _next(self) -> Any:
         try:
-            self._batches = self._batches or self._source.sql(self._query).to_arrow_reader(RECORDS_AT_ONCE)
+            self._batches = self._batches or self._source.sql(self._query).to_arrow_reader(self._rows_at_once)
             return next((batch.column(0) for batch in self._batches if batch.num_rows), None)
         except Exception as error:
             self._failure = error
@@ -107,12 +109,14 @@ class RecordReader:
 
     def read(self, _size: int = -1) -> bytes:
         """The next records, however many bytes they take; empty at the end."""
-        lines, self._first = self._first or self._next(), None
+        lines = next(self._pieces, None)
         if lines is None:
-            return b""
+            batch, self._first = self._first or self._next(), None
+            if batch is None:
+                return b""
+            self._pieces = self._store.lines_at(batch) if self._store else iter([batch])
+            lines = next(self._pieces)
         self.sent += len(lines)
-        if self._held:
-            lines = self._held.lines_at(lines)
         _, offsets, data = lines.buffers()
         ends = memoryview(offsets).cast("q")  # 64 bits: see `arrow_large_buffer_size`
         return memoryview(data)[ends[lines.offset] : ends[lines.offset + len(lines)]].tobytes()
@@ -131,13 +135,13 @@ class RecordReader:
 
 def copy_records(
     cursor: Any, source: duckdb.DuckDBPyConnection, query: str, statement: Any, *, on_bytes: OnBytes,
-    held: HeldLines | None = None,
+    store: RecordStore | None = None,
 ) -> int:  # fmt: skip
-    """COPY the records of a DuckDB query, or the held lines at its places, in its order; return the rows sent.
+    """COPY the records of a DuckDB query, or those at its places in a store, in its order; return the rows sent.
 
     Raises psycopg2.Error as the server says, SourceError where DuckDB fails, EtlError where the two counts differ.
     """
-    with RecordReader(source, query, held=held) as records:
+    with RecordReader(source, query, store=store) as records:
         taken = copy_stream(cursor, statement, records, on_bytes=on_bytes)
     if records.sent != taken:
         raise EtlError(f"{records.sent} rows were sent to COPY but it took {taken}; nothing is written")

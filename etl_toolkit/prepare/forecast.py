@@ -30,7 +30,7 @@ def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
     if ready.created_sql and not ready.target.is_empty:
         return ready.plan  # columns would be added or widened: a sample would not fit the table as it is
     plan, overlap = _with_missing(ready, sessions), ready.plan.overlap
-    if overlap is None or ready.layout is None or ready.scan is None or not ready.scan.has_records:
+    if overlap is None or ready.layout is None or ready.scan is None or ready.scan.store is None:
         return plan
     if ready.is_standby:
         return plan
@@ -46,7 +46,7 @@ def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
     if ready.target.is_empty:
         return replace(plan, predicted_unchanged=0, predicted_inserts=keys if written.rows != "update" else 0)
     query = (
-        f"SELECT file, {ready.scan.record_sql} FROM rows WHERE {ready.scan.row_sql} IN "
+        f"SELECT file, place FROM rows WHERE place IN "
         f"(SELECT winner FROM {live} USING SAMPLE reservoir({FORECAST_ROWS} ROWS) REPEATABLE (1))"
     )
     with ready.scan.with_records(ready.workspace, query) as source:

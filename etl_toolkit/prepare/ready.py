@@ -126,7 +126,7 @@ def prepare_load(
         harmless: tuple[str, ...] = ()
         overlap, refused = None, {file.position: file.malformed for file in matched if file.malformed}
         if scanned is not None:
-            if layout is not None and scanned.has_records and not found.is_missing and not found.is_standby:
+            if layout is not None and scanned.store and not found.is_missing and not found.is_standby:
                 inquiry = Inquiry(scanned, target, layout, workspace, sessions, spec.order_by)
                 with phases.phase("rejects"):
                     doubtful = inquiry.doubtful_keys(limit=spec.max_rejects)

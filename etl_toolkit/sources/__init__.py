@@ -1,6 +1,6 @@
 """From what the user names to an ordered list of `SourceFile`s, and the DuckDB relation over each of them.
 
-names, globs, frames ──► expanding ──► csv_file / json_lines / typed ──► resolving ──► relation / held
+names, globs, frames ──► expanding ──► csv_file / json_lines / typed ──► resolving ──► relation / store
                                       │
                                       ├─ asked      what options cannot be; `naming`: what columns are called
                                       ├─ fetched    what is no file yet: `archives`, `pipes`
@@ -18,7 +18,6 @@ from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.expanding import expand, is_there, name_for_hosts, try_source
 from etl_toolkit.sources.fetched import Fetched
-from etl_toolkit.sources.held import HeldLines, split_streams
 from etl_toolkit.sources.inputs import escape_name, partition_of, path_values
 from etl_toolkit.sources.located import locate, number_in_file, ordinals
 from etl_toolkit.sources.naming import in_chosen_order
@@ -42,14 +41,16 @@ from etl_toolkit.sources.relation import (
     typed_relation,
 )
 from etl_toolkit.sources.resolving import check_unchanged, leave_out_taken, read_once, resolve
+from etl_toolkit.sources.store import GUESSED_AGAIN, RecordStore, records_bytes, split_streams
 from etl_toolkit.sources.tombstones import tombstone_expression
 from etl_toolkit.sources.zones import with_offsets
 
 __all__ = [
+    "GUESSED_AGAIN",
     "LINE_SEPARATOR",
     "NAMED",
     "Fetched",
-    "HeldLines",
+    "RecordStore",
     "UnreadableTextError",
     "check_texts",
     "check_unchanged",
@@ -78,6 +79,7 @@ __all__ = [
     "read_once",
     "reading_in_words",
     "record_expression",
+    "records_bytes",
     "resolve",
     "resource_failure",
     "split_streams",

@@ -24,13 +24,13 @@ from etl_toolkit.sources.csv_file import Bounds, examine_csv
 from etl_toolkit.sources.expanding import expand
 from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.frames import examine_frame
-from etl_toolkit.sources.held import held_bytes
 from etl_toolkit.sources.inputs import escape_name, kind_of, path_values, place_of
 from etl_toolkit.sources.json_lines import examine_json
 from etl_toolkit.sources.linking import is_linked, link_or_copy
 from etl_toolkit.sources.naming import check_names, name_columns
 from etl_toolkit.sources.reject_limit import too_many_rejects
 from etl_toolkit.sources.relation import parquet_relation, read_failure, typed_relation
+from etl_toolkit.sources.store import records_bytes
 from etl_toolkit.sources.typed import INDEX_PREFIX, examine_parquet, read_by_arrow
 from etl_toolkit.workspace import Workspace
 
@@ -63,7 +63,7 @@ def resolve(
     check_names(examined, options)
     real_paths = _RealPaths()
     files = [_placed(file, position, workspace, real_paths) for position, file in enumerate(examined)]
-    workspace.reserve(held_bytes(files) * (2 if is_composed else 1))
+    workspace.reserve(records_bytes(files) * (2 if is_composed else 1))
     workspace.lock_down(file.path for file in files if file.path is not None)
     return Sources(tuple(files))
 

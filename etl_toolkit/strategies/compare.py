@@ -46,9 +46,8 @@ def set_unchanged_apart(run: Run, overlap: KeyOverlap) -> bool:
         try:
             if not read_table(run, printed):
                 return False
-            row, record = run.scan.row_sql, run.scan.record_sql
-            winners = f"AND {row} IN (SELECT winner FROM keys)" if overlap.has_losers else ""
-            query = f"SELECT {row} AS row, {record} FROM rows WHERE doubt IN ({PROVEN}, {COMPOSED}) {winners}"
+            winners = "AND place IN (SELECT winner FROM keys)" if overlap.has_losers else ""
+            query = f"SELECT place AS row, place FROM rows WHERE doubt IN ({PROVEN}, {COMPOSED}) {winners}"
             with run.scan.with_records(run.workspace, query) as source:
                 source.execute(
                     "CREATE OR REPLACE TABLE unequal AS SELECT row FROM found ANTI JOIN present USING (record)"
@@ -82,7 +81,7 @@ def _printed(run: Run) -> list[Composed] | None:
     assert run.scan is not None
     keys = ", ".join(f"{name}::VARCHAR" for name in run.scan.key_columns)
     query = (
-        f"SELECT {run.scan.record_sql}, {run.scan.key_sql} FROM rows WHERE {run.scan.row_sql} IN "
+        f"SELECT place, {run.scan.key_sql} FROM rows WHERE place IN "
         f"(SELECT winner FROM keys USING SAMPLE reservoir({SAMPLE_ROWS} ROWS) REPEATABLE (1))"
     )
     with run.scan.with_records(run.workspace, query) as source:

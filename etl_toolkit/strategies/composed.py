@@ -18,7 +18,7 @@ from etl_toolkit.keys import fields_grammar
 from etl_toolkit.loading.merge import Upsert
 from etl_toolkit.loading.run import Run
 from etl_toolkit.model import KeyOverlap, Layout
-from etl_toolkit.scan import COMPOSED, FOUND_AT_ONCE, PROVEN, KeyScan
+from etl_toolkit.scan import COMPOSED, FOUND_AT_ONCE, PROVEN, SPELLED_AT_ONCE, KeyScan
 from etl_toolkit.workspace import literal, search_sql
 from etl_toolkit.write_rules import may_compose
 
@@ -26,17 +26,17 @@ from etl_toolkit.write_rules import may_compose
 def compose_rows(run: Run, overlap: KeyOverlap) -> bool:
     """Give each key of several rows the record that these leave.
 
-    False where one would be too long to be held, or a record cannot be taken apart: then the server has to do it.
+    False where a record cannot be taken apart: then the server has to do it.
     """
     if not (may_compose(run.spec) and overlap.has_losers):
         return True
     assert run.scan is not None
-    held = run.scan.held
+    store = run.scan.store
     try:
         with run.phases.phase("collapse"):
             _compose(run, run.scan)
     except duckdb.Error as error:
-        if isinstance(error, duckdb.InvalidInputException) or (held and held.is_full):
+        if isinstance(error, duckdb.InvalidInputException) or (store and store.is_full):
             return False
         raise
     return True
@@ -48,8 +48,8 @@ def forget_composed(run: Run) -> None:
     if not run.scan.composed:
         return
     run.workspace.query(f"DELETE FROM rows WHERE doubt = {COMPOSED}")
-    if run.scan.held:
-        run.scan.held.drop_composed()
+    assert run.scan.store is not None
+    run.scan.store.drop_composed()
     run.scan = replace(run.scan, composed=())
 
 
@@ -72,7 +72,7 @@ def _compose(run: Run, scan: KeyScan) -> None:
     if columns.keeps_nulls and work.query("SELECT 1 FROM meeting WHERE number > 2 LIMIT 1"):
         _add_several(run, columns)
     work.query("DROP TABLE meeting")
-    composed = f"SELECT {keys}, {scan.row_sql} AS row FROM rows WHERE doubt = {COMPOSED}"
+    composed = f"SELECT {keys}, place AS row FROM rows WHERE doubt = {COMPOSED}"
     work.query(
         "CREATE OR REPLACE TABLE grouped AS SELECT * EXCLUDE (first, number, row) REPLACE (coalesce(row, winner) AS winner) "
         f"FROM grouped LEFT JOIN ({composed}) USING ({keys})"
@@ -151,9 +151,9 @@ def _add_several(run: Run, columns: _Columns) -> None:
     _add(
         run,
         ("later",),
-        f"SELECT {scan.key_sql}, changed.file, winner, {scan.row_sql} AS row, {scan.row_sql} AS later FROM rows "
+        f"SELECT {scan.key_sql}, changed.file, winner, place AS row, place AS later FROM rows "
         f"JOIN (FROM meeting SEMI JOIN changed USING (winner)) AS changed USING ({scan.key_sql}) "
-        f"WHERE doubt = {PROVEN} AND {scan.row_sql} >= changed.first",
+        f"WHERE doubt = {PROVEN} AND place >= changed.first",
         f"SELECT {scan.key_sql}, file, {columns.record(last, 'arg_min(l[{0}], row)')} AS record "
         f"FROM (SELECT *, {columns.fields('later')} AS l FROM found) GROUP BY {scan.key_sql}, file, winner ORDER BY winner",
     )
@@ -164,20 +164,14 @@ def _add(run: Run, names: Sequence[str], query: str, select: str) -> None:
     """Add the rows (key, file, record) of a SELECT, in the order of their files; it reads what a query has `_found`."""
     scan, work = run.scan, run.workspace
     assert scan is not None
-    row, columns = scan.row_sql, f"{scan.key_sql}, file"
-    last = work.query(f"SELECT max({row}) FROM rows")[0][0]
+    assert scan.store is not None
+    columns = f"{scan.key_sql}, file"
+    last = work.query("SELECT max(place) FROM rows")[0][0]
     with _found(run, names, query) as source, work.cursor() as sink:
-        if scan.held:
-            spelled = source.sql(f"SELECT {columns}, record || chr(10) AS record FROM ({select})")
-            sink.register("composed", scan.held.take_composed(spelled.to_arrow_reader(FOUND_AT_ONCE)))
-            sink.execute(
-                f"INSERT INTO rows ({columns}, place, doubt) SELECT {columns}, place, {COMPOSED} FROM composed"
-            )
-        else:
-            source.execute(
-                f"INSERT INTO rows ({columns}, record, doubt) SELECT {columns}, record, {COMPOSED} FROM ({select})"
-            )
-    firsts = work.query(f"SELECT min({row}), file FROM rows WHERE doubt = {COMPOSED} AND {row} > {last} GROUP BY file")
+        spelled = source.sql(f"SELECT {columns}, record || chr(10) AS record FROM ({select})")
+        sink.register("composed", scan.store.take_composed(spelled.to_arrow_reader(SPELLED_AT_ONCE)))
+        sink.execute(f"INSERT INTO rows ({columns}, place, doubt) SELECT {columns}, place, {COMPOSED} FROM composed")
+    firsts = work.query(f"SELECT min(place), file FROM rows WHERE doubt = {COMPOSED} AND place > {last} GROUP BY file")
     run.scan = replace(scan, composed=(*scan.composed, *firsts))
 
 
@@ -188,15 +182,8 @@ def _found(run: Run, names: Sequence[str], query: str) -> Iterator[duckdb.DuckDB
     These are rows of the files; `found` has their records in their place.
     """
     assert run.scan is not None
+    assert run.scan.store is not None
     with run.workspace.cursor() as places, run.workspace.cursor() as source:
-        if run.scan.held:
-            rows = places.sql(query).to_arrow_reader(FOUND_AT_ONCE)
-            source.register("found", run.scan.held.with_records(rows, names=names))
-        else:
-            records = ", ".join(f"{name}_rows.record AS {name}" for name in names)
-            joins = " ".join(f"JOIN rows AS {name}_rows ON {name}_rows.rowid = asked.{name}" for name in names)
-            source.execute(
-                f"CREATE TEMP VIEW found AS SELECT asked.* REPLACE ({records}) FROM ({query}) AS asked {joins} "
-                f"ORDER BY asked.{names[-1]}"
-            )
+        rows = places.sql(query).to_arrow_reader(run.scan.store.rows_at_once(FOUND_AT_ONCE))
+        source.register("found", run.scan.store.with_records(rows, names=names))
         yield source

@@ -82,7 +82,7 @@ def _ask(inquiry: Inquiry, wanted: Set[str], where: str, question: Callable[[Any
     pair = replace(layout, columns=tuple(name for name in layout.columns if name in wanted))
     is_unquoted = all(has_no_quotes(file, layout) for file in scan.files)
     check = inquiry.sessions.stop.check
-    rows = f"SELECT {scan.record_sql} FROM rows WHERE doubt IN ({PROVEN}, {UNPROVEN}) AND {where}"
+    rows = f"SELECT place FROM rows WHERE doubt IN ({PROVEN}, {UNPROVEN}) AND {where}"
     query = f"SELECT DISTINCT {fields_of(layout, pair, is_unquoted=is_unquoted)} AS record FROM found"
 
     def ask(connection: Any) -> bool:

@@ -28,7 +28,7 @@ PROBED_KEYS = 1_000  # with none of them in the table, at most 0.3 % of all its 
 class Chosen:
     """Scanned rows to send, one per key.
 
-    `query` gives their (file, record or place of a held line) in key order; `keys`, a FROM and WHERE, their keys.
+    `query` gives their `place` in key order; `keys`, a FROM and WHERE, their keys.
     """
 
     query: str
@@ -55,11 +55,11 @@ def copy_absent(
     assert run.layout is not None
     statement = copy_into(table(run.target), run.layout)
     scan = run.scan
-    query = f"SELECT {scan.record_sql} FROM ({chosen.query})"
+    query = f"SELECT place FROM ({chosen.query})"
 
     def copy() -> int:
         with run.workspace.cursor() as source:
-            return copy_records(cursor, source, query, statement, held=scan.held, on_bytes=run.on_bytes)
+            return copy_records(cursor, source, query, statement, store=scan.store, on_bytes=run.on_bytes)
 
     rows = _copy_or_undo(run, cursor, batch, copy)
     if rows is None:

@@ -114,8 +114,8 @@ def _load_by_hash(run: Run, pinned: list[str] | None) -> dict[int, Counts]:
     """Let the server put rows together, which it does by hash partition. Not where ranges of keys may be committed."""
     if pinned:
         raise EtlError(
-            f"run {run.run_id} cannot be resumed here: rows of a key leave a record that is too long to be held in memory; load "
-            "the files again"
+            f"run {run.run_id} cannot be resumed: rows of a key have fields that cannot be put together here; load the files "
+            "again"
         )
     _pin(run, BY_HASH)
     return load_hashed(run)
@@ -249,7 +249,7 @@ def _bury(run: Run, cursor: Any, own: Range) -> dict[int, Buried]:
     texts = [quoted_where_needed(f"{of_key.get(name, 'o')}::VARCHAR", layout.delimiter) for name in marked.columns]
     records = f"concat_ws({literal(layout.delimiter)}, file, decides::INTEGER, {', '.join(texts)}) AS record"
     query = (
-        f"SELECT {records} FROM rows JOIN (SELECT winner, gone AS decides FROM {own.dead}) ON {scan.row_sql} = winner "
+        f"SELECT {records} FROM rows JOIN (SELECT winner, gone AS decides FROM {own.dead}) ON place = winner "
         f"ORDER BY {scan.key_sql}"
     )
     with run.phases.phase("copy"), run.workspace.cursor() as source:
@@ -273,10 +273,8 @@ def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
 def _chosen(run: Run, part: Part) -> Chosen:
     scan = run.scan
     assert scan is not None
-    keys = f"rows WHERE {scan.row_sql} IN (SELECT row FROM {part.stretch})"
-    if scan.held:
-        return Chosen(f"SELECT row AS place FROM {part.stretch}", keys)
-    return Chosen(f"SELECT file, record FROM {part.stretch}", keys)
+    keys = f"rows WHERE place IN (SELECT row FROM {part.stretch})"
+    return Chosen(f"SELECT row AS place FROM {part.stretch}", keys)
 
 
 def _copy_staged(run: Run, cursor: Any, batch: Batch, part: Part) -> dict[int, Counts]:

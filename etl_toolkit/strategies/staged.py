@@ -140,7 +140,7 @@ def load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None
     files = [overlap.file_at[position] for position in batch.files] if overlap else []
     if overlap and any(file.duplicates or not overlap.is_alone(file.position) for file in files):
         return None
-    if overlap and run.scan and run.scan.has_records and run.plan.key_path == "client":
+    if overlap and run.scan and run.scan.store and run.plan.key_path == "client":
         own = f"rows WHERE doubt = {PROVEN} AND file IN ({', '.join(str(file.position) for file in files)})"
         chosen = Chosen(f"SELECT * FROM {own} ORDER BY {run.scan.key_sql}", own)
         return copy_absent(run, cursor, batch, chosen, {file.position: file.rows for file in files})

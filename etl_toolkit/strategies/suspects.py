@@ -41,7 +41,7 @@ def check_losers(run: Run) -> None:
     assert run.scan is not None
     # Of a tombstone only the key counts, which is proven.
     mine = f"doubt = {PROVEN} AND NOT gone" if run.scan.has_gone else f"doubt = {PROVEN}"
-    if _find_refused(run, f"{mine} AND {run.scan.row_sql} NOT IN (SELECT winner FROM keys)"):
+    if _find_refused(run, f"{mine} AND place NOT IN (SELECT winner FROM keys)"):
         check_reject_limit(run)
         raise RefusedLosersError
 
@@ -173,7 +173,7 @@ class Inquiry:
         return run_with_retry(asked, self.sessions.config, on_retry=again, sleep=self.sessions.stop.sleep)
 
     def _refused(self, where: str, doubt: Doubt, *, limit: int) -> dict[int, tuple[Reject, ...]]:
-        few = f"SELECT rowid AS row, {self.scan.record_sql} FROM rows WHERE {where}"
+        few = f"SELECT rowid AS row, place FROM rows WHERE {where}"
         few = f"WITH few AS MATERIALIZED ({few}) SELECT * FROM few"
         if not any(
             self._has_refused(few, query, target, layout)

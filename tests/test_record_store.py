@@ -1,4 +1,4 @@
-"""Plain files held in memory: every line is found by its place, and a load ends alike whether its files are held or not."""
+"""The record store: every record is found by its place, and a load ends alike whether they are in memory or in a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.model import Layout, ReadOptions
 from etl_toolkit.plan import lanes
 from etl_toolkit.scan import scan
-from etl_toolkit.sources import HeldLines, held, resolve
+from etl_toolkit.sources import RecordStore, resolve, store
 from etl_toolkit.strategies import compare
 from etl_toolkit.workspace import Workspace, open_workspace
 from tests.loads import CONFIG, load_as_expected
@@ -31,18 +31,22 @@ FILES = st.lists(st.lists(st.tuples(TEXTS, TEXTS), max_size=12), min_size=1, max
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few lines, and Arrow buffers that a line easily reaches beyond."""
-    monkeypatch.setattr(held, "LINES_AT_ONCE", 200)
-    monkeypatch.setattr(held, "QUOTED_AT_ONCE", 200)
-    monkeypatch.setattr(held, "BUFFER_BITS", 6)
+    monkeypatch.setattr(store, "LINES_AT_ONCE", 200)
+    monkeypatch.setattr(store, "QUOTED_AT_ONCE", 200)
+    monkeypatch.setattr(store, "BUFFER_BITS", 6)
+    monkeypatch.setattr(store, "PIECE_BYTES", 100)
+    monkeypatch.setattr(store, "MAPPED_BYTES", 100)
 
 
 @pytest.mark.usefixtures("small_pieces")
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(contents=FILES, has_header=st.booleans(), is_ended=st.booleans())
-@example(contents=[[("", "")], [], [("x" * 11, "")]], has_header=True, is_ended=False)  # the limit of a short line
-@example(contents=[[("x" * 10, "y")], [("é" * 20, "ü" * 20)]], has_header=False, is_ended=False)
+@given(contents=FILES, has_header=st.booleans(), is_ended=st.booleans(), is_file=st.booleans())
+@example(
+    contents=[[("", "")], [], [("x" * 11, "")]], has_header=True, is_ended=False, is_file=False
+)  # a short line's limit
+@example(contents=[[("x" * 10, "y")], [("é" * 20, "ü" * 20)]], has_header=False, is_ended=False, is_file=True)
 def test_every_line_is_found_by_its_place(
-    tmp_path: Path, contents: list[list[tuple[str, str]]], has_header: bool, is_ended: bool
+    tmp_path: Path, contents: list[list[tuple[str, str]]], has_header: bool, is_ended: bool, is_file: bool
 ) -> None:
     lines = [[f"{left},{right}" for left, right in rows] for rows in contents]
     paths = []
@@ -53,10 +57,10 @@ def test_every_line_is_found_by_its_place(
         rows.append(f"{number},last")
 
     with open_workspace(ParallelConfig(), threads=1) as workspace:
-        options = ReadOptions(delimiter=",", headers=None if has_header else ("a", "b"))
+        options = ReadOptions(delimiter=",", headers=None if has_header else ("the left one", "the right one"))
         files = resolve(paths, options, workspace).files
-        assert workspace.held_bytes >= sum(path.stat().st_size for path in paths)
-        holder = HeldLines([[file] for file in files])
+        assert workspace.record_bytes >= sum(path.stat().st_size for path in paths)
+        holder = RecordStore([[file] for file in files], file=workspace.open_file() if is_file else None)
         read = [holder.lines(file.position).read_all() for file in files]
         places = pa.chunked_array([chunk for table in read for chunk in table["place"].chunks], pa.int64())
 
@@ -64,7 +68,9 @@ def test_every_line_is_found_by_its_place(
     assert places.to_pylist() == sorted(places.to_pylist())
     backwards = pa.array(places.to_pylist()[::-1], pa.int64())
     expected = [line for rows in lines for line in rows][::-1]
-    assert holder.lines_at(backwards).to_pylist() == [f"{line}\n" for line in expected]
+    pieces = [piece.to_pylist() for piece in holder.lines_at(backwards)]
+    assert [line for piece in pieces for line in piece] == [f"{line}\n" for line in expected]
+    assert all(len(piece) == 1 or sum(map(len, piece)) <= 200 for piece in pieces)
     rows = pa.table({"n": range(len(expected)), "place": backwards})
     found = holder.with_records(rows.to_reader()).read_all()
     assert found.to_pylist() == [{"n": number, "record": line} for number, line in enumerate(expected)]
@@ -84,8 +90,8 @@ def test_plain_and_quoted_files_that_share_a_stream_keep_their_keys(
         files = resolve(paths, ReadOptions(), workspace).files
         scanned = scan(files, ["k"], workspace, key_types=[KEY_TYPES["text"]], layout=Layout(("v", "k")))
         found = workspace.query("SELECT file, k0 FROM rows ORDER BY file")
-    assert scanned.held is not None
-    assert len(scanned.held.streams) == 1
+    assert scanned.store is not None
+    assert len(scanned.store.streams) == 1
     assert found == [(number, f"{number}{',' * is_quoted} 1") for number, is_quoted in enumerate(has_quotes)]
 
 
@@ -121,7 +127,7 @@ def spelled(text: str, form: str, delimiter: str, *, is_tight: bool) -> str:
     end="\r\n",
 )
 @example(contents=[[("\\.", "quoted", "\x1f", "", "\n\\.\n", "quoted")]], delimiter=";", is_ended=True, end="\n")
-def test_quoted_records_are_held_as_the_server_would_quote_them(
+def test_quoted_records_are_stored_as_the_server_would_quote_them(
     tmp_path: Path, contents: list[list[tuple[str, ...]]], delimiter: str, is_ended: bool, end: str
 ) -> None:
     def record(row: tuple[str, ...], *, is_tight: bool) -> str:
@@ -138,13 +144,13 @@ def test_quoted_records_are_held_as_the_server_would_quote_them(
     options, key, kinds = ReadOptions(delimiter=delimiter), ["a", "b", "c"], [KEY_TYPES["text"]] * 3
     with open_workspace(ParallelConfig(), threads=1) as workspace:
         files = resolve(paths, options, workspace).files
-        holder = HeldLines([[file] for file in files])
+        holder = RecordStore([[file] for file in files])
         assert [holder.lines(file.position).read_all()["line"].to_pylist() for file in files] == expected
         read = []
-        for size in (workspace.held_bytes, 0):
-            workspace.held_bytes = size
+        for size in (workspace.record_bytes, 0):
+            workspace.record_bytes = size
             scanned = scan(files, key, workspace, key_types=kinds, layout=Layout(("a", "b", "c"), delimiter))
-            assert (scanned.held is not None) is bool(size)
+            assert scanned.store is not None
             read.append(workspace.query("SELECT file, k0, k1, k2, doubt FROM rows ORDER BY rowid"))
             workspace.query("DROP TABLE rows")
     texts = [
@@ -160,13 +166,17 @@ def test_quoted_records_are_held_as_the_server_would_quote_them(
 
 
 @pytest.fixture
-def sent_from_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many lines were sent out of memory, batch by batch."""
-    sent: list[int] = []
-    lines_at, with_records = HeldLines.lines_at, HeldLines.with_records
-    monkeypatch.setattr(HeldLines, "lines_at", lambda self, places: sent.append(len(places)) or lines_at(self, places))
-    monkeypatch.setattr(HeldLines, "with_records", lambda self, *asked: sent.append(0) or with_records(self, *asked))
-    return sent
+def kept_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Where the records of each scan were kept."""
+    kept: list[str] = []
+    init = RecordStore.__init__
+
+    def note(self: RecordStore, *streams: Any, file: Any = None, **options: Any) -> None:
+        kept.append("a file" if file else "memory")
+        init(self, *streams, file=file, **options)
+
+    monkeypatch.setattr(RecordStore, "__init__", note)
+    return kept
 
 
 @pytest.fixture
@@ -192,23 +202,23 @@ def rows(file: int, ids: range) -> Rows:
     return Rows(("id", "v", "n"), tuple((str(id_), f"{file}/{id_}", str(id_)) for id_ in order))
 
 
-@pytest.mark.parametrize("is_held", [True, False], ids=["held", "not held"])
+@pytest.mark.parametrize("place", ["memory", "a file"])
 @pytest.mark.parametrize(
     "present", ["", "SELECT g, '1/' || g, g FROM generate_series(0, 299) g"], ids=["empty", "filled"]
 )
 @pytest.mark.usefixtures("small_pieces")
-def test_a_load_ends_alike_whether_its_files_are_held_or_not(
-    load: Any, sent_from_memory: list[int], monkeypatch: pytest.MonkeyPatch, present: str, is_held: bool
+def test_a_load_ends_alike_wherever_its_records_are_kept(
+    load: Any, kept_in: list[str], monkeypatch: pytest.MonkeyPatch, present: str, place: str
 ) -> None:
     monkeypatch.setattr(compare, "SMALLEST_LOAD", 1)
-    if not is_held:
+    if place == "a file":
         monkeypatch.setattr(Workspace, "reserve", lambda self, size: None)
     result = load(rows(0, range(200)), rows(1, range(100, 300)), rows(2, range(290, 330)), present=present)
     counts = result.counts
     assert (counts.inserted, counts.updated, counts.unchanged, counts.superseded_later_file) == (
         (30, 110, 190, 110) if present else (330, 0, 0, 110)
     )
-    assert bool(sent_from_memory) is is_held
+    assert kept_in == [place]
 
 
 def test_a_row_that_is_refused_is_reported_by_its_number(load: Any, connection: Connection, small_pieces: None) -> None:
@@ -220,17 +230,17 @@ def test_a_row_that_is_refused_is_reported_by_its_number(load: Any, connection: 
         assert cursor.fetchall() == [(1, 250, 252, "1000,bad,x")]
 
 
-@pytest.mark.parametrize("is_held", [True, False], ids=["held", "not held"])
+@pytest.mark.parametrize("place", ["memory", "a file"])
 @pytest.mark.parametrize("form", ["csv", "quoted"])
 @pytest.mark.parametrize(
     "present", ["", "SELECT g, '1, \"' || g || E'\"\r\n', g FROM generate_series(0, 299) g"], ids=["empty", "filled"]
 )
-def test_quoted_files_load_alike_whether_they_are_held_or_not(
-    load: Any, connection: Connection, small_pieces: None, sent_from_memory: list[int], monkeypatch: pytest.MonkeyPatch,
-    present: str, form: str, is_held: bool,
+def test_quoted_files_load_alike_wherever_their_records_are_kept(
+    load: Any, connection: Connection, small_pieces: None, kept_in: list[str], monkeypatch: pytest.MonkeyPatch,
+    present: str, form: str, place: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(compare, "SMALLEST_LOAD", 1)
-    if not is_held:
+    if place == "a file":
         monkeypatch.setattr(Workspace, "reserve", lambda self, size: None)
 
     def quoted(file: int, ids: range, *more: tuple[str, str, str]) -> Rows:
@@ -243,7 +253,7 @@ def test_quoted_files_load_alike_whether_they_are_held_or_not(
     assert (counts.inserted, counts.updated, counts.unchanged, counts.rejected) == (
         (0, 100, 200, 1) if present else (300, 0, 0, 1)
     )
-    assert bool(sent_from_memory) is is_held
+    assert kept_in == [place]
     with connection.cursor() as cursor:
         cursor.execute("SELECT file, record, line, raw FROM etl_toolkit.rejects")
         raw = '"1000","bad\n""","x"' if form == "quoted" else '1000,"bad\n""",x'
@@ -261,19 +271,19 @@ def mixed_files(tmp_path: Path) -> list[Any]:
     return [write(content, tmp_path, str(number), form) for number, (content, form) in enumerate(forms)]
 
 
-@pytest.mark.parametrize("case", ["held", "not held", "longer than thought"])
+@pytest.mark.parametrize("case", ["memory", "a file", "longer than thought"])
 @pytest.mark.usefixtures("small_pieces")
 def test_records_that_are_spelled_anew_load_alike_wherever_they_are_kept(
-    database: str, connection: Connection, mixed_files: list[Any], sent_from_memory: list[int],
+    database: str, connection: Connection, mixed_files: list[Any], kept_in: list[str],
     monkeypatch: pytest.MonkeyPatch, case: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(lanes, "SMALLEST_RANGE", 10)
-    if case == "not held":
+    if case == "a file":
         monkeypatch.setattr(Workspace, "reserve", lambda self, size: None)
     if case == "longer than thought":
-        monkeypatch.setattr(held, "SPELLED_RATIO", 0)
-        monkeypatch.setattr(held, "FIELD_BYTES", 0)
-        monkeypatch.setattr(held, "SLACK_BYTES", 500)
+        monkeypatch.setattr(store, "SPELLED_RATIO", 0)
+        monkeypatch.setattr(store, "FIELD_BYTES", 0)
+        monkeypatch.setattr(store, "SLACK_BYTES", 500)
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, v text, n int)")
 
@@ -283,32 +293,49 @@ def test_records_that_are_spelled_anew_load_alike_wherever_they_are_kept(
     with connection.cursor() as cursor:
         cursor.execute("SELECT * FROM loaded ORDER BY id")
         assert cursor.fetchall() == [(id_, f"{min(3, id_ // 50)}/{id_}", id_) for id_ in range(350)]
-    assert bool(sent_from_memory) is (case == "held")
+    assert kept_in == (["memory", "a file"] if case == "longer than thought" else [case])
 
 
-@pytest.mark.parametrize(("megabytes", "is_held"), [(9, True), (11, False)])
-def test_files_are_held_where_they_leave_duckdb_half_of_the_memory(
-    tmp_path: Path, megabytes: int, is_held: bool
+@pytest.mark.parametrize(("megabytes", "is_in_memory"), [(9, True), (11, False)])
+def test_records_are_kept_in_memory_where_they_leave_duckdb_half_of_the_memory(
+    tmp_path: Path, megabytes: int, is_in_memory: bool
 ) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + f"1,{'x' * 997}\n" * 1000 * megabytes)
     with open_workspace(ParallelConfig(memory_limit_bytes=20_000_000), threads=1) as workspace:
         resolve([path], ReadOptions(), workspace)
-        held_bytes = path.stat().st_size + 1 if is_held else 0
-        assert workspace.held_bytes == held_bytes
+        record_bytes = path.stat().st_size + 1 if is_in_memory else 0
+        assert workspace.record_bytes == record_bytes
         limit = workspace.query(
-            "SELECT format_bytes(?::BIGINT) = current_setting('memory_limit')", [20_000_000 - held_bytes]
+            "SELECT format_bytes(?::BIGINT) = current_setting('memory_limit')", [20_000_000 - record_bytes]
         )
         assert limit == [(True,)]
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet", "arrow"])
-def test_a_line_that_is_too_long_keeps_its_file_from_being_held(
-    load: Any, sent_from_memory: list[int], form: str
+@pytest.mark.parametrize("form", ["csv", "quoted", "parquet", "arrow"])
+@pytest.mark.parametrize("place", ["memory", "a file"])
+def test_a_record_of_megabytes_is_loaded_like_any_other(
+    load: Any, kept_in: list[str], monkeypatch: pytest.MonkeyPatch, form: str, place: str
 ) -> None:
-    long = Rows(("id", "v", "n"), (("1", "v" * held.LONGEST_LINE_BYTES, "1"), ("2", "short", "2")))
-    load(long, form=form)
-    assert sent_from_memory == []
+    if place == "a file":
+        monkeypatch.setattr(Workspace, "reserve", lambda self, size: None)
+    contents = [
+        Rows(("id", "v", "n"), (("1", "short", "1"), ("2", str(number) * 3_000_000, "1"), ("3", "short", "1")))
+        for number in range(2)
+    ]
+    assert load(*contents, form=form).counts.superseded_later_file == 3
+    assert kept_in[0] == place
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_record_that_is_too_long_for_its_place_is_refused(
+    load: Any, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Where so many bytes are loaded at once that their places leave few bits for the sizes."""
+    monkeypatch.setattr(store, "PLACE_BITS", 30)
+    long = Rows(("id", "v", "n"), (("1", "v" * 40_000, "1"), ("2", "short", "2")))
+    with pytest.raises(SourceError, match=r"0\.\w+: a record is too long .*; load fewer files at a time"):
+        load(long, form=form)
 
 
 def shrink(path: Path) -> None:
@@ -323,13 +350,13 @@ def join_lines(path: Path) -> None:
 def test_a_file_that_changes_before_it_is_held_ends_the_load(
     load: Any, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
-    lines = HeldLines.lines
+    lines = RecordStore.lines
 
-    def changed(self: HeldLines, position: int, **options: Any) -> Any:
+    def changed(self: RecordStore, position: int, **options: Any) -> Any:
         change(tmp_path / "0.csv")
         return lines(self, position, **options)
 
-    monkeypatch.setattr(HeldLines, "lines", changed)
+    monkeypatch.setattr(RecordStore, "lines", changed)
     with pytest.raises(SourceError, match=r"0\.csv: .*was (it )?changed or removed") as error:
         load(rows(0, range(5_000)))
     assert str(tmp_path / "0.csv") in str(error.value)

@@ -1,16 +1,19 @@
-"""Records held in memory: DuckDB keeps a number for each, its *place*, and the bytes are fetched when they are sent.
+"""The record store: every record once, as COPY takes it, in memory or, beyond the limit, in a file of the workspace.
 
-Grouping, joining and sorting then move 8 bytes a row instead of the row (late materialization: Abadi et al., ICDE 2007).
-A place is where the line begins, counted in bytes over all files, and its size: places are in the order of the rows.
+DuckDB keeps a number for each record, its *place*, and the bytes are fetched when they are sent. Grouping, joining and
+sorting then move 8 bytes a row instead of the row (late materialization: Abadi et al., ICDE 2007). A place is where the
+record begins, counted in bytes over all files, and its size: places are in the order of the rows.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,22 +23,25 @@ from etl_toolkit.sources.linking import is_linked
 from etl_toolkit.sources.quoting import drop_idle_quotes
 from etl_toolkit.sources.values import converts_values
 
-SIZE_BITS = 15
-LONGEST_LINE_BYTES = (1 << SIZE_BITS) - 1  # a batch of 2,048 of them is 64 MB
+PLACE_BITS = 63  # the size takes those that the place does not need
+MAPPED_BYTES = 64 << 20  # of a file, that may count as our memory before it is unmapped
+PIECE_BYTES = 8 << 20  # of records that are fetched at once, or one record
+SPAN_BYTES = 32 << 20  # of a file that are looked at together
+FETCHED_ROWS = 1 << 17  # at once, of a file: each time, most of it may be looked at
 LINES_AT_ONCE = 2 << 20  # bytes; what is found in them fits the second-level cache
 QUOTED_AT_ONCE = 1 << 19  # bytes; of quotes more has to be found
 INLINE_BYTES = 12  # Arrow keeps a shorter text in the view itself
 SLACK_BYTES = 1 << 16  # what a file may take beyond the guess
+TOO_LONG = "a record is too long beside so many others"
+GUESSED_AGAIN = 64  # times as much, where a guess was too low
 BUFFER_BITS = 30  # Arrow counts in a buffer with 32 bits
 STREAMS = 16  # DuckDB reads this many in parallel; files beyond, and small ones, share streams
-# More text than Parquet files and frames have as a rule; those that have more are not held.
+# More text than Parquet files and frames have as a rule; where one has more, its rows are spelled again, for more room.
 SPELLED_RATIO, FIELD_BYTES = 6, 16
 
 
-def held_bytes(files: Sequence[SourceFile]) -> int:
-    """The memory it takes to hold the records of the files, of those that have to be spelled anew a guess; 0: one is too long."""
-    if any(file.longest_record_bytes >= LONGEST_LINE_BYTES for file in files):
-        return 0
+def records_bytes(files: Sequence[SourceFile]) -> int:
+    """What the records of the files take; of those that have to be spelled anew, a guess."""
     return sum(_room_for(file) for file in files)
 
 
@@ -50,17 +56,19 @@ def _room_for(file: SourceFile) -> int:
     return (file.size_bytes if is_theirs else file.readable.stat().st_size) + 1  # the last line may lack its end
 
 
-class HeldLines:
-    """The records of files, in their order. `lines` and `take_in` fill a stream, `lines_at` and `with_records` find lines again.
+class RecordStore:
+    """The records of files, in their order. `lines` and `take_in` fill a stream, `lines_at` and `with_records` find them again.
 
-    A line is a record: where it has quotes, line breaks may be in them. Quotes that say nothing are left out. `rooms` are the
+    A line is a record: where it has quotes, line breaks may be in them. Quotes that say nothing are left out. They are kept
+    in `file`, which is empty, if that is given: no more than MAPPED_BYTES of it count as our memory at a time. `rooms` are the
     bytes that each stream may take, where these are known better than by the files. `is_composed` says that records may be
     put together of several lines: the room behind the streams is as large as all of them, and costs nothing until it is used.
     """
 
     def __init__(
-        self, streams: Sequence[Sequence[SourceFile]], rooms: Sequence[int] | None = None, *, is_composed: bool = False
-    ) -> None:
+        self, streams: Sequence[Sequence[SourceFile]], rooms: Sequence[int] | None = None, *,
+        file: BinaryIO | None = None, is_composed: bool = False,
+    ) -> None:  # fmt: skip
         self.streams = streams
         self.is_full = False  # once records were spelled that had no room
         ends = list(accumulate(rooms or (sum(map(_room_for, stream)) for stream in self.streams)))
@@ -68,14 +76,15 @@ class HeldLines:
             ends.append(2 * ends[-1])
         self._begins = [0, *ends]
         self._taken = self._begins[len(streams)]  # up to where the room of composed records is filled
-        # Not numpy's own memory: it asks for huge pages, which a virtual machine may first have to get from its host.
-        # Private: pages that could be shared take half as long again to get, and three times as long to give back.
-        self._bytes = np.frombuffer(_map_memory(ends[-1]), dtype=np.uint8)
+        self._size_bits = PLACE_BITS - ends[-1].bit_length()
+        self._longest = min((1 << self._size_bits) - 1, (1 << 30) - 1)  # the server takes none of a gigabyte
+        self._file = file
+        self._map = _map_file(file, ends[-1]) if file else _map_memory(ends[-1])
+        self._mapped = 0  # bytes of the file that were looked at since all of it was unmapped
+        self._bytes = np.frombuffer(self._map, dtype=np.uint8)
         data, step = pa.py_buffer(self._bytes), 1 << BUFFER_BITS
         # Each holds whole every line that begins in its stretch.
-        self._buffers = [
-            data.slice(at, min(step + LONGEST_LINE_BYTES, ends[-1] - at)) for at in range(0, ends[-1], step)
-        ]
+        self._buffers = [data.slice(at, min(step + self._longest, ends[-1] - at)) for at in range(0, ends[-1], step)]
 
     def lines(self, number: int, *, mark_at: Literal[0, -1] | None = None) -> pa.RecordBatchReader:
         """Read the files of a stream in, and return their lines: batches of (file, place, line), the line without its end.
@@ -97,8 +106,9 @@ class HeldLines:
             else:
                 ends_read, ends = drop_idle_quotes(block, read[0][0].dialect.delimiter)
             sizes = np.diff(ends, prepend=-1)
-            if not len(ends) or sizes.max() > LONGEST_LINE_BYTES:
+            if not len(ends):
                 raise OSError(f"{read[-1][0].readable} has changed")
+            self._check_sizes(sizes)
             files = np.full(len(ends), read[0][0].position, dtype=np.int32)
             for file, first in read[1:]:
                 files[np.searchsorted(ends_read, first - begin) :] = file.position
@@ -111,8 +121,9 @@ class HeldLines:
                     starts = starts + widths + 1
                 else:
                     block[starts + sizes - 1] = ord("\n")
-            places = begin + starts << SIZE_BITS | sizes
+            places = begin + starts << self._size_bits | sizes
             columns = [_array(files, pa.int32()), _array(places, pa.int64()), self._view(places, sizes - 1), *marks]
+            self._note_mapped(filled - begin)
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
             begin += int(ends_read[-1]) + 1
 
@@ -123,10 +134,12 @@ class HeldLines:
         """
         start = block = self._begins[number]
         at_once = LINES_AT_ONCE if all(file.is_plain for file in self.streams[number]) else QUOTED_AT_ONCE
+        at_once = max(at_once, *(2 * file.longest_record_bytes for file in self.streams[number]))  # one has an end
         read: list[tuple[SourceFile, int]] = []
         for file in self.streams[number]:
             assert file.readable is not None
             first, last = start, start + _room_for(file) - 1
+            self._allocate(first, last + 1)
             read.append((file, start))
             with file.readable.open("rb") as stream:
                 last -= len(stream.readline()) if file.dialect.has_header else 0
@@ -173,15 +186,22 @@ class HeldLines:
             _, offsets, data = batch.column(at).buffers()
             ends = np.frombuffer(offsets, dtype=np.int64)[batch.column(at).offset :][: len(batch) + 1]
             sizes, end = np.diff(ends), begin + int(ends[-1] - ends[0])
-            if end > limit or sizes.max(initial=0) > LONGEST_LINE_BYTES:
+            self._check_sizes(sizes)
+            if end > limit:
                 self.is_full = True
                 raise OSError("no room for these records")
+            self._allocate(begin, end)
             self._bytes[begin:end] = np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]]
-            places = begin + ends[:-1] - ends[0] << SIZE_BITS | sizes
+            places = begin + ends[:-1] - ends[0] << self._size_bits | sizes
             columns = [*batch.columns[:at], _array(places, pa.int64()), *batch.columns[at + 1 :]]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
             begin = end
             self._taken = max(begin, self._taken)
+            self._note_mapped(int(sizes.sum()))
+
+    def rows_at_once(self, usual: int) -> int:
+        """How many rows to fetch records for at once, where it is `usual` if they are in memory."""
+        return FETCHED_ROWS if self._file else usual
 
     def with_records(
         self, rows: pa.RecordBatchReader, files_of: Callable[[Any], Any] | None = None, *, names: Sequence[str] = ()
@@ -191,31 +211,84 @@ class HeldLines:
         `names` are columns of places, if there are several: each has its records under the same name.
         """
         schema, places = rows.schema, [rows.schema.get_field_index(name) for name in names or ("place",)]
+        kind = pa.large_string() if self._file else pa.string_view()
         for at in places:
-            schema = schema.set(at, pa.field(schema.field(at).name if names else "record", pa.string_view()))
+            schema = schema.set(at, pa.field(schema.field(at).name if names else "record", kind))
         if files_of:
             schema = schema.append(pa.field("file", pa.int64()))
 
         def batches() -> Iterator[pa.RecordBatch]:
             for batch in rows:
-                columns = list(batch.columns)
-                for at in places:
-                    numbers = _numbers(batch.column(at))
-                    columns[at] = self._view(numbers, (numbers & LONGEST_LINE_BYTES) - 1)
-                if files_of:
-                    columns.append(_array(files_of(numbers), pa.int64()))
-                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+                for begin, end in self._pieces(_numbers(batch.column(places[-1]))):
+                    columns = batch.slice(begin, end - begin).columns
+                    for at in places:
+                        numbers = _numbers(columns[at])
+                        columns[at] = self._fetched(numbers, self._sizes(numbers) - 1)
+                    if files_of:
+                        columns.append(_array(files_of(numbers), pa.int64()))
+                    yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
         return pa.RecordBatchReader.from_batches(schema, batches())
 
-    def lines_at(self, places: pa.Array) -> pa.Array:
-        """The lines at these places with their ends, one after the other in one piece of memory."""
+    def lines_at(self, places: pa.Array) -> Iterator[pa.Array]:
+        """The lines at these places with their ends, in pieces, each of which is one piece of memory."""
         numbers = _numbers(places)
-        return self._view(numbers, numbers & LONGEST_LINE_BYTES).cast(pa.large_string())
+        for begin, end in self._pieces(numbers):
+            some = numbers[begin:end]
+            yield self._fetched(some, self._sizes(some)).cast(pa.large_string())
+
+    def _pieces(self, places: Any) -> Iterator[tuple[int, int]]:
+        """Where to cut, so that the records of a piece take about PIECE_BYTES."""
+        pieces = np.cumsum(self._sizes(places)) // PIECE_BYTES
+        cuts = np.flatnonzero(np.diff(pieces)) + 1 if len(pieces) and pieces[-1] else ()
+        return pairwise([0, *map(int, cuts), len(places)])
+
+    def _fetched(self, places: Any, sizes: Any) -> pa.Array:
+        """The texts at these places: where they lie in memory; out of a file, which is looked at from front to back."""
+        if self._file is None or not len(places):
+            return self._view(places, sizes).cast(pa.large_string()) if self._file else self._view(places, sizes)
+        order = places.argsort()
+        spans = np.flatnonzero(np.diff((places[order] >> self._size_bits) // SPAN_BYTES)) + 1
+        parts = []
+        for begin, end in pairwise([0, *map(int, spans), len(order)]):
+            some = order[begin:end]
+            parts.append(self._view(places[some], sizes[some]).cast(pa.large_string()))
+            self._unmap()
+        turns = np.empty_like(order)
+        turns[order] = np.arange(len(order))
+        return pa.concat_arrays(parts).take(_array(turns, pa.int64()))
+
+    def _sizes(self, places: Any) -> Any:
+        return places & ((1 << self._size_bits) - 1)
+
+    def _check_sizes(self, sizes: Any) -> None:
+        if sizes.max(initial=0) > self._longest:
+            raise OSError(f"{TOO_LONG}: {sizes.max():,} bytes; load fewer files at a time")
+
+    def _allocate(self, begin: int, end: int) -> None:
+        """Take the disk space before it is written to: the system ends a process that it has no page for."""
+        if self._file is None or end == begin or not hasattr(os, "posix_fallocate"):
+            return
+        try:
+            os.posix_fallocate(self._file.fileno(), begin, end - begin)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can
+                raise
+
+    def _note_mapped(self, size: int) -> None:
+        self._mapped += size
+        if self._file is not None and self._mapped > MAPPED_BYTES:
+            self._unmap()
+
+    def _unmap(self) -> None:
+        """Let what was looked at of the file no longer count as our memory; it stays in the system's cache while it can."""
+        self._mapped = 0
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def _view(self, places: Any, sizes: Any) -> pa.Array:
         """An Arrow array of texts that lie in our buffers."""
-        begins = places >> SIZE_BITS
+        begins = places >> self._size_bits
         views = np.empty((len(places), 4), dtype=np.int32)
         views[:, 0] = sizes
         views[:, 1] = 0  # the first four bytes of the text, for comparing: nobody compares these
@@ -234,6 +307,11 @@ def _map_memory(size: int) -> mmap.mmap:
     if hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return mmap.mmap(-1, size)  # Windows
+
+
+def _map_file(file: BinaryIO, size: int) -> mmap.mmap:
+    file.truncate(size)
+    return mmap.mmap(file.fileno(), size)
 
 
 def _measure_marks(block: Any, starts: Any, ends: Any, delimiter: str, mark_at: Literal[0, -1]) -> Any:
