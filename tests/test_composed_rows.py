@@ -15,7 +15,7 @@ from etl_toolkit import ConflictAwareProcessor, Delete, ParallelConfig, WriteOpt
 from etl_toolkit.loading import copy
 from etl_toolkit.loading.run import Run
 from etl_toolkit.plan import ROWS_COMPOSED
-from etl_toolkit.strategies import suspects
+from etl_toolkit.strategies import composed, suspects
 from tests.oracle import Replay, Rows, differing_rows, write
 
 CONFIG = ParallelConfig(sub_batch_size=5, concurrency=2)
@@ -170,23 +170,7 @@ def test_a_rule_about_columns_of_several_rows_is_kept_file_by_file(
     assert (plan.strategy == "deterministic", ROWS_COMPOSED in plan.reasons) == (is_mixed, not is_mixed)
 
 
-def test_a_record_that_is_too_long_to_be_held_is_put_together_by_the_server(
-    database: str, connection: Connection, tmp_path: Path
-) -> None:
-    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
-    first.write_text(f"id,a,b\n1,{'a' * 20_000},\n2,x,y\n")
-    second.write_text(f"id,a,b\n1,,{'b' * 20_000}\n2,,z\n")
-    with connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, a text, b text)")
-        result = ingest([first, second], "t", "id", database, write=WriteOptions(nulls="keep"), strategy="partitioned")
-        cursor.execute("SELECT id, length(a), length(b) FROM t ORDER BY id")
-        assert cursor.fetchall() == [(1, 20_000, 20_000), (2, 1, 1)]
-    assert (result.counts.inserted, result.counts.superseded_later_file) == (2, 2)
-
-
-def test_a_record_that_becomes_too_long_once_a_row_is_rejected_is_put_together_by_the_server(
-    database: str, connection: Connection, tmp_path: Path
-) -> None:
+def test_long_records_are_put_together_like_any_other(database: str, connection: Connection, tmp_path: Path) -> None:
     first, second = tmp_path / "1.csv", tmp_path / "2.csv"
     first.write_text(f"id,a,b,n\n1,{'a' * 20_000},,1\n1,short,,bad\n2,x,y,1\n")
     second.write_text(f"id,a,b,n\n1,,{'b' * 20_000},2\n2,,z,\n")
@@ -203,6 +187,26 @@ def test_a_record_that_becomes_too_long_once_a_row_is_rejected_is_put_together_b
         )
         cursor.execute("SELECT id, length(a), length(b), n FROM t ORDER BY id")
         assert cursor.fetchall() == [(1, 20_000, 20_000, 2), (2, 1, 1, 1)]
+    assert [(item.record, item.sqlstate) for item in result.rejects] == [(1, "22P02")]
+
+
+@pytest.mark.parametrize("when", ["at once", "once a row is rejected"])
+def test_records_that_cannot_be_taken_apart_are_put_together_by_the_server(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(composed, "fields_grammar", lambda _: "(no field looks like this)")
+    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
+    is_late = when != "at once"  # the record with quotes is no winner before the last one of its key is rejected
+    first.write_text('id,a,b,n\n1,"a,a",,1\n2,x,y,1\n')
+    second.write_text("id,a,b,n\n1,,b,2\n2,,z,\n" + ("1,c,d,bad\n" if is_late else ""))
+    if is_late:
+        first.write_text('id,a,b,n\n1,plain,,1\n1,"a,a",,1\n2,x,y,1\n')
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, a text, b text, n int)")
+        ingest(
+            [first, second], "t", "id", database, write=WriteOptions(nulls="keep"), strategy="partitioned", max_rejects=1
+        )  # fmt: skip
+        cursor.execute("SELECT * FROM t ORDER BY id")
+        assert cursor.fetchall() == [(1, "a,a", "b", 2), (2, "x", "z", 1)]
         cursor.execute("SELECT plan -> 'bounds' FROM etl_toolkit.runs")
         assert cursor.fetchall() == [([],)]
-    assert [(item.record, item.sqlstate) for item in result.rejects] == [(1, "22P02")]
