@@ -677,6 +677,20 @@ def test_of_a_tombstone_only_the_key_is_judged(
         assert (result.counts.deleted, result.counts.inserted) == (2, 1)
 
 
+def test_a_column_named_like_one_of_ours_does_not_keep_rows_from_being_put_together(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,etl_row,etl_key,op\n1,a,,U\n1,,b,U\n2,,,D\n3,bad,,U\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, etl_row text UNIQUE, etl_key text)")
+        cursor.execute("INSERT INTO t VALUES (2, 'x'), (4, 'bad')")
+        result = ingest(path, "t", "id", database, write=WriteOptions(nulls="keep", **DELETE), max_rejects=1)
+        cursor.execute("SELECT t::text FROM t ORDER BY id")
+        assert cursor.fetchall() == [("(1,a,b)",), ("(4,bad,)",)]
+    assert [(item.line, item.sqlstate) for item in result.rejects] == [(5, "23505")]
+
+
 def test_the_row_of_a_deleted_key_is_explained(database: str, connection: Connection, tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_text("id,op\n1,U\n1,D\n")
