@@ -677,6 +677,19 @@ def test_of_a_tombstone_only_the_key_is_judged(
         assert (result.counts.deleted, result.counts.inserted) == (2, 1)
 
 
+def test_rows_at_the_end_of_the_input_are_ranked_beside_their_marks(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    text = "id,v,op\n" + "".join(f"{key},{'y' * 50},{'D' if key % 5 == 0 else 'U'}\n" for key in range(200))
+    files = [tmp_path / f"{number}.csv" for number in range(2)]
+    for number, path in enumerate(files):
+        path.write_text(text.replace("y" * 9, str(number)))
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    counts = ingest(files, "t", "id", database, strategy="partitioned", write=WriteOptions(**DELETE)).counts
+    assert (counts.inserted, counts.absent) == (160, 40)
+
+
 def test_a_column_named_like_one_of_ours_does_not_keep_rows_from_being_put_together(
     database: str, connection: Connection, tmp_path: Path
 ) -> None:

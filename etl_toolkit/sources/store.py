@@ -23,7 +23,9 @@ from etl_toolkit.sources.linking import is_linked
 from etl_toolkit.sources.quoting import drop_idle_quotes
 from etl_toolkit.sources.values import converts_values
 
-PLACE_BITS = 63  # the size takes those that the place does not need
+PLACE_BITS = (
+    62  # the size takes those that the place does not need; one is left for a mark beside it (`ranking.collapse`)
+)
 MAPPED_BYTES = 64 << 20  # of a file, that may count as our memory before it is unmapped
 PIECE_BYTES = 8 << 20  # of records that are fetched at once, or one record
 SPAN_BYTES = 32 << 20  # of a file that are looked at together
