@@ -215,7 +215,7 @@ def _read(
     file, times = None if workspace.record_bytes else workspace.open_file(), 1
     while True:
         rooms = [records_bytes(run) * (1 if _has_lines(run[0], wanted) else times) for run in streams]
-        store = RecordStore(streams, rooms, file=file, is_composed=is_composed)
+        store = RecordStore(streams, rooms, file=file, limit_bytes=workspace.limit_bytes, is_composed=is_composed)
         try:
             _fill(streams, wanted, workspace, store)
         except duckdb.Error:

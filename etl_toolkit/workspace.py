@@ -57,7 +57,7 @@ class Workspace:
             ":memory:",
             config={
                 "threads": 1 if 0 < self.record_bytes <= SMALL_BYTES else max(1, self.threads),
-                "memory_limit": f"{self.limit_bytes - self.record_bytes}B",
+                "memory_limit": f"{self._duckdb_bytes}B",
                 "temp_directory": str(self.directory),
                 "preserve_insertion_order": True,
                 "autoinstall_known_extensions": False,
@@ -91,8 +91,13 @@ class Workspace:
         """Take memory for records out of DuckDB's limit, if they leave it at least half."""
         if size <= self.limit_bytes // 2:
             self.record_bytes = size
-            if self._duckdb is not None:
-                self._duckdb.execute(f"SET memory_limit = '{self.limit_bytes - size}B'")
+        if self._duckdb is not None:
+            self._duckdb.execute(f"SET memory_limit = '{self._duckdb_bytes}B'")
+
+    @property
+    def _duckdb_bytes(self) -> int:
+        """What records leave of the limit: those in memory, or an eighth of it for what is fetched of those in a file."""
+        return self.limit_bytes - (self.record_bytes or self.limit_bytes // 8)
 
     def open_file(self) -> BinaryIO:
         """An empty file in the directory, which has no name; it is closed with the workspace."""

@@ -307,7 +307,8 @@ def test_records_are_kept_in_memory_where_they_leave_duckdb_half_of_the_memory(
         record_bytes = path.stat().st_size + 1 if is_in_memory else 0
         assert workspace.record_bytes == record_bytes
         limit = workspace.query(
-            "SELECT format_bytes(?::BIGINT) = current_setting('memory_limit')", [20_000_000 - record_bytes]
+            "SELECT format_bytes(?::BIGINT) = current_setting('memory_limit')",
+            [20_000_000 - (record_bytes or 2_500_000)],
         )
         assert limit == [(True,)]
 

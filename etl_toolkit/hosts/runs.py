@@ -74,7 +74,8 @@ def gather(
     paths = ", ".join(literal(path) for _, path in runs)
     read = f"read_parquet([{paths}]) WHERE {bound}"
     room = _record_bytes(runs, read, workspace)
-    store = RecordStore([files], [room], file=None if room <= workspace.limit_bytes // 2 else workspace.open_file())
+    file = None if room <= workspace.limit_bytes // 2 else workspace.open_file()
+    store = RecordStore([files], [room], file=file, limit_bytes=workspace.limit_bytes)
     file_at = f"{[position for position, _ in runs]}[file_index::BIGINT + 1]::INTEGER AS file"
     select = f"SELECT {file_at}, {', '.join(names)},"
     try:

@@ -10,7 +10,7 @@ from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Layout, SourceFile
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.inputs import escape_name
-from etl_toolkit.sources.store import TOO_LONG
+from etl_toolkit.sources.store import TOO_LONG, UNMAPPABLE
 from etl_toolkit.sources.tombstones import UNKNOWN_MARK
 from etl_toolkit.sources.typed import hides_bytes, typed_text
 from etl_toolkit.sources.values import converted, is_as_in_file, is_number, nulls_of_reader
@@ -201,8 +201,9 @@ def read_failure(files: Iterable[SourceFile], error: BaseException) -> SourceErr
         return shortage
     if UNKNOWN_MARK in text:
         return SourceError(text.partition(": ")[2])
-    if TOO_LONG in text:
-        return SourceError(f"{where}: {text[text.index(TOO_LONG) :].splitlines()[0]}")
+    for fault in (TOO_LONG, UNMAPPABLE):
+        if fault in text:
+            return SourceError(f"{where}: {text[text.index(fault) :].splitlines()[0]}")
     if named and BAD_TEXT in text:
         return UnreadableTextError(f"{where}: has text that is not UTF-8; write the file again", named.position)
     detail = next(iter(text.splitlines()), type(error).__name__)

@@ -23,17 +23,17 @@ from etl_toolkit.sources.linking import is_linked
 from etl_toolkit.sources.quoting import drop_idle_quotes
 from etl_toolkit.sources.values import converts_values
 
-PLACE_BITS = (
-    62  # the size takes those that the place does not need; one is left for a mark beside it (`ranking.collapse`)
-)
-MAPPED_BYTES = 64 << 20  # of a file, that may count as our memory before it is unmapped
-PIECE_BYTES = 8 << 20  # of records that are fetched at once, or one record
-SPAN_BYTES = 32 << 20  # of a file that are looked at together
-FETCHED_ROWS = 1 << 17  # at once, of a file: each time, most of it may be looked at
+PLACE_BITS = 62  # where a record begins, and its size; one is left for a mark beside it (`ranking.collapse`)
+MAPPED_BYTES = 32 << 20  # of a file, that may count as our memory before it is unmapped
+PIECE_BYTES = 4 << 20  # of records that are fetched at once, or one record; of a file more, if there is memory for it
+PIECES = 64  # of the memory limit
+SPAN_BYTES = 16 << 20  # of a file that are looked at together
+FETCHED_ROWS = 1 << 18  # at once, of a file: each time, most of it may be looked at
 LINES_AT_ONCE = 2 << 20  # bytes; what is found in them fits the second-level cache
 QUOTED_AT_ONCE = 1 << 19  # bytes; of quotes more has to be found
 INLINE_BYTES = 12  # Arrow keeps a shorter text in the view itself
 SLACK_BYTES = 1 << 16  # what a file may take beyond the guess
+UNMAPPABLE = "the file system of the working directory cannot map files into memory"
 TOO_LONG = "a record is too long beside so many others"
 GUESSED_AGAIN = 64  # times as much, where a guess was too low
 BUFFER_BITS = 30  # Arrow counts in a buffer with 32 bits
@@ -61,15 +61,16 @@ def _room_for(file: SourceFile) -> int:
 class RecordStore:
     """The records of files, in their order. `lines` and `take_in` fill a stream, `lines_at` and `with_records` find them again.
 
-    A line is a record: where it has quotes, line breaks may be in them. Quotes that say nothing are left out. They are kept
-    in `file`, which is empty, if that is given: no more than MAPPED_BYTES of it count as our memory at a time. `rooms` are the
-    bytes that each stream may take, where these are known better than by the files. `is_composed` says that records may be
-    put together of several lines: the room behind the streams is as large as all of them, and costs nothing until it is used.
+    A line is a record: where it has quotes, line breaks may be in them. Quotes that say nothing are left out. `rooms` are the
+    bytes that each stream may take, where these are known better than by the files. Records are kept in `file`, which is empty,
+    if that is given: about MAPPED_BYTES of it count as our memory at a time, and the higher the memory limit `limit_bytes` is,
+    the more are fetched at once, and the less often most of the file is looked at. `is_composed` says that records may be put
+    together of several lines: the room behind the streams is as large as all of them, and costs nothing until it is used.
     """
 
     def __init__(
         self, streams: Sequence[Sequence[SourceFile]], rooms: Sequence[int] | None = None, *,
-        file: BinaryIO | None = None, is_composed: bool = False,
+        file: BinaryIO | None = None, limit_bytes: int = 0, is_composed: bool = False,
     ) -> None:  # fmt: skip
         self.streams = streams
         self.is_full = False  # once records were spelled that had no room
@@ -81,6 +82,7 @@ class RecordStore:
         self._size_bits = PLACE_BITS - ends[-1].bit_length()
         self._longest = min((1 << self._size_bits) - 1, (1 << 30) - 1)  # the server takes none of a gigabyte
         self._file = file
+        self._piece_bytes = max(PIECE_BYTES, limit_bytes // PIECES)
         self._map = _map_file(file, ends[-1]) if file else _map_memory(ends[-1])
         self._mapped = 0  # bytes of the file that were looked at since all of it was unmapped
         self._bytes = np.frombuffer(self._map, dtype=np.uint8)
@@ -240,22 +242,23 @@ class RecordStore:
             yield self._fetched(some, self._sizes(some)).cast(pa.large_string())
 
     def _pieces(self, places: Any) -> Iterator[tuple[int, int]]:
-        """Where to cut, so that the records of a piece take about PIECE_BYTES."""
-        pieces = np.cumsum(self._sizes(places)) // PIECE_BYTES
+        """Where to cut, so that the records of a piece take about as much memory as they may."""
+        pieces = np.cumsum(self._sizes(places)) // self._piece_bytes
         cuts = np.flatnonzero(np.diff(pieces)) + 1 if len(pieces) and pieces[-1] else ()
         return pairwise([0, *map(int, cuts), len(places)])
 
     def _fetched(self, places: Any, sizes: Any) -> pa.Array:
         """The texts at these places: where they lie in memory; out of a file, which is looked at from front to back."""
-        if self._file is None or not len(places):
-            return self._view(places, sizes).cast(pa.large_string()) if self._file else self._view(places, sizes)
+        if self._file is None:
+            return self._view(places, sizes)
         order = places.argsort()
         spans = np.flatnonzero(np.diff((places[order] >> self._size_bits) // SPAN_BYTES)) + 1
-        parts = []
+        parts = [pa.array([], pa.large_string())]
         for begin, end in pairwise([0, *map(int, spans), len(order)]):
             some = order[begin:end]
             parts.append(self._view(places[some], sizes[some]).cast(pa.large_string()))
             self._unmap()
+        pa.default_memory_pool().release_unused()  # it keeps what was freed
         turns = np.empty_like(order)
         turns[order] = np.arange(len(order))
         return pa.concat_arrays(parts).take(_array(turns, pa.int64()))
@@ -313,7 +316,10 @@ def _map_memory(size: int) -> mmap.mmap:
 
 def _map_file(file: BinaryIO, size: int) -> mmap.mmap:
     file.truncate(size)
-    return mmap.mmap(file.fileno(), size)
+    try:
+        return mmap.mmap(file.fileno(), size)
+    except OSError as error:
+        raise OSError(f"{UNMAPPABLE} ({error.strerror}); name another place with temp_directory") from None
 
 
 def _measure_marks(block: Any, starts: Any, ends: Any, delimiter: str, mark_at: Literal[0, -1]) -> Any:
