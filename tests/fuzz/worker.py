@@ -9,9 +9,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests.fuzz.case import Case
 from tests.fuzz.environments import CLIENTS
@@ -86,13 +88,23 @@ def _inputs(case: Case, directory: str) -> list[Any]:
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
+    from etl_toolkit import ParallelConfig
+    from etl_toolkit.workspace import Workspace
+
+    config = ParallelConfig(**{"lock_wait_seconds": 30.0, **request["case"].config})
+    with ExitStack() as stack:
+        if config.memory_limit_bytes:  # as if the records did not fit into it
+            stack.enter_context(patch.object(Workspace, "reserve", lambda *_: None))
+        return _outcome(request, config)
+
+
+def _outcome(request: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    from etl_toolkit import ConflictAwareProcessor, ingest
     from etl_toolkit.loading import failpoints
     from etl_toolkit.model import ReadOptions
     from tests.fault_worker import kill_me, nth
 
     case: Case = request["case"]
-    config = ParallelConfig(**{"lock_wait_seconds": 30.0, **case.config})
     processor = ConflictAwareProcessor(request["dsn"], config=config, concurrency=case.options["concurrency"])
     try:
         match request["verb"]:
