@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import make_dsn
 
 from etl_toolkit import ParallelConfig, ingest
+from etl_toolkit.errors import TransientDatabaseError
 from etl_toolkit.loading.session import Sessions, _cut
 
 
@@ -110,3 +113,23 @@ def test_idle_sessions_are_closed_at_the_end(sessions: Sessions, connection: Con
     assert one.closed
     assert two.closed
     assert len(mine) == 2
+
+
+def test_cleaning_up_waits_for_the_slots_of_sessions_that_were_just_closed(
+    database: str, connection: Connection
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE ROLE etl_one LOGIN PASSWORD 'secret' CONNECTION LIMIT 1")
+    sessions = Sessions(make_dsn(database, user="etl_one", password="secret"), ParallelConfig(), "run")
+    last = sessions.connect("worker")
+    try:
+        closing = threading.Timer(0.5, last.close)
+        closing.start()
+        with pytest.raises(TransientDatabaseError, match="too many connections"):
+            sessions.connect("control", waits=False)
+        with sessions.session("cleanup", is_spared=True) as cleanup:
+            assert ask(cleanup, "SELECT 1") == 1
+    finally:
+        closing.join()
+        with connection.cursor() as cursor:
+            cursor.execute("DROP ROLE etl_one")

@@ -10,7 +10,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg2
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_fixed,
+    wait_random_exponential,
+)
 from tenacity.stop import stop_base
 
 from etl_toolkit.config import ParallelConfig
@@ -65,6 +73,16 @@ def wait_for_server(
             raise
         waited = f"the server was away for {config.retry_budget_seconds:g} s (retry_budget_seconds)"
         raise DatabaseError(f"{error}; {waited}", error.sqlstate) from None
+
+
+def wait_for_slot(connect: Callable[[], Result]) -> Result:
+    """Call `connect` again for two seconds, if there are too many connections: the server may still count those just closed."""
+    return Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, DatabaseError) and error.sqlstate == "53300"),
+        stop=stop_after_delay(2),
+        wait=wait_fixed(0.05),
+        reraise=True,
+    )(connect)
 
 
 class _Budget(stop_base):

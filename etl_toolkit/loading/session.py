@@ -28,7 +28,7 @@ from etl_toolkit.loading.conventions import PRINTED, read_conventions
 from etl_toolkit.loading.dsn import check_dsn, place
 from etl_toolkit.loading.environment import libpq_variables_hidden
 from etl_toolkit.loading.pooler import refuse_transaction_pooler
-from etl_toolkit.loading.retry import run_with_retry, wait_for_server
+from etl_toolkit.loading.retry import run_with_retry, wait_for_server, wait_for_slot
 from etl_toolkit.loading.search_path import refuse_hidden_catalog
 from etl_toolkit.loading.silence import client_timeouts, server_timeouts
 from etl_toolkit.loading.writable import is_standby
@@ -94,7 +94,9 @@ class Sessions:
         if is_printing:
             self.close_idle()  # so that there are never more sessions than workers, for servers that allow few
         dial = partial(self._connect, role, is_printing=is_printing, is_spared=is_spared)
-        if not waits or is_spared:
+        if is_spared:
+            return wait_for_slot(dial)
+        if not waits:
             return dial()
         if not self._has_met_server:
             dial = partial(_meet, dial)
