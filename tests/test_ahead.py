@@ -169,9 +169,12 @@ def test_a_file_that_fails_stops_those_behind_it_and_no_other(
 def test_control_without_waiting_for_its_turn_a_file_behind_the_failed_one_is_there(
     database: str, connection: Connection, three_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "_wait", lambda *_, **__: True)
+    is_committed = (
+        threading.Event()
+    )  # until then, the files before it are not loaded: they would stop it when one fails
+    monkeypatch.setattr(ahead, "_wait", lambda _run, _turn, **before: bool(before) or is_committed.wait(timeout=10))
 
-    with pytest.raises(RejectLimitError):
+    with failpoints.installed({"committed": is_committed.set}), pytest.raises(RejectLimitError):
         load_three(database, three_files, "streaming")
 
     assert 5 in keys_loaded(connection)
