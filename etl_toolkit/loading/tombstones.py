@@ -13,6 +13,7 @@ from typing import Any
 from psycopg2.sql import SQL, Composable, Composed, Identifier
 
 from etl_toolkit.loading.conventions import printing
+from etl_toolkit.loading.dependents import REFERENCES
 from etl_toolkit.loading.judge import may_be_dropped
 from etl_toolkit.loading.key_parts import equal_keys, key_items, match_keys, table
 from etl_toolkit.loading.merge import Merged, Upsert, older, present_rows
@@ -24,18 +25,11 @@ _REFERENCES = """
 SELECT conname, conrelid::pg_catalog.regclass::text, confdeltype FROM pg_catalog.pg_constraint
 WHERE confrelid = %s AND contype = 'f' AND conrelid <> confrelid AND conparentid = 0 ORDER BY 2, 1
 """
-_REFUSING = """
-SELECT c.conname, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(r.relname),
-       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, n)
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
-       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, n)
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)
-FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_class r ON r.oid = c.conrelid
-JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
-WHERE c.confrelid = %s AND c.contype = 'f' AND c.conrelid <> c.confrelid AND c.conparentid = 0 AND NOT (
+# One that only deletes rows on which nothing depends refuses nothing.
+_MAY_REFUSE = """ AND c.conrelid <> c.confrelid AND c.conparentid = 0 AND NOT (
     c.confdeltype = 'c' AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint d WHERE d.confrelid = c.conrelid AND d.contype = 'f')
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.conrelid AND NOT t.tgisinternal))
-ORDER BY 2, 1
+ORDER BY 1, 2
 """
 _EFFECTS = {
     "c": "its rows are deleted as well (ON DELETE CASCADE)",
@@ -54,11 +48,11 @@ def describe_references(cursor: Any, target: TargetTable) -> list[str]:
 
 
 def read_references(cursor: Any, target: TargetTable) -> list[tuple[str, str, list[str], list[str]]]:
-    """The foreign keys of other tables that may refuse a delete: name, table (SQL), its columns and those that it refers to.
+    """The foreign keys of other tables that may refuse a delete: table (SQL), name, its columns and those that it refers to.
 
     One that only deletes rows on which nothing depends cannot.
     """
-    cursor.execute(_REFUSING, (target.oid,))
+    cursor.execute(REFERENCES + _MAY_REFUSE, (target.oid,))
     return list(cursor.fetchall())
 
 
@@ -66,7 +60,7 @@ def reference_hazards(cursor: Any, target: TargetTable) -> tuple[Hazard, ...]:
     """What makes it matter when a key is deleted."""
     return tuple(
         Hazard(HazardKind.REFERENCED, f"{child} refers to rows that may be deleted ({name})", "sequential")
-        for name, child, *_ in read_references(cursor, target)
+        for child, name, *_ in read_references(cursor, target)
     )
 
 
@@ -85,7 +79,7 @@ def are_referred_to(
                 for theirs, name in zip(own, referenced, strict=True)
             ),
         )
-        for _, child, own, referenced in references
+        for child, _, own, referenced in references
     ]  # fmt: skip
     return SQL("SELECT {}").format(SQL(" OR ").join(exist))
 

@@ -10,20 +10,12 @@ from collections.abc import Sequence
 
 from psycopg2.sql import SQL, Composed, Identifier, Literal
 
+from etl_toolkit.loading.dependents import REFERENCES
 from etl_toolkit.loading.key_parts import key_items, match_keys, table
 from etl_toolkit.loading.naming import ours
 from etl_toolkit.model import TargetTable
 
-CASCADES = """
-SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(r.relname), c.conname,
-       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, n)
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
-       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, n)
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)
-FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_class r ON r.oid = c.conrelid
-JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
-WHERE c.confrelid = %s AND c.contype = 'f' AND c.confdeltype IN ('c', 'n', 'd')
-"""
+CASCADES = REFERENCES + " AND c.confdeltype IN ('c', 'n', 'd')"
 
 
 def images_statement(target: TargetTable, run_id: str, versions: Sequence[str]) -> Composed:

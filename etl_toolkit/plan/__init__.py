@@ -83,7 +83,7 @@ def _check_possible(question: Question) -> None:
 
 
 def _check_asked(question: Question) -> tuple[Strategy, list[str]]:
-    """The strategy that was asked for. Raises UsageError and UnsafeStrategyError where it cannot be had or is not safe."""
+    """The requested strategy. Raises UsageError where it is not available, UnsafeStrategyError where it is not safe."""
     spec, strategy = question.spec, question.spec.strategy
     reasons = [f"{strategy} was requested"]
     if strategy is Strategy.PARTITIONED and question.server_reason and question.staging_refusal:

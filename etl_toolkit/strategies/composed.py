@@ -31,14 +31,11 @@ def compose_rows(run: Run, overlap: KeyOverlap) -> bool:
     if not (may_compose(run.spec) and overlap.has_losers):
         return True
     assert run.scan is not None
-    store = run.scan.store
     try:
         with run.phases.phase("collapse"):
             _compose(run, run.scan)
-    except duckdb.Error as error:
-        if isinstance(error, duckdb.InvalidInputException) or (store and store.is_full):
-            return False
-        raise
+    except duckdb.InvalidInputException:
+        return False
     return True
 
 
