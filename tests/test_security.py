@@ -180,7 +180,7 @@ class TestSecrets:
             self._sweep(dsn_with_canary, tmp_path / "sweep", artefacts)
         # What the user types shows in the process list, and the guide says so; what we start must not.
         ours = [line for line in sorted(seen) if not re.search("etl_toolkit ingest .*--dsn", line)]
-        artefacts["process list"] = "\n".join(ours)
+        artefacts |= {f"process list, {line}": line for line in ours}
         artefacts["log records"] = caplog.text
         self._ledger(dsn_with_canary, artefacts)
         assert any("pg_dump" in line for line in seen)
@@ -356,12 +356,20 @@ class processes:  # noqa: N801 - a context manager
         while not self.over.wait(0.05):
             for process in psutil.process_iter():
                 try:
-                    command = process.cmdline()
+                    command = self._command_line(process.pid)
                     self.seen.add(" ".join(command))
                     if any("pg_dump" in word or "pg_restore" in word for word in command[:1]):
                         self.seen.add(repr(process.environ()))
-                except psutil.Error:
+                except (psutil.Error, OSError):
                     continue
+
+    def _command_line(self, process_id: int) -> list[str]:
+        """In one read: two, as psutil's, join the beginning of one program to the end of the next, if it starts between them."""
+        descriptor = os.open(f"/proc/{process_id}/cmdline", os.O_RDONLY)
+        try:
+            return os.read(descriptor, 1 << 20).decode(errors="replace").split("\0")
+        finally:
+            os.close(descriptor)
 
 
 class TestDuckDB:
