@@ -181,7 +181,8 @@ def _load(
 ) -> FeedOutcome:
     config, server = feed.config, feed.dsn or dsn
     memory = config.memory_limit_bytes or memory_limit_bytes() // 4 // at_once
-    config = replace(config, concurrency=min(config.workers, workers), memory_limit_bytes=memory)
+    concurrency = config.concurrency if config.workers <= workers else workers
+    config = replace(config, concurrency=concurrency, memory_limit_bytes=memory)
     processor = ConflictAwareProcessor(server, config=config, on_event=on_event)
     spec, started = default_spec(config, feed.spec), time.perf_counter()
     try:

@@ -403,7 +403,8 @@ def ingest(
         timezone: The TimeZone under which values are read; None: the server's.
         format: The format of the files, whatever their names; "pgtext" is COPY's text format.
         skip: Number of lines before the header of CSV files, or before the data if `headers` is given.
-        concurrency: Number of workers, each with a connection; None: from `config`, or one per core, at most 8.
+        concurrency: Number of workers, each with a connection; None: from `config`, or one per core, at most 8,
+            and one for a tiny load.
         config: Further settings of the load.
         on_event: Called, from several threads, with every Event of the load (see `etl_toolkit.observe`).
         progress: Show a live card in a notebook; None: in a notebook, False: never.

@@ -31,10 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_head_start() -> Iterator[None]:
+def _several_workers() -> Iterator[None]:
     """Let workers share a load however small it is: that is what most tests are about."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("etl_toolkit.strategies.together.SMALL_LOAD", 0)
+        patch.setattr("etl_toolkit.plan.lanes.TINY_BYTES", 0)
         yield
 
 

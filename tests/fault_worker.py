@@ -13,10 +13,10 @@ from typing import Any
 
 from etl_toolkit import ingest
 from etl_toolkit.loading import failpoints
-from etl_toolkit.strategies import together
+from etl_toolkit.plan import lanes
 from tests.environments import ENVIRONMENTS
 
-together.SMALL_LOAD = 0  # as in `conftest`: workers share a load however small it is
+lanes.TINY_BYTES = 0  # as in `conftest`: workers share a load however small it is
 
 MARK = "ETL_TEST_FAULT_WORKER"  # in the environment of whatever a load starts
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,8 @@ from psycopg2.extensions import connection as Connection
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig
 from etl_toolkit.loading import failpoints
 from etl_toolkit.loading.run import Event
-from etl_toolkit.plan import lanes
-from etl_toolkit.strategies import direct, partitioned, together
+from etl_toolkit.plan import ONE_WORKER, lanes
+from etl_toolkit.strategies import direct, partitioned
 from tests.loads import load_as_expected
 from tests.oracle import Oracle, Rows, differing_rows
 
@@ -59,15 +57,22 @@ def test_a_worker_takes_several_ranges_in_one_transaction(load: Any, connection:
     assert ledger(connection, "count(*), count(counts), count(DISTINCT transaction_id)") == (8, 8, 2)
 
 
-@pytest.mark.parametrize(("held_up", "workers"), [(False, 1), (True, 2)], ids=["quick", "held up"])
-def test_one_worker_takes_a_small_load_unless_it_is_held_up(
-    load: Any, connection: Connection, monkeypatch: pytest.MonkeyPatch, held_up: bool, workers: int
-) -> None:
-    monkeypatch.setattr(together, "SMALL_LOAD", 350)
-    monkeypatch.setattr(together, "HEAD_START_SECONDS", 0.1 if held_up else 60)
-    with failpoints.installed({"copied": partial(time.sleep, 0.5)} if held_up else {}):
-        load(range(200), range(100, 300), range(50, 350))
-    assert ledger(connection, "count(*), count(counts), count(DISTINCT transaction_id)") == (8, 8, workers)
+@pytest.mark.parametrize("strategy", ["auto", "full_parallel", "deterministic", "streaming"])
+@pytest.mark.parametrize(("rows", "given", "workers"), [(300, None, 1), (300, 2, 2), (6_000, None, 2)])
+def test_a_tiny_load_has_one_worker_unless_a_number_is_given(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    strategy: Any, rows: int, given: int | None, workers: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(lanes, "TINY_BYTES", 1 << 16)
+    monkeypatch.setattr("etl_toolkit.config.parallel.available_cores", lambda: 2)
+    paths = [tmp_path / f"{number}.csv" for number in range(2)]
+    for number, path in enumerate(paths):
+        own = range(number * rows, (number + 1) * rows)
+        path.write_text("id,v\n" + "".join(f"{id_},{id_}\n" for id_ in own))
+    with connection.cursor() as cursor:
+        cursor.execute(TABLE.format("loaded"))
+    plan = ConflictAwareProcessor(database, concurrency=given).plan(paths, "loaded", "id", strategy=strategy)
+    assert (plan.workers, ONE_WORKER in plan.reasons) == (workers, workers == 1)
 
 
 @pytest.mark.parametrize(

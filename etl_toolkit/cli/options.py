@@ -33,7 +33,10 @@ Dsn = Annotated[
     str | None, typer.Option("--dsn", help="Server (URL or keywords). Default: ETL_DSN, PG*, else embedded.")
 ]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", "-j", min=1, help="Number of workers. Default: one per core, at most 8.")
+    int | None,
+    typer.Option(
+        "--jobs", "-j", min=1, help="Number of workers. Default: one per core, at most 8; one for little data."
+    ),
 ]
 Executor = Annotated[
     str | None,

@@ -35,7 +35,8 @@ def available_cores() -> int:
 class ParallelConfig:
     """Settings of a load.
 
-    concurrency: workers, each with one database connection; 0 means the cores of this machine, at most 8.
+    concurrency: workers, each with one database connection; 0 means the cores of this machine, at most 8, and one for
+        a load of at most 10,000 rows and 1 MB.
     strategy: the strategy of a load that does not name one.
     chunk_size: rows that `streaming` stages before it merges them into the table.
     sub_batch_size: rows sent at a time in the search for rows that the server refuses.

@@ -5,12 +5,23 @@ from __future__ import annotations
 from etl_toolkit.cost import predict
 from etl_toolkit.errors import TargetError, UnsafeStrategyError, UsageError
 from etl_toolkit.model import ConflictAction, HazardKind, KeyOverlap, Plan, Strategy
-from etl_toolkit.plan.lanes import RANGES_PER_WORKER, SMALLEST_RANGE, count_workers, make_lanes
+from etl_toolkit.plan.lanes import RANGES_PER_WORKER, SMALLEST_RANGE, count_workers, is_left_to_one, make_lanes
 from etl_toolkit.plan.obstacles import ROWS_MEET, find_obstacles, find_range_obstacle
 from etl_toolkit.plan.question import Question
 
-__all__ = ["RANGES_PER_WORKER", "ROWS_COMPOSED", "SMALLEST_RANGE", "Question", "find_range_obstacle", "make_plan"]
+__all__ = [
+    "ONE_WORKER",
+    "RANGES_PER_WORKER",
+    "ROWS_COMPOSED",
+    "SMALLEST_RANGE",
+    "Question",
+    "find_range_obstacle",
+    "make_plan",
+]
 
+ONE_WORKER = (
+    "one worker: it loads so few rows before another one would have a session; set concurrency (--jobs) for more"
+)
 ROWS_COMPOSED = "columns of rows that share a key are put together before they are sent: each key is sent once"
 
 
@@ -41,6 +52,8 @@ def make_plan(question: Question) -> Plan:
             reasons.append(ROWS_MEET)
     reasons += _about_triggers(question, strategy)
     lanes = question.lanes or make_lanes(strategy, question, key_path)
+    if is_left_to_one(question) and min(question.workers, len(question.files)) > 1:
+        reasons.append(ONE_WORKER)
     distinct, existing = (overlap.distinct_keys, overlap.existing_keys) if overlap else (None, None)
     if target.is_empty and overlap:
         existing = 0

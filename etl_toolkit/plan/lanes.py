@@ -12,6 +12,9 @@ from etl_toolkit.plan.question import Question
 RANGES_PER_WORKER = 4
 SMALLEST_RANGE = 50_000  # keys
 
+# One worker is done with a tiny load before another one would have opened its session.
+TINY_ROWS, TINY_BYTES = 10_000, 1 << 20
+
 
 def make_lanes(strategy: Strategy, question: Question, key_path: str) -> tuple[tuple[Batch, ...], ...]:
     """The batches of a strategy, those of a lane in order."""
@@ -43,10 +46,18 @@ def make_lanes(strategy: Strategy, question: Question, key_path: str) -> tuple[t
 
 def count_workers(question: Question, lanes: Sequence[Sequence[Batch]] | None = None) -> int:
     """How many workers a load may use, and how many of them its lanes keep busy."""
-    workers = 1 if question.spec.atomic else question.workers
+    workers = 1 if question.spec.atomic or is_left_to_one(question) else question.workers
     if lanes is None:
         return workers
     return min(workers, len(lanes[0]) if _may_go_ahead(question, lanes) else len(lanes))
+
+
+def is_left_to_one(question: Question) -> bool:
+    """Whether one worker loads all, because that is little and no number of workers was asked for."""
+    overlap = question.overlap
+    is_small = sum(file.size_bytes for file in question.files) <= TINY_BYTES
+    is_short = overlap is None or sum(file.rows for file in overlap.files) <= TINY_ROWS
+    return is_small and is_short and not question.are_workers_given
 
 
 def _may_go_ahead(question: Question, lanes: Sequence[Sequence[Batch]]) -> bool:

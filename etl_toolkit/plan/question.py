@@ -22,6 +22,7 @@ class Question:
     overlap: KeyOverlap | None
     workers: int
     cores: int
+    are_workers_given: bool = True  # else as many as there are cores
     deterministic_processing: bool = True
     lanes: tuple[tuple[Batch, ...], ...] | None = None  # of a run that is resumed
     staging_refusal: str = ""  # why the role may not make staging tables that workers share

@@ -145,6 +145,7 @@ def prepare_load(
                     overlap,
                     config.workers,
                     cores,
+                    config.concurrency > 0,
                     config.deterministic_processing,
                     lanes,
                     found.refusal,

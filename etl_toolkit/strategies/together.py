@@ -7,7 +7,6 @@ last COMMIT only a lost connection can interfere, and then the ledger shows the 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -28,10 +27,6 @@ from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.tripwire import check_waiting
 from etl_toolkit.model import Batch, Counts
 from etl_toolkit.strategies.lanes import FileCounts, add_up, on_retry, report_batch, run_all
-
-# The first worker of a small load is done with all of it before another one would have opened its session.
-SMALL_LOAD = 10_000  # keys
-HEAD_START_SECONDS = 0.25
 
 Write = Callable[[Any, Batch], FileCounts]  # (cursor, batch) -> counts of the rows it wrote
 
@@ -69,9 +64,7 @@ def load_together(
     waiting = deque(run.plan.batches)
     loaded: list[Loaded] = []
 
-    def work(number: int, worker: str) -> None:
-        if number and is_small and _are_taken(run, waiting):
-            return
+    def work(worker: str) -> None:
         taken: list[Batch] = []
 
         def attempt() -> Loaded | None:
@@ -83,10 +76,8 @@ def load_together(
 
     watchman = Watchman(run)
     workers = [f"worker {number + 1}" for number in range(run.plan.workers)]
-    overlap = run.plan.overlap
-    is_small = overlap is not None and overlap.distinct_keys <= SMALL_LOAD
     try:
-        tasks: list[Callable[[], None]] = [partial(work, *item) for item in enumerate(workers)]
+        tasks: list[Callable[[], None]] = [partial(work, worker) for worker in workers]
         if meanwhile:
             tasks.append(meanwhile)
         run_all(run, tasks, workers=len(tasks), watch=watchman.look if len(workers) > 1 else None)
@@ -102,14 +93,6 @@ def load_together(
         watchman.close()
         for each in loaded:
             run.sessions.close(each.connection)
-
-
-def _are_taken(run: Run, waiting: deque[Batch]) -> bool:
-    """Wait a moment; whether the first worker has taken all partitions by then."""
-    until = time.monotonic() + HEAD_START_SECONDS
-    while waiting and time.monotonic() < until:
-        run.sleep(HEAD_START_SECONDS / 100)
-    return not waiting
 
 
 def _ours(taken: list[Batch], waiting: deque[Batch]) -> Iterator[Batch]:
