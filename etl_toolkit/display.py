@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from etl_toolkit.tables import Block, Cell, Lines, Table, to_html, to_text
+from etl_toolkit.tables import Block, Cell, Lines, Table, spell_count, to_html, to_text
 
 if TYPE_CHECKING:
     from etl_toolkit.explain import Explanation
@@ -108,7 +108,7 @@ def _overlap_notes(overlap: KeyOverlap) -> list[str]:
     if overlap.shared_keys:
         notes.append(
             "For a key in several files the last row of the last file wins, "
-            "unless --order-by or --on-conflict says otherwise."
+            "unless order_by or on_conflict says otherwise."
         )
     if overlap.existing_keys is not None:
         about = "about " if overlap.existing_is_estimate else ""
@@ -176,10 +176,9 @@ def _winners_table(overlap: KeyOverlap, name_of: dict[int, str]) -> Table:
 
 def plan_blocks(plan: Plan, *, all_files: bool = False) -> list[Block]:
     """Strategy with reasons, who loads what, what it should take and do, and the overlap it rests on."""
-    workers = f"{plan.workers} worker{'s' if plan.workers != 1 else ''}"
     blocks: list[Block] = [
         Lines(
-            f"Plan: {plan.strategy} with {workers}; keys are compared by the {plan.key_path}",
+            f"Plan: {plan.strategy} with {spell_count(plan.workers, 'worker')}; keys are compared by the {plan.key_path}",
             [
                 *plan.reasons,
                 *_left_out(plan.duplicates),
@@ -254,8 +253,7 @@ def result_blocks(result: LoadResult, *, all_files: bool = False) -> list[Block]
     notes += [f"warning: {item}" for item in result.loaded_before if item.turned_back]
     notes += [f"warning: {result.missing_kept}"] if result.missing_kept else []
     if result.retries:
-        batches = "1 batch was" if result.retries == 1 else f"{result.retries:,} batches were"
-        notes.append(f"{batches} repeated after a transient error")
+        notes.append(f"{spell_count(result.retries, 'batch was', 'batches were')} repeated after a transient error")
     if result.counts.rejected:
         notes.append(f"see the rejected rows with: etl-toolkit rejects {result.run_id}")
     if result.created_sql:

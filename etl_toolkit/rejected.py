@@ -10,7 +10,7 @@ from etl_toolkit.errors import SourceError, UsageError
 from etl_toolkit.loading import ledger
 from etl_toolkit.model import RejectedRow
 from etl_toolkit.sources import partition_of
-from etl_toolkit.tables import Table, to_text
+from etl_toolkit.tables import Table, spell_count, to_text
 
 _REJECTS = """
 SELECT f.name, r.record, r.line, r.reason, r.sqlstate, r.raw, f.header
@@ -68,8 +68,7 @@ def _file_table(name: str, rows: Sequence[RejectedRow]) -> Table:
     cells = [
         (row.line if place == "line" else row.record + 1, row.sqlstate, row.reason, beginning(row.raw)) for row in rows
     ]
-    plural = "" if len(rows) == 1 else "s"
-    return Table(f"{name}: {len(rows):,} rejected row{plural}", (place, "SQLSTATE", "reason", "row"), cells)
+    return Table(f"{name}: {spell_count(len(rows), 'rejected row')}", (place, "SQLSTATE", "reason", "row"), cells)
 
 
 def read_rejects(connection: Any, run_id: str) -> list[tuple[RejectedRow, str]]:

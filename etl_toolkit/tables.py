@@ -38,6 +38,11 @@ def tabulate(
     return Table(caption, list(columns), [[say(item) for say in columns.values()] for item in items], right=right)
 
 
+def spell_count(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: `1 batch`, `2 batches`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 @dataclass(frozen=True)
 class Lines:
     """Sentences, one a line; `title` is the one that is read first."""

@@ -26,14 +26,20 @@ for name in ("resource", "fcntl", "pwd", "grp", "termios"):
     sys.modules[name] = None
 sys.modules["msvcrt"] = types.SimpleNamespace(LK_NBLCK=2, locking=lambda descriptor, mode, size: None)
 for module, names in {
-    os: ("geteuid", "getuid", "fork", "execve", "sched_getaffinity", "O_CLOEXEC", "O_NOFOLLOW", "fchown", "chown"),
-    signal: ("SIGKILL", "SIGQUIT", "SIGHUP", "SIGUSR1"), mmap: ("MAP_PRIVATE", "MAP_ANONYMOUS"), socket: ("AF_UNIX",),
+    os: ("geteuid", "getuid", "fork", "execve", "sched_getaffinity", "O_CLOEXEC", "O_NOFOLLOW", "fchown", "chown",
+         "posix_fallocate", "posix_fadvise", "pread", "sysconf"),
+    signal: ("SIGKILL", "SIGQUIT", "SIGHUP", "SIGUSR1"), socket: ("AF_UNIX",),
+    mmap: [name for name in dir(mmap) if name.startswith(("MAP_", "MADV_"))],
 }.items():
     for name in names:
         if hasattr(module, name):
             delattr(module, name)
-mapped = mmap.mmap
-mmap.mmap = lambda fileno, length, access=mmap.ACCESS_WRITE: mapped(fileno, length, access=access)
+class Mapped(mmap.mmap):
+    def __new__(cls, fileno, length, access=mmap.ACCESS_WRITE):
+        return super().__new__(cls, fileno, length, access=access)
+    def madvise(self, *arguments):
+        raise AttributeError("madvise")
+mmap.mmap = Mapped
 def refuse(*arguments, **options):
     raise OSError(1314, "A required privilege is not held by the client")
 os.symlink = refuse
@@ -46,6 +52,8 @@ for item in pkgutil.walk_packages(etl_toolkit.__path__, "etl_toolkit."):
 """
 LOAD = """
 from etl_toolkit import cli
+from etl_toolkit.workspace import Workspace
+KEEPING
 sys.argv = ["etl-toolkit", "ingest", *sys.argv[1:]]
 cli.main()
 """
@@ -64,12 +72,12 @@ def test_every_module_can_be_imported_elsewhere(tmp_path: Path) -> None:
     run_elsewhere(IMPORT_ALL, tmp_path)
 
 
-def test_files_are_loaded_elsewhere(database: str, connection: Connection, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keeping", ["", "Workspace.reserve = lambda self, size: None"], ids=["in memory", "in a file"])
+def test_files_are_loaded_elsewhere(database: str, connection: Connection, tmp_path: Path, keeping: str) -> None:
     (tmp_path / "a.csv").write_text("id,value\n1,a\n2,b\n")
     (tmp_path / "b.csv").write_text('id,value\n2,"b, c"\n3,c\n')
-    run_elsewhere(
-        LOAD, tmp_path, f"{tmp_path}/*.csv", "--table", "t", "--key", "id", "--create-table", "--dsn", database
-    )
+    words = (f"{tmp_path}/*.csv", "--table", "t", "--key", "id", "--create-table", "--dsn", database)
+    run_elsewhere(LOAD.replace("KEEPING", keeping), tmp_path, *words)
     with connection.cursor() as cursor:
         cursor.execute("SELECT id, value FROM t ORDER BY 1")
         assert cursor.fetchall() == [(1, "a"), (2, "b, c"), (3, "c")]

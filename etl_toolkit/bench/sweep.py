@@ -29,15 +29,17 @@ CURVE_CPU_SHARE = 0.6  # such a run is not timed
 
 @dataclass(frozen=True)
 class Progress:
-    """One run is done: the `done`th of `total`, `elapsed_seconds` after this process began to sweep."""
+    """One run is done: the `done`th of `total`, `elapsed_seconds` of `limit_seconds` after this process began to sweep."""
 
     done: int
     total: int
     elapsed_seconds: float
+    limit_seconds: float
     sample: Sample
 
     def __str__(self) -> str:
         left = self.elapsed_seconds / max(1, self.done) * (self.total - self.done)
+        left = min(left, max(0.0, self.limit_seconds - self.elapsed_seconds))
         outcome = f"{self.sample.wall_seconds:.2f} s" if self.sample.correct else f"failed: {self.sample.error}"
         return f"[{self.done}/{self.total}, {left:.0f} s left] {self.sample.case}: {outcome}"
 
@@ -128,7 +130,8 @@ class _Sweep:
         if sample.is_refusal:
             self._refused.add(sample.case)
         if self._on_progress is not None:
-            self._on_progress(Progress(len(self._done), total, time.monotonic() - self._began, sample))
+            elapsed, limit = time.monotonic() - self._began, self._config.time_limit_seconds
+            self._on_progress(Progress(len(self._done), total, elapsed, limit, sample))
 
     def _make_curves(self, first_index: int) -> None:
         """Run each case of the main setting once more, read as often as a curve needs; the time of such a run is not used."""

@@ -98,6 +98,7 @@ def bench(
             raise UsageError("--file needs --key: the key columns of your files")
         chosen = replace(chosen, own_files=tuple(files), own_key=tuple(options.split(key)), own_table=table)
     directory = out or RUNS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    print("preparing files and databases …", file=sys.stderr)
     try:
         record = sweep.run(
             chosen, directory=directory, dsn=options.resolve_dsn(dsn), command=["etl-toolkit", *sys.argv[1:]],

@@ -19,6 +19,7 @@ from etl_toolkit.feed.findings import Finding, find_keys, find_out
 from etl_toolkit.feed.sample import Sample, take_sample
 from etl_toolkit.sources import expand
 from etl_toolkit.sources.inputs import path_values
+from etl_toolkit.tables import spell_count
 from etl_toolkit.target import find_table, unique_keys
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # in comments: those of values are escaped
@@ -84,7 +85,7 @@ def _findings(samples: Sequence[Sample]) -> list[Finding]:
 
 def _looked_at(samples: Sequence[Sample]) -> str:
     rows, files = sum(sample.rows for sample in samples), len(samples)
-    where = f"{files} file{'s' if files > 1 else ''}"
+    where = spell_count(files, "file")
     return (
         f"all {rows:,} rows of {where}"
         if all(each.is_whole for each in samples)

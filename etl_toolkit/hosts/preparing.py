@@ -45,6 +45,7 @@ from etl_toolkit.model import (
 from etl_toolkit.plan import RANGES_PER_WORKER, SMALLEST_RANGE, Question, find_range_obstacle
 from etl_toolkit.prepare import Ready, Resumed, as_list, prepare_load, with_words_on_values
 from etl_toolkit.sources import Fetched, escape_name, expand, read_once
+from etl_toolkit.tables import spell_count
 from etl_toolkit.target import read_target
 from etl_toolkit.workspace import Workspace, open_workspace
 
@@ -264,10 +265,9 @@ class _FirstHalf:
         lanes = tuple((Batch(number, positions, partition=number),) for number in range(len(bounds)))
         commit, why = self._commit(at_once)
         size = sum(each.run_bytes for each in found)
-        ranges = "1 key range" if len(bounds) == 1 else f"{len(bounds)} key ranges"
         reasons = (
-            f"{self.hosts.words} sort the files one by one, and load {ranges}; {size / 1e6:,.1f} MB of sorted rows are in "
-            f"{self.exchange.directory.parent} meanwhile",
+            f"{self.hosts.words} sort the files one by one, and load {spell_count(len(bounds), 'key range')}; "
+            f"until then, {size / 1e6:,.1f} MB of sorted rows are in {self.exchange.directory.parent}",
             why,
         )
         plan = Plan(

@@ -17,6 +17,7 @@ from etl_toolkit.lab.fixing import FixableRow, loses_to, write_rows
 from etl_toolkit.lab.frontend import RejectsGrid
 from etl_toolkit.loading import ledger
 from etl_toolkit.model import LoadResult, LoadSpec
+from etl_toolkit.tables import spell_count
 
 MOST_FIXED = 100  # rejected rows in the grid at a time
 
@@ -35,8 +36,8 @@ def show_rejects(
     again = widgets.Button(description="Load fixed rows", icon="upload", layout=widgets.Layout(width="12rem"))
     again.on_click(lambda _: on_fixed(grids))
     more = f"; the first {MOST_FIXED} are shown" if len(rows) > MOST_FIXED else ""
-    words = "1 row was" if len(rows) == 1 else f"{len(rows):,} rows were"
-    title = widgets.HTML(f"<p><b>{words} rejected{more}.</b> Edit cells, then load the rows that you changed.</p>")
+    found = spell_count(len(rows), "row was", "rows were")
+    title = widgets.HTML(f"<p><b>{found} rejected{more}.</b> Edit cells, then load the rows that you changed.</p>")
     return (noted, title, *grids, again)
 
 

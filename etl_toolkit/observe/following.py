@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etl_toolkit.loading.run import Event
+from etl_toolkit.tables import spell_count
 
 PHASES = ("look", "read", "rank", "send", "settle", "commit")
 # The steps that a load measures (`LoadResult.phases`), by the phase that they are shown as.
@@ -127,9 +128,8 @@ class Following:
         self.batches_total = len(plan.batches)
         if plan.overlap is not None:
             self.rows_total = plan.overlap.rows
-        self.title = (
-            f"{plan.strategy}, {_count(self.batches_total, 'batch', 'batches')}, {_count(plan.workers, 'worker')}"
-        )
+        batches = spell_count(self.batches_total, "batch", "batches")
+        self.title = f"{plan.strategy}, {batches}, {spell_count(plan.workers, 'worker')}"
 
     def _on_bytes(self, facts: Mapping[str, Any]) -> None:
         self.rows_sent += facts.get("rows", 0)
@@ -214,10 +214,6 @@ class Following:
         return found
 
 
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def in_one_line(seen: Snapshot) -> str:
     """How far a load is, in a line of plain text."""
     at = next((phase for phase in reversed(seen.phases) if phase.is_running), None)
@@ -226,7 +222,7 @@ def in_one_line(seen: Snapshot) -> str:
         total = f" of {seen.rows_total:,}" if seen.rows_total else ""
         parts += [f"{seen.rows:,}{total} rows", f"{seen.rows_per_second:,.0f} rows/s"]
     if seen.batches_total:
-        parts.append(f"{seen.batches:,} of {_count(seen.batches_total, 'batch', 'batches')}")
+        parts.append(f"{seen.batches:,} of {spell_count(seen.batches_total, 'batch', 'batches')}")
     if seen.eta_seconds is not None:
         parts.append(f"about {in_time(seen.eta_seconds)} left")
     return ", ".join(parts)

@@ -8,6 +8,7 @@ from etl_toolkit.model import ConflictAction, HazardKind, KeyOverlap, Plan, Stra
 from etl_toolkit.plan.lanes import RANGES_PER_WORKER, SMALLEST_RANGE, count_workers, is_left_to_one, make_lanes
 from etl_toolkit.plan.obstacles import ROWS_MEET, find_obstacles, find_range_obstacle
 from etl_toolkit.plan.question import Question
+from etl_toolkit.tables import spell_count
 
 __all__ = [
     "ONE_WORKER",
@@ -144,7 +145,7 @@ def _describe_overlap(overlap: KeyOverlap) -> str:
         return f"no key appears in more than one file ({overlap.distinct_keys:,} distinct keys in {len(overlap.files)} files)"
     return (
         f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} keys ({overlap.overlap_ratio:.0%}) appear in more than one file; "
-        f"{len(overlap.groups)} group{'s' if len(overlap.groups) != 1 else ''} of files share keys"
+        f"{spell_count(len(overlap.groups), 'group')} of files share keys"
     )
 
 

@@ -36,8 +36,7 @@ def _run_before(run: Path) -> Path:
 
 def comparison_section(found: Comparison) -> Section:
     """The verdicts: in a sentence, drawn, and in a table."""
-    parts: list[Part] = [Text(found.finding, "lead")]
-    parts += [Text(text, "alert") for text in found.warnings]
+    parts: list[Part] = [Text(text, "alert") for text in found.warnings]
     cases = found.cases[:DRAWN]
     more = f" The {DRAWN} largest changes of {len(found.cases)}." if len(found.cases) > DRAWN else ""
     bars = [

@@ -8,6 +8,7 @@ from typing import Any
 from etl_toolkit.reporting import draw
 from etl_toolkit.reporting.pictures import Figure, Panel
 from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, is_clean, strategy_place
+from etl_toolkit.tables import spell_count
 
 Column = tuple[str, Sequence[Case]]
 
@@ -54,7 +55,7 @@ def _side_columns(data: RunData) -> list[Column]:
             if name == "rows":
                 label = f"{value / 1000:,.0f}k rows"
             elif name in ("workers", "files"):
-                label = f"{value} {name[:-1] if value == 1 else name}"
+                label = spell_count(value, name[:-1])
             columns.append((label, _where(cases, overlap=cases[0]["overlap"])))
     if columns:
         columns.insert(0, ("middle", data.at(table_state="empty", overlap=columns[0][1][0]["overlap"])))
@@ -70,10 +71,10 @@ def _ratio_finding(data: RunData) -> str:
     lines = [line for line in lines if not line["failures"]] or lines
     if not lines:
         return "No strategy ended with the correct result."
-    best = min(lines, key=lambda line: float(line["worst_ratio_to_best"]))
+    best = min(lines, key=lambda line: (line["strategy"] != "auto", float(line["worst_ratio_to_best"])))
     return (
-        f"Over its {best['cases']} settings {best['strategy']} took {best['mean_ratio_to_best']:.2f} × the time of "
-        f"the fastest on average, {best['worst_ratio_to_best']:.2f} × at worst: the best worst case of all strategies."
+        f"{best['strategy']} took at most {best['worst_ratio_to_best']:.2f} × the time of the fastest correct way, and "
+        f"{best['mean_ratio_to_best']:.2f} × on average over {spell_count(best['cases'], 'setting')}."
     )
 
 

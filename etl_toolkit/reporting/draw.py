@@ -124,7 +124,8 @@ def _name_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None
     last = max((end[0] for end in ends), default=0.0)
     for x, y, name, color in ends:
         if x < last:
-            axes.annotate(name, xy=(x, y), xytext=(6, 5), textcoords="offset points", color=color)
+            above = 5 if y < axes.get_ylim()[1] else -10
+            axes.annotate(name, xy=(x, y), xytext=(6, above), textcoords="offset points", color=color)
     ends = [end for end in ends if end[0] == last]
     bottom, top = axes.get_ylim()
     gap = LINE_HEIGHT_POINTS * (top - bottom) / (axes.get_position().height * axes.figure.get_figheight() * 72)

@@ -9,6 +9,7 @@ from etl_toolkit.bench.statistics import LARGEST_STEADY_SPREAD, interval_words
 from etl_toolkit.reporting.content import Bullets, Part, Section, Text
 from etl_toolkit.reporting.headline import checked_words, headline, shapes_words
 from etl_toolkit.reporting.run_data import RunData, fate
+from etl_toolkit.tables import spell_count
 
 # It is what shows this: how it went the time before is not worth telling, and how it goes now the page says itself.
 PAGE_NOTEBOOK = "04_parallel_upsert_analysis"
@@ -33,14 +34,12 @@ def answer(data: RunData) -> list[str]:
         named = ", ".join(f"`{name}` for {times}" for name, times in advised.most_common())
         sentences.append(f"Recommended: {named} of {advised.total()} kinds of load.")
     if undecided := report.get("undecided", []):
-        sentences.append(
-            f"For {len(undecided)} kind{'s' if len(undecided) != 1 else ''} of load, nothing is recommended."
-        )
+        sentences.append(f"For {spell_count(len(undecided), 'kind')} of load, nothing is recommended.")
     wrong = [case for case in data.cases if fate(case) in ("wrong rows", "failed")]
     for strategy in dict.fromkeys(case["strategy"] for case in wrong):
         own = [case for case in wrong if case["strategy"] == strategy]
         runs = sum(case["failures"] for case in own)
-        sentences.append(f"`{strategy}` left wrong rows, or failed, in {runs} run{'s' if runs != 1 else ''}.")
+        sentences.append(f"`{strategy}` left wrong rows, or failed, in {spell_count(runs, 'run')}.")
     noise = report.get("noise")
     if noise and noise["ratio"]:
         sentences.append(
@@ -90,9 +89,9 @@ def limits(data: RunData) -> Section:
         f"One machine: {computer}, shared by loader and server"
         if manifest.server.get("is_on_this_machine")
         else f"The server is another machine; the client: {computer}",
-        f"{'Generated' if generated else 'Your own'} files, {_range(rows)} rows in total; the results say nothing "
+        f"{'Generated' if generated else 'Your own'} files, {spell_range(rows)} rows in total; the results say nothing "
         "beyond that",
-        f"Measured runs per case: {_range(runs)}; an interval from only a few runs is not much narrower than their range",
+        f"Measured runs per case: {spell_range(runs)}; an interval from only a few runs is not much narrower than their range",
         f"{len(unstable)} of {len(data.cases)} cases are unstable (standard deviation above "
         f"{LARGEST_STEADY_SPREAD:.0%} of the mean), marked with ~ in the table of all results",
         "Compare ratios within this run, not seconds between machines",
@@ -105,12 +104,14 @@ def limits(data: RunData) -> Section:
         )
     if manifest.skipped:
         items.append(
-            f"{len(manifest.skipped)} cases were left out: {'; '.join(sorted(set(manifest.skipped.values())))}"
+            f"{spell_count(len(manifest.skipped), 'case was', 'cases were')} left out: "
+            f"{'; '.join(sorted(set(manifest.skipped.values())))}"
         )
     return Section("Limits", [Bullets(items)])
 
 
-def _range(values: Sequence[int]) -> str:
+def spell_range(values: Sequence[int]) -> str:
+    """Return the first and the last of sorted numbers, as words."""
     if not values:
         return "no"
     return f"{values[0]:,}" if values[0] == values[-1] else f"{values[0]:,} to {values[-1]:,}"

@@ -12,6 +12,7 @@ from etl_toolkit.overlap import MAX_PAIRS
 from etl_toolkit.reporting import draw
 from etl_toolkit.reporting.pictures import Figure, Panel
 from etl_toolkit.reporting.run_data import RunData
+from etl_toolkit.tables import spell_count
 
 LARGEST = 24  # files that are drawn as cells
 READABLE = 12  # files whose cells have room for digits
@@ -33,7 +34,7 @@ def overlap_figure(overlap: KeyOverlap) -> Figure | None:
     names = [PurePath(file.name).name for file in files]
     finding = (
         f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} distinct keys ({overlap.overlap_ratio:.0%}) appear in "
-        f"more than one file; files fall into {len(overlap.groups)} group{'s' if len(overlap.groups) != 1 else ''}."
+        f"more than one file; files fall into {spell_count(len(overlap.groups), 'group')}."
     )
     note = "Keys that two files share" + ("." if is_crowded else "; the diagonal shows the distinct keys of each file.")
     if overlap.shared_keys and (not overlap.pairs or len(overlap.pairs) >= MAX_PAIRS):

@@ -11,6 +11,7 @@ from typing import Any
 
 from etl_toolkit.bench.records import STRATEGIES, RunRecord, Sample, load, load_manifest
 from etl_toolkit.errors import UsageError
+from etl_toolkit.tables import spell_count
 
 Case = Mapping[str, Any]
 
@@ -151,7 +152,7 @@ def setting_words(case: Case, *, overlap: bool = True) -> str:
     words = [f"{case['files']} × {case['rows'] // max(case['files'], 1):,} rows {kind}"]
     words += [f"{case['overlap']:.0%} overlap"] if overlap else []
     words += [STATES.get(str(case["table_state"]), str(case["table_state"]))]
-    words += ["1 worker" if case["workers"] == 1 else f"{case['workers']} workers"]
+    words += [spell_count(case["workers"], "worker")]
     words += [f"key {case['key'].replace('_', ' + ')}"] if case["key"] not in ("bigint", "own") else []
     words += [f"batches of {case['batch_rows']:,}"] if case["batch_rows"] else []
     words += [case["executor"]] if case["executor"] else []

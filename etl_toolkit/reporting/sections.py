@@ -14,7 +14,7 @@ from etl_toolkit.reporting.content import Code, Details, Part, Section, Text
 from etl_toolkit.reporting.headline import shapes_words
 from etl_toolkit.reporting.pictures import Bar, BarGroup, Bars, Figure
 from etl_toolkit.reporting.run_data import STATES, Case, RunData, fate, setting_words
-from etl_toolkit.tables import Table, tabulate
+from etl_toolkit.tables import Table, spell_count, tabulate
 
 DRAWN_SHAPES = 12
 
@@ -68,9 +68,7 @@ def _evidence(evidence: Sequence[Case]) -> str:
     for item in evidence[:3]:
         name = item["against"].rsplit("/", 1)[1]
         ratio = item["ratio"]
-        words.append(
-            f"{name} {interval_words(ratio)}, {item['verdict']}, {item['runs']} run{'s' if item['runs'] != 1 else ''}"
-        )
+        words.append(f"{name} {interval_words(ratio)}, {item['verdict']}, {spell_count(item['runs'], 'run')}")
     return "; ".join(words)
 
 

@@ -17,6 +17,7 @@ from etl_toolkit.reporting.run_data import (
     setting_words,
     thousands,
 )
+from etl_toolkit.tables import spell_count
 
 NOTHING = (float("nan"),) * 3
 
@@ -187,9 +188,9 @@ def _scaling_panel(found: SpeedUps, counts: Sequence[int], number: int, what: st
         series.append(draw.Line(strategy, look(strategy), points))
         most = max(ratios)
         words.append(f"{strategy} {points[counts.index(most)][1]:.2f} with {most} workers")
-    against = f"{fewest} worker{'s' if fewest != 1 else ''}"
     return draw.lines(
-        f"scaling-{number}", series, title=f"{what.capitalize()} against {against}", x_label="workers", ticks=counts,
+        f"scaling-{number}", series, title=f"{what.capitalize()} against {spell_count(fewest, 'worker')}",
+        x_label="workers", ticks=counts,
         diagonal={count: 1.0 if what == "efficiency" else count / fewest for count in counts}, size=(4.3, 3.0),
         unit="×", alt=f"{what.capitalize()}: {', '.join(words)}.",
     )  # fmt: skip

@@ -17,6 +17,7 @@ from etl_toolkit.model import LoadResult, Strategy
 from etl_toolkit.processor import ingest
 from etl_toolkit.reporting.stage import stage
 from etl_toolkit.reporting.wiretap import IS_WORKER, Heard, WireTap, make_readable
+from etl_toolkit.tables import spell_count
 
 CREATE = "CREATE TABLE race (id bigint PRIMARY KEY, value text)"
 CONFIG = ParallelConfig(concurrency=2, lock_wait_seconds=20.0)
@@ -83,7 +84,7 @@ def try_one(
         found = own.ask(expected.query)
     detail = f"{expected.words}: {found}"
     if result.retries:
-        detail += f", after {result.retries} {'retry' if result.retries == 1 else 'retries'}"
+        detail += f", after {spell_count(result.retries, 'retry', 'retries')}"
     outcome = "right" if result and found == expected.value else "wrong"
     heard = make_readable(tap.heard, result.run_id, Path(files[0]).parent)
     return Trial(strategy.value, outcome, detail, [said for said in heard if IS_WORKER.match(said.session)])

@@ -16,7 +16,7 @@ from etl_toolkit.model import LoadResult, StrategyName
 from etl_toolkit.processor import ingest
 from etl_toolkit.reporting.trials import without_paths
 from etl_toolkit.request import connection_string
-from etl_toolkit.tables import Cell, Table, to_html
+from etl_toolkit.tables import Cell, Lines, Table, to_html
 
 SCHEMA = "etl_notebook"
 
@@ -56,10 +56,10 @@ class Walk:
                     f"{answer.rows:,} rows, {answer.first & 0xFFFFFFFF:08x}",
                 ]
             )  # fmt: skip
-        rows += [[name, "refused", *[None] * 7, reason.split(";")[0]] for name, reason in self.refused.items()]
         head = ("asked for", "ran", "read", "inserted", "updated", "unchanged", "superseded", "rejected", "seconds",
                 "table afterwards: rows, hash")  # fmt: skip
-        return to_html([Table("The same files with each strategy", head, rows)])
+        refused = [reason.split(";")[0] for reason in self.refused.values()]
+        return to_html([Table("The same files with each strategy", head, rows), *map(Lines, refused)])
 
 
 def with_every_strategy(

@@ -9,6 +9,7 @@ from etl_toolkit.config import CostModel
 from etl_toolkit.cost import predict
 from etl_toolkit.model import Strategy
 from etl_toolkit.reporting.content import Choices, Part, Section, Text
+from etl_toolkit.reporting.findings import spell_range
 from etl_toolkit.reporting.run_data import RunData
 from etl_toolkit.tables import Cell, Table
 
@@ -28,8 +29,8 @@ def what_if(data: RunData) -> Section:
         Text(
             f"The planner's cost model, fitted to {cost['runs']} loads of this run. On settings that it was not fitted to, it is "
             f"off by {left_out['error']:.0%} (median); 95 % of those loads took {left_out['low']:.2f} to "
-            f"{left_out['high']:.2f} × the predicted time. Measured were {rows[0]:,} to {rows[-1]:,} rows in "
-            f"{middle['files']} files with {middle['workers']} workers; beyond that it is a guess."
+            f"{left_out['high']:.2f} × the predicted time. It was measured with {spell_range(rows)} rows in "
+            f"{middle['files']} files and {middle['workers']} workers; beyond that, the prediction is a guess."
         ),
         _model(data, CostModel(**cost["coefficients"])),
     ]

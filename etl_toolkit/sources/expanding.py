@@ -16,6 +16,7 @@ from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.inputs import escape_name, kind_by_name, natural_order
 from etl_toolkit.sources.objects import is_url, objects_of, try_url, without_secrets
 from etl_toolkit.sources.pipes import STDIN, piped
+from etl_toolkit.tables import spell_count
 
 _SHOWN = 3
 
@@ -84,7 +85,7 @@ def try_source(name: str) -> str:
                     file.read(1)
         except OSError as error:
             raise SourceError(f"{escape_name(str(found[0]))}: cannot be read: {error.strerror}") from None
-    return f"{without_secrets(name) if is_url(name) else escape_name(name)} ({count:,} {'file' if count == 1 else 'files'})"
+    return f"{without_secrets(name) if is_url(name) else escape_name(name)} ({spell_count(count, 'file')})"
 
 
 def split_member(name: str) -> tuple[str, str]:
