@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from etl_toolkit.model import SourceFile
 from etl_toolkit.sources.linking import is_linked
@@ -25,10 +26,10 @@ from etl_toolkit.sources.values import converts_values
 
 PLACE_BITS = 62  # where a record begins, and its size; one is left for a mark beside it (`ranking.collapse`)
 MAPPED_BYTES = 32 << 20  # of a file, that may count as our memory before it is unmapped
-PIECE_BYTES = 4 << 20  # of records that are fetched at once, or one record; of a file more, if there is memory for it
+PIECE_BYTES = 1 << 20  # of records that are fetched at once, or one record; of a file more, if there is memory for it
 PIECES = 64  # of the memory limit
 SPAN_BYTES = 16 << 20  # of a file that are looked at together
-FETCHED_ROWS = 1 << 18  # at once, of a file: each time, most of it may be looked at
+RECORD_BYTES = 64  # of a file: rows of as many records are read at once as a piece may take
 LINES_AT_ONCE = 2 << 20  # bytes; what is found in them fits the second-level cache
 QUOTED_AT_ONCE = 1 << 19  # bytes; of quotes more has to be found
 INLINE_BYTES = 12  # Arrow keeps a shorter text in the view itself
@@ -205,7 +206,7 @@ class RecordStore:
 
     def rows_at_once(self, usual: int) -> int:
         """How many rows to fetch records for at once, where it is `usual` if they are in memory."""
-        return FETCHED_ROWS if self._file else usual
+        return max(usual, self._piece_bytes // RECORD_BYTES) if self._file else usual
 
     def with_records(
         self, rows: pa.RecordBatchReader, files_of: Callable[[Any], Any] | None = None, *, names: Sequence[str] = ()
@@ -253,15 +254,15 @@ class RecordStore:
             return self._view(places, sizes)
         order = places.argsort()
         spans = np.flatnonzero(np.diff((places[order] >> self._size_bits) // SPAN_BYTES)) + 1
+        pool = pa.system_memory_pool()  # the default one keeps what was freed
         parts = [pa.array([], pa.large_string())]
         for begin, end in pairwise([0, *map(int, spans), len(order)]):
             some = order[begin:end]
-            parts.append(self._view(places[some], sizes[some]).cast(pa.large_string()))
+            parts.append(pc.cast(self._view(places[some], sizes[some]), pa.large_string(), memory_pool=pool))
             self._unmap()
-        pa.default_memory_pool().release_unused()  # it keeps what was freed
         turns = np.empty_like(order)
         turns[order] = np.arange(len(order))
-        return pa.concat_arrays(parts).take(_array(turns, pa.int64()))
+        return pc.take(pa.concat_arrays(parts, pool), _array(turns, pa.int64()), memory_pool=pool)
 
     def _sizes(self, places: Any) -> Any:
         return places & ((1 << self._size_bits) - 1)
