@@ -158,7 +158,7 @@ class ConflictAwareProcessor:
 
         def look() -> KeyOverlap:
             with open_workspace(self.config, threads=available_cores(), stop=stop) as workspace:
-                sources = resolve_files(files, spec, self.config, workspace, Phases())
+                sources = resolve_files(files, spec, self.config, workspace, Phases(), only=spec.key)
                 types = [KEY_TYPES["text"]] * len(spec.key)
                 spelled = [spelled_as(file, spec.key) for file in sources.files]
                 scanned = scan(spelled, spec.key, workspace, key_types=types)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,12 @@ import pyarrow.parquet as pq
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ingest
+from etl_toolkit import ConflictAwareProcessor, ReadOptions, ingest
 from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
 from etl_toolkit.hosts import SortFile, SortFiles
-from etl_toolkit.sources.objects import _copy, objects_of, without_secrets
+from etl_toolkit.sources.object_copies import copy_object
+from etl_toolkit.sources.objects import objects_of
+from etl_toolkit.sources.stores import without_secrets
 from etl_toolkit.stopping import Stop
 from tests.object_store import KEY, SECRET, s3_server, web_server
 
@@ -119,10 +124,90 @@ def test_an_object_that_changes_after_it_was_listed_is_refused(store: Any, tmp_p
     with pytest.raises(
         SourceError, match=r"s3://drops/changing/a.csv: changed after it was listed, so nothing is written"
     ):
-        listed.fetch(tmp_path / "in", Stop())
+        listed.fetch(tmp_path / "in", Stop(), ReadOptions())
 
     (listed,) = objects_of("s3://drops/changing/", None)
-    assert listed.fetch(tmp_path / "in", Stop()).read_bytes() == b"id,v\n1,b\n"
+    assert listed.fetch(tmp_path / "in", Stop(), ReadOptions()).read_bytes() == b"id,v\n1,b\n"
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes that each request asks for."""
+    sizes: list[int] = []
+    get = obstore.get
+
+    def count(*args: Any, **options: Any) -> Any:
+        found = get(*args, **options)
+        sizes.append(found.range[1] - found.range[0])
+        return found
+
+    monkeypatch.setattr(obstore, "get", count)
+    return sizes
+
+
+def wide_table(rows: int = 100_000) -> pa.Table:
+    """Columns that no compression makes smaller: 8 MB; two of its types have to be rewritten, and one cannot be read."""
+    numbers = pa.array(range(rows), pa.int64())
+    noise = random.Random(1)  # noqa: S311 - the same each time
+    return pa.table(
+        {
+            "id": numbers, "a.b": pa.array([noise.randbytes(32).hex() for _ in range(rows)]),
+            "big": pa.array([Decimal(10**40 + number) for number in range(rows)], pa.decimal256(60, 2)),
+            "s": pa.array([{"x": noise.randrange(2**60)} for _ in range(rows)]), "v": numbers.cast(pa.string()),
+            "inside": pa.array([[timedelta(days=1)]] * rows, pa.list_(pa.duration("us"))),
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture
+def wide(store: Any, tmp_path: Path) -> Path:
+    """That table as a file, and as an object of the same name."""
+    path = tmp_path / "wide.parquet"
+    pq.write_table(wide_table(), path, row_group_size=40_000, use_dictionary=False, write_page_checksum=True)
+    obstore.put(store, path.name, path.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("columns", [("id", "v"), ("big", "s", "id")], ids=["as they are", "rewritten"])
+def test_of_parquet_only_columns_that_are_loaded_are_fetched(
+    wide: Path, database: str, connection: Connection, fetched: list[int], columns: tuple[str, ...]
+) -> None:
+    load = partial(ingest, key="id", dsn=database, create_table=True, read=ReadOptions(columns=columns))
+
+    beside, loaded = load(wide, "beside"), load(f"s3://drops/{wide.name}", "loaded")
+
+    assert rows_of(connection) == rows_of(connection, "beside")
+    assert loaded.counts == beside.counts
+    assert 0 < sum(fetched) < 0.4 * wide.stat().st_size
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(DISTINCT content_hash) FROM etl_toolkit.files")
+        assert cursor.fetchone() == (1,), "a file and an object are the same content"
+
+
+def test_an_overlap_fetches_the_keys_alone(wide: Path, fetched: list[int]) -> None:
+    names = [str(wide), f"s3://drops/{wide.name}"]
+
+    assert ConflictAwareProcessor().analyze(names, key="id").shared_keys == 100_000
+    assert 0 < sum(fetched) < 0.3 * wide.stat().st_size
+
+
+@pytest.mark.parametrize("is_asked_for", [True, False], ids=["the store compares", "the store ignores If-Match"])
+def test_parts_of_several_versions_are_not_put_together(
+    store: Any, wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_for: bool
+) -> None:
+    """Both versions have the same footer, and other values."""
+    new, get = bytearray(wide.read_bytes()), obstore.get
+    new[4] ^= 1
+
+    def replace_then(store_: Any, name: str, *, options: Any) -> Any:
+        found = get(store_, name, options=options if is_asked_for else {"range": options["range"]})
+        obstore.put(store, name, bytes(new))
+        return found
+
+    monkeypatch.setattr(obstore, "get", replace_then)
+
+    with pytest.raises(SourceError, match=r"wide\.parquet: changed after it was listed, so nothing is written"):
+        copy_object(f"s3://drops/{wide.name}", tmp_path / "in", Stop(), ReadOptions(columns=("id",)))
 
 
 class Watching(ThreadPoolExecutor):
@@ -174,7 +259,7 @@ def test_an_object_that_changes_before_a_host_opens_it_is_refused(
         if is_pinned:
             return file
         assert not isinstance(file.source, str)
-        return replace(file, source=replace(file.source, fetch=partial(_copy, file.name, None)))
+        return replace(file, source=replace(file.source, fetch=partial(copy_object, file.name)))
 
     obstore.put(store, "changing/b.csv", b"id,v\n1,old\n")
     with connection.cursor() as cursor:
@@ -201,6 +286,16 @@ def test_files_of_a_web_server_load_and_failures_that_pass_are_waited_for(
 
     assert rows_of(connection) == [(1, "web")]
     assert list(result.files) == [f"{url}/out/a.csv.gz"]
+
+
+def test_parquet_of_a_web_server_that_sends_whole_files_only_loads(
+    wide: Path, database: str, connection: Connection
+) -> None:
+    with web_server(lambda path, times: (200, wide.read_bytes())) as url:
+        read = ReadOptions(columns=("id", "v"))
+        ingest(f"{url}/{wide.name}", "loaded", "id", database, create_table=True, read=read)
+
+    assert rows_of(connection) == [(number, str(number)) for number in range(100_000)]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etl_toolkit import ConflictAwareProcessor, ParallelConfig
+from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ReadOptions
 from etl_toolkit.errors import SourceError
 from etl_toolkit.sources.footer import unpacked_bytes
 
@@ -55,7 +55,7 @@ def test_without_the_guard_all_of_it_would_be_read(repeated: Path, monkeypatch: 
     from etl_toolkit.sources import typed
 
     monkeypatch.setattr(typed, "check_unpacked_size", lambda path, metadata: None)
-    assert typed.examine_parquet(repeated, repeated.with_suffix(".copy")).records == 150_000_000
+    assert typed.examine_parquet(repeated, repeated.with_suffix(".copy"), ReadOptions()).records == 150_000_000
 
 
 def test_one_of_compressed_text_is_refused_by_the_size_of_its_pages(tmp_path: Path) -> None:

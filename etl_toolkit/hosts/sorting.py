@@ -14,7 +14,7 @@ from etl_toolkit.hosts.runs import sample_keys, write_run
 from etl_toolkit.hosts.tasks import Job, SortedFile, SortedFiles, SortFile, SortFiles
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Run
-from etl_toolkit.model import Layout, Plan, Reject, SourceFile, Strategy
+from etl_toolkit.model import Layout, Plan, ReadOptions, Reject, SourceFile, Strategy
 from etl_toolkit.overlap import measure
 from etl_toolkit.prepare import localize_instants, read_files, resolve_files
 from etl_toolkit.ranking import collapse
@@ -85,9 +85,9 @@ def _opened_by(here: Here, source: str | Fetched) -> str | Fetched:
     if isinstance(source, str):
         return source
 
-    def fetch(below: Path, stop: Stop) -> Path:
+    def fetch(below: Path, stop: Stop, options: ReadOptions) -> Path:
         try:
-            return source.fetch(below, stop)
+            return source.fetch(below, stop, options)
         except (SourceError, UsageError) as error:
             raise type(error)(f"{error} (host {here.name})") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,11 +37,19 @@ def as_list(files: Any) -> list[Any]:
     return list(files)
 
 
-def resolve_files(files: Any, spec: LoadSpec, config: ParallelConfig, workspace: Workspace, phases: Phases) -> Sources:
-    """Look at the files that are named, under the limits of the configuration."""
+def resolve_files(
+    files: Any,
+    spec: LoadSpec,
+    config: ParallelConfig,
+    workspace: Workspace,
+    phases: Phases,
+    *,
+    only: Sequence[str] = (),
+) -> Sources:
+    """Look at the files that are named, or only at some of their columns, under the limits of the configuration."""
     return resolve(
         as_list(files), spec.read, workspace, max_rejects=spec.max_rejects, max_line_bytes=config.max_line_bytes,
-        is_composed=may_compose(spec),
+        is_composed=may_compose(spec), only=only,
         on_look=lambda size, total: phases.tell("looked", bytes=size, total_bytes=total),
     )  # fmt: skip
 

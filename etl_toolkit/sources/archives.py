@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from etl_toolkit.errors import SourceError
+from etl_toolkit.model import ReadOptions
 from etl_toolkit.sources.fetched import Fetched, room_wanted
 from etl_toolkit.sources.inputs import escape_name, kind_by_name, natural_order, storable
 from etl_toolkit.sources.octets import UNPACKED_MINIMUM_BYTES, UNPACKED_RATIO
@@ -59,7 +60,7 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) and part not in (".", "..") for part in Path(name).parts)
 
 
-def _unpack(path: Path, info: zipfile.ZipInfo, below: Path, stop: Stop) -> Path:
+def _unpack(path: Path, info: zipfile.ZipInfo, below: Path, stop: Stop, _options: ReadOptions) -> Path:
     copy = below.with_name(below.name + "".join(Path(info.filename.lower()).suffixes[-2:]))
     if info.flag_bits & _ENCRYPTED:
         raise SourceError(f"{escape_name(path)}: {escape_name(info.filename)} is encrypted; unpack it first")

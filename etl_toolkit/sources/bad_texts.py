@@ -6,6 +6,7 @@ DuckDB refuses a whole file for one such value, so it is looked for only where D
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,11 @@ import duckdb
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Reject, SourceFile
 from etl_toolkit.sources.inputs import escape_name
+from etl_toolkit.sources.parts import read_batches, schema_of
 from etl_toolkit.sources.records import ENCODING_SQLSTATE, PLAIN_SHAPE, encoding_reason
 from etl_toolkit.sources.reject_limit import is_enough, too_many_rejects
 from etl_toolkit.sources.relation import read_failure, typed_relation
+from etl_toolkit.sources.typed import INDEX_PREFIX, loaded_columns
 from etl_toolkit.workspace import Workspace
 
 
@@ -48,11 +51,10 @@ def without_bad_texts(file: SourceFile, workspace: Workspace, *, max_rejects: in
     copy = file.readable.with_name(f"good_{file.position:05d}.parquet")
     malformed: list[Reject] = []
     first = 0
-    with (
-        pq.ParquetFile(file.readable) as source,
-        pq.ParquetWriter(copy, source.schema_arrow, compression="lz4") as writer,
-    ):
-        for batch in source.iter_batches():
+    with pq.ParquetFile(file.readable) as source, ExitStack() as stack:
+        chosen = loaded_columns(file, source)
+        writer = stack.enter_context(pq.ParquetWriter(copy, schema_of(source, chosen), compression="lz4"))
+        for batch in read_batches(source, chosen):
             workspace.stop.check()
             found = _bad_rows(file, batch)
             malformed += [_reject(file, batch, row, first + row, why) for row, why in sorted(found.items())]
@@ -72,7 +74,7 @@ def _bad_rows(file: SourceFile, batch: Any) -> dict[int, str]:
     import pyarrow.types as kinds
 
     found: dict[int, str] = {}
-    own = [number for number, name in enumerate(batch.schema.names) if not name.startswith("__index_level_")]
+    own = [number for number, name in enumerate(batch.schema.names) if not name.startswith(INDEX_PREFIX)]
     for name, number, is_taken in zip(file.columns, own, _taken(file), strict=True):
         column = batch.column(number)
         kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type

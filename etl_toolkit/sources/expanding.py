@@ -14,8 +14,9 @@ from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
 from etl_toolkit.sources.archives import members
 from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.inputs import escape_name, kind_by_name, natural_order
-from etl_toolkit.sources.objects import is_url, objects_of, try_url, without_secrets
+from etl_toolkit.sources.objects import is_url, objects_of, try_url
 from etl_toolkit.sources.pipes import STDIN, piped
+from etl_toolkit.sources.stores import without_secrets
 from etl_toolkit.tables import spell_count
 
 _SHOWN = 3

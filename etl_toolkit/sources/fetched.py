@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etl_toolkit.errors import SourceError
+from etl_toolkit.model import ReadOptions
 from etl_toolkit.stopping import Stop
 
 
@@ -16,12 +17,13 @@ from etl_toolkit.stopping import Stop
 class Fetched:
     """What is named so, of about this size. `fetch` writes it below a path of ours, and returns the path with its suffix.
 
+    Of a file of this length, it may write only what is read under these options.
     Where it `is_anywhere`, other hosts may be sent this: they can fetch it as well, and nothing in it is secret.
     """
 
     name: str
     size: int
-    fetch: Callable[[Path, Stop], Path]
+    fetch: Callable[[Path, Stop, ReadOptions], Path]
     is_anywhere: bool = False
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from etl_toolkit.errors import SourceError
 from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.octets import UNPACKED_MINIMUM_BYTES, UNPACKED_RATIO
+from etl_toolkit.sources.parts import chunks_of
 
 _SIGNATURE_BYTES = 28
 _WIDTHS = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
@@ -36,12 +38,11 @@ def check_not_encrypted(path: Path, metadata: Any) -> None:
         raise SourceError(f"{escape_name(path)}: has encrypted columns; write it again without encryption")
 
 
-def has_unknown_encoding(metadata: Any) -> bool:
-    """Whether a column is encoded as Arrow can read and DuckDB cannot: split into byte streams, and no number."""
+def has_unknown_encoding(metadata: Any, chosen: Collection[str]) -> bool:
+    """Whether a column that is read is encoded as Arrow can read and DuckDB cannot: split into byte streams, and no number."""
     return any(
         "BYTE_STREAM_SPLIT" in chunk.encodings and chunk.physical_type == "FIXED_LEN_BYTE_ARRAY"
-        for group in range(metadata.num_row_groups)
-        for chunk in map(metadata.row_group(group).column, range(metadata.num_columns))
+        for _, chunk in chunks_of(metadata, chosen)
     )
 
 
@@ -88,12 +89,7 @@ def unpacked_bytes(metadata: Any) -> int:
     The sizes in a footer are those of encoded pages, where one value repeated a billion times takes
     a few bytes. So values are counted as well: by their width, a NULL or a text of unknown length as one byte.
     """
-    chunks = (
-        metadata.row_group(group).column(column)
-        for group in range(metadata.num_row_groups)
-        for column in range(metadata.num_columns)
-    )
-    return sum(max(chunk.total_uncompressed_size, _value_bytes(chunk)) for chunk in chunks)
+    return sum(max(chunk.total_uncompressed_size, _value_bytes(chunk)) for _, chunk in chunks_of(metadata))
 
 
 def _value_bytes(chunk: Any) -> int:

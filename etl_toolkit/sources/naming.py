@@ -24,9 +24,7 @@ def name_columns(file: SourceFile, options: ReadOptions) -> SourceFile:
     """
     if options.names == "exact" and not options.rename and not options.columns:
         return file
-    own = file.columns
-    named = snake_names(own) if options.names == "snake" else own
-    named = _renamed(own, named, options.rename or {})
+    own, named = file.columns, _new_names(file.columns, options)
     for number, name in enumerate(named):
         if name in named[:number]:
             raise SourceError(
@@ -34,17 +32,30 @@ def name_columns(file: SourceFile, options: ReadOptions) -> SourceFile:
                 "rename one of them"
             )
     if options.columns:
-        chosen = {name.casefold() for name in options.columns}
+        chosen = chosen_columns(own, options)
         named = tuple(
-            name if name.casefold() in chosen else f"{LEFT_OUT}{number}_{name}" for number, name in enumerate(named)
+            name if before in chosen else f"{LEFT_OUT}{number}_{name}"
+            for number, (before, name) in enumerate(zip(own, named, strict=True))
         )
     return replace(file, columns=named, source_columns=own)
+
+
+def chosen_columns(own: Sequence[str], options: ReadOptions) -> frozenset[str]:
+    """Those of a file's columns that `columns` chooses, by their names in the file."""
+    chosen = {name.casefold() for name in options.columns}
+    named = zip(own, _new_names(own, options), strict=True)
+    return frozenset(before for before, name in named if name.casefold() in chosen)
 
 
 def in_chosen_order(names: Iterable[str], options: ReadOptions) -> list[str]:
     """The names in the order in which the options choose them, others behind."""
     order = [name.casefold() for name in options.columns]
     return sorted(names, key=lambda name: order.index(name.casefold()) if name.casefold() in order else len(order))
+
+
+def _new_names(own: Sequence[str], options: ReadOptions) -> tuple[str, ...]:
+    named = snake_names(own) if options.names == "snake" else own
+    return _renamed(own, named, options.rename or {})
 
 
 def snake_names(names: Sequence[str]) -> tuple[str, ...]:

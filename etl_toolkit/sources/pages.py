@@ -7,30 +7,29 @@ from __future__ import annotations
 
 import mmap
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from etl_toolkit.errors import SourceError
 from etl_toolkit.sources.inputs import escape_name
+from etl_toolkit.sources.parts import chunks_of, span_of
 
 _PACKED_BYTES, _CHECKSUM = 3, 4  # fields of PageHeader: compressed_page_size and crc
 _STOP, _TRUE, _FALSE, _BYTE, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 0, 1, 2, 3, 6, 7, 8, 9, 10, 12
 
 
-def verify_checksums(path: Path, metadata: Any) -> None:
-    """Raise SourceError where the bytes of a page are not those that its checksum was taken of."""
+def verify_checksums(path: Path, metadata: Any, chosen: Collection[str] | None = None) -> None:
+    """Raise SourceError where the bytes of a page are not those that its checksum was taken of; of some columns, or of all."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for group in range(metadata.num_row_groups):
-            for column in map(metadata.row_group(group).column, range(metadata.num_columns)):
-                first = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)), default=0)
-                for page in _pages(data, first, first + column.total_compressed_size):
-                    if zlib.crc32(data[page.begin : page.end]) != page.checksum:
-                        raise SourceError(
-                            f"{escape_name(path)}: is damaged: a page of column {column.path_in_schema!r}, row group {group + 1}, "
-                            "does not match its checksum; copy it again from where it was written, or write it again"
-                        )
+        for group, column in chunks_of(metadata, chosen):
+            for page in _pages(data, *span_of(column)):
+                if zlib.crc32(data[page.begin : page.end]) != page.checksum:
+                    raise SourceError(
+                        f"{escape_name(path)}: is damaged: a page of column {column.path_in_schema!r}, row group {group + 1}, "
+                        "does not match its checksum; copy it again from where it was written, or write it again"
+                    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from etl_toolkit.errors import SourceError, UsageError
+from etl_toolkit.model import ReadOptions
 from etl_toolkit.sources.fetched import Fetched, room_wanted
 from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.structure import BLOCK_BYTES
@@ -27,7 +28,7 @@ def piped(name: str) -> Fetched:
     return Fetched(name, 0, partial(_spool, name))
 
 
-def _spool(name: str, below: Path, stop: Stop) -> Path:
+def _spool(name: str, below: Path, stop: Stop, _options: ReadOptions) -> Path:
     """Write what comes through the pipe to a file, until its other end is closed.
 
     Of a writer that fails a pipe tells nothing: what it wrote is loaded, and a last line that is cut short is malformed.

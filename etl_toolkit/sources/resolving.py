@@ -41,14 +41,15 @@ EXAMINERS = 2  # more of them wait for each other: much of the check holds the i
 def resolve(
     inputs: Sequence[Any], options: ReadOptions, workspace: Workspace, *,
     max_rejects: int = 0, max_line_bytes: int = MAX_LINE_BYTES, on_look: Callable[[int, int], None] = lambda *_: None,
-    is_composed: bool = False,
+    is_composed: bool = False, only: Sequence[str] = (),
 ) -> Sources:  # fmt: skip
     """Return the files to load, in order, each looked at once: content hash, columns, dialect, malformed records.
 
     Afterwards the workspace's DuckDB can read these files and nothing else. Raises SourceError naming the file, its fault
     and a remedy, RejectLimitError where a file has more than `max_rejects` malformed records. `on_look` is called, by several
     threads, with the bytes of the files looked at since, and those of all files. With `is_composed`, as much memory as holds
-    the records is reserved for others that are put together of them.
+    the records is reserved for others that are put together of them. Where only some columns are of interest, others need not be
+    read, of Parquet files, and their content is that of these columns.
     """
     options = check_options(options)
     items = expand(inputs, options.format)
@@ -56,7 +57,8 @@ def resolve(
     total += sum(item.size for item in items if isinstance(item, Fetched))
     bounds = Bounds(max_rejects, max_line_bytes, workspace.stop, lambda size: on_look(size, total))
     bounds.on_look(0)
-    tasks = [_task(item, number, options, bounds, workspace) for number, item in enumerate(items, start=1)]
+    looked_at = replace(options, columns=tuple(only)) if only else options
+    tasks = [_task(item, number, looked_at, bounds, workspace) for number, item in enumerate(items, start=1)]
     with ThreadPoolExecutor(max_workers=EXAMINERS, thread_name_prefix="etl-examine") as pool:
         examined = _good_ones(list(pool.map(_tried, tasks)), max_rejects)
     examined = [_read_as(file, options) for file in examined]
@@ -174,7 +176,7 @@ def _task(
 
 def _fetch(item: Fetched, copy: Path, options: ReadOptions, bounds: Bounds) -> SourceFile:
     """Examine content that is no file yet; what is wrong with it is said of its own name."""
-    path = item.fetch(copy.with_name(copy.name.replace("copy", "in")), bounds.stop)
+    path = item.fetch(copy.with_name(copy.name.replace("copy", "in")), bounds.stop, options)
     try:
         examined = _examine(path, copy, options, bounds, place=place_of(item.name))
     except RejectLimitError as error:
@@ -191,7 +193,7 @@ def _examine(path: Path, copy: Path, options: ReadOptions, bounds: Bounds, *, pl
         kind = kind_of(path, options.format)
         stamp = _stamp(path)  # before the first byte is read
         if kind == "parquet":
-            examined = examine_parquet(path, copy.with_suffix(".parquet"), bounds.stop)
+            examined = examine_parquet(path, copy.with_suffix(".parquet"), options, bounds.stop)
             bounds.on_look(examined.size_bytes)
         elif kind == "arrow":
             examined = examine_arrow(path, copy.with_suffix(".parquet"), bounds.stop)

@@ -6,7 +6,7 @@ first (`exact`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from blake3 import blake3
 
 from etl_toolkit.errors import SourceError
-from etl_toolkit.model import SourceFile
+from etl_toolkit.model import LEFT_OUT, ReadOptions, SourceFile
 from etl_toolkit.sources.exact import conversions, convert
 from etl_toolkit.sources.footer import (
     check_not_encrypted,
@@ -25,7 +25,9 @@ from etl_toolkit.sources.footer import (
     has_unknown_encoding,
 )
 from etl_toolkit.sources.inputs import escape_name, storable
+from etl_toolkit.sources.naming import chosen_columns
 from etl_toolkit.sources.pages import verify_checksums
+from etl_toolkit.sources.parts import parts_of, read_batches, schema_of
 from etl_toolkit.sources.records import PLAIN_SHAPE
 from etl_toolkit.stopping import Stop
 from etl_toolkit.workspace import search_sql
@@ -35,8 +37,11 @@ LOCAL_TYPES = ("timestamp", "date", "time")  # of the server: they know no zone
 INDEX_PREFIX = "__index_level_"  # what Arrow calls the levels of a pandas index that have no name
 
 
-def examine_parquet(path: Path, copy: Path, stop: Stop | None = None) -> SourceFile:
-    """Return a Parquet file as a SourceFile; with a copy where a type in it needs one. Raises SourceError."""
+def examine_parquet(path: Path, copy: Path, options: ReadOptions, stop: Stop | None = None) -> SourceFile:
+    """Return a Parquet file as a SourceFile; with a copy where a type in it needs one. Raises SourceError.
+
+    Of columns that are left out nothing is read, and nothing counts for its content.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -44,19 +49,21 @@ def examine_parquet(path: Path, copy: Path, stop: Stop | None = None) -> SourceF
     size = path.stat().st_size
     if not size:
         raise SourceError(f"{escape_name(path)}: is empty; a Parquet file has a footer even without rows")
-    digest = hash_file(path, stop)
     try:
         with pq.ParquetFile(path) as source:
             check_not_encrypted(path, source.metadata)
             check_row_counts(path, source.metadata)
             check_unpacked_size(path, source.metadata)
-            verify_checksums(path, source.metadata)
-            schema, rows = source.schema_arrow, source.metadata.num_rows
-            columns = column_names(schema.names, escape_name(path))
-            wanted = conversions(schema, escape_name(path), in_parquet=True)
-            is_other = has_unknown_encoding(source.metadata) or has_other_lists(source.schema, schema)
+            rows, columns = source.metadata.num_rows, column_names(source.schema_arrow.names, escape_name(path))
+            chosen = _choose(source, columns, options)
+            digest = hash_file(path, stop, parts_of(path, source.metadata, chosen))
+            verify_checksums(path, source.metadata, chosen)
+            wanted = conversions(schema_of(source, chosen), escape_name(path), in_parquet=True)
+            is_other = has_unknown_encoding(source.metadata, chosen) or has_other_lists(
+                source.schema, source.schema_arrow
+            )
             if is_rewritten := bool(wanted) or is_other:
-                _rewrite(source, copy, wanted, stop)
+                _rewrite(source, copy, wanted, chosen, stop)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, PermissionError):
             raise
@@ -86,24 +93,54 @@ def read_by_arrow(file: SourceFile, copy: Path, stop: Stop) -> SourceFile:
     assert file.readable is not None
     try:
         with pq.ParquetFile(file.readable) as source:
-            _rewrite(source, copy, {}, stop)
+            _rewrite(source, copy, {}, loaded_columns(file, source), stop)
     except (pa.ArrowException, OSError) as error:
         detail = str(error).strip().splitlines()[0].rstrip(".")
         raise SourceError(f"{escape_name(file.name)}: cannot be read: {detail}; write it again") from None
     return replace(file, readable=copy)
 
 
-def hash_file(path: Path, stop: Stop) -> str:
-    """The hash of a file that is not empty."""
+def find_parts(path: Path, options: ReadOptions) -> list[tuple[int, int]]:
+    """Where the parts of a Parquet file that are read begin and end; its footer is all that is looked at.
+
+    Raises SourceError where that cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as source:
+            check_not_encrypted(path, source.metadata)
+            columns = column_names(source.schema_arrow.names, escape_name(path))
+            return parts_of(path, source.metadata, _choose(source, columns, options))
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{escape_name(path)}: has no footer that can be read: {error}") from None
+
+
+def _choose(source: Any, columns: Sequence[str], options: ReadOptions) -> Collection[str]:
+    """The columns of a ParquetFile that are read, with the levels of an index if all are."""
+    return chosen_columns(columns, options) if options.columns else source.schema_arrow.names
+
+
+def loaded_columns(file: SourceFile, source: Any) -> Collection[str]:
+    """The columns of a ParquetFile that a file gives, by their names in it."""
+    own = [name for name in source.schema_arrow.names if not name.startswith(INDEX_PREFIX)]
+    left_out = {name for name, new in zip(own, file.columns, strict=True) if new.startswith(LEFT_OUT)}
+    return set(source.schema_arrow.names) - left_out
+
+
+def hash_file(path: Path, stop: Stop, parts: Iterable[tuple[int, int]] | None = None) -> str:
+    """The hash of a file that is not empty, or of parts of it."""
     digest = blake3(max_threads=1)
     with (
         path.open("rb") as stream,
         mmap(stream.fileno(), 0, access=ACCESS_READ) as content,
         memoryview(content) as data,
     ):
-        for start in range(0, len(data), HASHED_AT_ONCE):
-            stop.check()
-            digest.update(data[start : start + HASHED_AT_ONCE])
+        for begin, end in parts or [(0, len(data))]:
+            for start in range(begin, end, HASHED_AT_ONCE):
+                stop.check()
+                digest.update(data[start : min(end, start + HASHED_AT_ONCE)])
     return digest.hexdigest()
 
 
@@ -118,13 +155,15 @@ def column_names(names: Sequence[str], label: str) -> tuple[str, ...]:
     return columns
 
 
-def _rewrite(source: Any, copy: Path, wanted: dict[int, Callable[[Any], Any]], stop: Stop) -> None:
+def _rewrite(
+    source: Any, copy: Path, wanted: dict[int, Callable[[Any], Any]], chosen: Collection[str], stop: Stop
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = convert(source.schema_arrow.empty_table(), wanted).schema
+    schema = convert(schema_of(source, chosen).empty_table(), wanted).schema
     with pq.ParquetWriter(copy, schema, compression="lz4") as writer:
-        for batch in source.iter_batches():
+        for batch in read_batches(source, chosen):
             stop.check()
             writer.write_table(convert(pa.Table.from_batches([batch]), wanted).cast(schema))
 
