@@ -15,6 +15,7 @@ from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
 from etl_toolkit.errors import AccountingError, DatabaseError, RejectLimitError, TargetError, UnsafeStrategyError
 from etl_toolkit.loading.run import Event
 from etl_toolkit.model import HazardKind, WriteOptions
+from etl_toolkit.strategies import couplings
 from etl_toolkit.target import read_target
 from tests.oracle import Oracle, Rows, differing_rows, write
 
@@ -191,6 +192,88 @@ def test_a_second_unique_couples_only_where_a_value_belongs_to_two_keys(
     assert differing_rows(connection, "loaded", "expected") == []
     assert result.strategy == ("deterministic" if is_coupled else "partitioned")
     assert any("its index couples no rows" in reason for reason in result.reasons) is not is_coupled
+
+
+FAMILY = "CREATE TABLE @ (id int PRIMARY KEY, parent int REFERENCES @, v text)"
+TENANTS = "CREATE TABLE @ (t int DEFAULT 1, id int, parent int, v text, PRIMARY KEY (t, id), FOREIGN KEY (t, parent) REFERENCES @)"
+GROWN = [[(3, 1), (2, 1)], [(3, 2), (4, None), (1, 2)]]
+
+# Name → (DDL, key, files, whether rows depend on each other). The table has the rows 1 and 2 before.
+LOOPS = {
+    "to rows of the table": (FAMILY, "id", GROWN, False),
+    "to rows of the table, of two columns": (TENANTS, "t,id", GROWN, False),
+    "to a row that another file brings": (FAMILY, "id", [[(5, 1)], [(6, 5)]], True),
+    "to such a row, from a row that loses": (FAMILY, "id", [[(5, 1)], [(6, 5)], [(6, 1)]], True),
+    "to itself": (FAMILY, "id", [[(5, 5)], [(6, 1)]], True),
+    "beside an index whose columns change": (FAMILY + "; CREATE UNIQUE INDEX ON @ (id, v)", "id", GROWN, True),
+    "a key that is given in whole or not at all": (
+        TENANTS.replace("REFERENCES @", "REFERENCES @ MATCH FULL"), "t,id", [[(3, 1)], [(3, 2)]], True),
+    "to a column that changes": (
+        "CREATE TABLE @ (id int PRIMARY KEY, v text UNIQUE, parent text REFERENCES @ (v))", "id", [[(3, "1 None")]] * 2, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_self_reference_couples_only_where_a_row_refers_to_one_that_is_not_there_yet(
+    database: str, connection: Connection, tmp_path: Path, name: str
+) -> None:
+    ddl, key, contents, is_coupled = LOOPS[name]
+    create(connection, ddl)
+
+    def rows(items: Sequence[tuple[Any, Any]]) -> Rows:
+        return Rows(
+            ("t", "id", "parent", "v")[key == "id" :],
+            tuple(
+                (*["1"][key == "id" :], str(id_), parent and str(parent), f"{id_} {parent}") for id_, parent in items
+            ),
+        )
+
+    files = [rows(items) for items in contents]
+    keys = tuple(key.split(","))
+    for table in ("loaded", "expected"):
+        Oracle(table, keys).load(
+            connection, [rows([(1, 1 if "FULL" in ddl else None), (2, "1 None" if "(v)" in ddl else 1)])]
+        )
+    Oracle("expected", keys).load(connection, files)
+    result = ingest(written(files, tmp_path), "loaded", keys, database, config=SMALL)
+    assert differing_rows(connection, "loaded", "expected") == []
+    assert result.strategy == ("deterministic" if is_coupled else "partitioned")
+    assert any("it couples no rows" in reason for reason in result.reasons) is not is_coupled
+
+
+@pytest.mark.parametrize("is_proven", [True, False])
+def test_a_row_that_loses_is_rejected_where_it_refers_to_nothing(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_proven: bool
+) -> None:
+    """Without the proof it would not be looked at: nobody else asks whether a row that loses has a parent."""
+    if not is_proven:
+        monkeypatch.setattr(couplings, "_refers_to_new_rows", lambda *_: False)
+    create(connection, FAMILY + "; INSERT INTO @ VALUES (1)")
+    files = [Rows(("id", "parent"), (("6", "9"),)), Rows(("id", "parent"), (("6", "1"),))]
+    result = ingest(written(files, tmp_path), "loaded", "id", database, config=SMALL, max_rejects=1)
+    assert (result.strategy, result.counts.rejected) == (("deterministic", 1) if is_proven else ("partitioned", 0))
+
+
+def test_a_row_that_another_session_deletes_after_the_proof_refuses_those_that_refer_to_it(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    create(connection, FAMILY)
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO loaded VALUES (1), (2)")
+    columns = ("id", "parent")
+    files = written([Rows(columns, (("3", "1"), ("4", "2"))), Rows(columns, (("3", "2"), ("5", "1")))], tmp_path)
+
+    def interfere(event: Event) -> None:
+        if event.name == "planned":
+            with psycopg2.connect(database) as other, other.cursor() as cursor:
+                cursor.execute("DELETE FROM loaded WHERE id = 2")
+            other.close()
+
+    with pytest.raises((DatabaseError, RejectLimitError), match="loaded_parent_fkey"):
+        ingest(files, "loaded", "id", database, config=SMALL, on_event=interfere)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM loaded")
+        assert cursor.fetchall() == [(1,)]
 
 
 def test_a_value_that_another_session_takes_after_the_proof_fails_the_load_and_writes_nothing(

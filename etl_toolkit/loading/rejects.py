@@ -133,7 +133,7 @@ def _probe(cursor: Any, target: TargetTable, layout: Layout, chunk: Sequence[tup
 def _look_up(cursor: Any, target: TargetTable, layout: Layout, records: Mapping[int, str]) -> Iterator[Refusal]:
     """The records that COPY took although the table would not: those without a parent row."""
     for key in foreign_keys(target, layout):
-        cursor.execute(_orphans(key, _PROBE, ours(target, "q.etl_row")))
+        cursor.execute(select_orphans(key, _PROBE, ours(target, "q.etl_row")))
         for (row,) in cursor.fetchall():
             yield Refusal(
                 row,
@@ -210,11 +210,12 @@ def identity_reason(upsert: Upsert) -> str:
 
 
 def _has_orphans(cursor: Any, key: ForeignKey, rows: Composable) -> bool:
-    cursor.execute(_orphans(key, rows, SQL("q.ctid")) + SQL(" LIMIT 1"))
+    cursor.execute(select_orphans(key, rows, SQL("q.ctid")) + SQL(" LIMIT 1"))
     return cursor.fetchone() is not None
 
 
-def _orphans(key: ForeignKey, rows: Composable, wanted: Composable) -> sql.Composed:
+def select_orphans(key: ForeignKey, rows: Composable, wanted: Composable) -> sql.Composed:
+    """Compose the query of the `rows` that refer to no row."""
     present = SQL(" AND ").join(SQL("q.{} IS NOT NULL").format(Identifier(name)) for name in key.columns)
     equal = SQL(" AND ").join(
         SQL("r.{} {} q.{}").format(Identifier(theirs), SQL(operator), Identifier(ours))

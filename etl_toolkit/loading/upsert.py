@@ -171,8 +171,13 @@ def _write(cursor: Any, upsert: Upsert, source: Composable, staged: Mapping[int,
 
 
 def _may_update(upsert: Upsert) -> bool:
-    """Whether a plain UPDATE does to a row what ON CONFLICT would: no trigger, policy or CHECK sees an INSERT first."""
+    """Whether a plain UPDATE does to a row what ON CONFLICT would: no trigger, policy or CHECK sees an INSERT first.
+
+    Where rows refer to others of the table, they lock these, which look like ones that ON CONFLICT has updated then.
+    """
     target, columns = upsert.target, set(upsert.layout.columns)
+    if any(key.is_self for key in target.foreign_keys):
+        return False
     return not target.hazards and all(columns.issuperset(check.columns) for check in target.checks)
 
 
