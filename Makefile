@@ -9,7 +9,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := $(VENV)/.installed-peers
 STORE  := build/object-store/.installed
-PIP     = $(BIN)/python -m pip --disable-pip-version-check --no-input
+# Without bytecode of all that is installed, which takes half a minute: Python makes that of a module when it is first used.
+INSTALL = -m pip --disable-pip-version-check --no-input install --quiet --no-deps --no-compile
 UV_VERSION := 0.13.8
 PIP_AUDIT_VERSION := 2.10.1
 AUDIT  ?= build/audit/bin/pip-audit
@@ -36,18 +37,18 @@ venv: $(STAMP) ## create .venv with the locked dependencies and this package
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	$(PIP) install --quiet --no-deps --require-hashes -r requirements.lock
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python $(INSTALL) --require-hashes -r requirements.lock
+	$(BIN)/python $(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
 $(PEERS): requirements-peers.lock $(STAMP)
-	$(PIP) install --quiet --no-deps --require-hashes -r requirements-peers.lock
+	$(BIN)/python $(INSTALL) --require-hashes -r requirements-peers.lock
 	@touch $@
 
 # The store that the tests of S3 talk to. It is no part of .venv, since it wants other versions of what is there.
 $(STORE): requirements-object-store.lock $(STAMP)
 	@test -x $(@D)/bin/python || $(BIN)/python -m venv $(@D)
-	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps --require-hashes -r requirements-object-store.lock
+	$(@D)/bin/python $(INSTALL) --require-hashes -r requirements-object-store.lock
 	@touch $@
 
 demo: $(STAMP) ## generate 3 CSV + 3 Parquet files, load them, quick sweep, HTML report
@@ -60,7 +61,7 @@ test: $(STAMP) $(STORE) ## the tests, against temporary PostgreSQLs (or ETL_DSN)
 	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 test-faults: $(STAMP) ## the tests that kill servers, workers and connections
-	$(BIN)/python -m pytest -m faults --numprocesses $(TEST_WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -m faults $$(grep -l mark.faults tests/*.py) --numprocesses $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 test-all: test test-faults ## both
 
