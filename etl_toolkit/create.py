@@ -7,7 +7,7 @@ value, in its own memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -154,6 +154,7 @@ def infer_columns(files: Sequence[SourceFile], key: Sequence[str], workspace: Wo
     """
     names = _common_names(files, key)
     in_order = in_chosen_order(dict.fromkeys(names.values()), files[0].read) if files else []
+    _check_limits(in_order)
     kinds: dict[str, set[str]] = {name: set() for name in in_order}
     for file in files:
         if missing := [name for name in key if name not in {names[file.position, own] for own in file.carried}]:
@@ -164,7 +165,6 @@ def infer_columns(files: Sequence[SourceFile], key: Sequence[str], workspace: Wo
         for own, found in _kinds(file, workspace).items():
             if (file.position, own) in names:
                 kinds[names[file.position, own]] |= found
-    _check_limits(kinds)
     if empty := [name for name in key if not kinds[name]]:
         if not any(file.records for file in files):
             where = ", ".join(file.name for file in files)
@@ -189,12 +189,11 @@ def _common_names(files: Sequence[SourceFile], key: Sequence[str]) -> Mapping[tu
     return names
 
 
-def _check_limits(names: Iterable[str]) -> None:
-    listed = list(names)
-    if too_long := [name for name in listed if len(name.encode()) > _NAME_BYTES]:
+def _check_limits(names: Sequence[str]) -> None:
+    if too_long := [name for name in names if len(name.encode()) > _NAME_BYTES]:
         raise SourceError(f"column {too_long[0]!r} is longer than the {_NAME_BYTES} bytes PostgreSQL takes; rename it")
-    if len(listed) > _TABLE_COLUMNS:
-        raise SourceError(f"{len(listed):,} columns are more than the {_TABLE_COLUMNS:,} a table can have")
+    if len(names) > _TABLE_COLUMNS:
+        raise SourceError(f"{len(names):,} columns are more than the {_TABLE_COLUMNS:,} a table can have")
 
 
 def _kinds(file: SourceFile, workspace: Workspace) -> dict[str, set[str]]:
