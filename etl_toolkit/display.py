@@ -243,7 +243,7 @@ def result_blocks(result: LoadResult, *, all_files: bool = False) -> list[Block]
     """What happened to every row, per file and in total, and where the time went."""
     verdict = "every row is accounted for" if result else _failure(result)
     title = (
-        f"{result.table}: {result.counts.read:,} rows read, {result.counts.written:,} written in "
+        f"{result.table}: {spell_count(result.counts.read, 'row')} read, {result.counts.written:,} written in "
         f"{result.wall_seconds:,.2f} s ({result.rows_per_second:,.0f} rows/s); {verdict}"
     )
     notes = [f"run {result.run_id}, strategy {result.strategy}", *result.reasons, _equation(result.counts)]

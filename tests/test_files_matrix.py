@@ -530,7 +530,7 @@ def test_control_text_format_reads_backslashes_otherwise(
     database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "etl_toolkit.sources.csv_file.Mending.has_backslash", property(lambda _: False, lambda *_: None)
+        "etl_toolkit.sources.csv_file.Examination.has_backslash", property(lambda _: False, lambda *_: None)
     )
     source = tmp_path / "a.csv"
     source.write_bytes(b"id,v\n1,\\N\n2,\\x41\n")

@@ -73,14 +73,14 @@ def scene(database: str, connection: Connection, tmp_path: Path, monkeypatch: py
 
 @contextmanager
 def slow_look(scene: Scene) -> Iterator[Reached]:
-    reached, take = threading.Event(), csv_file.Mending.take
+    reached, take = threading.Event(), csv_file.Examination.take
 
     def slowly(self: Any, *arguments: Any) -> None:
         reached.set()
         time.sleep(LONG_SECONDS / 60)
         take(self, *arguments)
 
-    scene.monkeypatch.setattr(csv_file.Mending, "take", slowly)
+    scene.monkeypatch.setattr(csv_file.Examination, "take", slowly)
     scene.monkeypatch.setattr("etl_toolkit.sources.structure.BLOCK_BYTES", 1 << 14)
     scene.monkeypatch.setattr(csv_file.pieces, "__kwdefaults__", {**csv_file.pieces.__kwdefaults__, "window": 1 << 14})
     yield reached.is_set
@@ -314,7 +314,7 @@ SLOW_LOOK = """
 import time
 from etl_toolkit.sources import csv_file
 def slowly(*_): time.sleep(0.2)
-csv_file.Mending.take = slowly
+csv_file.Examination.take = slowly
 csv_file.pieces = lambda *_, **__: iter(range(150))
 """
 SLOW_QUERY = f"""

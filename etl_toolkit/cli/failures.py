@@ -32,15 +32,15 @@ def complain(message: str, code: int, error: EtlError | None = None) -> int:
         print(f"etl-toolkit: {line}", file=sys.stderr)
     if is_json_wanted():
         what, _, hint = message.partition("; ")
-        told: dict[str, Any] = {"error": what, "code": code, "hint": hint or None}
-        told["kind"] = type(error).__name__ if error else None
-        told["sqlstate"] = getattr(error, "sqlstate", None)
-        told["run_id"] = getattr(error, "run_id", None) or None
+        answer: dict[str, Any] = {"error": what, "code": code, "hint": hint or None}
+        answer["kind"] = type(error).__name__ if error else None
+        answer["sqlstate"] = getattr(error, "sqlstate", None)
+        answer["run_id"] = getattr(error, "run_id", None) or None
         if isinstance(error, RejectLimitError):
             from etl_toolkit.sources import NAMED
 
-            told["rejects"] = [_reject(row) for row in error.rejects[:NAMED]]
-        json.dump(told, sys.stdout, ensure_ascii=False)
+            answer["rejects"] = [_reject(row) for row in error.rejects[:NAMED]]
+        json.dump(answer, sys.stdout, ensure_ascii=False)
         sys.stdout.write("\n")
     return code
 

@@ -205,17 +205,17 @@ class Workbench:
             layout=widgets.Layout(width="46rem"),
         )  # fmt: skip
         other = widgets.Text(placeholder=", ".join(key), description="or its key", style=_WIDE, continuous_update=False)
-        told = widgets.HTML()
+        explained = widgets.HTML()
 
         def begin(texts: dict[str, str]) -> None:
-            told.value = "<p>Reading the files of the latest runs …</p>"
+            explained.value = "<p>Reading the files of the latest runs …</p>"
             find = lambda: explain(connection_string(self._dsn), table, texts)  # noqa: E731
-            self.work.begin("explain", find, lambda found: setattr(told, "value", found._repr_html_()))
+            self.work.begin("explain", find, lambda found: setattr(explained, "value", found._repr_html_()))
 
         choice.observe(lambda change: begin({name: str(shown[change["new"]][name]) for name in key}), "value")
         other.observe(lambda change: begin(_texts_of_key(key, change["new"])), "value")
         title = widgets.HTML(f"<p><b>Why is a row of {escape(table)} as it is?</b> Choose one, or type its key.</p>")
-        self.rows.children = (title, choice, other, told)
+        self.rows.children = (title, choice, other, explained)
 
     # --- all of it ----------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ def run_with_retry(
         retry=retry_if_exception(_is_transient),
         stop=stop_after_attempt(config.retry_attempts) | _Budget(config.retry_budget_seconds),
         wait=wait_random_exponential(multiplier=0.1, max=5),
-        before_sleep=_told(on_retry),
+        before_sleep=_report_retry(on_retry),
         sleep=sleep,
         reraise=True,
     )(attempt)
@@ -64,7 +64,7 @@ def wait_for_server(
             retry=retry_if_exception(lambda error: isinstance(error, DatabaseError) and is_lost_connection(error)),
             stop=_Budget(config.retry_budget_seconds),
             wait=wait_random_exponential(multiplier=0.1, max=1),
-            before_sleep=_told(on_retry),
+            before_sleep=_report_retry(on_retry),
             sleep=sleep,
             reraise=True,
         )(connect)
@@ -99,7 +99,7 @@ class _Budget(stop_base):
         return failed_at - self._first_failure >= self._seconds
 
 
-def _told(on_retry: OnRetry) -> Callable[[RetryCallState], None]:
+def _report_retry(on_retry: OnRetry) -> Callable[[RetryCallState], None]:
     def tell(state: RetryCallState) -> None:
         assert state.outcome is not None
         error = state.outcome.exception()

@@ -21,6 +21,7 @@ from etl_toolkit.observe.following import Following, Snapshot, in_time
 from etl_toolkit.observe.live import LiveHtml, LiveWidget, open_live
 from etl_toolkit.observe.notices import in_words
 from etl_toolkit.stopping import Stop
+from etl_toolkit.tables import spell_count
 
 REFRESH_SECONDS = 0.25
 _GOOD, _BUSY, _BAD, _FAINT = "#2e7d32", "#1565c0", "#c62828", "color-mix(in srgb, currentColor 15%, transparent)"
@@ -128,7 +129,7 @@ def _headline(seen: Snapshot, facts: dict[str, Any]) -> str:
     if seen.status == "running":
         return f"Loading into {seen.table}" + (f": {seen.title}" if seen.title else "")
     if seen.status == "complete":
-        return f"Loaded into {facts['table']}: {facts['counts'].read:,} rows read, {facts['counts'].written:,} written"
+        return f"Loaded into {facts['table']}: {spell_count(facts['counts'].read, 'row')} read, {facts['counts'].written:,} written"
     return f"The load into {seen.table} {'was stopped' if seen.status == 'interrupted' else 'failed'}"
 
 

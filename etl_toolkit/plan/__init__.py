@@ -142,7 +142,8 @@ def _choose(question: Question) -> tuple[Strategy, list[str]]:
 
 def _describe_overlap(overlap: KeyOverlap) -> str:
     if not overlap.shared_keys:
-        return f"no key appears in more than one file ({overlap.distinct_keys:,} distinct keys in {len(overlap.files)} files)"
+        keys, files = spell_count(overlap.distinct_keys, "distinct key"), spell_count(len(overlap.files), "file")
+        return f"no key appears in more than one file ({keys} in {files})"
     return (
         f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} keys ({overlap.overlap_ratio:.0%}) appear in more than one file; "
         f"{spell_count(len(overlap.groups), 'group')} of files share keys"

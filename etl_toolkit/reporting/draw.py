@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from etl_toolkit.reporting.palette import Look, stand_in, style, to_svg
+from etl_toolkit.reporting.palette import Look, placeholder, style, to_svg
 from etl_toolkit.reporting.pictures import Panel
 
 WIDTH_INCHES = 4.3
@@ -81,15 +81,15 @@ def lines(
     with sheet(height, place, width=width) as paper:
         axes = paper.axes
         if diagonal:
-            axes.plot(list(diagonal), list(diagonal.values()), color=stand_in("soft"), linestyle=":", linewidth=1.2)
+            axes.plot(list(diagonal), list(diagonal.values()), color=placeholder("soft"), linestyle=":", linewidth=1.2)
         if level is not None:
-            axes.axhline(level, color=stand_in("soft"), linestyle=":", linewidth=1)
+            axes.axhline(level, color=placeholder("soft"), linestyle=":", linewidth=1)
         ends = []
         for line in series:
             _draw_line(paper, line, unit, is_small=is_small)
             known = [point for point in line.points if not math.isnan(point[1])]
             if known:
-                ends.append((known[-1][0], known[-1][1], line.label or line.name, line.look.stand_in))
+                ends.append((known[-1][0], known[-1][1], line.label or line.name, line.look.placeholder))
         highest = max([end for line in series for point in line.points for end in point[1:] if not math.isnan(end)])
         axes.set_ylim(0, top or highest * 1.08)
         if ticks:
@@ -105,7 +105,7 @@ def lines(
 
 
 def _draw_line(paper: Sheet, line: Line, unit: str, *, is_small: bool) -> None:
-    axes, color = paper.axes, line.look.stand_in
+    axes, color = paper.axes, line.look.placeholder
     x, middle, low, high = zip(*line.points, strict=True)
     if low != high:
         axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
@@ -134,7 +134,7 @@ def _name_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None
     for (x, y, name, color), at in zip(ends, spread([end[1] for end in ends], gap, bottom, top), strict=True):
         axes.annotate(
             name, xy=(x, y), xytext=(right + margin, at), va="center", ha="left", color=color, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": stand_in("soft"), "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "color": placeholder("soft"), "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3},
         )  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def stacked(
             for place, row in enumerate(names):
                 width = float(rows[row].get(part) or 0.0)
                 axes.barh(
-                    place, width, left=left[row], height=0.68, color=stand_in(color), edgecolor=stand_in("paper"),
+                    place, width, left=left[row], height=0.68, color=placeholder(color), edgecolor=placeholder("paper"),
                     linewidth=0.8, label=part if place == 0 else None, gid=f"tip-{len(paper.tips)}",
                 )  # fmt: skip
                 axes.patches[-1].set_gid(f"tip-{len(paper.tips)}")
@@ -229,8 +229,12 @@ def _draw_cell(paper: Sheet, x: int, y: int, cell: Cell, size: float) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    looks: dict[str, Any] = {"facecolor": "none", "edgecolor": stand_in("grid"), "hatch": "" if cell.text else "////"}
-    ink = stand_in("vermilion")
+    looks: dict[str, Any] = {
+        "facecolor": "none",
+        "edgecolor": placeholder("grid"),
+        "hatch": "" if cell.text else "////",
+    }
+    ink = placeholder("vermilion")
     if cell.depth is not None:
         red, green, blue, _ = colormaps["cividis_r"](cell.depth)
         ink = "#ffffff" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else "#101010"

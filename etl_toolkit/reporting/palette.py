@@ -34,7 +34,7 @@ THEME = {
 }
 
 
-def stand_in(name: str) -> str:
+def placeholder(name: str) -> str:
     """Return the colour to draw with that `to_svg` turns into the theme colour `name`."""
     return f"#fe00{list(THEME).index(name):02x}"
 
@@ -48,8 +48,8 @@ class Look:
     dash: str = "-"
 
     @property
-    def stand_in(self) -> str:
-        return stand_in(self.color)
+    def placeholder(self) -> str:
+        return placeholder(self.color)
 
 
 LOOKS = {
@@ -76,7 +76,7 @@ def style() -> Iterator[None]:
     """Draw in our style; matplotlib's settings are as before afterwards."""
     import matplotlib as mpl
 
-    ink, soft, grid = stand_in("ink"), stand_in("soft"), stand_in("grid")
+    ink, soft, grid = placeholder("ink"), placeholder("soft"), placeholder("grid")
     settings: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "etl_toolkit", "font.family": "sans-serif", "font.size": 8.5,
         "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": ink,
@@ -110,7 +110,7 @@ def to_svg(figure: Figure, name: str, tips: Sequence[str] = ()) -> str:
     for number, words in enumerate(tips):
         svg = svg.replace(f'<g id="{name}-tip-{number}">', f'<g class="tip"><title>{escape(words)}</title>')
     for color in THEME:
-        svg = svg.replace(stand_in(color), f"var(--chart-{color})")
+        svg = svg.replace(placeholder(color), f"var(--chart-{color})")
     svg = svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" style="stroke-linejoin: round" ', 1)
     return re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", svg)).strip()
 

@@ -39,7 +39,8 @@ def environment(data: RunData) -> Section:
     """Machine, versions, server and its settings."""
     manifest = data.record.manifest
     machine = [
-        (name.removesuffix("_bytes").replace("_", " "), _told(name, value)) for name, value in manifest.machine.items()
+        (name.removesuffix("_bytes").replace("_", " "), _spell_value(name, value))
+        for name, value in manifest.machine.items()
     ]
     machine += [("PostgreSQL", str(manifest.server.get("version", "–")))]
     versions = list(manifest.versions.items())
@@ -53,7 +54,7 @@ def environment(data: RunData) -> Section:
     return Section("Environment", parts)
 
 
-def _told(name: str, value: Any) -> str:
+def _spell_value(name: str, value: Any) -> str:
     if value is None:
         return "–"
     return f"{value / 2**30:,.1f} GiB" if name.endswith("_bytes") else str(value)

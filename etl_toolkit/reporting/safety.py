@@ -57,9 +57,9 @@ def _race(race: Mapping[str, Any]) -> list[Part]:
     by_hand = [(step["session"], step["statement"], step["outcome"]) for step in race["steps"]]
     lanes = [Lane("By hand", by_hand)]
     for trial in race["trials"]:
-        told = [(said["session"], said["statement"], _sent(said["copy_bytes"])) for said in trial.get("statements", ())]
-        if told:
-            lanes.append(Lane(f"etl_toolkit, {trial['strategy']}, in the same situation", told))
+        sent = [(said["session"], said["statement"], _sent(said["copy_bytes"])) for said in trial.get("statements", ())]
+        if sent:
+            lanes.append(Lane(f"etl_toolkit, {trial['strategy']}, in the same situation", sent))
     fared = [(trial["strategy"], trial["outcome"], trial["detail"]) for trial in race["trials"]]
     seen = f"Seen: {race['seen']}." if race["happened"] else f"It did not happen this time: {race['seen']}."
     return [
@@ -96,10 +96,10 @@ def mechanisms(data: RunData) -> Section:
 
 def _strategy_sql(strategy: Mapping[str, Any]) -> Details:
     counts = strategy["result"]
-    told = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
+    numbers = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value)
     sessions = list(dict.fromkeys(said["session"] for said in strategy["statements"]))
     worker = next((name for name in sessions if IS_WORKER.match(name)), "")
-    parts: list[Part] = [Text(f"{strategy['files']}. {told}.")]
+    parts: list[Part] = [Text(f"{strategy['files']}. {numbers}.")]
     for name in ("coordinator", worker):
         said = [item for item in strategy["statements"] if item["session"] == name]
         parts.append(Code(_script(said), "sql", f"{strategy['strategy']}: session `{name}`"))

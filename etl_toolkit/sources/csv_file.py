@@ -55,29 +55,29 @@ def examine_csv(path: Path, options: ReadOptions, copy: Path, bounds: Bounds) ->
         shape = shape_of(options, header.delimiter, header.columns, bounds.max_line_bytes)
         says_nothing = options.format is None and not options.null and not options.escape
         is_as_it_is = stream.is_direct and header.is_tidy and not shape.is_foreign and not shape.until
-        mending = Mending(path, copy, header, shape, is_copied=not is_as_it_is, says_nothing=says_nothing)
+        examined = Examination(path, copy, header, shape, is_copied=not is_as_it_is, says_nothing=says_nothing)
         seen = 0
-        with mending:
+        with examined:
             for piece in _pieces(stream, shape, rest, header, skip):
                 bounds.stop.check()
-                mending.take(piece, bounds)
+                examined.take(piece, bounds)
                 bounds.on_look(raw.size - seen)
                 seen = raw.size
-            mending.finish(bounds)
+            examined.finish(bounds)
         content_hash = raw.finish()
     own = shape.canonical
     dialect = CsvDialect(
         own.delimiter.decode(), own.quote.decode(), text.encoding, header.has_header, skip, copy_text,
-        own_delimiter=header.delimiter if shape.is_foreign else "", blanks=mending.blanks,
+        own_delimiter=header.delimiter if shape.is_foreign else "", blanks=examined.blanks,
     )  # fmt: skip
     is_literal = not converts_values(options)
     return SourceFile(
         0, storable(path), "csv", header.columns, content_hash, raw.size, path=path, dialect=dialect,
-        is_plain=mending.is_plain and is_literal, is_copyable=mending.is_copyable and is_literal,
-        is_bare=mending.is_plain and is_literal and not mending.has_backslash, is_unquoted=mending.is_plain,
-        readable=mending.copy if mending.is_copied else None,
-        malformed=tuple(mending.malformed), records=mending.count, longest_record_bytes=mending.longest,
-        marked_line=mending.marked_line, found=describe_found(header, asked, text.encoding),
+        is_plain=examined.is_plain and is_literal, is_copyable=examined.is_copyable and is_literal,
+        is_bare=examined.is_plain and is_literal and not examined.has_backslash, is_unquoted=examined.is_plain,
+        readable=examined.copy if examined.is_copied else None,
+        malformed=tuple(examined.malformed), records=examined.count, longest_record_bytes=examined.longest,
+        marked_line=examined.marked_line, found=describe_found(header, asked, text.encoding),
         header=header.raw.decode() or shape.spell(header.columns),
     )  # fmt: skip
 
@@ -158,7 +158,7 @@ def _size_of_lines(head: bytes, count: int, *, at_end: bool) -> int | None:
 
 
 @dataclass
-class Mending:
+class Examination:
     """What is known of a file so far, and the copy of it, begun at the first piece that cannot stay as it is."""
 
     path: Path
@@ -178,7 +178,7 @@ class Mending:
     _bytes_read: int = 0
     _output: BinaryIO | None = None
 
-    def __enter__(self) -> Mending:
+    def __enter__(self) -> Examination:
         self.is_copyable = len(self.header.columns) > 1
         self.is_plain = self.is_copyable
         if self.is_copied:

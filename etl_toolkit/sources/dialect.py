@@ -136,9 +136,9 @@ def _possible(head: bytes) -> list[str]:
 
 def _check_no_header(names: tuple[str, ...] | None, options: ReadOptions, path: Path, *, line: int) -> None:
     """Raise SourceError where the first record is mostly made of the names that are given for the columns."""
-    told = [name.strip().casefold() for name in options.headers or ()]
+    given = [name.strip().casefold() for name in options.headers or ()]
     found = [name.casefold() for name in names or ()]
-    same = sum(left == right for left, right in zip(told, found, strict=False))
+    same = sum(left == right for left, right in zip(given, found, strict=False))
     if 2 * same > len([name for name in found if name]):
         raise SourceError(
             f"{escape_name(path)}, line {line + options.skip}: looks like a header, and --headers would load it as a row; "
@@ -148,7 +148,8 @@ def _check_no_header(names: tuple[str, ...] | None, options: ReadOptions, path: 
 
 def _check_header(names: tuple[str, ...], path: Path, *, lines: int) -> None:
     remedy = (
-        f"fix the header, give --read names=snake, or skip it with --skip {lines} and name all columns with --headers"
+        "if this line is a row, name the columns with --headers; if it is a header, fix it, give --read names=snake, or skip "
+        f"it with --skip {lines} and name all columns with --headers"
     )
     for number, name in enumerate(names, start=1):
         if not name:

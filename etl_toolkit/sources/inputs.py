@@ -47,7 +47,7 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def kind_of(path: Path, told: str | None = None) -> Kind:
+def kind_of(path: Path, named: str | None = None) -> Kind:
     """Return the format of a file: as given, or by its name.
 
     Raises SourceError for an unknown ending, and for content that is plainly something else.
@@ -61,7 +61,7 @@ def kind_of(path: Path, told: str | None = None) -> Kind:
         raise SourceError(f"{escape_name(path)}: is a link to a file that does not exist")
     if not path.is_file():
         raise SourceError(f"{escape_name(path)}: is neither a file nor a pipe")
-    kind = _KINDS[told] if told else kind_by_name(name)
+    kind = _KINDS[named] if named else kind_by_name(name)
     _check_content(path, kind, is_packed=name.endswith(PACKED_SUFFIXES))
     if kind is not None:
         return kind

@@ -15,7 +15,7 @@ from typing import Any
 
 from etl_toolkit.errors import SourceError
 from etl_toolkit.model import CsvDialect, ReadOptions, SourceFile
-from etl_toolkit.sources.csv_file import Bounds, Mending
+from etl_toolkit.sources.csv_file import Bounds, Examination
 from etl_toolkit.sources.dialect import Header
 from etl_toolkit.sources.inputs import escape_name, storable
 from etl_toolkit.sources.octets import open_utf8
@@ -77,17 +77,17 @@ def _convert(path: Path, options: ReadOptions, columns: tuple[str, ...], copy: P
         shape = replace(PLAIN_SHAPE, columns=columns, max_bytes=bounds.max_line_bytes)
         numbered = b",".join(b"c%d" % number for number in range(len(columns)))
         header = Header(",", columns, True, b"", 0, 0, is_tidy=False, line=numbered)
-        mending, seen = Mending(path, copy, header, shape, is_copied=True), 0
-        with mending:
+        examined, seen = Examination(path, copy, header, shape, is_copied=True), 0
+        with examined:
             number = 0
             for batch in _and_then(first, lines):
                 piece = _piece(batch, number, columns, bounds.max_line_bytes)
                 number += piece.count
-                mending.take(piece, bounds)
+                examined.take(piece, bounds)
                 bounds.stop.check()
                 bounds.on_look(max(0, raw.size - seen))
                 seen = raw.size
-            mending.finish(bounds)
+            examined.finish(bounds)
         content_hash = raw.finish()
     if not columns:
         raise SourceError(f"{escape_name(path)}: has no JSON object, so it has no columns")
@@ -95,9 +95,9 @@ def _convert(path: Path, options: ReadOptions, columns: tuple[str, ...], copy: P
     return SourceFile(
         0, storable(path), "csv", columns, content_hash, raw.size, path=path,
         dialect=CsvDialect(encoding=text.encoding, is_json=True, blanks=BLANKS),
-        is_plain=mending.is_plain and is_literal, is_copyable=mending.is_copyable and is_literal,
-        is_bare=mending.is_plain and is_literal and not mending.has_backslash, readable=copy,
-        malformed=tuple(mending.malformed), records=mending.count, longest_record_bytes=mending.longest, read=options,
+        is_plain=examined.is_plain and is_literal, is_copyable=examined.is_copyable and is_literal,
+        is_bare=examined.is_plain and is_literal and not examined.has_backslash, readable=copy,
+        malformed=tuple(examined.malformed), records=examined.count, longest_record_bytes=examined.longest, read=options,
     )  # fmt: skip
 
 

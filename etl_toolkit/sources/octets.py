@@ -85,10 +85,10 @@ class Utf8Stream:
         self._name = escape_name(path)
         head = self._unpacked.read(4)
         mark, found = next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), (b"", "utf-8"))
-        told = _python_codec(encoding)
-        if told and not (found == told or (mark and found.startswith(told))):
+        codec = _python_codec(encoding)
+        if codec and not (found == codec or (mark and found.startswith(codec))):
             mark = b""  # the encoding was given: the bytes only look like a mark
-        self.encoding = told or found
+        self.encoding = codec or found
         decoder = found if mark else self.encoding
         self._head = head[len(mark) :]
         self._decoder = None if decoder == "utf-8" else codecs.getincrementaldecoder(decoder)()

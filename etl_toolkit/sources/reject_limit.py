@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from etl_toolkit.errors import RejectLimitError
 from etl_toolkit.model import RejectedRow
 from etl_toolkit.sources.inputs import escape_name
+from etl_toolkit.tables import spell_count
 
 NAMED = 10  # rows in an error message
 
@@ -22,9 +23,10 @@ def too_many_rejects(rows: Sequence[RejectedRow], allowed: int) -> RejectLimitEr
     `rows` are in the order of the load, of each file together.
     """
     first, *others = rows[:NAMED]
+    limit = f"more than {spell_count(allowed, 'row')} would be rejected" if allowed else "no row may be rejected"
     error = RejectLimitError(
-        f"{escape_name(first.file)}, {_places([first])}: {_reason(first)}; more than {allowed} rows would be rejected, "
-        "so nothing of this file is written; fix the file, or allow rejects with --max-rejects N",
+        f"{escape_name(first.file)}, {_places([first])}: {_reason(first)}; {limit}, so nothing "
+        "of this file is written; fix the file, or allow rejects with --max-rejects N",
         rejects=tuple(rows),
     )
     groups: dict[tuple[str, str], list[RejectedRow]] = {}
