@@ -9,12 +9,15 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := $(VENV)/.installed-peers
 STORE  := build/object-store/.installed
-# Without bytecode of all that is installed, which takes half a minute: Python makes that of a module when it is first used.
-INSTALL = -m pip --disable-pip-version-check --no-input install --quiet --no-deps --no-compile
-UV_VERSION := 0.13.8
+UV     := $(BIN)/uv
 PIP_AUDIT_VERSION := 2.10.1
 AUDIT  ?= build/audit/bin/pip-audit
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
+
+# Install $(2) into the environment $(1). uv takes seconds for what takes pip minutes; pip, which brings uv, does it where
+# uv cannot, for it reads pip's settings. Nothing is compiled ahead: Python does that when a module is first used.
+PIP     = $(BIN)/python -m pip --disable-pip-version-check --no-input
+install = $(UV) pip install --quiet --python $(1)/bin/python $(2) || $(PIP) --python $(1)/bin/python install --quiet --no-compile $(2)
 
 # Tests start hundreds of Pythons; without bytecode each of them would compile the package again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -34,21 +37,25 @@ help: ## show this list
 
 venv: $(STAMP) ## create .venv with the locked dependencies and this package
 
-$(STAMP): requirements.lock pyproject.toml
+$(UV): requirements-uv.lock
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python $(INSTALL) --require-hashes -r requirements.lock
-	$(BIN)/python $(INSTALL) --no-build-isolation --editable .
+	-$(PIP) install --quiet --no-compile --require-hashes -r $<
+	@touch $@
+
+$(STAMP): requirements.lock pyproject.toml | $(UV)
+	$(call install,$(VENV),--no-deps --require-hashes -r $<)
+	$(call install,$(VENV),--no-deps --no-build-isolation --editable .)
 	@touch $@
 
 $(PEERS): requirements-peers.lock $(STAMP)
-	$(BIN)/python $(INSTALL) --require-hashes -r requirements-peers.lock
+	$(call install,$(VENV),--no-deps --require-hashes -r $<)
 	@touch $@
 
 # The store that the tests of S3 talk to. It is no part of .venv, since it wants other versions of what is there.
-$(STORE): requirements-object-store.lock $(STAMP)
-	@test -x $(@D)/bin/python || $(BIN)/python -m venv $(@D)
-	$(@D)/bin/python $(INSTALL) --require-hashes -r requirements-object-store.lock
+$(STORE): requirements-object-store.lock | $(UV)
+	@test -x $(@D)/bin/python || $(BIN)/python -m venv --without-pip $(@D)
+	$(call install,$(@D),--no-deps --require-hashes -r $<)
 	@touch $@
 
 demo: $(STAMP) ## generate 3 CSV + 3 Parquet files, load them, quick sweep, HTML report
@@ -112,11 +119,11 @@ bench-peers: $(PEERS) ## the same workload through other loaders
 bench-shapes: $(STAMP) ## tables and files as people have them: ours against the best plain way
 	$(BIN)/python -m etl_toolkit bench --preset shapes $(ARGS)
 
-lock: ## resolve pyproject.toml again into the requirements*.lock
-	@test -x build/lock/bin/uv || { "$(PYTHON)" -m venv build/lock && build/lock/bin/pip install --quiet uv==$(UV_VERSION); }
-	build/lock/bin/uv pip compile pyproject.toml --extra all --upgrade $(LOCK) --output-file requirements.lock
-	build/lock/bin/uv pip compile pyproject.toml --extra bench-peers --upgrade $(LOCK) --constraints requirements.lock --output-file requirements-peers.lock
-	build/lock/bin/uv pip compile tests/object_store.in --upgrade $(LOCK) --output-file requirements-object-store.lock
+lock: $(UV) ## resolve pyproject.toml again into the requirements*.lock
+	echo uv | $(UV) pip compile - --upgrade $(LOCK) --output-file requirements-uv.lock
+	$(UV) pip compile pyproject.toml --extra all --upgrade $(LOCK) --output-file requirements.lock
+	$(UV) pip compile pyproject.toml --extra bench-peers --upgrade $(LOCK) --constraints requirements.lock --output-file requirements-peers.lock
+	$(UV) pip compile tests/object_store.in --upgrade $(LOCK) --output-file requirements-object-store.lock
 
 # Without --strict a package that the advisory service does not know counts as one without a vulnerability. It has an
 # environment of its own: what looks at the dependencies is none of them.

@@ -64,7 +64,7 @@ def test_lock_satisfies_what_is_declared(file: str) -> None:
     assert unsatisfied == {}, "run `make lock`"
 
 
-@pytest.mark.parametrize("file", LOCKS)
+@pytest.mark.parametrize("file", [*LOCKS, "requirements-object-store.lock", "requirements-uv.lock"])
 def test_every_pin_has_a_hash_and_no_place(file: str) -> None:
     text = (ROOT / file).read_text()
     pins = [pin for pin in re.split(r"\n(?=\S)", text) if not pin.startswith("#")]
