@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -18,6 +18,7 @@ from etl_toolkit.keys import KeyType
 from etl_toolkit.model import Delete, Layout, SourceFile
 from etl_toolkit.sources import (
     GUESSED_AGAIN,
+    MarkAt,
     RecordStore,
     extract_expression,
     group_alike,
@@ -178,30 +179,50 @@ class _Wanted:
         return ", ".join(f"{name}::{kind.duckdb_type} AS {name}" for name, kind in types.items())
 
 
-def _group_streams(files: Sequence[SourceFile], wanted: _Wanted) -> list[list[SourceFile]]:
-    """Neighbouring files that are stored alike: by their own lines, or by records that are spelled for them."""
-    streams: list[list[SourceFile]] = []
-    for (is_own, _), some in groupby(files, lambda file: (_has_lines(file, wanted), _place_of_mark(file, wanted))):
+@dataclass(frozen=True)
+class _Stream:
+    """Neighbouring files that are read in the same way.
+
+    `has_lines` says that their own lines are stored, else records are spelled for them; `mark_at` that the first or the last
+    field of a line is the mark of tombstones, and all others are the record to send.
+    """
+
+    files: Sequence[SourceFile]
+    has_lines: bool = False
+    mark_at: MarkAt | None = None
+
+
+def _group_streams(files: Sequence[SourceFile], wanted: _Wanted) -> list[_Stream]:
+    streams = []
+    for (has_lines, mark_at), some in groupby(files, lambda file: _form(file, wanted)):
         run = list(some)
-        streams += split_streams(run) if is_own else group_alike(run)
+        parts = split_streams(run) if has_lines else group_alike(run)
+        streams += [_Stream(part, has_lines, mark_at) for part in parts]
     return streams
 
 
-def _has_lines(file: SourceFile, wanted: _Wanted) -> bool:
-    """Whether the lines of a file hold the records to send, and have what is wanted in reach."""
+def _form(file: SourceFile, wanted: _Wanted) -> tuple[bool, MarkAt | None]:
+    """Whether the lines of a file hold the records to send, and have what is wanted in reach; and where their mark is."""
     layout = wanted.layout
-    is_sent = layout is not None and (is_record(file, layout) or _place_of_mark(file, wanted) is not None)
-    return is_sent and all(is_in_reach(file, name) for name in wanted.compared)
+    if layout is None or not all(is_in_reach(file, name) for name in wanted.compared):
+        return False, None
+    mark_at = _place_of_mark(file, layout, wanted.delete) if wanted.delete else None
+    return is_record(file, layout) or mark_at is not None, mark_at
 
 
-def _place_of_mark(file: SourceFile, wanted: _Wanted) -> Literal[0, -1] | None:
+def _place_of_mark(file: SourceFile, layout: Layout, delete: Delete) -> MarkAt | None:
     """Where the mark of tombstones is, if all other fields of a line are the record to send: in front of it, or behind it."""
-    if wanted.delete is None or wanted.layout is None or not file.is_plain or len(file.columns) < 3:
+    if not file.is_plain or len(file.columns) < 3:
         return None
-    for at, others in ((0, file.columns[1:]), (-1, file.columns[:-1])):
-        if file.columns[at] == wanted.delete.column and is_record(replace(file, columns=others), wanted.layout):
-            return at  # type: ignore[return-value]
+    if file.columns[0] == delete.column and is_record(_without_mark(file, 0), layout):
+        return 0
+    if file.columns[-1] == delete.column and is_record(_without_mark(file, -1), layout):
+        return -1
     return None
+
+
+def _without_mark(file: SourceFile, mark_at: MarkAt) -> SourceFile:
+    return replace(file, columns=file.columns[1:] if mark_at == 0 else file.columns[:-1])
 
 
 def _read(
@@ -209,13 +230,16 @@ def _read(
 ) -> RecordStore | None:
     """Create `rows`, and store the records if they are wanted: in memory where it is reserved, else in the directory."""
     if wanted.layout is None:
-        _fill(list(group_alike(files)), wanted, workspace, None)
+        _fill([_Stream(run) for run in group_alike(files)], wanted, workspace, None)
         return None
     streams = _group_streams(files, wanted)
     file, times = None if workspace.record_bytes else workspace.open_file(), 1
     while True:
-        rooms = [records_bytes(run) * (1 if _has_lines(run[0], wanted) else times) for run in streams]
-        store = RecordStore(streams, rooms, file=file, limit_bytes=workspace.limit_bytes, is_composed=is_composed)
+        rooms = [records_bytes(stream.files) * (1 if stream.has_lines else times) for stream in streams]
+        store = RecordStore(
+            [stream.files for stream in streams], rooms, file=file, limit_bytes=workspace.limit_bytes,
+            is_composed=is_composed,
+        )  # fmt: skip
         try:
             _fill(streams, wanted, workspace, store)
         except duckdb.Error:
@@ -228,24 +252,22 @@ def _read(
         file, times = workspace.open_file(), times * GUESSED_AGAIN
 
 
-def _fill(
-    streams: Sequence[Sequence[SourceFile]], wanted: _Wanted, workspace: Workspace, store: RecordStore | None
-) -> None:
+def _fill(streams: Sequence[_Stream], wanted: _Wanted, workspace: Workspace, store: RecordStore | None) -> None:
     """Create `rows` from streams of files."""
     for first in range(0, len(streams), RELATIONS_AT_ONCE):
         some = streams[first : first + RELATIONS_AT_ONCE]
         with ExitStack() as stack:
             source = stack.enter_context(workspace.cursor())
             selects = []
-            for number, run in enumerate(some, start=first):
+            for number, stream in enumerate(some, start=first):
                 name = f"stream_{number}"
                 if store is None:
-                    selects.append(_select(run, wanted))
-                elif _has_lines(run[0], wanted):
-                    source.register(name, store.lines(number, mark_at=_place_of_mark(run[0], wanted)))
-                    selects.append(_select(run, wanted, relation=name))
+                    selects.append(_select(stream, wanted))
+                elif stream.has_lines:
+                    source.register(name, store.lines(number, mark_at=stream.mark_at))
+                    selects.append(_select(stream, wanted, relation=name))
                 else:
-                    spelled = stack.enter_context(workspace.cursor()).sql(_select(run, wanted, end=" || chr(10)"))
+                    spelled = stack.enter_context(workspace.cursor()).sql(_select(stream, wanted, end=" || chr(10)"))
                     source.register(name, store.take_in(number, spelled.to_arrow_reader(SPELLED_AT_ONCE)))
                     selects.append(f"SELECT * REPLACE ({wanted.retyped}) FROM {name}")
             source.execute(
@@ -253,17 +275,16 @@ def _fill(
             )
 
 
-def _select(run: Sequence[SourceFile], wanted: _Wanted, *, relation: str | None = None, end: str = "") -> str:
-    """The rows of neighbouring files that are read in the same way; `relation` has their lines if those are stored."""
+def _select(stream: _Stream, wanted: _Wanted, *, relation: str | None = None, end: str = "") -> str:
+    """The rows of a stream; `relation` has their lines if those are stored."""
     # Where one file of stored lines has quotes, the lines of all are read as its are: without any, they mean the same.
-    file, layout, order = min(run, key=lambda file: file.is_plain), wanted.layout, wanted.order
+    file, layout, order = min(stream.files, key=lambda file: file.is_plain), wanted.layout, wanted.order
     names = [*wanted.compared, *(layout.columns if layout else ())]
-    if relation and (at := _place_of_mark(file, wanted)) is not None:
-        file = replace(file, columns=file.columns[1:] if at == 0 else file.columns[:-1])
-        source, texts = relation, line_texts(file, names)
+    if stream.mark_at is not None:
+        file = _without_mark(file, stream.mark_at)
+    source, texts = (relation, line_texts(file, names)) if relation else text_relation(stream.files, names)
+    if stream.mark_at is not None:
         texts[len(wanted.compared) - 1] = "nullif(mark, '')"
-    else:
-        source, texts = (relation, line_texts(file, names)) if relation else text_relation(run, names)
     is_line = relation is not None or file.is_plain
     position = "file" if relation else f"file_index + {file.position}"
     items = [f"({position})::INTEGER AS file"]

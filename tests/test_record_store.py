@@ -18,7 +18,7 @@ from etl_toolkit.keys import KEY_TYPES
 from etl_toolkit.model import Layout, ReadOptions
 from etl_toolkit.plan import lanes
 from etl_toolkit.scan import scan
-from etl_toolkit.sources import RecordStore, resolve, store
+from etl_toolkit.sources import RecordStore, resolve, rooms, space, store
 from etl_toolkit.strategies import compare
 from etl_toolkit.workspace import Workspace, open_workspace
 from tests.loads import CONFIG, load_as_expected
@@ -35,7 +35,8 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "QUOTED_AT_ONCE", 200)
     monkeypatch.setattr(store, "BUFFER_BITS", 6)
     monkeypatch.setattr(store, "PIECE_BYTES", 100)
-    monkeypatch.setattr(store, "MAPPED_BYTES", 100)
+    monkeypatch.setattr(space, "MAPPED_BYTES", 100)
+    monkeypatch.setattr(rooms, "STREAM_BYTES", 200)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -281,9 +282,9 @@ def test_records_that_are_spelled_anew_load_alike_wherever_they_are_kept(
     if case == "a file":
         monkeypatch.setattr(Workspace, "reserve", lambda self, size: None)
     if case == "longer than thought":
-        monkeypatch.setattr(store, "SPELLED_RATIO", 0)
-        monkeypatch.setattr(store, "FIELD_BYTES", 0)
-        monkeypatch.setattr(store, "SLACK_BYTES", 500)
+        monkeypatch.setattr(rooms, "SPELLED_RATIO", 0)
+        monkeypatch.setattr(rooms, "FIELD_BYTES", 0)
+        monkeypatch.setattr(rooms, "SLACK_BYTES", 500)
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE loaded (id int PRIMARY KEY, v text, n int)")
 

@@ -20,6 +20,7 @@ from etl_toolkit.sources.expanding import expand, is_there, name_for_hosts, try_
 from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.inputs import escape_name, partition_of, path_values
 from etl_toolkit.sources.located import locate, number_in_file, ordinals
+from etl_toolkit.sources.marks import MarkAt
 from etl_toolkit.sources.naming import in_chosen_order
 from etl_toolkit.sources.reading_words import reading_in_words
 from etl_toolkit.sources.reject_limit import NAMED, is_enough, too_many_rejects
@@ -41,7 +42,8 @@ from etl_toolkit.sources.relation import (
     typed_relation,
 )
 from etl_toolkit.sources.resolving import check_unchanged, leave_out_taken, read_once, resolve
-from etl_toolkit.sources.store import GUESSED_AGAIN, RecordStore, records_bytes, split_streams
+from etl_toolkit.sources.rooms import records_bytes, split_streams
+from etl_toolkit.sources.store import GUESSED_AGAIN, RecordStore
 from etl_toolkit.sources.tombstones import tombstone_expression
 from etl_toolkit.sources.zones import with_offsets
 
@@ -50,6 +52,7 @@ __all__ = [
     "LINE_SEPARATOR",
     "NAMED",
     "Fetched",
+    "MarkAt",
     "RecordStore",
     "UnreadableTextError",
     "check_texts",

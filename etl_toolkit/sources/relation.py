@@ -10,7 +10,8 @@ from etl_toolkit.errors import SourceError
 from etl_toolkit.model import Layout, SourceFile
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.inputs import escape_name
-from etl_toolkit.sources.store import TOO_LONG, UNMAPPABLE
+from etl_toolkit.sources.space import UNMAPPABLE
+from etl_toolkit.sources.store import TOO_LONG
 from etl_toolkit.sources.tombstones import UNKNOWN_MARK
 from etl_toolkit.sources.typed import hides_bytes, typed_text
 from etl_toolkit.sources.values import converted, is_as_in_file, is_number, nulls_of_reader

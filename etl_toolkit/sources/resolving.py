@@ -30,7 +30,7 @@ from etl_toolkit.sources.linking import is_linked, link_or_copy
 from etl_toolkit.sources.naming import check_names, name_columns
 from etl_toolkit.sources.reject_limit import too_many_rejects
 from etl_toolkit.sources.relation import parquet_relation, read_failure, typed_relation
-from etl_toolkit.sources.store import records_bytes
+from etl_toolkit.sources.rooms import records_bytes
 from etl_toolkit.sources.typed import INDEX_PREFIX, examine_parquet, read_by_arrow
 from etl_toolkit.workspace import Workspace
 

@@ -7,25 +7,21 @@ record begins, counted in bytes over all files, and its size: places are in the 
 
 from __future__ import annotations
 
-import errno
-import mmap
-import os
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl_toolkit.model import SourceFile
-from etl_toolkit.sources.linking import is_linked
+from etl_toolkit.sources.marks import MarkAt, cut_marks
 from etl_toolkit.sources.quoting import drop_idle_quotes
-from etl_toolkit.sources.values import converts_values
+from etl_toolkit.sources.rooms import room_for
+from etl_toolkit.sources.space import Space
 
 PLACE_BITS = 62  # where a record begins, and its size; one is left for a mark beside it (`ranking.collapse`)
-MAPPED_BYTES = 32 << 20  # of a file, that may count as our memory before it is unmapped
 PIECE_BYTES = 1 << 20  # of records that are fetched at once, or one record; of a file more, if there is memory for it
 PIECES = 64  # of the memory limit
 SPAN_BYTES = 16 << 20  # of a file that are looked at together
@@ -33,30 +29,9 @@ RECORD_BYTES = 64  # of a file: rows of as many records are read at once as a pi
 LINES_AT_ONCE = 2 << 20  # bytes; what is found in them fits the second-level cache
 QUOTED_AT_ONCE = 1 << 19  # bytes; of quotes more has to be found
 INLINE_BYTES = 12  # Arrow keeps a shorter text in the view itself
-SLACK_BYTES = 1 << 16  # what a file may take beyond the guess
-UNMAPPABLE = "the file system of the working directory cannot map files into memory"
 TOO_LONG = "a record is too long beside so many others"
 GUESSED_AGAIN = 64  # times as much, where a guess was too low
 BUFFER_BITS = 30  # Arrow counts in a buffer with 32 bits
-STREAMS = 16  # DuckDB reads this many in parallel; files beyond, and small ones, share streams
-# More text than Parquet files and frames have as a rule; where one has more, its rows are spelled again, for more room.
-SPELLED_RATIO, FIELD_BYTES = 6, 16
-
-
-def records_bytes(files: Sequence[SourceFile]) -> int:
-    """What the records of the files take; of those that have to be spelled anew, a guess."""
-    return sum(_room_for(file) for file in files)
-
-
-def _room_for(file: SourceFile) -> int:
-    if file.format != "csv":
-        fields = (file.records or 0) * len(file.columns)
-        return max(SPELLED_RATIO * file.size_bytes, FIELD_BYTES * fields) + SLACK_BYTES
-    assert file.readable is not None
-    if converts_values(file.read):  # `true` is longer than `j`
-        return 2 * file.readable.stat().st_size + SLACK_BYTES
-    is_theirs = is_linked(file)  # and may be gone by now; else it is a copy of ours
-    return (file.size_bytes if is_theirs else file.readable.stat().st_size) + 1  # the last line may lack its end
 
 
 class RecordStore:
@@ -64,8 +39,8 @@ class RecordStore:
 
     A line is a record: where it has quotes, line breaks may be in them. Quotes that say nothing are left out. `rooms` are the
     bytes that each stream may take, where these are known better than by the files. Records are kept in `file`, which is empty,
-    if that is given: about MAPPED_BYTES of it count as our memory at a time, and the higher the memory limit `limit_bytes` is,
-    the more are fetched at once, and the less often most of the file is looked at. `is_composed` says that records may be put
+    if that is given: the higher the memory limit `limit_bytes` is, the more are fetched at once, and the less often most of
+    the file is looked at. `is_composed` says that records may be put
     together of several lines: the room behind the streams is as large as all of them, and costs nothing until it is used.
     """
 
@@ -75,23 +50,21 @@ class RecordStore:
     ) -> None:  # fmt: skip
         self.streams = streams
         self.is_full = False  # once records were spelled that had no room
-        ends = list(accumulate(rooms or (sum(map(_room_for, stream)) for stream in self.streams)))
+        ends = list(accumulate(rooms or (sum(map(room_for, stream)) for stream in self.streams)))
         if is_composed:
             ends.append(2 * ends[-1])
         self._begins = [0, *ends]
         self._taken = self._begins[len(streams)]  # up to where the room of composed records is filled
         self._size_bits = PLACE_BITS - ends[-1].bit_length()
         self._longest = min((1 << self._size_bits) - 1, (1 << 30) - 1)  # the server takes none of a gigabyte
-        self._file = file
         self._piece_bytes = max(PIECE_BYTES, limit_bytes // PIECES)
-        self._map = _map_file(file, ends[-1]) if file else _map_memory(ends[-1])
-        self._mapped = 0  # bytes of the file that were looked at since all of it was unmapped
-        self._bytes = np.frombuffer(self._map, dtype=np.uint8)
+        self._space = Space(ends[-1], file)
+        self._bytes = self._space.bytes
         data, step = pa.py_buffer(self._bytes), 1 << BUFFER_BITS
         # Each holds whole every line that begins in its stretch.
         self._buffers = [data.slice(at, min(step + self._longest, ends[-1] - at)) for at in range(0, ends[-1], step)]
 
-    def lines(self, number: int, *, mark_at: Literal[0, -1] | None = None) -> pa.RecordBatchReader:
+    def lines(self, number: int, *, mark_at: MarkAt | None = None) -> pa.RecordBatchReader:
         """Read the files of a stream in, and return their lines: batches of (file, place, line), the line without its end.
 
         With `mark_at` the first or the last field is no part of the line, but a `mark` beside it: the files have no quotes.
@@ -102,7 +75,7 @@ class RecordStore:
             schema = schema.append(pa.field("mark", pa.string()))
         return pa.RecordBatchReader.from_batches(schema, self._batches(number, schema, mark_at))
 
-    def _batches(self, number: int, schema: pa.Schema, mark_at: Literal[0, -1] | None) -> Iterator[pa.RecordBatch]:
+    def _batches(self, number: int, schema: pa.Schema, mark_at: MarkAt | None) -> Iterator[pa.RecordBatch]:
         begin = self._begins[number]
         for read, filled in self._read(number):
             block = self._bytes[begin:filled]
@@ -110,25 +83,20 @@ class RecordStore:
                 ends_read = ends = np.flatnonzero(block == ord("\n"))
             else:
                 ends_read, ends = drop_idle_quotes(block, read[0][0].dialect.delimiter)
-            sizes = np.diff(ends, prepend=-1)
+            begins = np.concatenate(([0], ends[:-1] + 1))
             if not len(ends):
                 raise OSError(f"{read[-1][0].readable} has changed")
-            self._check_sizes(sizes)
+            self._check_sizes(ends + 1 - begins)
             files = np.full(len(ends), read[0][0].position, dtype=np.int32)
             for file, first in read[1:]:
                 files[np.searchsorted(ends_read, first - begin) :] = file.position
-            starts, marks = ends + 1 - sizes, []
+            marks = []
             if mark_at is not None:
-                widths = _measure_marks(block, starts, ends, read[0][0].dialect.delimiter, mark_at)
-                marks = [_texts(block, starts if mark_at == 0 else ends - widths, widths)]
-                sizes = sizes - widths - 1
-                if mark_at == 0:
-                    starts = starts + widths + 1
-                else:
-                    block[starts + sizes - 1] = ord("\n")
-            places = begin + starts << self._size_bits | sizes
-            columns = [_array(files, pa.int32()), _array(places, pa.int64()), self._view(places, sizes - 1), *marks]
-            self._note_mapped(filled - begin)
+                begins, ends, texts = cut_marks(block, begins, ends, read[0][0].dialect.delimiter, mark_at)
+                marks.append(texts)
+            places = begin + begins << self._size_bits | ends + 1 - begins
+            columns = [_array(files, pa.int32()), _array(places, pa.int64()), self._view(places, ends - begins), *marks]
+            self._space.note_touched(filled - begin)
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
             begin += int(ends_read[-1]) + 1
 
@@ -143,8 +111,8 @@ class RecordStore:
         read: list[tuple[SourceFile, int]] = []
         for file in self.streams[number]:
             assert file.readable is not None
-            first, last = start, start + _room_for(file) - 1
-            self._allocate(first, last + 1)
+            first, last = start, start + room_for(file) - 1
+            self._space.allocate(first, last + 1)
             read.append((file, start))
             with file.readable.open("rb") as stream:
                 last -= len(stream.readline()) if file.dialect.has_header else 0
@@ -195,18 +163,18 @@ class RecordStore:
             if end > limit:
                 self.is_full = True
                 raise OSError("no room for these records")
-            self._allocate(begin, end)
+            self._space.allocate(begin, end)
             self._bytes[begin:end] = np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]]
             places = begin + ends[:-1] - ends[0] << self._size_bits | sizes
             columns = [*batch.columns[:at], _array(places, pa.int64()), *batch.columns[at + 1 :]]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
             begin = end
             self._taken = max(begin, self._taken)
-            self._note_mapped(int(sizes.sum()))
+            self._space.note_touched(int(sizes.sum()))
 
     def rows_at_once(self, usual: int) -> int:
         """How many rows to fetch records for at once, where it is `usual` if they are in memory."""
-        return max(usual, self._piece_bytes // RECORD_BYTES) if self._file else usual
+        return max(usual, self._piece_bytes // RECORD_BYTES) if self._space.is_file else usual
 
     def with_records(
         self, rows: pa.RecordBatchReader, files_of: Callable[[Any], Any] | None = None, *, names: Sequence[str] = ()
@@ -216,7 +184,7 @@ class RecordStore:
         `names` are columns of places, if there are several: each has its records under the same name.
         """
         schema, places = rows.schema, [rows.schema.get_field_index(name) for name in names or ("place",)]
-        kind = pa.large_string() if self._file else pa.string_view()
+        kind = pa.large_string() if self._space.is_file else pa.string_view()
         for at in places:
             schema = schema.set(at, pa.field(schema.field(at).name if names else "record", kind))
         if files_of:
@@ -250,7 +218,7 @@ class RecordStore:
 
     def _fetched(self, places: Any, sizes: Any) -> pa.Array:
         """The texts at these places: where they lie in memory; out of a file, which is looked at from front to back."""
-        if self._file is None:
+        if not self._space.is_file:
             return self._view(places, sizes)
         order = places.argsort()
         spans = np.flatnonzero(np.diff((places[order] >> self._size_bits) // SPAN_BYTES)) + 1
@@ -259,7 +227,7 @@ class RecordStore:
         for begin, end in pairwise([0, *map(int, spans), len(order)]):
             some = order[begin:end]
             parts.append(pc.cast(self._view(places[some], sizes[some]), pa.large_string(), memory_pool=pool))
-            self._unmap()
+            self._space.unmap()
         turns = np.empty_like(order)
         turns[order] = np.arange(len(order))
         return pc.take(pa.concat_arrays(parts, pool), _array(turns, pa.int64()), memory_pool=pool)
@@ -270,27 +238,6 @@ class RecordStore:
     def _check_sizes(self, sizes: Any) -> None:
         if sizes.max(initial=0) > self._longest:
             raise OSError(f"{TOO_LONG}: {sizes.max():,} bytes; load fewer files at a time")
-
-    def _allocate(self, begin: int, end: int) -> None:
-        """Take the disk space before it is written to: the system ends a process that it has no page for."""
-        if self._file is None or end == begin or not hasattr(os, "posix_fallocate"):
-            return
-        try:
-            os.posix_fallocate(self._file.fileno(), begin, end - begin)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can
-                raise
-
-    def _note_mapped(self, size: int) -> None:
-        self._mapped += size
-        if self._file is not None and self._mapped > MAPPED_BYTES:
-            self._unmap()
-
-    def _unmap(self) -> None:
-        """Let what was looked at of the file no longer count as our memory; it stays in the system's cache while it can."""
-        self._mapped = 0
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
 
     def _view(self, places: Any, sizes: Any) -> pa.Array:
         """An Arrow array of texts that lie in our buffers."""
@@ -309,41 +256,6 @@ class RecordStore:
         return pa.Array.from_buffers(pa.string_view(), len(places), buffers)
 
 
-def _map_memory(size: int) -> mmap.mmap:
-    if hasattr(mmap, "MAP_PRIVATE"):
-        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return mmap.mmap(-1, size)  # Windows
-
-
-def _map_file(file: BinaryIO, size: int) -> mmap.mmap:
-    file.truncate(size)
-    try:
-        return mmap.mmap(file.fileno(), size)
-    except OSError as error:
-        raise OSError(f"{UNMAPPABLE} ({error.strerror}); name another place with temp_directory") from None
-
-
-def _measure_marks(block: Any, starts: Any, ends: Any, delimiter: str, mark_at: Literal[0, -1]) -> Any:
-    """How long the first or the last field of each line is: most are a letter, so that one is found in a step or two."""
-    widths, width, left = np.zeros_like(ends), 0, np.arange(len(ends))
-    while len(left):
-        places = starts[left] + width if mark_at == 0 else ends[left] - 1 - width
-        if (places < starts[left]).any() or (places >= ends[left]).any():
-            raise OSError("a line has changed")
-        left = left[block[places] != ord(delimiter)]
-        width += 1
-        widths[left] = width
-    return widths
-
-
-def _texts(block: Any, begins: Any, widths: Any) -> pa.Array:
-    """The texts that begin there, as an Arrow array of their own."""
-    ends = np.cumsum(widths)
-    data = block[np.repeat(begins - ends + widths, widths) + np.arange(ends[-1] if len(ends) else 0)]
-    offsets = np.concatenate(([0], ends)).astype(np.int32)
-    return pa.Array.from_buffers(pa.string(), len(widths), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
-
-
 def _numbers(places: pa.Array) -> Any:
     """The numbers of an Arrow array, which stay where they are; its own conversion would import pandas."""
     return np.frombuffer(places.buffers()[1], dtype=np.int64)[places.offset : places.offset + len(places)]
@@ -351,16 +263,3 @@ def _numbers(places: pa.Array) -> Any:
 
 def _array(numbers: Any, kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
-
-
-def split_streams(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
-    """The files in order, each in a stream of its own or, where they are many or small, in streams of about the same size.
-
-    Neighbouring files then share a batch of lines, and DuckDB has fewer relations to plan: cost grows with rows.
-    """
-    ends = list(accumulate(map(_room_for, files)))
-    count = min(STREAMS, ends[-1] // LINES_AT_ONCE + 1)
-    if len(files) <= count:
-        return [[file] for file in files]
-    cuts = [bisect_right(ends, ends[-1] * number // count) for number in range(count)]
-    return [list(files[first:end]) for first, end in pairwise([*cuts, len(files)]) if first < end]
