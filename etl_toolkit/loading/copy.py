@@ -90,16 +90,22 @@ class RecordReader:
         self._rows_at_once = store.rows_at_once(RECORDS_AT_ONCE) if store else RECORDS_AT_ONCE
         self._batches: Any = None
         self._pieces: Iterator[Any] = iter(())
-        self._first: Any = None  # read already, not given out
+        self._lines: Any = None  # read already, not given out
         self._failure: Exception | None = None
         self.sent = 0
 
     def is_empty(self) -> bool:
-        """Whether there are no records to read. Reads the first of them."""
-        self._first = self._first or self._next()
-        return self._first is None
+        """Whether no records are left. Reads the next of them to find out."""
+        while self._lines is None:
+            self._lines = next(self._pieces, None)
+            if self._lines is None:
+                batch = self._next_batch()
+                if batch is None:
+                    return True
+                self._pieces = self._store.lines_at(batch) if self._store else iter([batch])
+        return False
 
-    def _next(self) -> Any:
+    def _next_batch(self) -> Any:
         try:
             self._batches = self._batches or self._source.sql(self._query).to_arrow_reader(self._rows_at_once)
             return next((batch.column(0) for batch in self._batches if batch.num_rows), None)
@@ -109,13 +115,15 @@ class RecordReader:
 
     def read(self, _size: int = -1) -> bytes:
         """The next records, however many bytes they take; empty at the end."""
-        lines = next(self._pieces, None)
-        if lines is None:
-            batch, self._first = self._first or self._next(), None
-            if batch is None:
-                return b""
-            self._pieces = self._store.lines_at(batch) if self._store else iter([batch])
-            lines = next(self._pieces)
+        return self.take()
+
+    def take(self, most: int | None = None) -> bytes:
+        """The same, at most so many records."""
+        if self.is_empty():
+            return b""
+        lines, self._lines = self._lines, None
+        if most is not None and most < len(lines):
+            lines, self._lines = lines[:most], lines[most:]
         self.sent += len(lines)
         _, offsets, data = lines.buffers()
         ends = memoryview(offsets).cast("q")  # 64 bits: see `arrow_large_buffer_size`

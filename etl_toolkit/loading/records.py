@@ -1,10 +1,10 @@
-"""CSV bytes in constant memory: cut at record ends, so that a file reaches the table in chunks; or nearly in key order."""
+"""Records in constant memory: some at a time, so that a file reaches the table in chunks; or nearly in key order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -17,77 +17,56 @@ LOOKED_AT_BYTES = 24  # of a key's field
 LINES_AT_ONCE = 2_048
 
 
-class Chunk:
-    """A reader over the next `records` records of a RecordStream."""
+class Records(Protocol):
+    """A stream of records that are counted as they are `sent`, and can be taken some at a time."""
 
-    def __init__(self, stream: RecordStream, records: int) -> None:
-        self._stream = stream
-        self._left = records
+    sent: int
+
+    def take(self, most: int, /) -> bytes: ...
+
+    def is_empty(self) -> bool: ...
+
+
+class Chunk:
+    """A reader over the next `most` records of a stream."""
+
+    def __init__(self, records: Records, most: int) -> None:
+        self._records = records
+        self._end = records.sent + most
+
+    @property
+    def sent(self) -> int:
+        return self._records.sent
 
     def read(self, _size: int = -1) -> bytes:
-        if self._left <= 0:
+        left = self._end - self._records.sent
+        return self._records.take(left) if left else b""
+
+
+class LineReader:
+    """The lines of a plain file, each of them a record. The last one may lack its end."""
+
+    def __init__(self, body: BinaryIO) -> None:
+        self._body = body
+        self._block = b""
+        self.sent = 0
+
+    def is_empty(self) -> bool:
+        """Whether no byte is left. Reads ahead to find out."""
+        self._block = self._block or self._body.read(BUFFER_BYTES)
+        return not self._block
+
+    def take(self, most: int) -> bytes:
+        """The next bytes, with at most `most` ends of lines; empty at the end."""
+        if self.is_empty():
             return b""
-        data, records = self._stream.take(self._left)
-        self._left -= records
-        return data
-
-
-class RecordStream:
-    """CSV bytes, handed out in blocks that end at a given record.
-
-    A line break inside quotes does not end a record: the quote characters before it are odd in number.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._rest = b""
-        self._in_quotes = False
-        self.ended = False
-
-    def take(self, most: int) -> tuple[bytes, int]:
-        """Return the next bytes, holding at most `most` record ends, and how many they hold."""
-        block = self._rest or self._stream.read(BUFFER_BYTES)
-        self._rest = b""
-        if not block:
-            self.ended = True
-            return b"", 0
-        if b'"' not in block and not self._in_quotes:
-            count = block.count(b"\n")
-            if count <= most:
-                return block, count
-            cut = -1
-            for _ in range(most):
-                cut = block.index(b"\n", cut + 1)
-            self._rest = block[cut + 1 :]
-            return block[: cut + 1], most
-        return self._take_quoted(block, most)
-
-    def _take_quoted(self, block: bytes, most: int) -> tuple[bytes, int]:
-        count, offset = 0, 0
-        for number, part in enumerate(block.split(b'"')):
-            if number:
-                self._in_quotes = not self._in_quotes
-                offset += 1
-            if not self._in_quotes:
-                cut = -1
-                while count < most and (cut := part.find(b"\n", cut + 1)) >= 0:
-                    count += 1
-                    if count == most:
-                        end = offset + cut + 1
-                        self._rest = block[end:]
-                        return block[:end], count
-            offset += len(part)
-        return block, count
-
-    def chunk(self, records: int) -> Chunk:
-        return Chunk(self, records)
-
-    def at_end(self) -> bool:
-        """Whether no byte is left; reads ahead to find out."""
-        if not self._rest and not self.ended:
-            self._rest = self._stream.read(BUFFER_BYTES)
-            self.ended = not self._rest
-        return self.ended
+        block, count = self._block, self._block.count(b"\n")
+        end = len(block)
+        if count > most:
+            end, count = int(_places(np.frombuffer(block, dtype=np.uint8), ord("\n"))[most - 1]), most
+        self._block = block[end:]
+        self.sent += count
+        return block[:end]
 
 
 @dataclass(frozen=True)

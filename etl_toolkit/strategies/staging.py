@@ -11,7 +11,7 @@ from etl_toolkit.errors import EtlError
 from etl_toolkit.loading.conditions import LONG_ENTRY_BYTES, generated_keys
 from etl_toolkit.loading.copy import RecordReader, copy_stream, open_body
 from etl_toolkit.loading.naming import ours, own_name
-from etl_toolkit.loading.records import RecordStream
+from etl_toolkit.loading.records import Chunk, LineReader
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.staging_tables import (
     STAGING,
@@ -49,7 +49,7 @@ def stage(
     statement = copy_into(destination or staging_table(), layout)
     if file.is_plain and is_record(file, layout) and not rejected:
         with open_body(file) as body:
-            yield from _copy_chunks(run, cursor, statement, body, chunk_records)
+            yield from _copy_chunks(run, cursor, statement, LineReader(body) if chunk_records else body, chunk_records)
         return
     with run.workspace.cursor() as source:
         query = records_query(file, layout)
@@ -166,14 +166,15 @@ def written_marks(run: Run) -> dict[str, Composable]:
     return marks
 
 
-def _copy_chunks(run: Run, cursor: Any, statement: Composable, body: Any, chunk_records: int | None) -> Iterator[int]:
-    records = RecordStream(body) if chunk_records else None
+def _copy_chunks(
+    run: Run, cursor: Any, statement: Composable, records: Any, chunk_records: int | None
+) -> Iterator[int]:
     while True:
-        stream = records.chunk(chunk_records) if records and chunk_records else body
+        stream = Chunk(records, chunk_records) if chunk_records else records
         with run.phases.phase("copy"):
             rows = copy_stream(cursor, statement, stream, on_bytes=run.on_bytes)
         yield rows
-        if records is None or records.at_end():
+        if not chunk_records or records.is_empty():
             return
 
 
