@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from etl_toolkit.target.hazards import FOREIGN_COLUMNS
+
 # The foreign keys to a table: the table that refers to it (SQL), name, its columns, and those that it refers to.
-REFERENCES = """
+REFERENCES = f"""
 SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(r.relname), c.conname,
-       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, n)
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
-       (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, n)
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)
+       {FOREIGN_COLUMNS}
 FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_class r ON r.oid = c.conrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
-WHERE c.confrelid = %s AND c.contype = 'f'"""
+WHERE c.confrelid = %s AND c.contype = 'f'"""  # noqa: S608 - of constants
 
 # Partitions and tables that inherit take part. A default of the column itself, its sequence and its NOT NULL go with it;
 # a CHECK and statistics do as well if only the type is changed.

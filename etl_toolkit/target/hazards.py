@@ -12,13 +12,15 @@ from etl_toolkit.target.tables import FoundTable
 # A trigger may be disabled, and a role may load as a replica, for which few fire and no foreign key is enforced.
 _FIRES = "t.tgenabled IN ('A', CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)"
 
-_FOREIGN_KEYS = """
-SELECT c.conname, c.confrelid = c.conrelid,
+# The columns of a foreign key `c`, and those that they refer to.
+FOREIGN_COLUMNS = """
        (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, n)
         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
-       c.confrelid::pg_catalog.regclass::text,
        (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, n)
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum),
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)"""
+
+_FOREIGN_KEYS = """
+SELECT c.conname, c.confrelid = c.conrelid, c.confrelid::pg_catalog.regclass::text, {columns},
        (SELECT array_agg('OPERATOR(' || pg_catalog.quote_ident(s.nspname) || '.' || o.oprname || ')' ORDER BY k.n)
         FROM unnest(c.conpfeqop) WITH ORDINALITY k(operator, n) JOIN pg_catalog.pg_operator o ON o.oid = k.operator
         JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace)
@@ -53,10 +55,10 @@ LIMIT 1
 
 def read_foreign_keys(cursor: Any, oid: int) -> tuple[ForeignKey, ...]:
     """Read the foreign keys of a table that are enforced for this session."""
-    cursor.execute(_FOREIGN_KEYS.format(fires=_FIRES), (oid,))
+    cursor.execute(_FOREIGN_KEYS.format(columns=FOREIGN_COLUMNS, fires=_FIRES), (oid,))
     return tuple(
         ForeignKey(constraint, tuple(own), references, tuple(referenced), tuple(equality), is_self)
-        for constraint, is_self, own, references, referenced, equality in cursor.fetchall()
+        for constraint, is_self, references, own, referenced, equality in cursor.fetchall()
     )
 
 
