@@ -282,6 +282,28 @@ def count(connection: Connection) -> int:
         return int(cursor.fetchone()[0])
 
 
+def test_a_few_keys_are_deleted_without_reading_the_table(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("id,name,op\n" + "".join(f"{key},,D\n" for key in range(7, 100_000, 5_000)))
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, name text)")
+        cursor.execute("INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 100000) g")
+        cursor.execute("VACUUM ANALYZE t")
+
+        def read() -> tuple[int, int]:
+            cursor.execute("SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 't'")
+            return cursor.fetchone()
+
+        assert ingest(path, "t", "id", database, write=WriteOptions(**DELETE)).counts.deleted == 20
+        until = time.monotonic() + 10
+        while not read()[1] and time.monotonic() < until:  # a session reports what it has read when it ends
+            time.sleep(0.01)
+        scanned, looked_up = read()
+        assert (scanned < 100, looked_up) == (True, 20)
+
+
 def test_too_many_missing_keys_stop_the_load_before_it_writes(
     mirrored: Callable[..., LoadResult], connection: Connection
 ) -> None:

@@ -153,13 +153,20 @@ def live_rows(upsert: Upsert, source: Composable, *, is_composed: bool) -> Compo
 
 def bury(cursor: Any, upsert: Upsert, dead: Composable) -> dict[int, Buried]:
     """Delete the keys of the `dead` rows, or mark their rows; return what happened, by file position."""
+    # The keys come in the order of the index or of the table, so looking them up one by one meets neighbouring pages.
+    cursor.execute(
+        "SELECT pg_catalog.set_config('random_page_cost', pg_catalog.current_setting('seq_page_cost'), true), "
+        "pg_catalog.set_config('enable_mergejoin', 'off', true)"
+    )
     if upsert.undoable:  # before the rows go: a trigger must not see the settings under which they are kept as text
         with printing(cursor):
             cursor.execute(_keep(upsert, dead))
     cursor.execute(_statement(upsert, dead))
+    found = cursor.fetchall()
+    cursor.execute("SET LOCAL random_page_cost TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT")
     return {
         file: Buried(gone, deleted, gone - (deleted + stale if present is None else present), stale, replaced)
-        for file, gone, present, stale, deleted, replaced in cursor.fetchall()
+        for file, gone, present, stale, deleted, replaced in found
     }
 
 
