@@ -9,10 +9,11 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection
 
+from etl_toolkit import Delete, ParallelConfig, WriteOptions, ingest
 from etl_toolkit.loading.run import Event
 from etl_toolkit.strategies import presence
 from tests.loads import load_as_expected
-from tests.oracle import Oracle, Rows
+from tests.oracle import Oracle, Replay, Rows, differing_rows, write
 
 KEYS = {
     "integer": ("id int", "{}"),
@@ -65,6 +66,32 @@ def test_absent_keys_are_copied_and_the_others_merged(
         with connection.cursor() as cursor:
             cursor.execute("SELECT count(DISTINCT xmin::text) FROM loaded WHERE v NOT LIKE 'old%'")
             assert cursor.fetchone() == (2 if key == "text with commas" else 4,)
+
+
+def test_a_key_that_a_tombstone_makes_room_for_is_copied(tmp_path: Path, database: str, connection: Connection) -> None:
+    fill(connection, "id int", rows("{}", range(0, 400, 2), "old"), ())
+    # Of each of 100 keys, half of them in the table: a row; a tombstone, and a row behind it; a row before it.
+    contents = [
+        Rows(("id", "v", "op"), tuple((str(key), f"{name} {key}", op) for key in range(100, 400) if key % 3 in some))
+        for name, op, some in (("a", "U", (0, 2)), ("b", "D", (1, 2)), ("c", "U", (1,)))
+    ]
+    Replay("expected", "id", mark="op").load(connection, contents)
+    paths = [write(content, tmp_path, str(number), "csv") for number, content in enumerate(contents)]
+    events: list[Event] = []
+    result = ingest(
+        paths, "loaded", "id", database, strategy="partitioned", config=ParallelConfig(concurrency=2),
+        write=WriteOptions(delete=Delete("op", ("D",))), on_event=events.append,
+    )  # fmt: skip
+    assert differing_rows(connection, "loaded", "expected") == []
+    counts = result.counts
+    assert (counts.inserted, counts.updated, counts.deleted, counts.absent) == (100, 100, 50, 50)
+    assert not [event for event in events if event.name == "fallback"]
+    with connection.cursor() as cursor:  # a COPY that can be undone has a transaction number of its own
+        cursor.execute(
+            "SELECT count(*) FROM loaded WHERE xmin IN (SELECT xmin FROM loaded WHERE v LIKE 'a%' AND id % 2 = 0) "
+            "AND v LIKE 'c%'"
+        )
+        assert cursor.fetchone() == (0,)
 
 
 def test_a_key_that_another_session_writes_meanwhile_is_updated(
