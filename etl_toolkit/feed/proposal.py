@@ -39,11 +39,12 @@ def propose_feed(patterns: Sequence[str], out: Path, *, table: str | None = None
         samples = list(pool.map(partial(take_sample, files=len(paths)), paths))
     known = _read_table(connection, table) if connection is not None and table else None
     name = table or re.sub(r"\W+", "_", re.sub(r"[\d_.-]*$", "", paths[0].name.split(".")[0]) or "target").lower()
+    found = _findings(samples)
     parts = (
         _head(samples, name, known),
         _files(patterns, paths, out),
-        _reading(samples, known),
-        _writing(samples, known),
+        _reading(samples, found, known),
+        _writing(samples, found, known),
     )
     return "\n".join(_CONTROL.sub("\ufffd", line) for part in parts for line in (*part, ""))
 
@@ -119,7 +120,7 @@ def _files(patterns: Sequence[str], paths: Sequence[Path], out: Path) -> list[st
     return lines
 
 
-def _reading(samples: Sequence[Sample], known: _Table | None) -> list[str]:
+def _reading(samples: Sequence[Sample], found: Sequence[Finding], known: _Table | None) -> list[str]:
     lines, texts = ["[read]"], [sample for sample in samples if sample.delimiter]
     for option, values in (
         ("delimiter", [sample.delimiter for sample in texts]),
@@ -134,7 +135,7 @@ def _reading(samples: Sequence[Sample], known: _Table | None) -> list[str]:
                 else f"  # ? {len(counted)} kinds: " + ", ".join(f"{value!r} in {times}" for value, times in counted)
             )
             spelled = (
-                '"tab"' if counted[0][0] == "\t" else _text(found) if isinstance(found := counted[0][0], str) else found
+                '"tab"' if counted[0][0] == "\t" else _text(usual) if isinstance(usual := counted[0][0], str) else usual
             )
             lines.append(f"{option} = {spelled}{doubt or ('  # ? not UTF-8' if option == 'encoding' else '')}")
     if headless := next((sample for sample in texts if not sample.has_header), None):
@@ -142,7 +143,6 @@ def _reading(samples: Sequence[Sample], known: _Table | None) -> list[str]:
             f"headers = {_list(headless.columns)}  # ? the first line looks like a row; give the columns their names"
         )
     lines += _edges(texts)
-    found = _findings(samples)
     lines += _values([item for item in found if not known or known.types.get(item.name) not in _TEXTUAL])
     if padded := [item for item in found if item.padded]:
         doubt = "# ? " if all(item.kind == "text" for item in padded) else ""
@@ -195,9 +195,9 @@ def _values(found: Sequence[Finding]) -> list[str]:
     return lines
 
 
-def _writing(samples: Sequence[Sample], known: _Table | None) -> list[str]:
+def _writing(samples: Sequence[Sample], found: Sequence[Finding], known: _Table | None) -> list[str]:
     lines = ["[write]", *([] if known else ["create_table = true"])]
-    marks = [item for item in _findings(samples) if item.deletes]
+    marks = [item for item in found if item.deletes]
     for item in marks:
         lines.append(f"# ? {item.name} seems to mark rows that are gone:")
         rule = f"delete = {{ column = {_text(item.name)}, values = {_list(item.deletes)} }}"
