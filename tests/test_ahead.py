@@ -1,4 +1,4 @@
-"""Files in order, several at a time: the next one is loaded before its turn, and commits behind the one before it."""
+"""Files in order, several at a time: the next one is loaded or staged before its turn, and commits behind the one before it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig
-from etl_toolkit.errors import RejectLimitError
+from etl_toolkit.errors import DatabaseError, RejectLimitError
 from etl_toolkit.loading import failpoints, records
 from etl_toolkit.request import load_spec
 from etl_toolkit.strategies import ahead
@@ -70,6 +71,42 @@ def test_the_second_file_is_in_the_table_before_the_first_is_committed(load: Any
     with failpoints.installed({"copied": Meeting()}):
         result = load(range(100), range(100, 200), range(200, 300), strategy=strategy)
     assert (result.counts.inserted, result.plan.workers, len(result.plan.lanes)) == (300, 2, 1)
+
+
+@pytest.mark.parametrize("strategy", IN_ORDER)
+def test_a_file_that_shares_keys_is_staged_while_the_one_before_it_is_loaded(load: Any, strategy: str) -> None:
+    with failpoints.installed({"copying": Meeting()}):
+        result = load(
+            range(100), range(50, 150), range(90, 200), strategy=strategy, config=ParallelConfig(concurrency=3)
+        )
+    assert (result.counts.inserted, result.counts.updated, result.retries) == (200, 110, 0)
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_a_staged_file_gives_way_to_a_trigger_that_locks_the_table(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guard: bool
+) -> None:
+    """To stage a file is to read the table's definition: without `is_waited_for` the two would wait for each other."""
+    if not guard:
+        monkeypatch.setattr(ahead, "is_waited_for", lambda _: False)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE loaded (id int PRIMARY KEY, v text); "
+            "CREATE FUNCTION lock() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN LOCK TABLE loaded; RETURN NULL; END $$; "
+            "CREATE TRIGGER lock BEFORE INSERT ON loaded FOR EACH STATEMENT EXECUTE FUNCTION lock()"
+        )
+    paths = [tmp_path / f"{number}.csv" for number in range(2)]
+    for number, path in enumerate(paths):
+        path.write_text(f"id,v\n1,{number}\n{number + 2},{number}\n")
+    config = ParallelConfig(concurrency=2, lock_timeout_seconds=1, retry_attempts=1)
+    with (
+        failpoints.installed({"copying": Meeting()}),
+        nullcontext() if guard else pytest.raises(DatabaseError, match="lock"),
+    ):
+        ConflictAwareProcessor(database, config=config).load(paths, load_spec("loaded", "id"))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id, v FROM loaded ORDER BY id")
+        assert cursor.fetchall() == ([(1, "1"), (2, "0"), (3, "1")] if guard else [])
 
 
 @pytest.mark.parametrize("strategy", IN_ORDER)

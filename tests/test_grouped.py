@@ -13,7 +13,7 @@ from etl_toolkit import ingest
 from etl_toolkit.errors import EtlError
 from etl_toolkit.loading import failpoints
 from etl_toolkit.processor import ConflictAwareProcessor
-from etl_toolkit.strategies import grouped
+from etl_toolkit.strategies import ahead
 
 FILES = {
     "apart": [f"id,v\n{n},a\n{n + 50},b\n" for n in range(8)],
@@ -31,8 +31,8 @@ def load(database: str, connection: Connection, tmp_path: Path, monkeypatch: pyt
     """Load files with and without groups; return what both left: rows, ledger, rejects, error, transactions."""
 
     def run(contents: list[str], *, group: bool, **options: Any) -> tuple[Any, int]:
-        monkeypatch.setattr(grouped, "MANY_FILES", 2 if group else 1_000)
-        monkeypatch.setattr(grouped, "FILES_TOGETHER", 3)
+        monkeypatch.setattr(ahead, "MANY_FILES", 2 if group else 1_000)
+        monkeypatch.setattr(ahead, "FILES_TOGETHER", 3)
         table = "grouped" if group else "alone"
         with connection.cursor() as cursor:
             cursor.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, v text CHECK (v <> 'nay'), w int DEFAULT 7)")

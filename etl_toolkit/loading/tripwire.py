@@ -121,9 +121,9 @@ def wait_for_nobody(cursor: Any) -> None:
 
 
 def is_waited_for(cursor: Any) -> bool:
-    """Whether any session waits for a row that this transaction has written."""
+    """Whether any session waits for this transaction: for a row that it has written, or for a table."""
     cursor.execute(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE NOT granted AND locktype = 'transactionid' "
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE NOT granted "
         "AND pg_catalog.pg_backend_pid() = ANY (pg_catalog.pg_blocking_pids(pid)))"
     )
     return bool(cursor.fetchone()[0])

@@ -14,6 +14,7 @@ SMALLEST_RANGE = 50_000  # keys
 
 # One worker is done with a tiny load before another one would have opened its session.
 TINY_ROWS, TINY_BYTES = 10_000, 1 << 20
+IN_TURN = 2  # workers of files in order: one merges a file, and one stages the next
 
 
 def make_lanes(strategy: Strategy, question: Question, key_path: str) -> tuple[tuple[Batch, ...], ...]:
@@ -49,7 +50,9 @@ def count_workers(question: Question, lanes: Sequence[Sequence[Batch]] | None = 
     workers = 1 if question.spec.atomic or is_left_to_one(question) else question.workers
     if lanes is None:
         return workers
-    return min(workers, len(lanes[0]) if _may_go_ahead(question, lanes) else len(lanes))
+    if len(lanes) != 1:
+        return min(workers, len(lanes))
+    return min(workers, len(lanes[0]), workers if _may_go_ahead(question) else 1 if question.spec.undoable else IN_TURN)
 
 
 def is_left_to_one(question: Question) -> bool:
@@ -60,7 +63,7 @@ def is_left_to_one(question: Question) -> bool:
     return is_small and is_short and not question.are_workers_given
 
 
-def _may_go_ahead(question: Question, lanes: Sequence[Sequence[Batch]]) -> bool:
+def _may_go_ahead(question: Question) -> bool:
     """Whether files of the one lane may be loaded before their turn: none is known to share keys with each other one."""
     overlap = question.overlap
-    return len(lanes) == 1 and not question.target.hazards and (overlap is None or len(overlap.groups) > 1)
+    return not question.target.hazards and (overlap is None or len(overlap.groups) > 1)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from etl_toolkit.loading.run import Run
 from etl_toolkit.model import Counts, Strategy
 from etl_toolkit.strategies.ahead import load_in_order
-from etl_toolkit.strategies.grouped import load_grouped, may_group
 from etl_toolkit.strategies.lanes import run_lanes
 from etl_toolkit.strategies.partitioned import load_partitioned
 from etl_toolkit.strategies.staged import load_files
@@ -15,11 +14,7 @@ from etl_toolkit.strategies.staged import load_files
 
 def load_lanes(run: Run) -> dict[int, Counts]:
     """All but `partitioned` differ in their lanes alone, which the plan has drawn."""
-    if may_group(run):
-        return load_grouped(run)
-    if len(run.plan.lanes) == 1 and run.plan.workers > 1:
-        return load_in_order(run)
-    return run_lanes(run, load_files)
+    return load_in_order(run) if len(run.plan.lanes) == 1 else run_lanes(run, load_files)
 
 
 STRATEGIES: Mapping[Strategy, Callable[[Run], dict[int, Counts]]] = {

@@ -5,7 +5,7 @@ The work of every strategy but `partitioned`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg2
@@ -49,19 +49,19 @@ def load_files(run: Run, batch: Batch) -> FileCounts:
     sent_before = run.rows_sent()
     with driver_errors_mapped(doing=f"loading {_names(run, batch)}"):
         try:
-            return _load_once(run, batch)
+            return load_once(run, batch)
         except psycopg2.Error as error:
             found = is_row_error(error) and not run.is_stopped and _find_refused(run, batch)
             if not found:
                 raise
         run.take_back(sent_before)
         try:
-            return _load_once(run, batch)
+            return load_once(run, batch)
         except psycopg2.Error as error:
             if not is_row_error(error) or run.is_stopped or not find_refused_writes(run, batch):
                 raise
         run.take_back(sent_before)
-        return _load_once(run, batch)
+        return load_once(run, batch)
 
 
 def _find_refused(run: Run, batch: Batch) -> int:
@@ -71,7 +71,11 @@ def _find_refused(run: Run, batch: Batch) -> int:
     return found or find_refused_writes(run, batch)
 
 
-def _load_once(run: Run, batch: Batch) -> FileCounts:
+def load_once(run: Run, batch: Batch, *, wait: Callable[[Any], None] | None = None) -> FileCounts:
+    """Load the files of one batch in one transaction.
+
+    With `wait`, nothing is written to the table before it returns, which is called with the cursor once rows are staged.
+    """
     with run.sessions.lend(batch.label) as connection, connection.cursor() as cursor:
         claimed = ledger.claim(cursor, run.run_id, batch, undoable=run.spec.undoable)
         if not claimed.is_ours:
@@ -81,11 +85,11 @@ def _load_once(run: Run, batch: Batch) -> FileCounts:
         allow_parallel_writes(cursor, run.target)
         files = [run.file(position) for position in batch.files]
         others = _rivals(run, cursor, batch)
-        counts = load_absent(run, cursor, batch)
+        counts = load_absent(run, cursor, batch) if wait is None else None
         if counts is None and batch.collapsed:
             counts = _load_collapsed(run, cursor, files, others)
         elif counts is None:
-            counts = _load_in_order(run, Tables(run, cursor), cursor, files, others)
+            counts = _load_in_order(run, Tables(run, cursor), files, others, wait)
         finish(run, connection, cursor, [(batch, counts)])
         return counts
 
@@ -104,7 +108,7 @@ def load_group(run: Run, batches: Sequence[Batch]) -> list[FileCounts] | None:
         for batch in batches:
             counts = load_absent(run, cursor, batch)
             if counts is None:
-                counts = _load_in_order(run, tables, cursor, [run.file(position) for position in batch.files], None)
+                counts = _load_in_order(run, tables, [run.file(position) for position in batch.files], None)
             loaded.append((batch, counts))
         finish(run, connection, cursor, loaded)
         return [counts for _, counts in loaded]
@@ -153,19 +157,22 @@ def load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None
 
 
 def _load_in_order(
-    run: Run, tables: Tables, cursor: Any, files: Sequence[SourceFile], others: Rivals | None
-) -> dict[int, Counts]:
+    run: Run, tables: Tables, files: Sequence[SourceFile], others: Rivals | None,
+    wait: Callable[[Any], None] | None = None,
+) -> dict[int, Counts]:  # fmt: skip
     """Stage and merge one file after the other."""
     counts = {}
     for file in files:
         tables.make(layout_of(file, run.target), file.position)
-        staged, merged = _load_file(run, cursor, file, others)
+        staged, merged = _load_file(run, tables.cursor, file, others, wait)
         rejected = len(run.refused.get(file.position, ()))
         counts[file.position] = counts_of(merged, staged=staged, distinct=None, rejected=rejected)
     return counts
 
 
-def _load_file(run: Run, cursor: Any, file: SourceFile, others: Rivals | None) -> tuple[int, Merged]:
+def _load_file(
+    run: Run, cursor: Any, file: SourceFile, others: Rivals | None, wait: Callable[[Any], None] | None
+) -> tuple[int, Merged]:
     """Stage and merge one file, in chunks where the strategy and the key allow it; return the rows staged and the counts."""
     layout = layout_of(file, run.target)
     upsert = Upsert(
@@ -177,6 +184,8 @@ def _load_file(run: Run, cursor: Any, file: SourceFile, others: Rivals | None) -
     for rows in stage(
         run, cursor, file, layout, chunk_records=run.config.chunk_size if _may_chunk(run, file) else None
     ):
+        if wait:
+            wait(cursor)
         if not upsert.unique:
             refuse_staged(cursor, run.target, layout, staging_table(), may_be_long=may_be_long(file))
         refuse_identities(cursor, upsert, source or staging_table())

@@ -120,20 +120,20 @@ class Tables:
 
     def __init__(self, run: Run, cursor: Any) -> None:
         self._run = run
-        self._cursor = cursor
+        self.cursor = cursor
         self._layout: Layout | None = None
 
     def make(self, layout: Layout, position: int) -> None:
         """Have empty ones for the file at `position`."""
         if layout == self._layout:
             for name in _names(self._run):
-                self._cursor.execute(empty_staging(name))
+                self.cursor.execute(empty_staging(name))
         else:
             if self._layout is not None:
-                drop_tables(self._run, self._cursor)
-            create_tables(self._run, self._cursor, layout)
+                drop_tables(self._run, self.cursor)
+            create_tables(self._run, self.cursor, layout)
         self._layout = layout
-        set_tables_file(self._run, self._cursor, position)
+        set_tables_file(self._run, self.cursor, position)
 
 
 def staged_source(run: Run, layout: Layout) -> Composable | None:
