@@ -171,8 +171,12 @@ class Section:
         return {"text/html": self._repr_html_(), "text/markdown": markdown, "text/plain": plain}
 
 
+def read_texts() -> dict[str, Any]:
+    """Return `texts.toml`: what is said, not measured."""
+    return tomllib.loads((files("etl_toolkit.reporting") / "texts.toml").read_text(encoding="utf-8"))
+
+
 def written_table(name: str) -> Table:
-    """Return a table of `texts.toml`: what is said, not measured."""
-    text = (files("etl_toolkit.reporting") / "texts.toml").read_text(encoding="utf-8")
-    entry = tomllib.loads(text)[name]
+    """Return a table of `texts.toml`."""
+    entry = read_texts()[name]
     return Table(entry["caption"], entry["head"], entry["rows"])

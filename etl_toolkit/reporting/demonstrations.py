@@ -26,7 +26,7 @@ from etl_toolkit.bench.writing import write_json
 from etl_toolkit.errors import EtlError
 from etl_toolkit.model import Strategy
 from etl_toolkit.reporting import trials
-from etl_toolkit.reporting.races import RACES
+from etl_toolkit.reporting.races import RACES, reproduce
 from etl_toolkit.reporting.stage import stage
 from etl_toolkit.reporting.trials import write_csv
 from etl_toolkit.reporting.wiretap import WireTap, make_readable
@@ -51,9 +51,9 @@ def record(directory: Path | str, dsn: str | None = None) -> Path:
         races, strategies = [], []
         skipped: dict[str, str] = {}
         with closing(ScratchDatabases(place, f"etl_race_{secrets.token_hex(4)}_")) as databases:
-            for name, make in RACES.items():
+            for name in RACES:
                 with _or_skipped(name, skipped), stage(databases.new()) as own:
-                    races.append(asdict(make(own, Path(files))))
+                    races.append(asdict(reproduce(name, own, Path(files))))
             for strategy in STRATEGIES[1:]:
                 with _or_skipped(strategy.value, skipped):
                     strategies.append(_strategy(strategy, databases.new(), Path(files)))

@@ -15,6 +15,7 @@ import psycopg2
 
 from etl_toolkit.bench.records import STRATEGIES
 from etl_toolkit.reporting import trials
+from etl_toolkit.reporting.content import read_texts
 from etl_toolkit.reporting.stage import Stage, Step
 from etl_toolkit.reporting.trials import Expectation, Trial, try_all, try_one, write_csv
 from etl_toolkit.reporting.wiretap import WireTap
@@ -36,12 +37,13 @@ class Race:
     trials: Sequence[Trial]
 
 
+Made = tuple[str, bool, Sequence[Trial]]  # what was seen, whether the race happened, and how each strategy fared
 UPSERT = "INSERT INTO race VALUES {} ON CONFLICT (id) DO UPDATE SET value = excluded.value"
 
 
-def last_commit_wins(stage: Stage, place: Path) -> Race:
+def last_commit_wins(stage: Stage, place: Path) -> Made:
     """Two files share their keys; the first file's worker commits last."""
-    stage.ask(f"{trials.CREATE}")
+    stage.ask(trials.CREATE)
     with stage.actor("worker of file 1") as first, stage.actor("worker of file 2") as second:
         for worker, value in ((first, "file 1"), (second, "file 2")):
             worker.say(
@@ -58,23 +60,11 @@ def last_commit_wins(stage: Stage, place: Path) -> Race:
         wrong = int(first.say("SELECT count(*) FROM race WHERE value = 'file 1'"))
     files = [write_csv(place / f"last{n}.csv", [(key, f"file {n}") for key in range(1, KEYS + 1)]) for n in (1, 2)]
     expected = Expectation("SELECT count(*) FROM race WHERE value = 'file 2'", KEYS, "keys with the last file's value")
-    return Race(
-        "last-commit-wins", "The last COMMIT wins, not the last file",
-        "Two workers upsert files that share keys. Both succeed, and the order of their COMMITs decides which "
-        "values remain: file 2 comes last and should win, but file 1 does.",
-        stage.steps, f"{wrong:,} of {KEYS:,} keys ended with the value of file 1, without any error", wrong == KEYS,
-        (
-            "`partitioned` (and `auto`, which picks it here): rows are collapsed across files by their position before "
-            "anything is sent, and each key belongs to one worker",
-            "`hybrid`: files that share a key are in the same group, and each group is loaded in order by one worker",
-            "`full_parallel`: refuses files that share keys",
-            "`deterministic` and `streaming`: one file after the other",
-        ),
-        try_all(stage.dsn, files, expected),
-    )  # fmt: skip
+    seen = f"{wrong:,} of {KEYS:,} keys ended with the value of file 1, without any error"
+    return seen, wrong == KEYS, try_all(stage.dsn, files, expected)
 
 
-def deadlock(stage: Stage, place: Path) -> Race:
+def deadlock(stage: Stage, place: Path) -> Made:
     """Two workers take the same two keys in opposite order."""
     stage.ask(f"{trials.CREATE}; INSERT INTO race VALUES (1, 'old'), (2, 'old')")
     with stage.actor("worker A") as first, stage.actor("worker B") as second:
@@ -94,22 +84,10 @@ def deadlock(stage: Stage, place: Path) -> Race:
     counted = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     query = f"SELECT ({counted}) - {stage.ask(counted)} + {KEYS} - count(*) FROM race WHERE value = 'down'"
     expected = Expectation(query, 0, "deadlocks and wrong keys")
-    return Race(
-        "deadlock", "Two upserts in opposite key order: deadlock",
-        "Each worker holds a row that the other wants next. The server ends one of them after `deadlock_timeout`; its "
-        "whole transaction is lost.",
-        stage.steps, seen, "40P01" in seen,
-        (
-            "`partitioned`: a key range per worker, so no two workers ever touch one row",
-            "`hybrid`, `full_parallel`: workers hold files that share no key",
-            "all: a merge writes in the order of the key, so that ordered loads by other programs only wait",
-            "all: if a deadlock (40P01) occurs nevertheless, the batch is repeated after checking the ledger",
-        ),
-        try_all(stage.dsn, files, expected),
-    )  # fmt: skip
+    return seen, "40P01" in seen, try_all(stage.dsn, files, expected)
 
 
-def create_table(stage: Stage, place: Path) -> Race:
+def create_table(stage: Stage, place: Path) -> Made:
     """Two sessions create one table, both with IF NOT EXISTS."""
     create = trials.CREATE.replace("TABLE race", "TABLE IF NOT EXISTS race")
     with stage.actor("worker A") as first, stage.actor("worker B") as second:
@@ -120,43 +98,23 @@ def create_table(stage: Stage, place: Path) -> Race:
         seen = second.finish()
     files = [write_csv(place / f"first{n}.csv", [(key, f"file {n}") for key in range(n, KEYS, 2)]) for n in (1, 2)]
     expected = Expectation("SELECT count(*) FROM race", KEYS - 1, "rows of both first loads")
-    return Race(
-        "create-table", "CREATE TABLE IF NOT EXISTS is not safe in parallel",
-        "IF NOT EXISTS checks before it creates, without a lock in between: if two workers start together, one "
-        "fails with a unique violation in the catalog, and its file is not loaded.",
-        stage.steps, seen, "23505" in seen,
-        (
-            "all: the coordinator creates table and ledger under an advisory lock, before any worker starts",
-            "all: a second load of a table waits for the first one (`lock_wait_seconds`), or fails with a message that names it",
-        ),
-        [try_one(STRATEGIES[0], stage.dsn, files, expected, loading=trials.two_first_loads)],
-    )  # fmt: skip
+    return seen, "23505" in seen, [try_one(STRATEGIES[0], stage.dsn, files, expected, loading=trials.two_first_loads)]
 
 
-def twice_in_one_statement(stage: Stage, place: Path) -> Race:
+def twice_in_one_statement(stage: Stage, place: Path) -> Made:
     """One statement brings one key twice."""
-    stage.ask(f"{trials.CREATE}")
+    stage.ask(trials.CREATE)
     with stage.actor("worker") as worker:
         seen = worker.say(UPSERT.format("(1, 'first'), (1, 'second')"))
     rows = [(key, "first") for key in range(1, KEYS + 1)] + [(key, "second") for key in range(1, KEYS + 1)]
     files = [write_csv(place / "twice.csv", rows), write_csv(place / "other.csv", [(KEYS + 1, "second")])]
     expected = Expectation("SELECT count(*) FROM race WHERE value = 'second'", KEYS + 1, "keys with their last row")
-    return Race(
-        "twice-in-one-statement", "The same key twice in one statement: SQLSTATE 21000",
-        "ON CONFLICT DO UPDATE refuses to touch a row a second time within one statement. A staging table that holds "
-        "a key twice makes the whole merge fail.",
-        stage.steps, seen, "21000" in seen,
-        (
-            "`partitioned`: one row per key is picked in DuckDB, by file and position in the file, before it is sent",
-            "the others: the merge reads `DISTINCT ON (key) … ORDER BY key, ctid DESC`: the last staged row of each key",
-        ),
-        try_all(stage.dsn, files, expected),
-    )  # fmt: skip
+    return seen, "21000" in seen, try_all(stage.dsn, files, expected)
 
 
-def blind_retry(stage: Stage, place: Path) -> Race:
+def blind_retry(stage: Stage, place: Path) -> Made:
     """The reply to a COMMIT is lost; meanwhile somebody writes a newer value; the retry takes it back."""
-    stage.ask(f"{trials.CREATE}")
+    stage.ask(trials.CREATE)
     upsert = UPSERT.format("(1, 'old file')")
     with (
         WireTap(stage.dsn, lambda _, statement: statement == "COMMIT") as tap,
@@ -179,23 +137,13 @@ def blind_retry(stage: Stage, place: Path) -> Race:
         value = again.say("SELECT value FROM race WHERE id = 1")
     files = [write_csv(place / f"retry{n}.csv", [(key, "file") for key in range(n, KEYS + 1, 2)]) for n in (1, 2)]
     once = Expectation("SELECT count(*) FROM race WHERE value = 'file'", KEYS, "keys with the file's value")
-    return Race(
-        "blind-retry", "A lost COMMIT reply and a blind retry",
-        "The server committed, but the client does not know. A retry is harmless only as long as nobody else has "
-        "written the row; otherwise it restores the old value.",
-        stage.steps, f"the row holds the value '{value}'", value == "old file",
-        (
-            "all: the first statement of a batch claims it in the ledger, in the transaction of the data; after a "
-            "lost reply, the retry checks whether the claim exists",
-            "all: a run whose table was taken over by a later run cannot claim anything more (the row of the run acts as a fence)",
-        ),
-        try_all(stage.dsn, files, once, loading=trials.load_with_lost_reply),
-    )  # fmt: skip
+    fared = try_all(stage.dsn, files, once, loading=trials.load_with_lost_reply)
+    return f"the row holds the value '{value}'", value == "old file", fared
 
 
-def merge_beside_a_writer(stage: Stage, place: Path) -> Race:
+def merge_beside_a_writer(stage: Stage, place: Path) -> Made:
     """MERGE decides that a key is absent, and another session inserts it first."""
-    stage.ask(f"{trials.CREATE}")
+    stage.ask(trials.CREATE)
     merge = (
         "MERGE INTO race USING (VALUES (1, 'merged')) AS s (id, value) ON race.id = s.id "
         "WHEN MATCHED THEN UPDATE SET value = s.value WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.value)"
@@ -211,25 +159,17 @@ def merge_beside_a_writer(stage: Stage, place: Path) -> Race:
         write_csv(place / "high.csv", [(key, "loaded") for key in range(501, KEYS + 1)]),
     ]
     expected = Expectation("SELECT count(*) FROM race WHERE value = 'loaded'", KEYS, "keys with the file's value")
-    return Race(
-        "merge-beside-a-writer", "MERGE and plain COPY with a concurrent writer",
-        "MERGE looks for the key first and inserts later. If another session inserts the key in between, it fails "
-        "with a unique violation; so does a plain COPY into the table.",
-        stage.steps, seen, "23505" in seen,
-        (
-            "all: rows are written by INSERT … ON CONFLICT, which waits for the other writer and then updates",
-            "`partitioned`: COPY straight into the table only if none of the keys exists yet; if another writer inserts "
-            "one in between, the range is rolled back and loaded through staging and ON CONFLICT",
-        ),
-        try_all(stage.dsn, files, expected, loading=trials.load_beside_another_writer),
-    )  # fmt: skip
+    return seen, "23505" in seen, try_all(stage.dsn, files, expected, loading=trials.load_beside_another_writer)
 
 
-RACES: Mapping[str, Callable[[Stage, Path], Race]] = {
-    "last-commit-wins": last_commit_wins,
-    "deadlock": deadlock,
-    "create-table": create_table,
-    "twice-in-one-statement": twice_in_one_statement,
-    "blind-retry": blind_retry,
-    "merge-beside-a-writer": merge_beside_a_writer,
+RACES: Mapping[str, Callable[[Stage, Path], Made]] = {
+    make.__name__.replace("_", "-"): make
+    for make in (last_commit_wins, deadlock, create_table, twice_in_one_statement, blind_retry, merge_beside_a_writer)
 }
+
+
+def reproduce(name: str, stage: Stage, place: Path) -> Race:
+    """Make a race happen on the stage, and let our strategies load files that provoke it."""
+    seen, happened, fared = RACES[name](stage, place)
+    text = read_texts()["races"][name]
+    return Race(name, text["title"], text["what"], stage.steps, seen, happened, text["prevention"], fared)
