@@ -7,13 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from etl_toolkit.bench.records import PHASES, Sample
-from etl_toolkit.bench.statistics import (
-    LARGEST_STEADY_SPREAD,
-    interval,
-    paired_ratio,
-    spread,
-    verdict,
-)
+from etl_toolkit.bench.statistics import LARGEST_STEADY_SPREAD, interval, paired_ratio, spread, verdict
 
 DESCRIPTION = ("case", "setting", "strategy", "kind", "is_twin", "format", "files", "rows", "overlap", "table_state",
                "workers", "key", "shape", "batch_rows", "executor")  # fmt: skip

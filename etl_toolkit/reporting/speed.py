@@ -9,14 +9,7 @@ from etl_toolkit.bench.statistics import Interval, paired_ratio
 from etl_toolkit.reporting import draw
 from etl_toolkit.reporting.palette import look
 from etl_toolkit.reporting.pictures import BarGroup, Bars, Figure, Panel, speed_bar
-from etl_toolkit.reporting.run_data import (
-    Case,
-    RunData,
-    fate,
-    is_clean,
-    setting_words,
-    thousands,
-)
+from etl_toolkit.reporting.run_data import Case, RunData, fate, is_clean, setting_words, thousands
 from etl_toolkit.tables import spell_count
 
 NOTHING = (float("nan"),) * 3
