@@ -7,7 +7,7 @@ the smallest and greatest key, so reading a range reads little else.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ def write_run(scan: KeyScan, workspace: Workspace, directory: Path, position: in
     Raises SourceError where the exchange directory is full.
     """
     path = directory / f"{position:05d}-{secrets.token_hex(4)}.parquet"
-    query = f"SELECT {scan.key_sql}, winner AS place FROM keys ORDER BY {scan.key_sql}"
+    assert scan.store is not None
     try:
-        with scan.with_records(workspace, query) as source:
+        with workspace.cursor() as source:
             stored = ", ".join(_stored(source, name) for name in scan.key_columns)
-            rows = source.sql(f"SELECT {stored}, record FROM found").to_arrow_reader(ROWS_A_GROUP)
+            found = source.sql(f"SELECT {stored}, winner AS place FROM keys ORDER BY {scan.key_sql}")
+            rows = scan.store.with_records(found.to_arrow_reader(ROWS_A_GROUP))
             with pq.ParquetWriter(
                 path, rows.schema, compression="lz4", use_dictionary=False, write_statistics=scan.key_columns
             ) as run:
@@ -52,7 +53,7 @@ def write_run(scan: KeyScan, workspace: Workspace, directory: Path, position: in
 
 def _stored(source: Any, name: str) -> str:
     """A part of the key as a run keeps it; a UUID as text, which sorts alike and has a smallest and a greatest value."""
-    kind = source.sql(f"SELECT {name} FROM found LIMIT 0").types[0]
+    kind = source.sql(f"SELECT {name} FROM keys LIMIT 0").types[0]
     return f"{name}::VARCHAR AS {name}" if str(kind) == "UUID" else name
 
 
@@ -97,18 +98,27 @@ def _fill(select: str, read: str, workspace: Workspace, store: RecordStore) -> N
 
 
 def _record_bytes(runs: Sequence[tuple[int, str]], read: str, workspace: Workspace) -> int:
-    """Room enough for the records of a range of all runs: that of the row groups which have them.
+    """Room enough for the records of a range of all runs: that of all their records if there is memory for it.
 
-    A run keeps each with four bytes for its length, where we need one for its end.
+    Else it is that of the row groups which have them. A run keeps each record with four bytes for its length, where we need
+    one for its end.
     """
-    size = 1
-    for number, first, last in workspace.query(
+    groups = [list(_groups(path)) for _, path in runs]
+    everything: int = 1 + sum(size for of_run in groups for _, _, size in of_run)
+    if everything <= workspace.limit_bytes // 2:
+        return everything
+    found = workspace.query(
         f"SELECT file_index, min(file_row_number), max(file_row_number) FROM {read} GROUP BY file_index"
-    ):
-        found, begin = pq.read_metadata(runs[number][1]), 0
-        at = found.schema.names.index(RECORD)
-        for group in (found.row_group(each) for each in range(found.num_row_groups)):
-            if begin <= last and begin + group.num_rows > first:
-                size += group.column(at).total_uncompressed_size
-            begin += group.num_rows
-    return size
+    )
+    having: Iterator[int] = (
+        size for number, first, last in found for begin, end, size in groups[number] if begin <= last and end > first
+    )
+    return sum(having, start=1)
+
+
+def _groups(path: str) -> Iterator[tuple[int, int, int]]:
+    """The row groups of a run: where each begins and ends, and the bytes of its records."""
+    found, begin = pq.read_metadata(path), 0
+    at = found.schema.names.index(RECORD)
+    for group in map(found.row_group, range(found.num_row_groups)):
+        yield begin, (begin := begin + group.num_rows), group.column(at).total_uncompressed_size
