@@ -49,12 +49,8 @@ def conventions_in_words(
     files: Sequence[SourceFile], target: TargetTable, conventions: Mapping[str, str]
 ) -> str | None:
     """Say by which conventions the texts of the files are read, where that matters: a text may be one date or another."""
-    types = {
-        target.column(name).base_type.removeprefix("_")
-        for file in files
-        for name in file.columns
-        if any(column.name == name for column in target.columns)
-    }
+    type_of = {column.name: column.base_type.removeprefix("_") for column in target.columns}
+    types = {type_of[name] for file in files for name in file.columns if name in type_of}
     used = [
         f"{name} {conventions[name]}" for name, read in _TYPES_READ_BY.items() if name in conventions and types & read
     ]
