@@ -20,9 +20,7 @@ __all__ = [
     "make_plan",
 ]
 
-ONE_WORKER = (
-    "one worker: it loads so few rows before another one would have a session; set concurrency (--jobs) for more"
-)
+ONE_WORKER = "one worker: the load is too small for a second session to pay off; set concurrency (--jobs) to use more"
 ROWS_COMPOSED = "columns of rows that share a key are put together before they are sent: each key is sent once"
 
 

@@ -33,6 +33,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc,unused-ignore]
         self.strategy = _choice("strategy", dict(zip(names, names, strict=True)), names[0])
         self.again = widgets.Button(description="Measure this point again", layout=widgets.Layout(width="15rem"))
         self.words, self.chart = widgets.HTML(), widgets.HTML()
+        self.words.add_class("jp-RenderedHTMLCommon")  # JupyterLab's own look of tables
         super().__init__([self.overlap, self.workers, self.strategy, self.again, self.words, self.chart])
         for control in (self.overlap, self.workers, self.strategy):
             control.observe(self.show, "value")
