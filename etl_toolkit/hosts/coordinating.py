@@ -102,6 +102,7 @@ class _Loading:
             job=replace(found.job, sign=found.exchange.sign), layout=found.layout, runs=runs,
             batches=tuple(replace(batch, files=()) for batch in batches),
             bounds=tuple(found.bounds[batch.number] for batch in batches),
+            record_bytes=sum(file.record_bytes for file in found.files),
             target_is_empty=self.run.plan.target_is_empty, holds=holds, lost=found.lost if is_first else {},
             rejects=dict(self.run.refused) if is_first else {},
         )  # fmt: skip

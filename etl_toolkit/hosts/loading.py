@@ -85,7 +85,7 @@ def _write(task: LoadRange, run: Run, cursor: Any, batch: Batch) -> dict[int, Co
     """Read one range of all runs, let their rows compete, and write the winners."""
     bound = task.bounds[task.batches.index(batch)]
     with run.phases.phase("read"):
-        run.scan = gather(task.runs, bound, task.layout, run.spec.key, run.workspace)
+        run.scan = gather(task.runs, bound, task.layout, run.spec.key, run.workspace, record_bytes=task.record_bytes)
     with run.phases.phase("collapse"):
         collapse(run.scan, run.workspace, action=run.spec.conflict_action)
     with run.phases.phase("divide"):

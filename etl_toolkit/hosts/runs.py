@@ -15,32 +15,35 @@ import duckdb
 import pyarrow.parquet as pq
 
 from etl_toolkit.errors import SourceError
-from etl_toolkit.model import Layout, SourceFile
-from etl_toolkit.scan import PROVEN, SPELLED_AT_ONCE, KeyScan
+from etl_toolkit.model import FileKeys, Layout, SourceFile
+from etl_toolkit.scan import FOUND_AT_ONCE, PROVEN, SPELLED_AT_ONCE, KeyScan
 from etl_toolkit.sources import RecordStore, read_failure, resource_failure
 from etl_toolkit.workspace import Workspace, literal
 
-ROWS_A_GROUP = 8_192
+ROWS_A_GROUP, LEAST_ROWS_A_GROUP = 8_192, 512
+GROUPS = 32  # of a smaller run: a range reads whole ones
 RECORD = "record"
 
 
-def write_run(scan: KeyScan, workspace: Workspace, directory: Path, position: int) -> Path:
-    """Write the winners of a scanned file in key order; return the path, which no other attempt at this file has.
+def write_run(scan: KeyScan, workspace: Workspace, directory: Path, keys: FileKeys) -> tuple[Path, int]:
+    """Write the winners of a scanned file in key order.
 
-    Raises SourceError where the exchange directory is full.
+    Returns the path, which no other attempt at this file has, and the room that its records take. Raises SourceError where
+    the exchange directory is full.
     """
-    path = directory / f"{position:05d}-{secrets.token_hex(4)}.parquet"
+    path = directory / f"{keys.position:05d}-{secrets.token_hex(4)}.parquet"
+    group = min(ROWS_A_GROUP, max(LEAST_ROWS_A_GROUP, keys.distinct_keys // GROUPS))
     assert scan.store is not None
     try:
         with workspace.cursor() as source:
             stored = ", ".join(_stored(source, name) for name in scan.key_columns)
             found = source.sql(f"SELECT {stored}, winner AS place FROM keys ORDER BY {scan.key_sql}")
-            rows = scan.store.with_records(found.to_arrow_reader(ROWS_A_GROUP))
+            rows = scan.store.with_records(found.to_arrow_reader(scan.store.rows_at_once(FOUND_AT_ONCE)))
             with pq.ParquetWriter(
                 path, rows.schema, compression="lz4", use_dictionary=False, write_statistics=scan.key_columns
             ) as run:
                 for batch in rows:
-                    run.write_batch(batch)
+                    run.write_batch(batch, group)
     except OSError as error:
         path.unlink(missing_ok=True)
         if resource_failure(error, ""):
@@ -48,7 +51,7 @@ def write_run(scan: KeyScan, workspace: Workspace, directory: Path, position: in
                 f"the exchange directory {directory.parent} is full; free space, or name another with --exchange"
             ) from None
         raise SourceError(f"{path}: cannot be written: {error.strerror or error}") from None
-    return path
+    return path, sum(size for _, _, size in _groups(str(path)))
 
 
 def _stored(source: Any, name: str) -> str:
@@ -67,15 +70,25 @@ def sample_keys(scan: KeyScan, workspace: Workspace, count: int) -> tuple[list[t
 
 
 def gather(
-    runs: Sequence[tuple[int, str]], bound: str, layout: Layout, key: Sequence[str], workspace: Workspace
+    runs: Sequence[tuple[int, str]],
+    bound: str,
+    layout: Layout,
+    key: Sequence[str],
+    workspace: Workspace,
+    *,
+    record_bytes: int,
 ) -> KeyScan:
-    """Read one key range of all runs into the workspace's table `rows`, as `scan` reads files."""
+    """Read one key range of all runs into the workspace's table `rows`, as `scan` reads files.
+
+    `record_bytes` is the room that the records of all runs take: if there is memory for it, nothing is read to find out more.
+    """
     names = [f"k{number}" for number in range(len(key))]
     files = [SourceFile(position, path, "parquet", layout.columns, "", 0, path=Path(path)) for position, path in runs]
     paths = ", ".join(literal(path) for _, path in runs)
     read = f"read_parquet([{paths}]) WHERE {bound}"
-    room = _record_bytes(runs, read, workspace)
-    file = None if room <= workspace.limit_bytes // 2 else workspace.open_file()
+    most = workspace.limit_bytes // 2
+    room = 1 + (record_bytes if record_bytes < most else _record_bytes(runs, read, workspace))
+    file = None if room <= most else workspace.open_file()
     store = RecordStore([files], [room], file=file, limit_bytes=workspace.limit_bytes)
     file_at = f"{[position for position, _ in runs]}[file_index::BIGINT + 1]::INTEGER AS file"
     select = f"SELECT {file_at}, {', '.join(names)},"
@@ -98,22 +111,19 @@ def _fill(select: str, read: str, workspace: Workspace, store: RecordStore) -> N
 
 
 def _record_bytes(runs: Sequence[tuple[int, str]], read: str, workspace: Workspace) -> int:
-    """Room enough for the records of a range of all runs: that of all their records if there is memory for it.
+    """Room enough for the records of a range of all runs: that of the row groups which have them.
 
-    Else it is that of the row groups which have them. A run keeps each record with four bytes for its length, where we need
-    one for its end.
+    A run keeps each with four bytes for its length, where we need one for its end.
     """
-    groups = [list(_groups(path)) for _, path in runs]
-    everything: int = 1 + sum(size for of_run in groups for _, _, size in of_run)
-    if everything <= workspace.limit_bytes // 2:
-        return everything
     found = workspace.query(
         f"SELECT file_index, min(file_row_number), max(file_row_number) FROM {read} GROUP BY file_index"
     )
-    having: Iterator[int] = (
-        size for number, first, last in found for begin, end, size in groups[number] if begin <= last and end > first
+    return sum(
+        size
+        for number, first, last in found
+        for begin, end, size in _groups(runs[number][1])
+        if begin <= last and end > first
     )
-    return sum(having, start=1)
 
 
 def _groups(path: str) -> Iterator[tuple[int, int, int]]:

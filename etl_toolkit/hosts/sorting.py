@@ -66,17 +66,17 @@ def _sort(job: Job, asked: SortFile, file: SourceFile, here: Here) -> SortedFile
         collapse(scanned, here.workspace, action=job.spec.conflict_action)
         keys = measure(scanned, here.workspace).files[0]
         samples, kinds = sample_keys(scanned, here.workspace, asked.samples)
-    run = None
+    run, record_bytes = None, 0
+    keys = replace(keys, position=asked.position, name=asked.name)
     if keys.distinct_keys and not keys.unproven and not keys.null_keys:
         with here.phases.phase("divide"):
-            run = write_run(scanned, here.workspace, Path(job.exchange), asked.position)
+            run, record_bytes = write_run(scanned, here.workspace, Path(job.exchange), keys)
     check_unchanged(file)  # its lines may have been read again
     return SortedFile(
-        file=_placed(file, asked.position), layout=layout,
-        keys=replace(keys, position=asked.position, name=asked.name),
+        file=_placed(file, asked.position), layout=layout, keys=keys,
         rejects=tuple(replace(item, file=asked.position) for item in rejects), samples=tuple(samples),
         key_types=tuple(kinds), run=str(run or ""), run_bytes=run.stat().st_size if run else 0,
-        seconds=time.perf_counter() - started,
+        record_bytes=record_bytes, seconds=time.perf_counter() - started,
     )  # fmt: skip
 
 

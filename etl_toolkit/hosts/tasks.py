@@ -59,7 +59,8 @@ class SortFiles:
 class SortedFile:
     """A file that was looked at. `run` is the sorted run in the exchange directory, empty if the file has no keys.
 
-    `samples` are keys of the run at equal distances, as texts of their parts, and `key_types` DuckDB's types of these.
+    `record_bytes` is the room that its records take in memory. `samples` are keys of the run at equal distances, as
+    texts of their parts, and `key_types` DuckDB's types of these.
     """
 
     file: SourceFile
@@ -70,6 +71,7 @@ class SortedFile:
     key_types: tuple[str, ...]
     run: str
     run_bytes: int
+    record_bytes: int
     seconds: float
 
 
@@ -86,9 +88,9 @@ class SortedFiles:
 class LoadRange:
     """Load one key range of all runs, or several of them, in one transaction.
 
-    `runs` are the position of a file and the path of its run; `bounds` the condition on the key of each of the `batches`.
-    `lost` and `rejects` are recorded with the first range of the load. A task that `holds` waits with COMMIT until the
-    coordinator has seen every range loaded.
+    `runs` are the position of a file and the path of its run, `record_bytes` the room for the records of all;
+    `bounds` the condition on the key of each of the `batches`. `lost` and `rejects` are recorded with the first range of the
+    load. A task that `holds` waits with COMMIT until the coordinator has seen every range loaded.
     """
 
     job: Job
@@ -96,6 +98,7 @@ class LoadRange:
     runs: tuple[tuple[int, str], ...]
     batches: tuple[Batch, ...]
     bounds: tuple[str, ...]
+    record_bytes: int
     target_is_empty: bool
     holds: bool
     lost: Mapping[int, Counts] = field(default_factory=dict)
