@@ -155,7 +155,6 @@ def _about_triggers(question: Question, strategy: Strategy) -> list[str]:
     if question.sequential and all(hazard.kind is HazardKind.ROW_TRIGGER for hazard in question.sequential):
         return [
             "with --write triggers=once each key would be written once, with the row that wins, by several workers; the triggers "
-            "would not see rows that lose, would see one INSERT or UPDATE where files share a key, and a row they refuse fails "
-            "the load"
+            "would not see rows that lose, and would see one INSERT or UPDATE where files share a key"
         ]
     return []

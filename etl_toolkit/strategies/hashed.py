@@ -17,7 +17,7 @@ import psycopg2
 from psycopg2.sql import SQL, Composable
 
 from etl_toolkit.columns import layout_of
-from etl_toolkit.errors import DatabaseError, map_driver_error
+from etl_toolkit.errors import DatabaseError
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.merge import Upsert
@@ -56,20 +56,8 @@ def load_hashed(run: Run) -> dict[int, Counts]:
                 on_retry(run, "staging")(attempt, error)
                 run.take_all_back()
         raise AssertionError
-    except psycopg2.Error as error:
-        raise map_failure(run, error) from None
     finally:
         drop_staging(run, tables)
-
-
-def map_failure(run: Run, error: psycopg2.Error) -> DatabaseError:
-    """The error of a load that is rolled back, with the way out where the row would be rejected in another one."""
-    doing = f"loading into {run.target.qualified_name}"
-    if is_row_error(error) and run.target.forced("judged"):
-        doing += (
-            ' with triggers = "once", where a row that a trigger refuses fails the load (triggers = "each" rejects it)'
-        )
-    return map_driver_error(error, doing=doing)
 
 
 def _groups(files: Sequence[SourceFile]) -> list[Sequence[SourceFile]]:

@@ -41,9 +41,10 @@ from etl_toolkit.sources import quoted_where_needed
 from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.composed import compose_rows, forget_composed
 from etl_toolkit.strategies.direct import Chosen, copy_absent
-from etl_toolkit.strategies.hashed import load_hashed, map_failure
+from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.presence import set_absent_apart
+from etl_toolkit.strategies.refused_writes import find_refused_writes
 from etl_toolkit.strategies.staging import written_marks
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers
 from etl_toolkit.strategies.together import load_together
@@ -77,12 +78,26 @@ class Range:
 
 
 def load_partitioned(run: Run) -> dict[int, Counts]:
-    """Load all partitions and commit them together; return the counts per file."""
-    if run.plan.key_path == "server":
-        return load_hashed(run)
+    """Load all partitions and commit them together; return the counts per file.
+
+    Where triggers fire once for each key, the rows that only writing shows to be bad are found by writing all winners again.
+    """
+    pinned = run.bounds  # of a run that is resumed
+    try:
+        return load_hashed(run) if run.plan.key_path == "server" else _load_by_key(run, pinned)
+    except psycopg2.Error as error:
+        if not (is_row_error(error) and run.target.forced("judged")):
+            raise
+        run.failed.clear()
+        if not find_refused_writes(run, Batch(0, tuple(file.position for file in run.files), collapsed=True)):
+            raise
+    run.take_all_back()
+    return _load_by_hash(run, pinned)
+
+
+def _load_by_key(run: Run, pinned: list[str] | None) -> dict[int, Counts]:
     assert run.scan is not None
     assert run.plan.overlap is not None
-    pinned = run.bounds  # of a run that is resumed
     if pinned == BY_HASH or not compose_rows(run, run.plan.overlap):
         return _load_by_hash(run, pinned)
     rejected = run.reject_count()
@@ -96,7 +111,7 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
             check_all(run)
         # The bad value of a record put together may be that of a loser, which is found by now.
         if isinstance(error, psycopg2.Error) and run.reject_count() == rejected:
-            raise map_failure(run, error) from None
+            raise
     run.take_all_back()
     with run.phases.phase("collapse"):
         forget_composed(run)
@@ -104,18 +119,14 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
         overlap = measure(run.scan, run.workspace)
     if not compose_rows(run, overlap):  # other rows are put together now
         return _load_by_hash(run, pinned)
-    try:
-        return _load_ranges(run, overlap)
-    except psycopg2.Error as error:
-        raise map_failure(run, error) from None
+    return _load_ranges(run, overlap)
 
 
 def _load_by_hash(run: Run, pinned: list[str] | None) -> dict[int, Counts]:
-    """Let the server put rows together, which it does by hash partition. Not where ranges of keys may be committed."""
+    """Let the server rank rows and put them together, by hash partition. Not where ranges of keys may be committed."""
     if pinned:
         raise EtlError(
-            f"run {run.run_id} cannot be resumed: rows of a key have fields that cannot be put together here; load the files "
-            "again"
+            f"run {run.run_id} cannot be resumed: its rows have to be divided in another way; load the files again"
         )
     _pin(run, BY_HASH)
     return load_hashed(run)
