@@ -127,9 +127,9 @@ lock: $(UV) ## resolve pyproject.toml again into the requirements*.lock
 
 # Without --strict a package that the advisory service does not know counts as one without a vulnerability. It has an
 # environment of its own: what looks at the dependencies is none of them.
-audit: ## look for known vulnerabilities of the locked dependencies, or say why that is not possible here
-	@mkdir -p build; test -x "$(AUDIT)" || { "$(PYTHON)" -m venv build/audit && \
-		build/audit/bin/pip install --quiet pip-audit==$(PIP_AUDIT_VERSION); } >build/audit.log 2>&1 || \
+audit: | $(UV) ## look for known vulnerabilities of the locked dependencies, or say why that is not possible here
+	@mkdir -p build; test -x "$(AUDIT)" || { $(BIN)/python -m venv --without-pip build/audit && \
+		{ $(call install,build/audit,pip-audit==$(PIP_AUDIT_VERSION)); }; } >build/audit.log 2>&1 || \
 		{ echo "not audited: pip-audit cannot be installed here: $$(tail -n 1 build/audit.log | cut -c 1-200)"; exit 0; }; \
 	code=0; "$(AUDIT)" --strict --disable-pip --progress-spinner off --requirement requirements.lock 2>build/audit.log || code=$$?; \
 	if grep -q 'known vulnerabilit' build/audit.log; then tail -n 1 build/audit.log; exit $$code; fi; \

@@ -496,13 +496,14 @@ class TestDependencies:
         self, tmp_path: Path, log: str, code: int, expected: tuple[int, str]
     ) -> None:
         """The words are those of pip-audit 2.10.1; a program that prints them replaces it and the network."""
+        for name in ("requirements.lock", "requirements-uv.lock", "uv"):  # in this order: uv is up to date
+            (tmp_path / name).touch()
         program = tmp_path / "a directory" / "pip-audit"
         program.parent.mkdir()
         program.write_text(f"#!/bin/sh\ntest \"$1\" = --strict || exit 9\ncat >&2 <<'end'\n{log}\nend\nexit {code}\n")
         program.chmod(0o755)
-        (tmp_path / "requirements.lock").touch()
         done = subprocess.run(
-            ["make", "--file", str(ROOT / "Makefile"), "audit", f"AUDIT={program}"], cwd=tmp_path,
+            ["make", "--file", str(ROOT / "Makefile"), "audit", f"AUDIT={program}", "UV=uv"], cwd=tmp_path,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stdout.strip()) == expected
