@@ -7,7 +7,7 @@ value, in its own memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,8 @@ import duckdb
 import psycopg2
 from psycopg2.sql import SQL, Composed, Identifier
 
-from etl_toolkit.errors import SourceError, UnknownTableError, map_driver_error
+from etl_toolkit.errors import SourceError, UnknownTableError, UsageError, map_driver_error
+from etl_toolkit.hints import did_you_mean
 from etl_toolkit.model import LoadSpec, SourceFile
 from etl_toolkit.sources import csv_relation, in_chosen_order, read_failure
 from etl_toolkit.target import find_table
@@ -122,9 +123,15 @@ def marks_only(spec: LoadSpec) -> str | None:
     return None if mark and mark.casefold() in (name.casefold() for name in asked) else mark
 
 
-def retype(columns: Sequence[NewColumn], types: Mapping[str, str]) -> list[NewColumn]:
-    """The columns, those that are named with the type that is given for them."""
+def retype(columns: Sequence[NewColumn], types: Mapping[str, str], known: Iterable[str] = ()) -> list[NewColumn]:
+    """The columns, those that are named with the type that is given for them.
+
+    Raises UsageError for a type of a column that is neither one of them nor `known`.
+    """
     given = {name.casefold(): kind for name, kind in types.items()}
+    names = [*(column.name for column in columns), *known]
+    if unknown := [name for name in types if name.casefold() not in map(str.casefold, names)]:
+        raise UsageError(f"types: there is no column {unknown[0]!r}{did_you_mean(unknown[0], names)}")
     return [replace(column, type=given.get(column.name.casefold(), column.type)) for column in columns]
 
 

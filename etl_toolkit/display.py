@@ -236,7 +236,8 @@ def _outcome_table(plan: Plan) -> Table:
         rows += [("without a key (rejected)", nulls)] if nulls else []
         rows += [("not known before the load", plan.overlap.unproven)] if plan.overlap.unproven else []
         rows.append(("total: rows read", plan.overlap.rows))
-    return Table("Predicted outcome", ("rows", "number"), rows)
+    by_spelling = ", by the spelling of the keys: the server may find more of them equal"
+    return Table(f"Predicted outcome{by_spelling if plan.key_path == 'server' else ''}", ("rows", "number"), rows)
 
 
 def result_blocks(result: LoadResult, *, all_files: bool = False) -> list[Block]:

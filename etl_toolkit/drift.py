@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
+import psycopg2
 from psycopg2.sql import SQL, Composed, Identifier
 
 from etl_toolkit.create import infer_columns, marks_only, retype
-from etl_toolkit.errors import TargetError
+from etl_toolkit.errors import TargetError, map_driver_error
+from etl_toolkit.loading.assertions import LENGTH_BYTES
 from etl_toolkit.loading.dependents import find_dependent
 from etl_toolkit.model import Column, Delete, LoadSpec, SourceFile, TargetTable
 from etl_toolkit.sources import group_alike, read_failure, text_relation, tombstone_expression
@@ -18,7 +20,6 @@ from etl_toolkit.workspace import Workspace
 
 _INTEGERS = {"int2": "smallint", "int4": "integer", "int8": "bigint", "numeric": "numeric"}
 _LONGEST_VARCHAR = 10_485_760
-_LENGTH_BYTES = 4  # a type modifier of varchar counts the length word
 _COLUMNS_PER_QUERY = 50
 
 
@@ -50,7 +51,7 @@ def add_columns(
     ]  # fmt: skip
     items = [
         SQL("ADD COLUMN IF NOT EXISTS {} {}").format(Identifier(column.name), SQL(column.type))
-        for column in retype(new, spec.write.types)
+        for column in retype(new, spec.write.types, [column.name for column in target.columns])
     ]
     statement = _execute(connection, target, items)
     return Change(statement, tuple(column.name for column in new))
@@ -89,8 +90,11 @@ def widen_columns(
 def _execute(connection: Any, target: TargetTable, items: Sequence[Composed], *, is_trial: bool = False) -> str:
     statement = SQL("ALTER TABLE {} {}").format(Identifier(target.schema, target.name), SQL(", ").join(items))
     if not is_trial:
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+        except psycopg2.Error as error:
+            raise map_driver_error(error, doing=f"changing the columns of {target.qualified_name}") from None
     return str(statement.as_string(connection))
 
 
@@ -153,11 +157,11 @@ def _widened(column: Column, need: int) -> Column:
     if column.base_type != "varchar":
         base = list(_INTEGERS)[max(need, list(_INTEGERS).index(column.base_type))]
         return replace(column, base_type=base, type=_INTEGERS[base])
-    length = column.type_modifier - _LENGTH_BYTES
+    length = column.type_modifier - LENGTH_BYTES
     while length < need:
         length *= 2
-    if length == column.type_modifier - _LENGTH_BYTES:
+    if length == column.type_modifier - LENGTH_BYTES:
         return column
     if length > _LONGEST_VARCHAR:
         return replace(column, base_type="text", type="text", type_modifier=-1)
-    return replace(column, type=f"character varying({length})", type_modifier=length + _LENGTH_BYTES)
+    return replace(column, type=f"character varying({length})", type_modifier=length + LENGTH_BYTES)

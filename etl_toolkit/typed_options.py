@@ -5,6 +5,7 @@ A field is known everywhere once it is added to its dataclass: in Python, on the
 
 from __future__ import annotations
 
+import re
 import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +32,15 @@ class Mistake:
 
     def __str__(self) -> str:
         return f"{spell_path(self.path)} {self.message}" if self.path else self.message
+
+    @classmethod
+    def about(cls, message: str, given: Iterable[str]) -> Mistake:
+        """What is wrong with options that are right one by one, at the first one given that the message names."""
+        name = next((word for word in re.findall(r"\w+", message) if word in set(given)), None)
+        if name is None:
+            return cls((), message)
+        is_subject = message.startswith(f"{name} ")
+        return cls((name,), message.removeprefix(f"{name} ") if is_subject else f"cannot be: {message}")
 
 
 class VariableText(str):
@@ -88,7 +98,7 @@ def parse_options(
     try:
         return (replace(base, **converted) if base is not None else kind(**converted)), ()  # type: ignore[type-var]
     except UsageError as error:  # how options go together
-        return None, (Mistake((), str(error)),)
+        return None, (Mistake.about(str(error), values),)
 
 
 def parse_assignments(kind: type[Any], assignments: Iterable[str], *, origin: str) -> dict[str, Any]:

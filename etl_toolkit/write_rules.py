@@ -21,9 +21,9 @@ def spell_write_options(spec: LoadSpec, target: TargetTable) -> LoadSpec:
     Raises UsageError where options contradict each other, UnknownColumnError for a column that the table lacks.
     """
     write = spec.write
+    check_together(spec)
     if write.is_plain and write.missing == "keep":
         return spec
-    check_together(spec)
     names = [column.name for column in target.columns]
 
     def spell(given: Iterable[str], option: str) -> tuple[str, ...]:
@@ -76,9 +76,9 @@ def check_together(spec: LoadSpec) -> None:
         ),
         (
             write.keeps_values and ignores,
-            "rows that are there are not updated, so update, insert_only and nulls say nothing",
+            "update, insert_only and nulls say nothing where rows that are there are not updated",
         ),
-        (write.rows == "update" and ignores, "rows that are there are not updated, and no others are written"),
+        (write.rows == "update" and ignores, "rows = update writes nothing where rows that are there are not updated"),
         (
             write.rows == "insert" and action is ConflictAction.NEWER,
             "rows = insert updates none, on-conflict newer does",
@@ -104,6 +104,13 @@ def check_together(spec: LoadSpec) -> None:
                 "max_deletes is a share up to 1.0, or a whole number",
             ),
         ]
+    contradictions += [
+        (
+            re.fullmatch(r"\$[A-Za-z_]+", text) and text not in ("$file", "$run"),
+            f"set.{name} is {text}; known are $file and $run, and any text that does not look like one of them",
+        )
+        for name, text in write.set.items()
+    ]
     for is_given, words in contradictions:
         if is_given:
             raise UsageError(words)

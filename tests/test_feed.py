@@ -137,15 +137,32 @@ def test_every_mistake_is_reported_with_its_line(tmp_path: Path) -> None:
         ('[files]\npaths = "a"\n[load]\nstrategy = "paralel"\n', "line 4: load.strategy unknown strategy 'paralel'"),
         (
             '[files]\npaths = "a"\n[write]\non_conflict = "newer"\n',
-            'line 3: write on_conflict = "newer" needs order_by',
+            'line 4: write.on_conflict = "newer" needs order_by',
         ),
         ('[files]\npaths = "a"\n[write]\ndelete = { values = ["D"] }\n', "line 4: write.delete lacks column"),
         (
             '[files]\npaths = "a"\n[write]\nmissing = "delete"\nloaded = "skip"\n',
-            "line 3: write cannot be: missing needs all",
+            "line 4: write.missing needs all",
         ),
-        ('[files]\npaths = "a"\n[read]\nquote = "ab"\n', "line 3: read cannot be: the quote must be"),
-        ('[files]\npaths = "a"\n[after]\non_success = "notify --all"\n', 'not one text: ["notify", "--all"]'),
+        ('[files]\npaths = "a"\n[read]\nquote = "ab"\n', "line 4: read.quote cannot be: the quote must be"),
+        (
+            '[files]\npaths = "a"\n[after]\non_success = "notify --all"\n',
+            'line 4: after.on_success is a list of arguments, not one text: ["notify", "--all"]',
+        ),
+        (
+            '[files]\npaths = "a"\n[read]\nskip = 1\nuntil = "("\n',
+            "line 5: read.until is no regular expression: missing )",
+        ),
+        (
+            '[files]\npaths = "a"\n[write]\nscope = "id < 5"\n',
+            "line 4: write.scope says which rows `missing` may delete",
+        ),
+        (
+            '[files]\npaths = "a"\n[write]\nset = { batch = "$ran" }\n',
+            "line 4: write.set cannot be: set.batch is $ran; known are $file and $run",
+        ),
+        ("", "line 1: files needs paths"),
+        ("# a\u2028b\n[files]\npaths = 1\n", "line 3: files.paths"),
         ('dsn = "host=h password=x"\n[files]\npaths = "a"\n', "line 1: dsn holds a password"),
         ('[files]\npaths = "https://u:p@h/a.csv"\n', "line 2: files.paths holds a password"),
     ],

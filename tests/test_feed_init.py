@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from etl_toolkit import Feed, ingest
 from etl_toolkit.cli import app
-from etl_toolkit.errors import ConfigError
+from etl_toolkit.errors import ConfigError, EtlError
 from etl_toolkit.feed.findings import find_out
 from etl_toolkit.feed.proposal import propose_feed, write_feed
 
@@ -128,6 +128,57 @@ def test_headers_of_several_lines_and_footers_are_found(database: str, tmp_path:
     text = propose_feed([str(tmp_path / "1.csv"), str(tmp_path / "2.csv")], out)
     assert "\n# ? not in all files: header = 2" in text
     assert "\n# ? footer = 2  # ? the end, but not of all files: Total,3 / \n" in text
+
+
+# Files as vendors send them, what `feed init` writes, and what `plan` says if it is not given.
+LAYOUTS = [
+    (
+        "id||name||n\n1||a||\n2||b||3\n",
+        'delimiter = "||"  # ? 3 of the first 3 records have 3 fields',
+        "need --read 'delimiter=||' (3 of",
+    ),
+    (
+        "id  name  n\n1   a     2\n2 b\t3\n",
+        r'delimiter = "\\s+"  # ? 3 of the first 3',
+        r"need --read 'delimiter=\s+' (3 of",
+    ),
+    (
+        "id,name\n1,'a,b'\n2,'it''s'\n",
+        'quote = "\'"  # ? 3 of the first 3 records have 2 fields',
+        "need --read 'quote=",
+    ),
+    (
+        'id,name\n1,"a \\"q\\", b"\n2,c\n',
+        r'escape = "\\"  # ? 3 of the first 3 records have 2 fields',
+        "need --read 'escape=\\'",
+    ),
+    (
+        "Orders, all\nof 2024\n\nid,name,n\n1,a,2\n2,b,3\n",
+        "skip = 3",
+        "need --read skip=3 (3 of the first 5 records have 3 fields)",
+    ),
+    ("id,name,n\n", 'key = ["id"]', "have a header and no rows"),
+    ("id,path\n1,C:\\\n2,'tis\n3,a  b\n", 'delimiter = ","', ""),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "hint"), LAYOUTS)
+def test_layouts_are_found_by_init_and_named_by_plan(
+    database: str, connection: Connection, tmp_path: Path, text: str, line: str, hint: str
+) -> None:
+    path, out = tmp_path / "a.tbl", tmp_path / "a.toml"
+    path.write_text(text)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, name text, n int, path text)")
+        proposed = propose_feed([str(path)], out, table="t", connection=connection)
+    assert f"\n{line}" in proposed
+    assert '\nformat = "csv"  # ? .tbl may be anything\n' in proposed
+    assert ingest(feed=write_feed(proposed, out), dsn=database).counts.rejected == 0
+    plain = ["plan", str(path), "--table", "t", "--key", "id", "--format", "csv", "--dsn", database]
+    planned = CliRunner().invoke(app, plain)
+    said = planned.stderr + "".join(planned.exception.notes if isinstance(planned.exception, EtlError) else "")
+    assert (f"a.tbl seems to {hint}" in said) if hint else ("seems" not in said), said
+    assert "seems to need" not in CliRunner().invoke(app, ["plan", "--feed", str(out), "--dsn", database]).stderr
 
 
 @pytest.mark.parametrize("bad", ["first", "trailing"])

@@ -40,7 +40,9 @@ def list_options() -> None:
 def init(
     files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Files or globs, in loading order.")],
     table: Annotated[str | None, typer.Option("--table", "-t", help="Target table; it need not exist.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Feed file to write. Default: named like the table.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Feed file to write; - is standard output. Default: named like the table.")
+    ] = None,
     dsn: Dsn = None,
 ) -> None:
     """Look at files, and at the table, and write a feed with what was found and what is not sure. Overwrites nothing."""
@@ -53,6 +55,8 @@ def init(
         connection = stack.enter_context(connected(dsn)) if table else None
         place = out or Path(f"{(table or 'feed').replace('.', '_')}.toml")
         text = propose_feed(files, place, table=table, connection=connection)
+    if str(place) == "-":
+        return typer.echo(text, nl=False)
     write_feed(text, place)
     typer.echo(f"{place}: look at it, then: etl-toolkit plan --feed {place}")
 

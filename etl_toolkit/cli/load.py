@@ -42,7 +42,7 @@ from etl_toolkit.cli.options import (
     Write,
 )
 from etl_toolkit.cli.signals import stopped_by_signals
-from etl_toolkit.errors import UsageError
+from etl_toolkit.errors import RejectLimitError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from etl_toolkit.config import ParallelConfig
@@ -137,6 +137,7 @@ def ingest(
         Progress(quiet=quiet) as progress,
         _sinks(progress, log_json, metrics, spans=spans) as on_event,
         stopped_by_signals() as stop,
+        _seeming_noted(files, spec),
     ):
         processor = ConflictAwareProcessor(server, config=settings, on_event=on_event)
         result, complaints = load_and_follow_up(given, lambda: processor.load(files, spec, stop), server)
@@ -248,12 +249,29 @@ def _asked(arguments: dict[str, Any], feed: Feed | None, settings: ParallelConfi
 def show_plan(processor: Any, files: list[str], spec: Any, *, all_files: bool, as_json: bool) -> None:
     """Print what a load would do."""
     from etl_toolkit.display import plan_text
+    from etl_toolkit.feed.seeming import describe_seeming
 
-    found = processor.forecast(files, spec)
+    with _seeming_noted(files, spec):
+        found = processor.forecast(files, spec)
     if as_json:
         options.print_json(as_json_value(asdict(found)))
     else:
         typer.echo(plan_text(found, all_files=all_files))
+    for note in describe_seeming(files, spec.read):
+        typer.echo(note, err=True)
+
+
+@contextmanager
+def _seeming_noted(files: list[str], spec: Any) -> Iterator[None]:
+    """Add to an error about files what these seem to be."""
+    from etl_toolkit.feed.seeming import describe_seeming
+
+    try:
+        yield
+    except (SourceError, RejectLimitError) as error:
+        for note in describe_seeming(files, spec.read):
+            error.add_note(note)
+        raise
 
 
 @contextmanager

@@ -89,6 +89,12 @@ def undo(
     typer.echo(
         f"{done.table}: {done.deleted:,} rows {would}deleted, {done.restored:,} rows {would}restored{''.join(columns)} (run {run})"
     )
+    if done.not_restored:
+        typer.echo(
+            f"warning: rows of {', '.join(done.not_restored)} that the server deleted or cleared with the rows that the run had "
+            "deleted (ON DELETE) are not restored; restore them from a backup",
+            err=True,
+        )
 
 
 settings = typer.Typer(help="Settings, and where each comes from.", no_args_is_help=True, rich_markup_mode=None)

@@ -51,7 +51,7 @@ class Feed:
         text, document = _read(path)
         values, mistakes = substitute(document, os.environ if environ is None else environ)
         sections, found = _check(values)
-        found = found or _check_together(sections)
+        found = found or _check_together(sections, values)
         if mistakes := _without_repetitions(mistakes + found):
             lines = [(line_of(text, mistake.path) or 1, mistake) for mistake in mistakes]
             raise ConfigError("\n".join(f"{path}, line {at}: {mistake}" for at, mistake in sorted(lines, key=_by_line)))
@@ -112,14 +112,14 @@ def _check(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
     return sections, mistakes
 
 
-def _check_together(sections: Mapping[str, Any]) -> list[Mistake]:
+def _check_together(sections: Mapping[str, Any], values: Mapping[str, Any]) -> list[Mistake]:
     """What is wrong with options that are right one by one."""
     spec, mistakes = spec_of_sections(sections), []
     for name, check in (("read", lambda: check_options(spec.read)), ("write", lambda: check_together(spec))):
         try:
             check()
         except UsageError as error:
-            mistakes.append(Mistake((name,), f"cannot be: {error}"))
+            mistakes.append(Mistake.about(str(error), values.get(name, {})).below(name))
     return mistakes
 
 

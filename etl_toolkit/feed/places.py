@@ -25,7 +25,7 @@ def _statements(text: str) -> Iterator[tuple[int, Path]]:
 
     A statement begins on a line if the lines before it are a document of their own: then no text or list is open.
     """
-    lines = text.splitlines(keepends=True)
+    lines = [line + "\n" for line in text.split("\n")]  # as editors count them: a comment may hold other line breaks
     starts = [number for number in range(len(lines)) if _is_document("".join(lines[:number]))]
     table: Path = ()
     counted: dict[Path, int] = {}

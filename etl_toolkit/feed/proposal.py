@@ -16,9 +16,10 @@ from typing import Any
 from etl_toolkit.errors import ConfigError
 from etl_toolkit.feed.document import Feed
 from etl_toolkit.feed.findings import Finding, find_keys, find_out
+from etl_toolkit.feed.layout import FREQUENT_DELIMITERS, Layout
 from etl_toolkit.feed.sample import Sample, take_sample
 from etl_toolkit.sources import expand
-from etl_toolkit.sources.inputs import path_values
+from etl_toolkit.sources.inputs import kind_by_name, path_values
 from etl_toolkit.tables import spell_count
 from etl_toolkit.target import find_table, unique_keys
 
@@ -121,23 +122,15 @@ def _files(patterns: Sequence[str], paths: Sequence[Path], out: Path) -> list[st
 
 
 def _reading(samples: Sequence[Sample], found: Sequence[Finding], known: _Table | None) -> list[str]:
-    lines, texts = ["[read]"], [sample for sample in samples if sample.delimiter]
-    for option, values in (
-        ("delimiter", [sample.delimiter for sample in texts]),
-        ("encoding", [sample.encoding for sample in texts if sample.encoding]),
-        ("skip", [sample.skip for sample in texts]),
-    ):  # fmt: skip
-        counted = Counter(values).most_common()
-        if counted and counted[0][0]:
-            doubt = (
-                ""
-                if len(counted) == 1
-                else f"  # ? {len(counted)} kinds: " + ", ".join(f"{value!r} in {times}" for value, times in counted)
-            )
-            spelled = (
-                '"tab"' if counted[0][0] == "\t" else _text(usual) if isinstance(usual := counted[0][0], str) else usual
-            )
-            lines.append(f"{option} = {spelled}{doubt or ('  # ? not UTF-8' if option == 'encoding' else '')}")
+    lines, texts = ["[read]"], [sample for sample in samples if sample.layout]
+    if unknown := sorted({sample.path.suffix for sample in samples if kind_by_name(sample.path.name) is None}):
+        lines.append(f'format = "csv"  # ? {", ".join(unknown)} may be anything')
+    layouts = [sample.layout for sample in texts if sample.layout]
+    lines += _most_common("delimiter", [layout.delimiter for layout in layouts], layouts)
+    lines += _most_common("quote", [layout.quote for layout in layouts], layouts, usual='"')
+    lines += _most_common("escape", [layout.escape for layout in layouts], layouts)
+    lines += _most_common("encoding", [sample.encoding for sample in texts if sample.encoding])
+    lines += _most_common("skip", [layout.skip for layout in layouts], usual=0)
     if headless := next((sample for sample in texts if not sample.has_header), None):
         lines.append(
             f"headers = {_list(headless.columns)}  # ? the first line looks like a row; give the columns their names"
@@ -153,6 +146,20 @@ def _reading(samples: Sequence[Sample], found: Sequence[Finding], known: _Table 
         for item in found
     ]
     return lines
+
+
+def _most_common(option: str, found: Sequence[Any], layouts: Sequence[Layout] = (), *, usual: Any = None) -> list[str]:
+    """The line of an option that most files need; in how many others differ, or how sure that is."""
+    counted = Counter(found).most_common()
+    if not counted or (value := counted[0][0]) == usual:
+        return []
+    doubt = "not UTF-8" if option == "encoding" else ""
+    if len(counted) > 1:
+        doubt = f"{len(counted)} kinds: " + ", ".join(f"{each!r} in {times}" for each, times in counted)
+    elif layouts and value not in FREQUENT_DELIMITERS:
+        doubt = layouts[0].describe()
+    spelled = '"tab"' if value == "\t" else _text(value) if isinstance(value, str) else value
+    return [f"{option} = {spelled}{f'  # ? {doubt}' if doubt else ''}"]
 
 
 def _edges(texts: Sequence[Sample]) -> list[str]:

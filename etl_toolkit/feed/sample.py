@@ -9,13 +9,13 @@ import json
 import lzma
 import os
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from etl_toolkit.errors import SourceError
+from etl_toolkit.feed.layout import Layout, find_layout
 from etl_toolkit.hints import has_no_header
 from etl_toolkit.sources.expanding import split_member
 from etl_toolkit.sources.inputs import PACKED_SUFFIXES, kind_by_name
@@ -23,7 +23,6 @@ from etl_toolkit.sources.inputs import PACKED_SUFFIXES, kind_by_name
 SAMPLE_BYTES = 2 << 20  # of all files together, but
 LEAST_BYTES = 16 << 10  # of each
 PARQUET_ROWS = 1_000
-_DELIMITERS = ",;\t|"
 TAIL_BYTES = 4 << 10  # less than LEAST_BYTES
 MOST_HEADER_LINES, MOST_FOOTER_LINES = 3, 5
 LEAST_ROWS = 2  # below a header of several lines
@@ -39,9 +38,8 @@ class Sample:
     values: dict[str, list[str | None]]
     rows: int
     is_whole: bool
-    delimiter: str = ""
+    layout: Layout | None = None  # of a text file
     encoding: str = ""
-    skip: int = 0
     has_header: bool = True
     header_lines: int = 1
     footer: tuple[str, ...] = ()  # lines at the end that are no rows
@@ -55,7 +53,7 @@ def take_sample(path: Path, files: int) -> Sample:
         if kind_by_name(path.name) == "json":
             return _of_json(path, max(LEAST_BYTES, SAMPLE_BYTES // files))
         return _of_text(path, max(LEAST_BYTES, SAMPLE_BYTES // files))
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+    except (OSError, EOFError, lzma.LZMAError, ValueError, csv.Error) as error:
         raise SourceError(f"{path}: cannot be looked at: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -97,12 +95,12 @@ def _of_text(path: Path, size: int) -> Sample:
     head, is_whole = _head(path, size)
     text, encoding = _decoded(head)
     lines = text.splitlines(keepends=True)
-    delimiter, skip = _dialect(lines[:200])
-    records = [record for record in csv.reader(lines[skip:], delimiter=delimiter) if record]
+    layout = find_layout(lines)
+    records = [record for record in layout.read(lines[layout.skip :]) if record]
     first = tuple(records[0]) if records else ()
-    footer = _footer(lines if is_whole else _last_lines(path, encoding), delimiter, len(first))
+    footer = _footer(lines if is_whole else _last_lines(path, encoding), layout, len(first))
     if is_whole and footer:
-        records = [record for record in csv.reader(lines[skip : -len(footer)], delimiter=delimiter) if record]
+        records = [record for record in layout.read(lines[layout.skip : -len(footer)]) if record]
     has_header = not has_no_header(first)
     header_lines = _header_lines(records) if has_header else 1
     names = [" ".join(filter(None, map(str.strip, cells))) for cells in zip(*records[:header_lines], strict=True)]
@@ -110,9 +108,7 @@ def _of_text(path: Path, size: int) -> Sample:
     rows = [record for record in records[header_lines if has_header else 0 :] if len(record) == len(columns)]
     by_column: list[Sequence[str]] = list(zip(*rows, strict=True)) or [[] for _ in columns]
     values = {name: [text or None for text in found] for name, found in zip(columns, by_column, strict=True)}
-    return Sample(
-        path, columns, values, len(rows), is_whole, delimiter, encoding, skip, has_header, header_lines, footer
-    )
+    return Sample(path, columns, values, len(rows), is_whole, layout, encoding, has_header, header_lines, footer)
 
 
 def _header_lines(records: Sequence[Sequence[str]]) -> int:
@@ -140,12 +136,12 @@ def _is_value(cell: str) -> bool:
     return bool(cell.strip()) and has_no_header([cell.strip()])
 
 
-def _footer(lines: Sequence[str], delimiter: str, width: int) -> tuple[str, ...]:
+def _footer(lines: Sequence[str], layout: Layout, width: int) -> tuple[str, ...]:
     """The last lines, as far as they have other numbers of fields than the header; none if a quoted field may end there."""
     count = 0
     while width > 1 and count < min(MOST_FOOTER_LINES + 1, len(lines)):
         line = lines[-count - 1]
-        if '"' in line or len(next(csv.reader([line], delimiter=delimiter), [])) == width:
+        if layout.quote in line or any(len(record) == width for record in layout.read([line])):
             break
         count += 1
     found = tuple(line.strip() for line in lines[len(lines) - count :])
@@ -192,16 +188,3 @@ def _decoded(head: bytes) -> tuple[str, str]:
         if error.start >= len(head) - 3:  # a character that is cut in two
             return head[: error.start].decode("utf-8-sig"), ""
         return head.decode("cp1252", "replace"), "cp1252"
-
-
-def _dialect(lines: Sequence[str]) -> tuple[str, int]:
-    """The delimiter that divides most lines into the same number of fields, and the lines before the first such line."""
-    best = (0, 0, ",", 0)
-    for rank, delimiter in enumerate(_DELIMITERS):
-        counts = [len(record) for record in csv.reader(lines, delimiter=delimiter)]
-        usual, often = (
-            Counter(count for count in counts if count > 1).most_common(1)[0] if max(counts, default=0) > 1 else (1, 0)
-        )
-        if (often, -rank) > best[:2]:
-            best = (often, -rank, delimiter, counts.index(usual) if often else 0)
-    return best[2], best[3]

@@ -42,6 +42,10 @@ class Write(WriteOptions):
     def __post_init__(self) -> None:
         if self.on_conflict == "newer" and not self.order_by:
             raise UsageError('on_conflict = "newer" needs order_by, the column that decides which row is newer')
+        if self.scope is not None and self.missing == "keep":
+            raise UsageError(
+                'scope says which rows `missing` may delete; give missing = "delete" or { soft = … }, or no scope'
+            )
 
 
 @dataclass(frozen=True)

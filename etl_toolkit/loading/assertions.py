@@ -10,17 +10,36 @@ from psycopg2.sql import SQL, Composed, Identifier, Literal
 
 from etl_toolkit.errors import AssertionFailedError, UsageError, driver_failure
 from etl_toolkit.loading.run import Run
-from etl_toolkit.model import TargetTable
+from etl_toolkit.model import Column, SourceFile, TargetTable, WriteOptions
+
+RUN_ID_LIKE = "20260101T000000-000000"
+LENGTH_BYTES = 4  # a type modifier of varchar counts the length word
 
 
-def check_conditions(connection: Any, target: TargetTable, conditions: Sequence[str]) -> None:
-    """Raise UsageError where the server does not understand a condition; nothing is evaluated."""
+def check_expressions(connection: Any, target: TargetTable, write: WriteOptions, files: Sequence[SourceFile]) -> None:
+    """Raise UsageError where the server does not understand a condition or a value; nothing is evaluated."""
+    asked = {f"assert {text!r}": _question(target, text, None) for text in write.assertions}
+    if write.missing != "keep" and write.scope not in (None, "$path"):
+        scoped = SQL("SELECT FROM {} AS present WHERE (\n{}\n)")
+        asked[f"scope {write.scope!r}"] = scoped.format(Identifier(target.schema, target.name), SQL(write.scope))
+    for name, text in write.set.items():
+        if text not in ("now()", "$file", "$run"):
+            asked[f"set.{name}"] = SQL("SELECT {}::{}").format(Literal(text), SQL(target.column(name).type))
+        _check_length(target.column(name), text, files)
     with connection.cursor() as cursor:
-        for condition in conditions:
+        for place, question in asked.items():
             try:
-                cursor.execute(SQL("EXPLAIN ") + _question(target, condition, None))
+                cursor.execute(SQL("EXPLAIN ") + question)
             except psycopg2.Error as error:
-                raise UsageError(f"assert {condition!r}: {driver_failure(error).message}") from None
+                raise UsageError(f"{place}: {driver_failure(error).message}") from None
+
+
+def _check_length(column: Column, text: str, files: Sequence[SourceFile]) -> None:
+    """Raise UsageError for a value of `set` that the column is too short for: the cast to its type would cut it off."""
+    values = {"$file": [file.name for file in files], "$run": [RUN_ID_LIKE]}.get(text, [text])
+    longest = max(values, key=len, default="")
+    if column.base_type in ("varchar", "bpchar") and 0 < column.type_modifier - LENGTH_BYTES < len(longest):
+        raise UsageError(f"set.{column.name}: {longest!r} is too long for {column.type}")
 
 
 def assert_before_commit(run: Run, cursor: Any) -> None:
@@ -33,11 +52,9 @@ def assert_after_commit(run: Run, connection: Any) -> None:
     """Evaluate the conditions of a load that is not atomic, and of one without files."""
     if run.spec.write.assertions and (not run.spec.atomic or not run.files):
         with connection.cursor() as cursor:
-            _evaluate(
-                run,
-                cursor,
-                f"its rows were committed; `etl-toolkit undo {run.run_id}` takes them back, --atomic asserts first",
-            )
+            undo = f"`etl-toolkit undo {run.run_id}` takes them back"
+            undo += "" if run.spec.undoable else " if none was overwritten or deleted, else it needs --undoable"
+            _evaluate(run, cursor, f"its rows were committed; {undo}; --atomic asserts first")
         connection.rollback()
 
 

@@ -51,6 +51,7 @@ class Undone:
     dropped: tuple[str, ...] = ()  # columns that the run had added
     narrowed: tuple[str, ...] = ()  # columns that it had widened, and whose values fit their types before
     still_wide: tuple[str, ...] = ()  # those whose values do not, or on which something depends by now
+    not_restored: tuple[str, ...] = ()  # tables whose rows may have been deleted or cleared along with rows restored
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def undo(sessions: Sessions, run_id: str, *, force: bool = False, dry_run: bool 
                 undone = Undone(
                     run_id, target.qualified_name, *done, dry_run=dry_run, dropped=added, narrowed=tuple(narrowed),
                     still_wide=tuple(name for name in run.plan.get("widened", {}) if name not in narrowed),
+                    not_restored=_cascaded(cursor, target) if written.deleted else (),
                 )  # fmt: skip
                 if dry_run:
                     return undone
@@ -217,6 +219,12 @@ def _take_back(cursor: Any, run: ledger.PastRun, target: TargetTable, written: _
     if restored != kept:
         raise LedgerError(f"{restored:,} of {kept:,} rows were restored; nothing was undone")
     return removed, restored
+
+
+def _cascaded(cursor: Any, target: TargetTable) -> tuple[str, ...]:
+    """The tables whose foreign keys delete or clear their rows with those that they refer to."""
+    cursor.execute(CASCADES, (target.oid,))
+    return tuple(sorted({child for child, *_ in cursor.fetchall()}))
 
 
 def _refuse_cascades(cursor: Any, target: TargetTable) -> None:

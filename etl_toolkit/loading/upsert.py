@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
-from etl_toolkit.errors import ConflictTripwireError
+from etl_toolkit.errors import ConflictTripwireError, EtlError, TargetError
 from etl_toolkit.loading.compose import compose, composes
 from etl_toolkit.loading.judge import judge, update_only
 from etl_toolkit.loading.key_parts import key_items, match_keys, names, table
@@ -92,7 +92,7 @@ def _merge_rows(
         else:
             merged = _write(cursor, upsert, rows, staged if upsert.unique else None)
     except psycopg2.errors.CardinalityViolation:
-        if not upsert.unique:
+        if not (upsert.unique or _row_triggers(upsert)):
             raise
         raise _one_key_twice(upsert) from None
     if upsert.rivals:
@@ -100,7 +100,17 @@ def _merge_rows(
     return merged
 
 
-def _one_key_twice(upsert: Upsert) -> ConflictTripwireError:
+def _row_triggers(upsert: Upsert) -> list[str]:
+    return [hazard.detail for hazard in upsert.target.hazards if hazard.kind is HazardKind.ROW_TRIGGER]
+
+
+def _one_key_twice(upsert: Upsert) -> EtlError:
+    if triggers := _row_triggers(upsert):
+        return TargetError(
+            f"two rows for {upsert.target.qualified_name} have the same key under index {upsert.target.arbiter.index} once its "
+            f"row triggers have fired ({'; '.join(triggers)}), so one statement cannot write both; give the rows the keys in the "
+            "files that the triggers give them, or let the triggers leave the key as it is"
+        )
     return ConflictTripwireError(
         f"two rows for {upsert.target.qualified_name} have the same key under index {upsert.target.arbiter.index}, although "
         "the client had compared them as different keys; load with --strategy deterministic, and please report the key types"
@@ -125,8 +135,7 @@ def _check_rivals(cursor: Any, upsert: Upsert, source: Composable) -> None:
 
 def needs_verdicts(upsert: Upsert) -> bool:
     """Whether it has to be known what becomes of a row before it is written; a row trigger may drop it."""
-    has_row_triggers = any(hazard.kind is HazardKind.ROW_TRIGGER for hazard in upsert.target.hazards)
-    return upsert.action is ConflictAction.NEWER or upsert.target.is_partitioned or has_row_triggers
+    return upsert.action is ConflictAction.NEWER or upsert.target.is_partitioned or bool(_row_triggers(upsert))
 
 
 def _with_lost(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etl_toolkit.cost import predict
 from etl_toolkit.errors import TargetError, UnsafeStrategyError, UsageError
-from etl_toolkit.model import ConflictAction, HazardKind, KeyOverlap, Plan, Strategy
+from etl_toolkit.model import ConflictAction, HazardKind, KeyOverlap, Plan, Strategy, TargetTable
 from etl_toolkit.plan.lanes import RANGES_PER_WORKER, SMALLEST_RANGE, count_workers, is_left_to_one, make_lanes
 from etl_toolkit.plan.obstacles import ROWS_MEET, find_obstacles, find_range_obstacle
 from etl_toolkit.plan.question import Question
@@ -111,7 +111,7 @@ def _check_asked(question: Question) -> tuple[Strategy, list[str]]:
 def _choose(question: Question) -> tuple[Strategy, list[str]]:
     """The fastest strategy that gives the sequential result, with the reasons in words."""
     overlap, obstacles = question.overlap, find_obstacles(question)
-    reasons = [_describe_overlap(overlap)] if overlap is not None else []
+    reasons = [_describe_overlap(overlap, question.target)] if overlap is not None else []
     if len(question.files) == 1 and (overlap is None or overlap.rows < 50_000):
         return Strategy.DETERMINISTIC, [*reasons, "one small file: one transaction is fastest"]
     if obstacle := obstacles.get(Strategy.PARTITIONED):
@@ -138,10 +138,11 @@ def _choose(question: Question) -> tuple[Strategy, list[str]]:
     ]
 
 
-def _describe_overlap(overlap: KeyOverlap) -> str:
+def _describe_overlap(overlap: KeyOverlap, target: TargetTable) -> str:
     if not overlap.shared_keys:
         keys, files = spell_count(overlap.distinct_keys, "distinct key"), spell_count(len(overlap.files), "file")
-        return f"no key appears in more than one file ({keys} in {files})"
+        how = "no spelling of a key" if target.forced("server") else "no key"
+        return f"{how} appears in more than one file ({keys} in {files})"
     return (
         f"{overlap.shared_keys:,} of {overlap.distinct_keys:,} keys ({overlap.overlap_ratio:.0%}) appear in more than one file; "
         f"{spell_count(len(overlap.groups), 'group')} of files share keys"

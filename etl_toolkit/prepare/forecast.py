@@ -9,6 +9,7 @@ import psycopg2
 from psycopg2.sql import SQL
 
 from etl_toolkit.errors import TooManyDeletesError
+from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.judge import forecast
 from etl_toolkit.loading.merge import Upsert
 from etl_toolkit.loading.naming import own_name
@@ -17,7 +18,7 @@ from etl_toolkit.loading.staging_tables import copy_into, create_staging, stagin
 from etl_toolkit.loading.upsert import count_present
 from etl_toolkit.model import Layout, Plan, SoftDelete
 from etl_toolkit.prepare.ready import Ready
-from etl_toolkit.strategies.mirror import check_missing, find_missing, may_compare_here
+from etl_toolkit.strategies.mirror import check_missing, count_missing, find_missing, may_compare_here
 
 FORECAST_ROWS = 2_000
 
@@ -78,16 +79,22 @@ def _upsert_of_live_rows(ready: Ready, layout: Layout) -> Upsert:
 
 
 def _with_missing(ready: Ready, sessions: Sessions) -> Plan:
-    """The plan with the number of keys that are in no file, where DuckDB can find them."""
+    """The plan with the number of keys that are in no file."""
     plan, scan = ready.plan, ready.scan
-    if (
-        ready.spec.write.missing == "keep"
-        or ready.target.is_empty
-        or not may_compare_here(ready.target, scan, plan.overlap)
-    ):
+    if ready.spec.write.missing == "keep" or ready.target.is_empty:
         return plan
-    assert scan is not None
-    found = find_missing(ready.spec, ready.target, scan, ready.workspace, sessions)
+    if may_compare_here(ready.target, scan, plan.overlap):
+        assert scan is not None
+        found = find_missing(ready.spec, ready.target, scan, ready.workspace, sessions)
+    elif ready.is_standby:
+        return plan
+    else:
+        try:
+            found = count_missing(ready.spec, ready.target, ready.files, ready.workspace, sessions)
+        except psycopg2.Error as error:
+            if not is_row_error(error):
+                raise
+            return plan  # a key that the server refuses: its row will be rejected, and then no key is deleted
     try:
         check_missing(ready.spec, ready.target, found)
     except TooManyDeletesError as refusal:

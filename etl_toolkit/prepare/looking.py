@@ -11,7 +11,7 @@ from etl_toolkit.columns import match_columns, may_read_once
 from etl_toolkit.create import create_missing
 from etl_toolkit.drift import Change, add_columns, widen_columns
 from etl_toolkit.keys import fold_name
-from etl_toolkit.loading.assertions import check_conditions
+from etl_toolkit.loading.assertions import check_expressions
 from etl_toolkit.loading.conventions import offsets_at
 from etl_toolkit.loading.ledger import loaded_before, staging_refusal, taken_files
 from etl_toolkit.loading.session import Sessions
@@ -90,7 +90,7 @@ def look_at_table(
     if not is_resumed and may_read_once(sources.files, target, spec):  # what is resumed is what the ledger lists
         is_first_kept = spec.conflict_action is ConflictAction.IGNORE
         sources = read_once(sources, workspace, is_first_kept=is_first_kept)
-    check_conditions(connection, target, spec.write.assertions)
+    check_expressions(connection, target, spec.write, sources.files)
     refusal = staging_refusal(connection)
     if changes and not is_trial:
         sessions.commit(connection, note=f"columns of {target.qualified_name} were added or widened")

@@ -16,6 +16,7 @@ names, globs, frames ──► expanding ──► csv_file / json_lines / typed
 
 from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
+from etl_toolkit.sources.dialect import BLANKS
 from etl_toolkit.sources.expanding import expand, is_there, name_for_hosts, try_source
 from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.inputs import escape_name, partition_of, path_values
@@ -48,6 +49,7 @@ from etl_toolkit.sources.tombstones import tombstone_expression
 from etl_toolkit.sources.zones import with_offsets
 
 __all__ = [
+    "BLANKS",
     "GUESSED_AGAIN",
     "LINE_SEPARATOR",
     "NAMED",

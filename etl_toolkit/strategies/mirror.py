@@ -6,9 +6,8 @@ staged and the server compares them, again at the end: a key that another sessio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import psycopg2
@@ -117,6 +116,18 @@ def find_missing(
     return Missing(workspace.query("SELECT count(*) FROM missing")[0][0], count)
 
 
+def count_missing(
+    spec: LoadSpec, target: TargetTable, files: Sequence[SourceFile], workspace: Workspace, sessions: Sessions
+) -> Missing:
+    """Let the server count the keys of the scope that are in no file; nothing is kept. Raises for a key that it refuses."""
+
+    def count(connection: Any) -> Missing:
+        with connection.cursor() as cursor:
+            return _stage(cursor, spec, target, files, workspace, check=sessions.stop.check)
+
+    return sessions.ask("missing", count)
+
+
 def check_missing(spec: LoadSpec, target: TargetTable, found: Missing) -> None:
     """Raise TooManyDeletesError where more keys would go than `max_deletes` allows."""
     limit = spec.write.max_deletes
@@ -139,7 +150,7 @@ def forecast_missing(run: Run) -> None:
             found = find_missing(run.spec, run.target, run.scan, run.workspace, run.sessions)
         else:
             try:
-                found = run.sessions.ask("missing", partial(_stage_and_count, run))
+                found = count_missing(run.spec, run.target, run.files, run.workspace, run.sessions)
             except psycopg2.Error as error:
                 if not is_row_error(error):
                     raise
@@ -200,13 +211,13 @@ def _delete_once(run: Run, batch: Batch) -> dict[int, Counts]:
     return counts
 
 
-def _create_dead(run: Run, cursor: Any) -> None:
-    cursor.execute(create_staging(narrow(run.target), Layout(run.target.key), name=TOMBSTONES, is_numbered=True))
+def _create_dead(cursor: Any, target: TargetTable) -> None:
+    cursor.execute(create_staging(narrow(target), Layout(target.key), name=TOMBSTONES, is_numbered=True))
 
 
 def _send_missing(run: Run, cursor: Any) -> None:
     """COPY the missing keys that DuckDB has found."""
-    _create_dead(run, cursor)
+    _create_dead(cursor, run.target)
     layout = Layout((own_name(run.target, "etl_file"), own_name(run.target, "etl_n"), *run.target.key))
     texts = [quoted_where_needed(f"t{number}", ",") for number in range(len(run.target.key))]
     query = f"SELECT concat_ws(',', {NO_FILE}, 1, {', '.join(texts)}) AS record FROM missing"
@@ -214,14 +225,16 @@ def _send_missing(run: Run, cursor: Any) -> None:
         copy_records(cursor, source, query, copy_into(tombstone_table(), layout), on_bytes=run.on_bytes)
 
 
-def _stage_and_count(run: Run, connection: Any) -> Missing:
-    with connection.cursor() as cursor:
-        return _stage_missing(run, cursor)
-
-
 def _stage_missing(run: Run, cursor: Any) -> Missing:
+    return _stage(cursor, run.spec, run.target, run.files, run.workspace, check=run.check)
+
+
+def _stage(
+    cursor: Any, spec: LoadSpec, target: TargetTable, files: Sequence[SourceFile], workspace: Workspace, *,
+    check: Callable[[], None],
+) -> Missing:  # fmt: skip
     """Stage the keys of all files, and let the server find those of the table that are not among them."""
-    target, layout = run.target, Layout(run.target.key)
+    layout = Layout(target.key)
     staged = Identifier("pg_temp", _KEYS)
     # Without conditions: a row that is refused keeps all keys in the table later on.
     cursor.execute(
@@ -229,13 +242,13 @@ def _stage_missing(run: Run, cursor: Any) -> Missing:
             Identifier(_KEYS), names(target.key), Identifier(target.schema, target.name)
         )
     )
-    for file in run.files:
-        with run.workspace.cursor() as source:
+    for file in files:
+        with workspace.cursor() as source:
             query = records_query(file, layout)
-            copy_records(cursor, source, query, copy_into(staged, layout), on_bytes=lambda *_: run.check())
-    _create_dead(run, cursor)
+            copy_records(cursor, source, query, copy_into(staged, layout), on_bytes=lambda *_: check())
+    _create_dead(cursor, target)
     keys = SQL("SELECT {} FROM {}").format(key_items(target), staged)
-    scoped = _present_in_scope(target, run.spec, run.files)
+    scoped = _present_in_scope(target, spec, files)
     columns = names(target.key)
     cursor.execute(SQL("ANALYZE {}").format(staged))
     cursor.execute(
