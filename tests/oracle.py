@@ -246,9 +246,12 @@ class Replay:
     """
 
     table: str
-    key: str
+    key: str | tuple[str, ...]  # a column, or the parts of the index, as SQL
     action: Literal["update", "ignore", "newer"] = "update"
     order_by: str | None = None
+    key_columns: tuple[str, ...] = ()  # those of the parts
+    nulls_are_equal: bool = False
+    file_names: tuple[str, ...] = ()  # what `$file` is; the number of the file if not given
     mark: str | None = None  # the column that marks tombstones
     marks: tuple[str, ...] = ("D",)
     soft: str | None = None
@@ -260,30 +263,83 @@ class Replay:
     cleared: str | None = None  # the column that marks missing keys
     missing: Literal["delete", "soft"] | None = None
     scope: str = "true"
+    _facts: dict[str, Any] = field(default_factory=dict, compare=False)  # of the table, found out once for each load
 
     def load(self, connection: Any, files: Sequence[Rows]) -> None:
         """Load the files, whose values are texts."""
         with connection.cursor() as cursor:
-            for number, content in enumerate(self._winners(files) if self.order_by else files):
-                before = self._images(cursor)
+            self._stage(cursor)
+            for number, content in enumerate(self._winners(cursor, files) if self.order_by else files):
+                before, inserted = self._images(cursor), set()
                 for values in content.rows:
-                    self._apply(cursor, dict(zip(content.columns, values, strict=True)))
-                after = self._images(cursor)
-                for key in [key for key, image in after.items() if before.get(key) != image]:
-                    for name, text in self.set.items():
-                        value = str(number) if text == "$file" else text
-                        cursor.execute(f"UPDATE {self.table} SET {name} = %s WHERE {self.key}::text = %s", (value, key))
+                    inserted.add(self._apply(cursor, dict(zip(content.columns, values, strict=True))))
+                for key, image in self._images(cursor).items():
+                    if before.get(key) != image or key in inserted:
+                        self._mark(cursor, key, number)
             if self.missing and any(content.rows for content in files):
-                given = [row[content.columns.index(self.key)] for content in files for row in content.rows]
-                done = (
-                    f"UPDATE {self.table} SET {self.cleared} = '-infinity'"
-                    if self.cleared
-                    else f"DELETE FROM {self.table}"
-                )
-                unmarked = f"{self.cleared} IS NULL" if self.cleared else "true"
-                cursor.execute(
-                    f"{done} WHERE ({self.scope}) AND {unmarked} AND {self.key}::text <> ALL (%s::text[])", (given,)
-                )
+                self._remove(cursor, files)
+            cursor.execute("DROP TABLE etl_row")
+
+    def _stage(self, cursor: Any) -> None:
+        """A table for one row at a time, in the types of the table: values and keys are what the server makes of them."""
+        cursor.execute(
+            f"DROP TABLE IF EXISTS etl_row; CREATE TEMP TABLE etl_row AS SELECT * FROM {self.table} WITH NO DATA"
+        )
+        cursor.execute(
+            "SELECT attname, atttypid = 'boolean'::regtype, attgenerated = '' FROM pg_attribute "
+            "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+            (self.table,),
+        )
+        columns = cursor.fetchall()
+        self._facts["columns"] = [name for name, _, is_ours in columns if is_ours]
+        self._facts["booleans"] = {name for name, is_boolean, _ in columns if is_boolean}
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return self.key if isinstance(self.key, tuple) else (self.key,)
+
+    def _keys(self, source: str, more: str = "") -> str:
+        """The rows of a table by their keys: k0, …"""
+        parts = ", ".join(f"{part} AS k{number}" for number, part in enumerate(self._parts))
+        return f"(SELECT {parts}{more} FROM {source})"
+
+    def _same(self, left: str, right: str) -> str:
+        """Whether two keys are the same to the index."""
+        test = "{0}.k{2} IS NOT DISTINCT FROM {1}.k{2}" if self.nulls_are_equal else "{0}.k{2} = {1}.k{2}"
+        return " AND ".join(test.format(left, right, number) for number in range(len(self._parts)))
+
+    def _mark(self, cursor: Any, key: str, number: int) -> None:
+        """Set the columns that go with every change of a row."""
+        for name, text in self.set.items():
+            value = (self.file_names[number] if self.file_names else str(number)) if text == "$file" else text
+            cursor.execute(
+                f"UPDATE {self.table} SET {name} = %s WHERE ROW({', '.join(self._parts)})::text = %s", (value, key)
+            )
+
+    def _remove(self, cursor: Any, files: Sequence[Rows]) -> None:
+        """Delete the keys that are in no file, or mark their rows."""
+        cursor.execute("DELETE FROM etl_row")
+        for content in files:
+            for values in content.rows:
+                self._copy(cursor, dict(zip(content.columns, values, strict=True)), self.key_columns or self._parts)
+        unmarked = f"{self.cleared} IS NULL" if self.cleared else "true"
+        mark = "'-infinity'"
+        if self.cleared in self._facts["booleans"]:
+            unmarked, mark = f"{self.cleared} IS NOT TRUE", "true"
+        known = "true" if self.nulls_are_equal else " AND ".join(f"{part} IS NOT NULL" for part in self._parts)
+        done = f"UPDATE {self.table} SET {self.cleared} = {mark}" if self.cleared else f"DELETE FROM {self.table}"
+        gone = self._keys(f"{self.table} WHERE ({self.scope}) AND {unmarked} AND {known}", ", tableoid AS t, ctid AS c")
+        cursor.execute(
+            f"{done} WHERE (tableoid, ctid) IN (SELECT t, c FROM {gone} a WHERE NOT EXISTS "
+            f"(SELECT FROM {self._keys('etl_row')} b WHERE {self._same('a', 'b')}))"
+        )
+
+    def _copy(self, cursor: Any, row: Mapping[str, str | None], names: Sequence[str]) -> None:
+        """Add a row to those that are staged, with these of its columns."""
+        listed = SQL(", ").join(map(Identifier, names)).as_string(cursor)
+        cursor.copy_expert(
+            f"COPY etl_row ({listed}) FROM STDIN", io.StringIO(copy_text([[row[name] for name in names]]))
+        )
 
     def load_rejecting(self, connection: Any, files: Sequence[Rows], ddl: str) -> set[tuple[int, int]]:
         """Load the files without the rows that are refused; return these as (file, record).
@@ -298,6 +354,7 @@ class Replay:
         with connection.cursor() as cursor:
             for number, content in enumerate(files):
                 cursor.execute(f"BEGIN; CREATE TEMP TABLE shadow (LIKE {self.table} INCLUDING DEFAULTS) ON COMMIT DROP")
+                self._stage(cursor)
                 cursor.execute(ddl.replace("@", "pg_temp.arena"))
                 rows = [dict(zip(content.columns, values, strict=True)) for values in content.rows]
                 bad = {
@@ -367,75 +424,99 @@ class Replay:
         """The rows by their key, but for the columns that go with every change. Nothing where there are none of these."""
         if not self.set:
             return {}
-        cursor.execute(
-            f"SELECT {self.key}::text, (to_jsonb(t) - %s::text[])::text FROM {self.table} t", (list(self.set),)
-        )
+        names = [name for name in self._facts["columns"] if name not in self.set]
+        texts = ", ".join(SQL("t.{}").format(Identifier(name)).as_string(cursor) for name in names)
+        cursor.execute(f"SELECT ROW({', '.join(self._parts)})::text, ROW({texts})::text FROM {self.table} t")
         return dict(cursor.fetchall())
 
-    def _winners(self, files: Sequence[Rows]) -> list[Rows]:
+    def _winners(self, cursor: Any, files: Sequence[Rows]) -> list[Rows]:
         """Per file, the rows that count over all files."""
-        best: dict[str | None, tuple[Any, int, int]] = {}
+        cursor.execute("CREATE TEMP TABLE etl_all AS SELECT *, 0 AS etl_file, 0 AS etl_at FROM etl_row WITH NO DATA")
         for number, content in enumerate(files):
-            key, order = content.columns.index(self.key), content.columns.index(str(self.order_by))
-            for place, row in enumerate(content.rows):
-                text = row[order]
-                rank = ((-1,) if text is None else (int(text),), number, place)
-                best[row[key]] = max(best.get(row[key], rank), rank)
-        kept = {(number, place) for _, number, place in best.values()}
+            for place, values in enumerate(content.rows):
+                row = dict(zip(content.columns, values, strict=True))
+                cursor.execute("DELETE FROM etl_row")
+                self._copy(cursor, row, [name for name in self._read(row) if name in self._facts["columns"]])
+                cursor.execute("INSERT INTO etl_all SELECT *, %s, %s FROM etl_row", (number, place))
+        key = ", ".join(self._parts)
+        cursor.execute(
+            f"SELECT DISTINCT ON ({key}) etl_file, etl_at FROM etl_all "
+            f"ORDER BY {key}, {self._quoted(self.order_by)} DESC NULLS LAST, etl_file DESC, etl_at DESC"
+        )
+        kept = set(cursor.fetchall())
+        cursor.execute("DROP TABLE etl_all")
         return [
             Rows(content.columns, tuple(row for place, row in enumerate(content.rows) if (number, place) in kept))
             for number, content in enumerate(files)
         ]
 
-    def _apply(self, cursor: Any, row: dict[str, str | None]) -> None:
-        key = row[self.key]
-        cursor.execute(
-            "SELECT attname, attrelid::regclass::text FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0",
-            (self.table,),
-        )
-        known = {name for name, _ in cursor.fetchall()}
-        cursor.execute(f"SELECT to_jsonb(t) FROM {self.table} t WHERE {self.key} = %s", (key,))
-        found = cursor.fetchone()
-        if found and self.action == "newer":
-            order, there = row[str(self.order_by)], found[0][str(self.order_by)]
-            if there is not None and (order is None or int(order) < int(there)):
-                return
-        if self._is_gone(row):
-            self._delete(cursor, row)
-            return
-        values = {name: text for name, text in row.items() if name in known and name != self.key}
-        if not found:
-            if self.rows != "update":
-                names = ", ".join([self.key, *values])
-                places = ", ".join(["%s"] * (1 + len(values)))
-                cursor.execute(f"INSERT INTO {self.table} ({names}) VALUES ({places})", (key, *values.values()))
-            return
-        if self.rows == "insert" or self.action == "ignore":
-            return
-        changed = {
-            name: text for name, text in values.items()
-            if (self.update is None or name in self.update) and name not in self.insert_only
-            and not (self.keeps_nulls and text is None)
-        }  # fmt: skip
-        if cleared := self.soft or self.cleared:
-            cursor.execute(f"UPDATE {self.table} SET {cleared} = NULL WHERE {self.key} = %s", (key,))
-        for name, text in changed.items():
-            cursor.execute(f"UPDATE {self.table} SET {name} = %s WHERE {self.key} = %s", (text, key))
+    @staticmethod
+    def _quoted(name: str | None) -> str:
+        return '"' + str(name).replace('"', '""') + '"'
 
-    def _delete(self, cursor: Any, row: dict[str, str | None]) -> None:
+    def _read(self, row: Mapping[str, str | None]) -> list[str]:
+        """The columns of a row that are read: of a tombstone only the key, and what orders it."""
+        if not self._is_gone(row):
+            return list(row)
+        return [name for name in row if name in (self.key_columns or self._parts) or name == self.order_by]
+
+    def _apply(self, cursor: Any, row: Mapping[str, str | None]) -> str | None:
+        """Apply one row; return its key as a text if it was inserted."""
+        names = [name for name in self._read(row) if name in self._facts["columns"]]
+        cursor.execute("DELETE FROM etl_row")
+        self._copy(cursor, row, names)
+        cursor.execute(
+            f"SELECT t, c FROM {self._keys(self.table, ', tableoid AS t, ctid AS c')} a, {self._keys('etl_row')} b "
+            f"WHERE {self._same('a', 'b')}"
+        )
+        found = cursor.fetchone()
+        there = f"WHERE t.tableoid = {found[0]} AND t.ctid = '{found[1]}'" if found else ""
+        order = self._quoted(self.order_by)
+        if found and self.action == "newer":
+            newer = f"coalesce((SELECT {order} FROM etl_row) >= t.{order}, t.{order} IS NULL)"
+            cursor.execute(f"SELECT {newer} FROM {self.table} t {there}")
+            if not cursor.fetchone()[0]:
+                return None
+        if self._is_gone(row):
+            if found:
+                self._delete(cursor, there, order)
+            return None
+        columns = SQL(", ").join(map(Identifier, names)).as_string(cursor)
+        cleared = self.soft or self.cleared
+        empty = "false" if cleared in self._facts["booleans"] else "NULL"
+        if not found:
+            if self.rows == "update":
+                return None
+            more = (f", {cleared}", f", {empty}") if empty == "false" else ("", "")
+            cursor.execute(f"INSERT INTO {self.table} ({columns}{more[0]}) SELECT {columns}{more[1]} FROM etl_row")
+            if not self.set:
+                return None
+            cursor.execute(f"SELECT ROW({', '.join(self._parts)})::text FROM etl_row")
+            return str(cursor.fetchone()[0])
+        if self.rows == "insert" or self.action == "ignore":
+            return None
+        changed = [
+            self._quoted(name) for name in names
+            if name not in (self.key_columns or self._parts)
+            and (self.update is None or name in self.update) and name not in self.insert_only
+            and not (self.keeps_nulls and row[name] is None)
+        ]  # fmt: skip
+        sets = [f"{name} = (SELECT {name} FROM etl_row)" for name in changed]
+        sets += [f"{cleared} = {empty}"] if cleared else []
+        if sets:
+            cursor.execute(f"UPDATE {self.table} t SET {', '.join(sets)} {there}")
+        return None
+
+    def _delete(self, cursor: Any, there: str, order: str) -> None:
         if not self.soft:
-            cursor.execute(f"DELETE FROM {self.table} WHERE {self.key} = %s", (row[self.key],))
+            cursor.execute(f"DELETE FROM {self.table} t {there}")
             return
         # When a row was deleted is no part of the promise: the tests set it to the beginning of time.
-        cursor.execute(
-            f"UPDATE {self.table} SET {self.soft} = '-infinity' WHERE {self.key} = %s AND {self.soft} IS NULL RETURNING 1",
-            (row[self.key],),
-        )
-        if cursor.fetchone() and self.order_by:
-            cursor.execute(
-                f"UPDATE {self.table} SET {self.order_by} = %s WHERE {self.key} = %s",
-                (row[self.order_by], row[self.key]),
-            )
+        is_boolean = self.soft in self._facts["booleans"]
+        sets = f"{self.soft} = " + ("true" if is_boolean else "'-infinity'")
+        sets += f", {order} = (SELECT {order} FROM etl_row)" if self.order_by else ""
+        unmarked = f"{self.soft} IS NOT TRUE" if is_boolean else f"{self.soft} IS NULL"
+        cursor.execute(f"UPDATE {self.table} t SET {sets} {there} AND {unmarked}")
 
 
 def copy_text(rows: Sequence[Sequence[str | None]]) -> str:

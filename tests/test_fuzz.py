@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 
 from tests.fuzz.__main__ import judging, seeds_on_file
-from tests.fuzz.case import Case, Column, Content, Table
+from tests.fuzz.case import Case, Column, Content, Table, Writing
 from tests.fuzz.draw import draw
 from tests.fuzz.judge import judge
 from tests.fuzz.shrink import shrink
@@ -31,6 +31,14 @@ PLAIN = Case(
         "strategy": "auto", "on_conflict": "update", "order_by": None, "max_rejects": 10, "atomic": False, "undoable": False,
         "concurrency": 1,
     },
+)  # fmt: skip
+
+MARKED = replace(
+    PLAIN, writing=Writing({"delete": {"column": "w_op", "values": ["D"]}, "nulls": "keep"}, "w_op"),
+    contents=(
+        Content("a.csv", "csv", ("id", "v", "w_op"), ("string",) * 3, (("1", "a", "I"), ("2", "b", None), ("x", "c", "I"))),
+        Content("b.csv", "csv", ("w_op", "v", "id"), ("string",) * 3, (("I", None, "1"), ("D", None, "2"), ("D", "e", None))),
+    ),
 )  # fmt: skip
 
 
@@ -69,20 +77,22 @@ class Meddling(Client):
 
 
 @pytest.mark.parametrize(
-    ("statement", "sight"),
+    ("case", "statement", "sight"),
     [
-        ("SELECT 1", ""),
-        ("UPDATE loaded SET v = 'A' WHERE id = 1", "load: 2 rows differ: wrong (1,A); missing (1,d)"),
-        ("DELETE FROM loaded WHERE id = 2", "load: 1 rows differ: missing (2,b)"),
-        ("DELETE FROM etl_toolkit.rejects WHERE file = 1", "rejects: not rejected {(1, 1): '23502'}"),
+        (PLAIN, "SELECT 1", ""),
+        (PLAIN, "UPDATE loaded SET v = 'A' WHERE id = 1", "load: 2 rows differ: wrong (1,A); missing (1,d)"),
+        (PLAIN, "DELETE FROM loaded WHERE id = 2", "load: 1 rows differ: missing (2,b)"),
+        (PLAIN, "DELETE FROM etl_toolkit.rejects WHERE file = 1", "rejects: not rejected {(1, 1): '23502'}"),
+        (MARKED, "SELECT 1", ""),
+        (MARKED, "UPDATE loaded SET v = NULL WHERE id = 1", "load: 2 rows differ: wrong (1,); missing (1,a)"),
     ],
 )
-def test_a_spoilt_load_is_a_find(dsn: str, statement: str, sight: str) -> None:
+def test_a_spoilt_load_is_a_find(dsn: str, case: Case, statement: str, sight: str) -> None:
     client = Meddling(statement)
     admin = psycopg2.connect(dsn)
     admin.autocommit = True
     try:
-        found = judge(PLAIN, dsn, admin, client)
+        found = judge(case, dsn, admin, client)
     finally:
         client.close()
         admin.close()

@@ -17,7 +17,7 @@ from psycopg2.sql import SQL, Identifier, Literal
 
 from tests.fuzz.case import Case, Content, Table
 from tests.fuzz.types import CREATED_ELSEWHERE
-from tests.oracle import Oracle, Row, Rows, copy_text, differing_rows
+from tests.oracle import Oracle, Replay, Row, Rows, copy_text, differing_rows
 from tests.spellings import CREATED
 
 
@@ -48,6 +48,20 @@ class Bench:
             reader.autocommit = True
             return differing_rows(reader, self.tables[left].sql, self.tables[right].sql, columns)
 
+    def replay(self, table: str) -> Replay:
+        """The oracle of a case with options of writing."""
+        target, options, write = self.tables[table], self.case.options, self.case.writing.options
+        missing, delete = write.get("missing"), write.get("delete", {})
+        cleared = missing["soft"] if isinstance(missing, dict) else None
+        return Replay(
+            target.sql, target.arbiter, options["on_conflict"], options["order_by"], key_columns=target.key,
+            nulls_are_equal="NULLS NOT DISTINCT" in " ".join(target.more), mark=self.case.writing.mark or None,
+            file_names=tuple(str(self.directory / content.path) for content in self.case.contents),
+            soft=delete.get("soft"), update=write.get("update"), insert_only=write.get("insert_only", ()),
+            keeps_nulls="nulls" in write, rows=write.get("rows", "all"), set=write.get("set", {}),
+            cleared=cleared, missing="soft" if cleared else missing, scope=write.get("scope", "true"),
+        )  # fmt: skip
+
     def oracle(self, table: str) -> Oracle:
         target = self.tables[table]
         options = self.case.options
@@ -67,6 +81,7 @@ class Bench:
         A mapping in a cell of pandas becomes JSON as Python spells it, one of Arrow as DuckDB does.
         """
         rows, declared = content.expected, {column.name: column.type for column in self.case.table.columns}
+        declared[self.case.writing.mark] = "text"
         has_mappings = content.form == "pandas" and content.flavour != "pyarrow"
         for place, (name, kind) in enumerate(zip(content.columns, content.kinds, strict=True)):
             if kind.startswith("timestamp[") and "," in kind and declared[name] in ("timestamp", "date"):
@@ -116,7 +131,7 @@ class Bench:
         """COPY rows into a table, without the columns that the server makes."""
         made = {
             column.name for column in self.case.table.columns if "STORED" in column.more or "VIRTUAL" in column.more
-        }
+        } | {self.case.writing.mark}
         places = [at for at, name in enumerate(columns) if name not in made]
         names = SQL(", ").join(Identifier(columns[at]) for at in places)
         statement = SQL("COPY {} ({}) FROM STDIN").format(table, names).as_string(cursor)
@@ -127,10 +142,18 @@ class Bench:
         row, target = content.rows[place], self.tables["probe"]
         if len(row) != len(content.columns):
             return "fields"
+        if self.case.writing.mark in content.columns and row[content.columns.index(self.case.writing.mark)] == "D":
+            # Of a tombstone only the key is read, and what orders it.
+            target = self.tables["dead"]
+            read = [
+                at for at, name in enumerate(content.columns) if name in (*target.key, self.case.options["order_by"])
+            ]
+            content = Rows(tuple(content.columns[at] for at in read), ())
+            row = tuple(row[at] for at in read)
         conditions = [
             f"({part}) IS NOT DISTINCT FROM NULL"
             for part in target.arbiter
-            if "NULLS NOT DISTINCT" not in " ".join(target.more)
+            if "NULLS NOT DISTINCT" not in " ".join(self.case.table.more)
         ]
         conditions += [f"({target.predicate}) IS NOT TRUE"] if target.predicate else []
         with self.connection.cursor() as cursor:
@@ -218,6 +241,12 @@ def made(case: Case, server: str, admin: Any) -> Iterator[Bench]:
             tables["probe"] = replace(
                 tables["probe"], statements=tuple(s for s in case.table.statements if "TRIGGER" not in s)
             )
+            bare = tuple(replace(column, more="") for column in case.table.columns)
+            tables["dead"] = replace(case.table, schema="dead", columns=bare, more=(), tail="", statements=())
+            if case.writing.options.get("rows") == "update" and "nulls" in case.writing.options:
+                tables["probe"] = replace(tables["probe"], columns=tuple(
+                    replace(column, more=column.more.replace("NOT NULL", "")) for column in tables["probe"].columns
+                ))  # fmt: skip
             for table in tables.values():
                 cursor.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(Identifier(table.schema)))
                 cursor.execute(table.ddl)

@@ -132,6 +132,17 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """The options of writing of a case. `options` are those of the load; `mark` is a column of the files, "D" in tombstones."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mark: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.options)
+
+
+@dataclass(frozen=True)
 class Case:
     """One load, and all that it meets."""
 
@@ -146,3 +157,4 @@ class Case:
     config: Mapping[str, Any] = field(default_factory=dict)
     fault: Fault | None = None
     feed: Feed = Feed()
+    writing: Writing = Writing()

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from tests.fuzz.case import Case, Column, Content, Dialect, Fault, Feed, Table
 from tests.fuzz.environments import CLIENTS, ENCODINGS, draw_settings
+from tests.fuzz.options import draw_writing
 from tests.fuzz.tables import draw_table
 from tests.fuzz.types import draw_kind, draw_text
 from tests.oracle import Row, Rows
@@ -58,10 +59,11 @@ def draw(seed: int) -> Case:
         ]
     feed = _feed(Random(f"feed {seed}"))  # noqa: S311 - of its own, so that a seed draws what it drew before
     contents = [replace(content, feed=feed) for content in contents]
-    return Case(
+    case = Case(
         seed, environment, encoding, draw_settings(random), table, before, tuple(contents),
         options=_options(random, table, contents, carried), config=_config(random, max(len(content.rows) for content in contents)), fault=fault, feed=feed,
     )  # fmt: skip
+    return draw_writing(Random(f"write {seed}"), case)  # noqa: S311 - likewise
 
 
 def _feed(random: Random) -> Feed:

@@ -36,6 +36,7 @@ def _smaller(case: Case) -> Iterator[Case]:
     for column in case.table.columns:
         if column.name not in case.table.key:
             yield _without_column(case, column.name)
+    yield from _writing_less(case)
     for number, content in enumerate(case.contents):
         for smaller in _less(content):
             yield replace(case, contents=(*case.contents[:number], smaller, *case.contents[number + 1 :]))
@@ -58,6 +59,17 @@ def _plainer(case: Case) -> Iterator[Case]:
             yield replace(case, options={**case.options, name: value})
     if case.options["order_by"] or case.options["on_conflict"] != "update":
         yield replace(case, options={**case.options, "order_by": None, "on_conflict": "update"})
+
+
+def _writing_less(case: Case) -> Iterator[Case]:
+    """The case without one of its options of writing."""
+    for name in case.writing.options:
+        options = {other: value for other, value in case.writing.options.items() if other != name}
+        if name == "delete":  # what were tombstones are rows then
+            unmarked = replace(case, writing=replace(case.writing, options=options, mark=""))
+            yield _without_column(unmarked, case.writing.mark)
+        else:
+            yield replace(case, writing=replace(case.writing, options=options))
 
 
 def _less(content: Content) -> Iterator[Content]:

@@ -101,7 +101,8 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
 def _outcome(request: Mapping[str, Any], config: Any) -> dict[str, Any]:
     from etl_toolkit import ConflictAwareProcessor, ingest
     from etl_toolkit.loading import failpoints
-    from etl_toolkit.model import ReadOptions
+    from etl_toolkit.model import ReadOptions, WriteOptions
+    from etl_toolkit.typed_options import make_options
     from tests.fault_worker import kill_me, nth
 
     case: Case = request["case"]
@@ -111,6 +112,7 @@ def _outcome(request: Mapping[str, Any], config: Any) -> dict[str, Any]:
             case "load":
                 options = {name: value for name, value in case.options.items() if value is not None}
                 options["read"] = ReadOptions(**case.feed.options)
+                options["write"] = make_options(WriteOptions, case.writing.options)
                 actions = (
                     {case.fault.point: nth(case.fault.number, kill_me)} if case.fault and request["is_fatal"] else {}
                 )
