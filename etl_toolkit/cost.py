@@ -19,7 +19,7 @@ def predict(
     direct = {
         file.position: file.rows * absent
         for file in overlap.files
-        if target_is_empty and overlap.is_alone(file.position) and not file.duplicates
+        if target_is_empty and overlap.is_first(file.position) and not file.duplicates
     }
     files = {file.position: file.rows * staged for file in overlap.files} | direct
     one_by_one = sum(cost for position, cost in files.items() if position not in direct)

@@ -82,6 +82,17 @@ def test_a_file_that_shares_keys_is_staged_while_the_one_before_it_is_loaded(loa
     assert (result.counts.inserted, result.counts.updated, result.retries) == (200, 110, 0)
 
 
+@pytest.mark.parametrize("strategy", ["deterministic", "hybrid"])
+def test_the_first_of_the_files_that_share_keys_goes_straight_into_the_table(load: Any, strategy: str) -> None:
+    merged: list[None] = []
+    with failpoints.installed({"merged": lambda: merged.append(None)}):
+        result = load(
+            range(100), range(50, 150), range(500, 600), range(550, 650), strategy=strategy,
+            config=ParallelConfig(concurrency=2),
+        )  # fmt: skip
+    assert (result.counts.inserted, result.counts.updated, result.retries, len(merged)) == (300, 100, 0, 2)
+
+
 @pytest.mark.parametrize("guard", [True, False])
 def test_a_staged_file_gives_way_to_a_trigger_that_locks_the_table(
     database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guard: bool

@@ -45,8 +45,9 @@ def horizon(connection: Any) -> str:
 def rivals(cursor: Any, run_id: str, batch: Batch, lane: Iterable[Batch], since: str) -> Rivals:
     """Return the rivals of a claimed batch; `lane` are the batches that are loaded one after the other with it."""
     cursor.execute(
-        "SELECT coalesce(array_agg(transaction_id::xid::text), '{}') FROM etl_toolkit.batches "
-        "WHERE run_id = %s AND number = ANY(%s)",
+        "SELECT coalesce(array_agg(DISTINCT wrote::text), '{}') FROM etl_toolkit.batches, "
+        "LATERAL (VALUES (transaction_id::xid), (version)) AS writers (wrote) WHERE run_id = %s AND number = ANY(%s) "
+        "AND wrote IS NOT NULL",
         (run_id, [item.number for item in lane]),
     )
     return Rivals(run_id, batch, since, tuple(cursor.fetchone()[0]))

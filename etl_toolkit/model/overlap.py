@@ -69,13 +69,13 @@ class KeyOverlap:
     def rows_of(self, positions: Iterable[int]) -> int:
         return sum(self.file_at[position].rows for position in positions)
 
-    def is_alone(self, position: int) -> bool:
-        """Whether a file shares no key with another one."""
-        return position in self._alone
+    def is_first(self, position: int) -> bool:
+        """Whether a file shares no key with one before it: it is the first of its group."""
+        return position in self._first
 
     @cached_property
-    def _alone(self) -> frozenset[int]:
-        return frozenset(group[0] for group in self.groups if len(group) == 1)
+    def _first(self) -> frozenset[int]:
+        return frozenset(min(group) for group in self.groups)
 
     @property
     def overlap_ratio(self) -> float:

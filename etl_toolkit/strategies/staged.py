@@ -135,14 +135,14 @@ def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
 
 
 def load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None:
-    """COPY the files into the table itself, where no row is known to share its key with another one of the load."""
+    """COPY the files into the table itself, where no row is known to share its key with another of them, or of a file before."""
     if run.spec.write.delete or not may_copy(run.spec):
         return None
     if run.target.hazards or any(run.refused.get(position) for position in batch.files):
         return None
     overlap = run.plan.overlap
     files = [overlap.file_at[position] for position in batch.files] if overlap else []
-    if overlap and any(file.duplicates or not overlap.is_alone(file.position) for file in files):
+    if overlap and any(file.duplicates or not overlap.is_first(file.position) for file in files):
         return None
     if overlap and run.scan and run.scan.store and run.plan.key_path == "client":
         own = f"rows WHERE doubt = {PROVEN} AND file IN ({', '.join(str(file.position) for file in files)})"
