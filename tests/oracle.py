@@ -312,8 +312,10 @@ class Replay:
         """Set the columns that go with every change of a row."""
         for name, text in self.set.items():
             value = (self.file_names[number] if self.file_names else str(number)) if text == "$file" else text
+            # Composed in: a `%` in a name would be a parameter.
+            texts = [cursor.mogrify("%s", (item,)).decode() for item in (value, key)]
             cursor.execute(
-                f"UPDATE {self.table} SET {name} = %s WHERE ROW({', '.join(self._parts)})::text = %s", (value, key)
+                f"UPDATE {self.table} SET {name} = {texts[0]} WHERE ROW({', '.join(self._parts)})::text = {texts[1]}"
             )
 
     def _remove(self, cursor: Any, files: Sequence[Rows]) -> None:
