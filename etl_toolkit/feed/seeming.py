@@ -11,6 +11,7 @@ from etl_toolkit.feed.layout import FREQUENT_DELIMITERS
 from etl_toolkit.feed.sample import Sample, take_sample
 from etl_toolkit.model import ReadOptions
 from etl_toolkit.sources import escape_name, expand
+from etl_toolkit.sources.inputs import kind_by_name
 
 _MOST_FILES = 20  # that are looked at
 
@@ -39,7 +40,8 @@ def _local(files: Sequence[str]) -> list[Path]:
         items = expand([name for name in files if name != "-"])
     except EtlError:
         return []
-    return [item for item in items if isinstance(item, Path) and item.is_file()][:_MOST_FILES]  # pipes are read once
+    texts = [item for item in items if isinstance(item, Path) and kind_by_name(item.name) in (None, "csv")]
+    return [path for path in texts if path.is_file()][:_MOST_FILES]  # a pipe is read once
 
 
 def _differences(sample: Sample, asked: ReadOptions) -> Iterator[str]:
