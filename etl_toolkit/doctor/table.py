@@ -11,7 +11,7 @@ from etl_toolkit.doctor.report import Finding, passed, unproven, verdict
 from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.merge import Upsert
-from etl_toolkit.loading.staging_tables import create_staging
+from etl_toolkit.loading.staging_tables import create_staging, staging_table
 from etl_toolkit.loading.upsert import merge
 from etl_toolkit.model import Batch, Counts, Layout, Reject, TargetTable
 
@@ -107,7 +107,7 @@ def check_privileges(patient: Patient, target: TargetTable) -> Iterator[Finding]
             step = "a temporary table"
             cursor.execute(create_staging(target, layout))
             step = f"writing to {target.qualified_name}"
-            merge(cursor, Upsert(target, layout, undoable=True))
+            merge(cursor, Upsert(target, layout, undoable=True), staging_table())
             step = "writing to the ledger"
             ledger.complete(cursor, run_id, batch, {0: Counts()})
         except psycopg2.Error as error:

@@ -24,7 +24,7 @@ from etl_toolkit.loading.judge import judge, update_only
 from etl_toolkit.loading.key_parts import key_items, match_keys, names, table
 from etl_toolkit.loading.merge import Merged, Upsert, differs, latest_rows, present_rows
 from etl_toolkit.loading.naming import ours
-from etl_toolkit.loading.staging_tables import count_keys, staging_table
+from etl_toolkit.loading.staging_tables import count_keys
 from etl_toolkit.loading.statements import update_statement, write_statement
 from etl_toolkit.loading.tombstones import Buried, add_buried, bury, dead_rows, live_rows
 from etl_toolkit.loading.tripwire import check, check_kept
@@ -35,16 +35,14 @@ MOSTLY = 0.5  # of a sample unchanged: from there on the join costs less than th
 
 
 def merge(
-    cursor: Any, upsert: Upsert, source: Composable | None = None, *, staged: Mapping[int, int] | None = None
+    cursor: Any, upsert: Upsert, rows: Composable, *, staged: Mapping[int, int] | None = None
 ) -> dict[int, Merged]:
-    """Upsert the staged rows; return what happened to them, by file position.
+    """Upsert the staged rows of a relation; return what happened to them, by file position.
 
-    `staged` are the rows staged per file, where the caller knows them; `source` the relation they are in, by default
-    the session's staging table.
+    `staged` are the rows staged per file, where the caller knows them.
     """
     if staged is not None and not any(staged.values()):
         return {}
-    rows = source or staging_table()
     if upsert.write.is_plain:
         return _merge_rows(cursor, upsert, rows, staged)
     competing = count_keys(cursor, upsert.target, rows) if upsert.several_files else {}

@@ -20,7 +20,6 @@ from etl_toolkit.columns import layout_of
 from etl_toolkit.errors import DatabaseError
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.merge import Upsert
 from etl_toolkit.loading.rejects import refuse_staged
 from etl_toolkit.loading.retry import run_with_retry
 from etl_toolkit.loading.run import Run
@@ -32,8 +31,9 @@ from etl_toolkit.sources import check_unchanged
 from etl_toolkit.strategies.lanes import FileCounts, on_retry, run_all
 from etl_toolkit.strategies.refused_rows import check_reject_limit, find_rejects
 from etl_toolkit.strategies.staged import counts_of
-from etl_toolkit.strategies.staging import may_be_long, stage, written_marks
+from etl_toolkit.strategies.staging import may_be_long, stage
 from etl_toolkit.strategies.together import RowsLostError, load_together
+from etl_toolkit.strategies.written import upsert_of
 
 MOST_TABLES = 16
 
@@ -95,18 +95,8 @@ def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) ->
         run.target, run.layout, tables[:count], batch.partition, len(run.plan.batches), tombstones=tables[count:],
         kept=tombstone_layout(run.target, run.layout, run.spec.order_by).columns,
     )  # fmt: skip
-    upsert = Upsert(
-        run.target,
-        run.layout,
-        run.spec.conflict_action,
-        run.spec.order_by,
-        several_files=True,
-        undoable=run.spec.undoable,
-        write=run.spec.write,
-        marks=written_marks(run),
-    )
     with run.phases.phase("merge"):
-        merged = merge(cursor, upsert, source)
+        merged = merge(cursor, upsert_of(run, run.layout, several_files=True), source)
     reach("merged")
     return {
         position: counts_of(item, staged=item.staged, distinct=item.distinct, rejected=0)

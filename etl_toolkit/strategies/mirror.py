@@ -30,7 +30,8 @@ from etl_toolkit.model import Batch, Counts, Delete, KeyOverlap, Layout, LoadSpe
 from etl_toolkit.scan import KeyScan
 from etl_toolkit.sources import quoted_where_needed
 from etl_toolkit.strategies.lanes import load_with_retry
-from etl_toolkit.strategies.staging import records_query, written_marks
+from etl_toolkit.strategies.staging import records_query
+from etl_toolkit.strategies.written import written_marks
 from etl_toolkit.workspace import Workspace, literal
 
 NO_FILE = -1  # the position of the file that a missing key comes from

@@ -19,7 +19,7 @@ from etl_toolkit.errors import EtlError
 from etl_toolkit.loading import ledger
 from etl_toolkit.loading.copy import copy_records, is_row_error
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.merge import Merged, Upsert
+from etl_toolkit.loading.merge import Merged
 from etl_toolkit.loading.naming import ours, own_name
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.staging_tables import copy_into, create_staging, drop_staging, staging_table
@@ -45,9 +45,9 @@ from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.presence import set_absent_apart
 from etl_toolkit.strategies.refused_writes import find_refused_writes
-from etl_toolkit.strategies.staging import written_marks
 from etl_toolkit.strategies.suspects import RefusedLosersError, check_all, check_losers
 from etl_toolkit.strategies.together import load_together
+from etl_toolkit.strategies.written import upsert_of
 from etl_toolkit.workspace import literal
 from etl_toolkit.write_rules import may_compose, may_copy
 
@@ -265,10 +265,7 @@ def _bury(run: Run, cursor: Any, own: Range) -> dict[int, Buried]:
     )
     with run.phases.phase("copy"), run.workspace.cursor() as source:
         copy_records(cursor, source, query, copy_into(tombstone_table(), layout), on_bytes=run.on_bytes)
-    upsert = Upsert(
-        target, run.layout, run.spec.conflict_action, run.spec.order_by, undoable=run.spec.undoable,
-        write=run.spec.write, marks=written_marks(run),
-    )  # fmt: skip
+    upsert = upsert_of(run, run.layout)
     with run.phases.phase("merge"):
         buried = bury(cursor, upsert, numbered_dead_rows(upsert))
         cursor.execute(drop_staging(TOMBSTONES))
@@ -302,29 +299,18 @@ def _copy_staged(run: Run, cursor: Any, batch: Batch, part: Part) -> dict[int, C
     ):
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
     reach("copied")
-    upsert = Upsert(
-        run.target,
-        run.layout,
-        run.spec.conflict_action,
-        run.spec.order_by,
-        unique=True,
-        sorted=True,
-        undoable=run.spec.undoable,
-        rivals=_rivals(run, cursor, batch),
-        write=run.spec.write,
-        marks=written_marks(run),
-    )
+    upsert = upsert_of(run, run.layout, unique=True, in_key_order=True, rivals=_rivals(run, cursor, batch))
     with run.phases.phase("merge"):
-        merged = merge(cursor, upsert, _without_tombstones(run), staged=part.rows)
+        merged = merge(cursor, upsert, _staged_winners(run), staged=part.rows)
         cursor.execute(drop_staging())  # the next range of this worker makes its own
     reach("merged")
     return {file: _counts(item) for file, item in merged.items()}
 
 
-def _without_tombstones(run: Run) -> Composable | None:
-    """The staged rows, where a relation of them has to say that none is a tombstone."""
+def _staged_winners(run: Run) -> Composable:
+    """The relation of the staged rows; where some might be tombstones, it says that none is."""
     if not run.spec.write.delete:
-        return None
+        return staging_table()
     return ours(run.target, "(SELECT *, ctid, false AS etl_gone FROM {}) AS staged").format(staging_table())
 
 

@@ -25,7 +25,6 @@ from etl_toolkit.loading.merge import Upsert, latest_rows, staged_rows
 from etl_toolkit.loading.naming import ours
 from etl_toolkit.loading.rejects import IDENTITY_SQLSTATE, changed_identities, identity_reason
 from etl_toolkit.loading.run import Run
-from etl_toolkit.loading.staging_tables import staging_table
 from etl_toolkit.loading.upsert import write_rows
 from etl_toolkit.model import Batch, ForeignKey, Reject, SourceFile, TargetTable
 from etl_toolkit.sources import locate, number_in_file, ordinals
@@ -37,8 +36,8 @@ from etl_toolkit.strategies.staging import (
     set_tables_file,
     stage,
     staged_source,
-    written_marks,
 )
+from etl_toolkit.strategies.written import upsert_of
 
 _JUDGED, _WINNERS = Identifier("pg_temp", "etl_judged"), Identifier("pg_temp", "etl_winners")
 _EVERY_ROW = SQL("true")
@@ -76,10 +75,8 @@ def _judge(run: Run, cursor: Any, files: Sequence[SourceFile]) -> int:
     """Load files that meet the table together; note the rows that it refuses, and return how many."""
     layout = layout_of(files[0], run.target)
     several = len(files) > 1
-    upsert = Upsert(
-        run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=several,
-        unique=not several and has_unique_keys(run, files[0].position), write=run.spec.write, marks=written_marks(run),
-    )  # fmt: skip
+    is_unique = not several and has_unique_keys(run, files[0].position)
+    upsert = replace(upsert_of(run, layout, unique=is_unique, several_files=several), undoable=False)
     create_tables(run, cursor, layout)
     ends: list[int] = []
     for file in files:
@@ -90,7 +87,7 @@ def _judge(run: Run, cursor: Any, files: Sequence[SourceFile]) -> int:
             run.target,
             "CREATE TEMP TABLE etl_judged ON COMMIT DROP AS SELECT row_number() OVER (ORDER BY etl_file, ctid) AS etl_n, "
             "etl_file, {}{} FROM {}",
-        ).format(_flags(upsert), names(row_columns(upsert)), staged_source(run, layout) or staging_table())
+        ).format(_flags(upsert), names(row_columns(upsert)), staged_source(run, layout))
     )
     refused: list[_Refused] = []
     limit = run.spec.max_rejects - run.reject_count()

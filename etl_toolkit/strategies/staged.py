@@ -17,7 +17,7 @@ from etl_toolkit.loading.assertions import assert_before_commit
 from etl_toolkit.loading.citus import allow_parallel_writes
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.failpoints import reach
-from etl_toolkit.loading.merge import Merged, Upsert
+from etl_toolkit.loading.merge import Merged
 from etl_toolkit.loading.rejects import refuse_identities, refuse_staged
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.staging_tables import empty_staging, staging_table
@@ -39,8 +39,8 @@ from etl_toolkit.strategies.staging import (
     set_tables_file,
     stage,
     staged_source,
-    written_marks,
 )
+from etl_toolkit.strategies.written import upsert_of
 from etl_toolkit.write_rules import may_copy
 
 
@@ -175,25 +175,21 @@ def _load_file(
 ) -> tuple[int, Merged]:
     """Stage and merge one file, in chunks where the strategy and the key allow it; return the rows staged and the counts."""
     layout = layout_of(file, run.target)
-    upsert = Upsert(
-        run.target, layout, run.spec.conflict_action, run.spec.order_by, has_unique_keys(run, file.position),
-        undoable=run.spec.undoable, rivals=others, write=run.spec.write, marks=written_marks(run),
-    )  # fmt: skip
+    upsert = upsert_of(run, layout, unique=has_unique_keys(run, file.position), rivals=others)
     source = staged_source(run, layout)
     total, staged = Merged(), 0
-    for rows in stage(
-        run, cursor, file, layout, chunk_records=run.config.chunk_size if _may_chunk(run, file) else None
-    ):
+    chunk_records = run.config.chunk_size if _may_chunk(run, file) else None
+    for rows in stage(run, cursor, file, layout, chunk_records=chunk_records):
         if wait:
             wait(cursor)
         if not upsert.unique:
             refuse_staged(cursor, run.target, layout, staging_table(), may_be_long=may_be_long(file))
-        refuse_identities(cursor, upsert, source or staging_table())
+        refuse_identities(cursor, upsert, source)
         reach("copied")
         with run.phases.phase("merge"):
             total = total + merge(cursor, upsert, source, staged={file.position: rows}).get(file.position, Merged())
         reach("merged")
-        if _may_chunk(run, file):
+        if chunk_records:
             cursor.execute(empty_staging())
         staged += rows
     return staged, total
@@ -225,12 +221,9 @@ def _load_collapsed(run: Run, cursor: Any, files: Sequence[SourceFile], others: 
         staged[file.position] = sum(stage(run, cursor, file, layout_of(file, run.target)))
     refuse_staged(cursor, run.target, layout, staging_table(), may_be_long=any(map(may_be_long, files)))
     reach("copied")
-    upsert = Upsert(
-        run.target, layout, run.spec.conflict_action, run.spec.order_by, several_files=True,
-        undoable=run.spec.undoable, rivals=others, write=run.spec.write, marks=written_marks(run),
-    )  # fmt: skip
+    upsert = upsert_of(run, layout, several_files=True, rivals=others)
     source = staged_source(run, layout)
-    refuse_identities(cursor, upsert, source or staging_table())
+    refuse_identities(cursor, upsert, source)
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert, source)
     reach("merged")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from psycopg2.sql import SQL, Composable, Literal
+from psycopg2.sql import Composable
 
 from etl_toolkit.errors import EtlError
 from etl_toolkit.loading.conditions import LONG_ENTRY_BYTES, generated_keys
 from etl_toolkit.loading.copy import RecordReader, copy_stream, open_body
-from etl_toolkit.loading.naming import ours, own_name
+from etl_toolkit.loading.naming import own_name
 from etl_toolkit.loading.records import Chunk, LineReader
 from etl_toolkit.loading.run import Run
 from etl_toolkit.loading.staging_tables import (
@@ -136,34 +136,13 @@ class Tables:
         set_tables_file(self._run, self.cursor, position)
 
 
-def staged_source(run: Run, layout: Layout) -> Composable | None:
-    """The relation of all staged rows, where that is not just the staging table."""
+def staged_source(run: Run, layout: Layout) -> Composable:
+    """The relation of all staged rows."""
     if not run.spec.write.delete:
-        return None
+        return staging_table()
     kept = tombstone_layout(run.target, layout, run.spec.order_by).columns
     every = [*layout.columns, *generated_keys(run.target, layout)]
     return marked_rows(run.target, every, [staging_table()], [tombstone_table()], kept)
-
-
-def written_marks(run: Run) -> dict[str, Composable]:
-    """What the columns get that no file has, each an expression over a staged row."""
-    write, target = run.spec.write, run.target
-    marks: dict[str, Composable] = {}
-    if write.cleared:
-        kind = target.column(write.cleared)
-        is_marked = "etl_gone" if write.delete and write.delete.soft else "false"
-        mark = is_marked if kind.base_type == "bool" else f"CASE WHEN {is_marked} THEN pg_catalog.now() END"
-        marks[write.cleared] = ours(target, f"({mark})::{{}}").format(SQL(kind.type))
-    for name, text in write.set.items():
-        value: Composable = Literal(run.run_id if text == "$run" else text)
-        if text == "now()":
-            value = SQL("pg_catalog.now()")
-        elif text == "$file":
-            names = {file.position: file.name for file in run.files}
-            by_position = [names.get(at) for at in range(max(names, default=-1) + 1)]
-            value = ours(target, "({}::text[])[etl_file + 1]").format(Literal(by_position))
-        marks[name] = SQL("{}::{}").format(value, SQL(target.column(name).type))
-    return marks
 
 
 def _copy_chunks(
