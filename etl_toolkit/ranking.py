@@ -20,7 +20,7 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction, is
     key and the `number` of its rows as well, tombstones left out. Where no key appears in two rows, `keys` is a view of `rows`.
     """
     workspace.query("CREATE OR REPLACE TABLE ordered (row BIGINT)")
-    if _is_unique(scan_, workspace):
+    if _order_unless_shared(scan_, workspace):
         workspace.query(
             f"CREATE OR REPLACE VIEW keys AS SELECT {scan_.key_sql}, {file_set(scan_)} AS files, {scan_.row_sql} AS winner"
             f"{', gone, false AS reset' if scan_.has_gone else ''} FROM rows WHERE doubt = {PROVEN}"
@@ -89,8 +89,8 @@ def _make(table: str, query: str, workspace: Workspace) -> int:
     return int(workspace.query(f"CREATE OR REPLACE TABLE {table} AS {query}")[0][0])
 
 
-def _is_unique(scan_: KeyScan, workspace: Workspace) -> bool:
-    """Whether no key appears in two rows; if so, and records are stored, `ordered` is made.
+def _order_unless_shared(scan_: KeyScan, workspace: Workspace) -> bool:
+    """Return whether no key appears in two rows; if so, and records are stored, fill `ordered`.
 
     A sample of the keys reveals most loads with duplicates. Otherwise the rows are sorted and neighbours compared: that costs
     no more than counting the keys, and sorted rows can be loaded.
