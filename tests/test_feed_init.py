@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from etl_toolkit import Feed, ingest
 from etl_toolkit.cli import app
-from etl_toolkit.errors import ConfigError, EtlError
+from etl_toolkit.errors import ConfigError, EtlError, SourceError
 from etl_toolkit.feed.findings import find_out
 from etl_toolkit.feed.proposal import propose_feed, write_feed
 
@@ -222,6 +222,13 @@ def test_a_hundred_files_of_ten_megabytes_take_less_than_two_seconds(tmp_path: P
     text = propose_feed([str(tmp_path / "*.csv")], tmp_path / "a.toml")
     assert time.process_time() - started < 2
     assert "rows of 100 files" in text
+
+
+def test_an_object_of_a_store_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(
+        SourceError, match=r"s3://drops/a\.csv: feed init looks at files of this machine; copy one here"
+    ):
+        propose_feed(["s3://drops/a.csv"], tmp_path / "a.toml")
 
 
 def test_hostile_names_are_spelled_so_that_the_feed_is_read_back(tmp_path: Path) -> None:

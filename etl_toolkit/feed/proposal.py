@@ -13,13 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from etl_toolkit.errors import ConfigError
+from etl_toolkit.errors import ConfigError, SourceError
 from etl_toolkit.feed.document import Feed
 from etl_toolkit.feed.findings import Finding, find_keys, find_out
 from etl_toolkit.feed.layout import FREQUENT_DELIMITERS, Layout
 from etl_toolkit.feed.sample import Sample, take_sample
 from etl_toolkit.sources import expand
 from etl_toolkit.sources.inputs import kind_by_name, path_values
+from etl_toolkit.sources.objects import is_url
+from etl_toolkit.sources.stores import without_secrets
 from etl_toolkit.tables import spell_count
 from etl_toolkit.target import find_table, unique_keys
 
@@ -35,6 +37,11 @@ def propose_feed(patterns: Sequence[str], out: Path, *, table: str | None = None
 
     Raises SourceError for a file that cannot be looked at.
     """
+    if urls := [name for name in patterns if is_url(name)]:
+        raise SourceError(
+            f"{without_secrets(urls[0])}: feed init looks at files of this machine; copy one here, and name the URL in "
+            "[files] paths of the feed that you get"
+        )
     paths = [item if isinstance(item, Path) else Path(item.name) for item in expand(patterns)]
     with ThreadPoolExecutor(max_workers=4) as pool:
         samples = list(pool.map(partial(take_sample, files=len(paths)), paths))
