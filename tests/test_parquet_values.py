@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -19,6 +20,7 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ingest
 from etl_toolkit.errors import RejectLimitError, SourceError
+from etl_toolkit.sources.parts import parts_of
 from tests import parquet_footer
 
 WKB = bytes.fromhex("0101000000000000000000f03f0000000000000040")
@@ -291,3 +293,29 @@ def test_text_that_is_not_loaded_may_be_anything(database: str, connection: Conn
     for strategy in ("auto", "streaming"):
         result = ingest(tmp_path / "f.parquet", "t", "id", database, extra_columns="ignore", strategy=strategy)
         assert (result.counts.read, result.counts.rejected) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("spans", "parts"),
+    [
+        ([("a", 4, 10), ("b", 10, 30), ("a", 30, 40), ("b", 40, 90)], [(0, 10), (30, 40), (90, 100)]),
+        ([("a", 4, 50), ("b", 20, 30)], [(0, 100)]),
+        ([("a", 4, 50), ("b", 50, 130)], [(0, 100)]),
+    ],
+    ids=["a column left out", "inside of another", "beyond the end"],
+)
+def test_what_is_read_of_a_file_has_the_chunks_of_its_columns(
+    tmp_path: Path, spans: list[tuple[str, int, int]], parts: list[tuple[int, int]]
+) -> None:
+    """By a footer that may say anything: a chunk is left out only where no other one has bytes of it."""
+    (tmp_path / "f.parquet").write_bytes(bytes(100))
+    chunks = [
+        SimpleNamespace(
+            path_in_schema=name, dictionary_page_offset=None, data_page_offset=begin, total_compressed_size=end - begin
+        )
+        for name, begin, end in spans
+    ]
+    group = SimpleNamespace(column=chunks.__getitem__)
+    footer = SimpleNamespace(num_row_groups=1, num_columns=len(chunks), row_group=lambda _: group)
+
+    assert parts_of(tmp_path / "f.parquet", footer, {"a"}) == parts

@@ -36,7 +36,7 @@ def copy_object(
 ) -> Path:
     """Write an object to a file of ours; connections that break off are taken up again by obstore.
 
-    Raises SourceError where its ETag is another. `size` is 0 where it is not known.
+    Raises SourceError where its ETag is another. `size` is known where that is.
     """
     store, _, name = open_store(url, RETRY_SECONDS)
     copy = below.with_name(below.name + "".join(PurePosixPath(name.lower()).suffixes[-2:]))
@@ -75,7 +75,7 @@ class _Copy:
 
     def write_tail(self) -> bool:
         """Write the end of the object; False where it is to be read as a whole, which is small or has no version."""
-        if 0 < self.size <= TAIL_BYTES:
+        if self.e_tag is not None and self.size <= TAIL_BYTES:
             return False
         part = (self.size - TAIL_BYTES, self.size) if self.size else {"suffix": TAIL_BYTES}
         blocks = read_object(self.store, self.name, self.shown, e_tag=self.e_tag, part=part)

@@ -15,10 +15,11 @@ def parts_of(path: Path, metadata: Any, chosen: Collection[str]) -> list[tuple[i
     """Where the parts of a file that are read begin and end, by pyarrow's FileMetaData; all of it where chunks overlap."""
     size = path.stat().st_size
     chunks = [(*span_of(chunk), is_chosen(chunk, chosen)) for _, chunk in chunks_of(metadata)]
-    parts, at = [], 0
+    parts, at, above = [], 0, 0
     for begin, end, is_read in sorted(chunks):
-        if begin < at or end > size:
+        if begin < above or end > size:
             return [(0, size)]
+        above = end
         if not is_read:
             parts.append((at, begin))
             at = end
