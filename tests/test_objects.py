@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ConflictAwareProcessor, ReadOptions, ingest
+from etl_toolkit import ConflictAwareProcessor, ReadOptions, explain_row, ingest
 from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
 from etl_toolkit.hosts import SortFile, SortFiles
 from etl_toolkit.sources.object_copies import copy_object
@@ -182,6 +182,23 @@ def test_of_parquet_only_columns_that_are_loaded_are_fetched(
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(DISTINCT content_hash) FROM etl_toolkit.files")
         assert cursor.fetchone() == (1,), "a file and an object are the same content"
+
+
+@pytest.mark.parametrize("executor", [None, "processes:2"])
+def test_rows_of_which_some_columns_were_fetched_are_rejected_and_explained(
+    wide: Path, database: str, connection: Connection, executor: Any
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE loaded (id bigint PRIMARY KEY, v text CHECK (v <> '77777'), s json)")
+    read = ReadOptions(columns=("id", "v", "s"))
+
+    result = ingest(f"s3://drops/{wide.name}", "loaded", "id", database, read=read, max_rejects=1, executor=executor)
+
+    assert (result.counts.inserted, result.counts.rejected) == (99_999, 1)
+    (reject,) = result.rejects
+    assert reject.raw.startswith("77777,,,")
+    (found,) = explain_row("loaded", {"id": 5}, database).occurrences
+    assert found.values["v"] == "5"
 
 
 def test_an_overlap_fetches_the_keys_alone(wide: Path, fetched: list[int]) -> None:

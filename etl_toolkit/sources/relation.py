@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import duckdb
 
 from etl_toolkit.errors import SourceError
-from etl_toolkit.model import Layout, SourceFile
+from etl_toolkit.model import LEFT_OUT, Layout, SourceFile
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
 from etl_toolkit.sources.inputs import escape_name
 from etl_toolkit.sources.space import UNMAPPABLE
@@ -54,6 +54,10 @@ def text_relation(files: Sequence[SourceFile], names: Sequence[str]) -> tuple[st
         _refuse_hidden_bytes(file, names, targets)
         relation, typed = typed_relation(files), zip(names_of(file), file.relation_types, targets, strict=True)
         spelled = [typed_text(*each, file.offsets) for each in typed]
+        spelled = [
+            "NULL::VARCHAR" if name.startswith(LEFT_OUT) else text  # its bytes may not be there (`object_copies`)
+            for name, text in zip(file.columns, spelled, strict=True)
+        ]
     return relation, _texts_of(file, spelled, names)
 
 
@@ -112,7 +116,7 @@ def _in_pattern(delimiter: str) -> str:
 
 def _refuse_hidden_bytes(file: SourceFile, names: Sequence[str], targets: Sequence[str]) -> None:
     for name, kind, target in zip(file.columns, file.relation_types, targets, strict=True):
-        if name in names and hides_bytes(kind, target):
+        if name in names and not name.startswith(LEFT_OUT) and hides_bytes(kind, target):
             raise SourceError(
                 f"{escape_name(file.name)}: column {name!r} has bytes inside of another type, and JSON has no form for them; "
                 "cast them to text, or leave the column out"
