@@ -66,7 +66,7 @@ def update_only_statement(upsert: Upsert, source: Composable) -> Composed:
     before it can be updated is left as it is.
     """
     target = upsert.target
-    update: Composable = SQL("SELECT NULL::int AS etl_file WHERE false")
+    update: Composable = ours(target, "SELECT NULL::int AS etl_file WHERE false")
     if upsert.values:
         wanted: Composable = SQL("true")
         if upsert.action is ConflictAction.NEWER and upsert.order_by:

@@ -118,8 +118,11 @@ class Upsert:
 
 def differs(upsert: Upsert, left: str, right: str) -> Composed:
     """Row images differ: this also tells `1.0` from `1.00`, and works on json."""
-    new = SQL(", ").join(upsert.value(name, right, left) for name in upsert.values)
-    return SQL("pg_catalog.record_image_ne(ROW({}), ROW({}))").format(names(upsert.values, left), new)
+    new = [upsert.value(name, right, left) for name in upsert.values]
+    if upsert.write.delete:  # beside tombstones, a column of a domain is one of the domain's base type
+        types = [SQL(upsert.target.column(name).type) for name in upsert.values]
+        new = [SQL("({})::{}").format(value, kind) for value, kind in zip(new, types, strict=True)]
+    return SQL("pg_catalog.record_image_ne(ROW({}), ROW({}))").format(names(upsert.values, left), SQL(", ").join(new))
 
 
 def compose_judged(upsert: Upsert, source: Composable) -> Composed:
