@@ -158,7 +158,10 @@ def may_read_once(files: Sequence[SourceFile], target: TargetTable, spec: LoadSp
     Between two places, other files find the rows of the first one. That shows in the end where they carry other columns
     (a constraint may look at both), where rows meet beyond the key, and where equal keys are spelled in several ways,
     since the key stays as its first writer spells it. A key that the client may compare has one spelling when stored.
+    Where `$file` is stored, it is the first place that shows: the second one changes nothing.
     """
+    if "$file" in spec.write.set.values():
+        return False
     return not rows_meet(spec) and not target.hazards and common_layout(files, target) is not None
 
 

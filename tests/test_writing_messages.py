@@ -89,3 +89,16 @@ def test_a_trigger_that_gives_two_rows_one_key_is_what_the_message_names(
         TargetError, match=r"have the same key under index t_pkey once its row triggers have fired \(halve"
     ):
         ingest(tmp_path / "in.csv", "t", "id", database, strategy=strategy)
+
+
+def test_of_a_file_given_twice_the_name_is_kept_that_changed_the_row(
+    database: str, connection: Connection, tmp_path: Path
+) -> None:
+    for name in ("1.csv", "2.csv"):
+        (tmp_path / name).write_text("id,v\n1,a\n2,b\n")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id int PRIMARY KEY, v text, source text)")
+        files = [str(tmp_path / name) for name in ("1.csv", "2.csv")]
+        ingest(files, "t", "id", database, write=WriteOptions(set={"source": "$file"}))
+        cursor.execute("SELECT DISTINCT source FROM t")
+        assert cursor.fetchall() == [(files[0],)]
