@@ -254,3 +254,18 @@ def test_a_domain_is_read_as_the_type_that_it_narrows(database: str, connection:
     result = ingest(path, "t", "id", database, read=ReadOptions(decimal=",", thousands="."), max_rejects=2)
     assert rows(connection, "id, p::text, n::text") == [(1, "1234.5", "1.234,5")]
     assert [row.line for row in result.rejects] == [3, 4]
+
+
+@pytest.mark.parametrize("options", [{"trim": True}, {"null": ("NA",)}, {"true": ("ja",)}], ids=str)
+def test_a_file_with_quotes_behind_one_without_keeps_what_is_in_them(
+    database: str, connection: Connection, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    (tmp_path / "1.csv").write_text("id,a,b\n1,x,y\n")
+    (tmp_path / "2.csv").write_text('"id","a","b"\n"2","","p, q"\n"3","a ""b""","c\nd"\n')
+    files = [str(tmp_path / "1.csv"), str(tmp_path / "2.csv")]
+    with connection.cursor() as cursor:
+        for strategy in ("partitioned", "deterministic"):
+            cursor.execute("DROP TABLE IF EXISTS t; CREATE TABLE t (id int PRIMARY KEY, a text, b text)")
+            ingest(files, "t", "id", database, strategy=strategy, read=ReadOptions(**options))  # type: ignore[arg-type]
+            cursor.execute("SELECT * FROM t ORDER BY id")
+            assert cursor.fetchall() == [(1, "x", "y"), (2, "", "p, q"), (3, 'a "b"', "c\nd")]

@@ -301,5 +301,15 @@ def group_alike(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
 
 
 def _form(file: SourceFile) -> tuple[object, ...]:
-    shape = (file.format, file.is_plain, file.dialect, file.columns, file.path_values, file.target_types, file.offsets)
+    # A file without quotes is written without looking for what needs them: one that has some must not be among its group.
+    shape = (
+        file.format,
+        file.is_plain,
+        file.is_unquoted,
+        file.dialect,
+        file.columns,
+        file.path_values,
+        file.target_types,
+        file.offsets,
+    )
     return *shape, file.relation_columns, file.relation_types, file.read
