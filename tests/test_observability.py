@@ -27,6 +27,8 @@ from etl_toolkit.request import load_spec
 Load = Callable[..., LoadResult]
 Sink = Callable[[Event], None]
 
+ONE_WORKER = ParallelConfig(concurrency=1)  # of two, one may begin with the next file
+
 
 @pytest.fixture
 def load(database: str, connection: Any, tmp_path: Path) -> Load:
@@ -57,7 +59,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 class TestJsonLog:
     def test_tells_a_load_from_start_to_finish(self, load: Load) -> None:
         stream = io.StringIO()
-        result = load(JsonLog(stream), strategy="deterministic")
+        result = load(JsonLog(stream), config=ONE_WORKER, strategy="deterministic")
         told = lines(stream)
         names = [line["event"] for line in told]
         assert names == ["started", "planned", *["batch_started", "batch_done"] * 2, "finished"]
@@ -211,7 +213,7 @@ class TestSpans:
                 "CREATE TRIGGER refuse BEFORE INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
             )
         with pytest.raises(DatabaseError):
-            load(Spans(tracer))
+            load(Spans(tracer), config=ONE_WORKER)
         spans = [(span.name, span.status.description) for span in exporter.get_finished_spans()]
         assert spans == [("etl_toolkit.batch", "DatabaseError"), ("etl_toolkit.load", "DatabaseError")]
         assert exporter.get_finished_spans()[-1].attributes["db.response.status_code"] == "P0001"
