@@ -283,7 +283,7 @@ class Replay:
     def _stage(self, cursor: Any) -> None:
         """A table for one row at a time, in the types of the table: values and keys are what the server makes of them."""
         cursor.execute(
-            f"DROP TABLE IF EXISTS etl_row; CREATE TEMP TABLE etl_row AS SELECT * FROM {self.table} WITH NO DATA"
+            f"DROP TABLE IF EXISTS pg_temp.etl_row; CREATE TEMP TABLE etl_row AS SELECT * FROM {self.table} WITH NO DATA"
         )
         cursor.execute(
             "SELECT attname, atttypid = 'boolean'::regtype, attgenerated = '' FROM pg_attribute "
@@ -329,7 +329,12 @@ class Replay:
         if self.cleared in self._facts["booleans"]:
             unmarked, mark = f"{self.cleared} IS NOT TRUE", "true"
         known = "true" if self.nulls_are_equal else " AND ".join(f"{part} IS NOT NULL" for part in self._parts)
-        done = f"UPDATE {self.table} SET {self.cleared} = {mark}" if self.cleared else f"DELETE FROM {self.table}"
+        # No file is the one that changed the row last.
+        marks = [
+            f"{name} = " + cursor.mogrify("%s", (text,)).decode() for name, text in self.set.items() if text != "$file"
+        ]
+        sets = ", ".join([f"{self.cleared} = {mark}", *marks])
+        done = f"UPDATE {self.table} SET {sets}" if self.cleared else f"DELETE FROM {self.table}"
         gone = self._keys(f"{self.table} WHERE ({self.scope}) AND {unmarked} AND {known}", ", tableoid AS t, ctid AS c")
         cursor.execute(
             f"{done} WHERE (tableoid, ctid) IN (SELECT t, c FROM {gone} a WHERE NOT EXISTS "

@@ -63,7 +63,10 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rows update, nulls, delete": ({"rows": "update", "nulls": "keep", **DELETE}, {}),
     "rows insert": ({"rows": "insert"}, {}),
     "rows insert, delete": ({"rows": "insert", **DELETE}, {}),
-    "nulls, missing soft": ({"nulls": "keep", "missing": SoftDelete("gone_at")}, {}),
+    "set, nulls, missing soft": (
+        {"set": {"batch": "b1", "source": "$file"}, "nulls": "keep", "missing": SoftDelete("gone_at")},
+        {},
+    ),
     "update, batch": ({"update": ("amount",), "set": {"batch": "b1"}}, {}),
     "set": ({"set": {"batch": "b1", "source": "$file"}}, {}),
     "set, delete": ({"set": {"batch": "b1"}, **DELETE}, {}),

@@ -193,7 +193,8 @@ def _delete_once(run: Run, batch: Batch) -> dict[int, Counts]:
             else:
                 check_missing(run.spec, run.target, _stage_missing(run, cursor))
             layout = Layout(run.target.key)
-            write = replace(run.spec.write, delete=Delete("", soft=run.spec.write.missing_soft))
+            marks = {name: text for name, text in run.spec.write.set.items() if text != "$file"}  # it is in none
+            write = replace(run.spec.write, delete=Delete("", soft=run.spec.write.missing_soft), set=marks)
             upsert = Upsert(run.target, layout, undoable=run.spec.undoable, write=write, marks=written_marks(run))
             buried = bury(cursor, upsert, numbered_dead_rows(upsert))
             removed = sum(item.deleted for item in buried.values())
