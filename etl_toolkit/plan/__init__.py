@@ -84,9 +84,8 @@ def _check_possible(question: Question) -> None:
     if spec.conflict_action is ConflictAction.NEWER and not spec.order_by:
         raise UsageError("--on-conflict newer needs --order-by COLUMN to decide which row is newer")
     if spec.order_by and spec.conflict_action is ConflictAction.IGNORE:
-        raise UsageError(
-            "--on-conflict ignore keeps the first row, --order-by the greatest; give one of them, or 'newer'"
-        )
+        asked = "rows=insert" if spec.write.rows == "insert" else "--on-conflict ignore"
+        raise UsageError(f"{asked} keeps the first row, --order-by the greatest; give one of them, or 'newer'")
     if question.competes_across_files and question.files and question.layout is None:
         raise UsageError(
             f"--order-by {spec.order_by} picks one whole row per key over all files, but these have different columns; "

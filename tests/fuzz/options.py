@@ -62,7 +62,10 @@ def _draw_columns(random: Random, case: Case, delete: dict[str, Any]) -> dict[st
         write["nulls"] = "keep"
     if random.random() < 0.2 and not any("lower(" in part for part in case.table.arbiter):
         write["rows"] = "update"
-    elif not write and options["on_conflict"] == "update" and not delete.get("delete", {}).get("soft"):
+    elif (
+        not (write or options["order_by"] or delete.get("delete", {}).get("soft"))
+        and options["on_conflict"] == "update"
+    ):
         write |= {"rows": "insert"} if random.random() < 0.2 else {}
     return write
 
