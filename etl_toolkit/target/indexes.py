@@ -15,6 +15,7 @@ from etl_toolkit.keys import key_type
 from etl_toolkit.model import Arbiter, Column, Hazard, HazardKind
 from etl_toolkit.target.tables import FoundTable
 
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"((?:[^"]|"")*)\"""")  # a text, or a name
 _BTREE_EQUAL = 3  # BTEqualStrategyNumber: unique indexes are B-trees
 
 # One row per unique index, its key parts in order. A part is a column (attnum > 0) or an expression (0).
@@ -178,8 +179,9 @@ def why_not_hashable(cursor: Any, arbiter: Arbiter, found: FoundTable) -> str | 
 def _is_over_exactly(definitions: Sequence[str], key: tuple[str, ...], columns: Sequence[Column]) -> bool:
     """Whether an expression index is over exactly the key columns: every key column occurs in it, and no other."""
     text = " ".join(definitions)
-    mentioned = {column.name for column in columns if f'"{column.name}"' in text or _has_word(text, column.name)}
-    return mentioned == set(key)
+    quoted = {name.replace('""', '"') for name in _QUOTED.findall(text)}
+    plain = _QUOTED.sub(" ", text)
+    return {column.name for column in columns if column.name in quoted or _has_word(plain, column.name)} == set(key)
 
 
 def _has_word(text: str, word: str) -> bool:
