@@ -49,7 +49,7 @@ def copy_absent(
         return {}
     if run.target.forced("staged") or run.keys_met.is_set():
         return None
-    if not is_known and not _are_absent(run, cursor, chosen.keys):
+    if not is_known and not are_absent(run, cursor, chosen.keys):
         return None
     assert run.scan is not None
     assert run.layout is not None
@@ -118,7 +118,7 @@ def _copy_or_undo(run: Run, cursor: Any, batch: Batch, copy: Callable[[], int]) 
     return rows
 
 
-def _are_absent(run: Run, cursor: Any, keys: str) -> bool:
+def are_absent(run: Run, cursor: Any, keys: str) -> bool:
     """Whether the table is empty, or has none of a sample of the keys.
 
     Only a guess: once it is wrong, the run does not guess again.
