@@ -23,7 +23,7 @@ install = $(UV) pip install --quiet --python $(1)/bin/python $(2) || $(PIP) --py
 export PYTHONDONTWRITEBYTECODE :=
 
 # Most tests wait for a server, so there are more workers than cores.
-TEST_WORKERS ?= 5
+TEST_WORKERS ?= 4
 
 # Extra words for the tool behind a target: make test ARGS="-k overlap -x"
 ARGS ?=

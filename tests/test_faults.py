@@ -661,8 +661,11 @@ def test_a_killed_backend_is_replaced(
     if scenario.key_type == "numeric" and point in ("copying", "copied"):
         role = "stage"
 
+    # With two workers it may hit the file that is staged ahead, which is loaded again in its turn: no retry.
+    config = config_for(work, **{"concurrency": 1} if scenario.strategy in ("deterministic", "streaming") else {})
+
     with failpoints.installed({point: nth(1, terminate(database, role))}):
-        result = ingest(files, "loaded", "id", database, strategy=scenario.strategy, config=config_for(work))
+        result = ingest(files, "loaded", "id", database, strategy=scenario.strategy, config=config)
 
     if len(result.plan.lanes) == 1:
         assert result.retries >= 1  # else it may have hit a lane that had just committed
