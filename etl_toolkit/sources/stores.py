@@ -73,7 +73,7 @@ def read_object(
 ) -> Iterator[Any]:  # fmt: skip
     """Return what is known of an object, then its blocks, or those of a part: a span of bytes, or its suffix.
 
-    Raises SourceError where it has another ETag, PartsRefusedError where a part cannot be had.
+    Raises SourceError if its ETag has changed, PartsRefusedError if the server does not send parts.
     """
     import obstore
     from obstore.exceptions import NotSupportedError
@@ -89,7 +89,7 @@ def read_object(
 
 
 def changed(shown: str) -> SourceError:
-    """What is said of an object that is not the one that was listed."""
+    """The error for an object that is not the one that was listed."""
     return SourceError(
         f"{shown}: changed after it was listed, so nothing is written; load it again once it is complete"
     )
