@@ -43,8 +43,7 @@ def locate(
     """Return the rejects with line and text as their file has them, from another pass over it.
 
     A record of a Parquet file or frame has no line; its text is the CSV record of all of the file's columns, of which those
-    left out are empty. Raises
-    SourceError where the file is not any more what it was.
+    left out are empty. Raises SourceError if the file has changed.
     """
     wanted = sorted({reject.record for reject in rejects})
     if not wanted:
