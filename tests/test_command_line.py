@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NO_RUN = "20200101T000000-000000"
+OF_A_LOAD = {"asyncio", "duckdb", "etl_toolkit.processor", "numpy", "psutil", "pyarrow", "tenacity"}
+OF_A_FEATURE = {
+    "IPython", "anywidget", "dask", "ipywidgets", "jsonschema", "matplotlib", "obstore", "openlineage", "opentelemetry", "pandas",
+    "polars", "pyarrow.dataset", "pyarrow.parquet", "sqlalchemy",
+}  # fmt: skip
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -37,6 +43,37 @@ def command(environ: dict[str, str], connection: Any, tmp_path: Path) -> Command
         )  # fmt: skip
 
     return run
+
+
+def imported(stderr: str) -> set[str]:
+    """What a process imported that ran under PYTHONPROFILEIMPORTTIME."""
+    return set(re.findall(r"^import time: .*\| +(\S+)$", stderr, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("words", "needless"),
+    [
+        (("ingest", "--help"), OF_A_FEATURE | OF_A_LOAD | {"rich"}),
+        (("plan", "bad.csv", "--table", "t", "--key", "id"), OF_A_FEATURE | {"pyarrow.compute", "rich"}),
+    ],
+    ids=["help", "plan"],
+)
+def test_a_command_imports_what_it_uses(command: Command, words: tuple[str, ...], needless: set[str]) -> None:
+    done = command(*words, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0, done.stderr
+    assert "typer" in imported(done.stderr)
+    assert imported(done.stderr) & needless == set()
+
+
+def test_the_first_sign_of_a_load_comes_before_the_imports_it_needs(command: Command) -> None:
+    words = ("ingest", "bad.csv", "--table", "t", "--key", "id", "--max-rejects", "2")
+    done = command(*words, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 3, done.stderr
+    before, sign, after = done.stderr.partition("0%, starting\n")
+    assert sign
+    assert imported(before) & (OF_A_LOAD | OF_A_FEATURE) == set()
+    assert imported(after) >= OF_A_LOAD
+    assert imported(after) & OF_A_FEATURE == set()
 
 
 @pytest.mark.parametrize(

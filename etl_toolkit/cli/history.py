@@ -120,9 +120,10 @@ def resume(
 ) -> None:
     """Continue an interrupted or failed run: what it committed is kept, and the rest is loaded."""
     from etl_toolkit.cli.progress import Progress
-    from etl_toolkit.processor import ConflictAwareProcessor
 
     with Progress() as progress, stopped_by_signals() as stop:
+        from etl_toolkit.processor import ConflictAwareProcessor
+
         settings = load_config(config, jobs=jobs, executor=executor, exchange=exchange)
         processor = ConflictAwareProcessor(options.resolve_dsn(dsn), config=settings, on_event=progress)
         result = processor.resume(run, force=force, stop=stop)

@@ -112,35 +112,35 @@ def ingest(
     """Load files into a table in parallel, upserting; the table ends up as if they had been loaded one by one."""
     arguments = locals()
     from etl_toolkit.cli.progress import Progress
-    from etl_toolkit.feed.after import load_and_follow_up
-    from etl_toolkit.processor import ConflictAwareProcessor
 
-    given = options.open_feed(feed)
-    settings = load_config(
-        config,
-        given,
-        preset=preset,
-        jobs=jobs,
-        wait=wait,
-        strategy=strategy,
-        executor=executor,
-        exchange=exchange,
-        commit=commit,
-    )
-    files, spec = _asked(arguments, given, settings)
-    server = options.resolve_dsn(dsn, given)
-    if dry_run:
-        return show_plan(
-            ConflictAwareProcessor(server, config=settings), files, spec, all_files=all_files, as_json=as_json
+    with Progress(quiet=quiet or dry_run) as progress:  # before the imports of a load
+        from etl_toolkit.feed.after import load_and_follow_up
+        from etl_toolkit.processor import ConflictAwareProcessor
+
+        given = options.open_feed(feed)
+        settings = load_config(
+            config,
+            given,
+            preset=preset,
+            jobs=jobs,
+            wait=wait,
+            strategy=strategy,
+            executor=executor,
+            exchange=exchange,
+            commit=commit,
         )
-    with (
-        Progress(quiet=quiet) as progress,
-        _sinks(progress, log_json, metrics, spans=spans) as on_event,
-        stopped_by_signals() as stop,
-        _seeming_noted(files, spec),
-    ):
-        processor = ConflictAwareProcessor(server, config=settings, on_event=on_event)
-        result, complaints = load_and_follow_up(given, lambda: processor.load(files, spec, stop), server)
+        files, spec = _asked(arguments, given, settings)
+        server = options.resolve_dsn(dsn, given)
+        if dry_run:
+            processor = ConflictAwareProcessor(server, config=settings)
+            return show_plan(processor, files, spec, all_files=all_files, as_json=as_json)
+        with (
+            _sinks(progress, log_json, metrics, spans=spans) as on_event,
+            stopped_by_signals() as stop,
+            _seeming_noted(files, spec),
+        ):
+            processor = ConflictAwareProcessor(server, config=settings, on_event=on_event)
+            result, complaints = load_and_follow_up(given, lambda: processor.load(files, spec, stop), server)
     report(result, all_files=all_files, as_json=as_json, quiet=quiet, complaints=complaints)
 
 

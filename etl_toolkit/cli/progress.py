@@ -1,23 +1,28 @@
-"""Progress on stderr: phases, a bar and an estimate on a terminal, a plain line now and then elsewhere."""
+"""Progress on stderr: phases, a bar and an estimate on a terminal, a plain line now and then elsewhere.
+
+It begins before the modules of a load are imported, which takes longer than a person waits for a first sign; none of them is
+imported here.
+"""
 
 from __future__ import annotations
 
 import sys
 import threading
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from etl_toolkit.loading.run import Event
-from etl_toolkit.observe.following import Following, Snapshot, in_one_line, in_time
+from etl_toolkit.observe.following import Following, Snapshot, in_one_line
 from etl_toolkit.observe.notices import in_words
 
+if TYPE_CHECKING:
+    from etl_toolkit.loading.run import Event
+
 PLAIN_INTERVAL_SECONDS = 5.0
-FIRST_SIGN_SECONDS = 0.3
 REFRESHES_PER_SECOND = 8
 
 
 class Progress:
-    """Follows the events of a load and shows how far it is, from its first moment to its last.
+    """Follows the events of a load and shows how far it is, from entering the context to the end of the load.
 
     `quiet` leaves out progress, not what somebody has to see to.
     """
@@ -27,10 +32,11 @@ class Progress:
         self._following = Following()
         self._live: Any = None
         self._over = threading.Event()
-        self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Progress:
+        if not self._quiet:
+            self._start()
         return self
 
     def __exit__(
@@ -45,9 +51,7 @@ class Progress:
                 self._say(f"warning: {warning}")
             if self._quiet:
                 return
-            if event.name == "started":
-                self._start()
-            elif event.name == "planned":
+            if event.name == "planned":
                 self._say(f"run {event.run_id}: {self._following.title}")
             elif event.name in ("retry", "fallback", "waiting"):
                 self._say(f"{event.name}: " + ", ".join(f"{name} {value}" for name, value in event.facts.items()))
@@ -55,19 +59,18 @@ class Progress:
                 self._stop()
 
     def _start(self) -> None:
-        self._over.clear()
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.live import Live
+        if not sys.stderr.isatty():
+            self._say(in_one_line(self._following.snapshot()))
+            threading.Thread(target=self._say_now_and_then, name="etl-progress", daemon=True).start()
+            return
+        from rich.console import Console
+        from rich.live import Live
 
-            self._live = Live(
-                get_renderable=lambda: _drawn(self._following.snapshot()), console=Console(stderr=True),
-                refresh_per_second=REFRESHES_PER_SECOND, transient=True,
-            )  # fmt: skip
-            self._live.start()
-        elif self._thread is None:
-            self._thread = threading.Thread(target=self._say_now_and_then, name="etl-progress", daemon=True)
-            self._thread.start()
+        self._live = Live(
+            get_renderable=lambda: _drawn(self._following.snapshot()), console=Console(stderr=True),
+            refresh_per_second=REFRESHES_PER_SECOND, transient=True,
+        )  # fmt: skip
+        self._live.start(refresh=True)
 
     def _stop(self) -> None:
         self._over.set()
@@ -76,10 +79,8 @@ class Progress:
             self._live = None
 
     def _say_now_and_then(self) -> None:
-        pause = FIRST_SIGN_SECONDS
-        while not self._over.wait(pause):
+        while not self._over.wait(PLAIN_INTERVAL_SECONDS):
             self._say(in_one_line(self._following.snapshot()))
-            pause = PLAIN_INTERVAL_SECONDS
 
     def _say(self, text: str) -> None:
         if self._live is not None:
@@ -101,11 +102,7 @@ def _drawn(seen: Snapshot) -> Any:
         mark = "✓" if phase.is_done else f"{phase.share:.0%}" if phase.is_running or phase.share else "·"
         spent = f" {phase.seconds:.1f} s" if phase.seconds >= 0.05 else ""
         phases.append(f"{phase.name} {mark}{spent}", style=style).append("   ")
-    total = f" of {seen.rows_total:,}" if seen.rows_total else ""
-    words = [f"{seen.share:.0%}", f"{seen.rows:,}{total} rows", f"{seen.rows_per_second:,.0f} rows/s"]
-    if seen.eta_seconds is not None:
-        words.append(f"about {in_time(seen.eta_seconds)} left")
     row = Table.grid(padding=(0, 1))
-    row.add_row(ProgressBar(total=1.0, completed=seen.share, width=30), Text(", ".join(words)))
+    row.add_row(ProgressBar(total=1.0, completed=seen.share, width=30), Text(in_one_line(seen)))
     lanes = [Text(f"  {worker}: {batch or 'idle'}", style="dim") for worker, batch in seen.lanes]
     return Group(phases, row, *lanes)

@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from etl_toolkit.loading.run import Event
 from etl_toolkit.tables import spell_count
+
+if TYPE_CHECKING:
+    from etl_toolkit.loading.run import Event
 
 PHASES = ("look", "read", "rank", "send", "settle", "commit")
 # The steps that a load measures (`LoadResult.phases`), by the phase that they are shown as.
@@ -216,8 +218,9 @@ class Following:
 
 def in_one_line(seen: Snapshot) -> str:
     """How far a load is, in a line of plain text."""
-    at = next((phase for phase in reversed(seen.phases) if phase.is_running), None)
-    parts = [f"{seen.share:.0%}", *([at.name] if at else [])]
+    begun = [phase for phase in seen.phases if phase.seconds]
+    at = next((phase.name for phase in reversed(begun) if phase.is_running), "") if begun else "starting"
+    parts = [f"{seen.share:.0%}", *([at] if at else [])]
     if seen.rows:
         total = f" of {seen.rows_total:,}" if seen.rows_total else ""
         parts += [f"{seen.rows:,}{total} rows", f"{seen.rows_per_second:,.0f} rows/s"]

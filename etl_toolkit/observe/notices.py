@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from etl_toolkit.loading.run import Event
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etl_toolkit.loading.run import Event
 
 GIGABYTE = 1 << 30
 

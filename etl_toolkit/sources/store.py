@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from etl_toolkit.model import SourceFile
 from etl_toolkit.sources.marks import MarkAt, cut_marks
@@ -220,6 +219,8 @@ class RecordStore:
         """The texts at these places: where they lie in memory; out of a file, which is looked at from front to back."""
         if not self._space.is_file:
             return self._view(places, sizes)
+        import pyarrow.compute as pc
+
         order = places.argsort()
         spans = np.flatnonzero(np.diff((places[order] >> self._size_bits) // SPAN_BYTES)) + 1
         pool = pa.system_memory_pool()  # the default one keeps what was freed
