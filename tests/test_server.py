@@ -334,6 +334,19 @@ class TestStop:
         assert query(server.start(home, profile="fast").dsn, "SELECT answer FROM kept") == 42
 
 
+def test_a_server_whose_programs_were_removed_is_started_again(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    removed = copy_installation(place / "environment")
+    orphan = server.start(place / "pg", profile="fast", bin_dir=removed)
+    execute(orphan.dsn, KEEP)
+    shutil.rmtree(place / "environment")
+    with pytest.raises(psycopg2.Error, match="could not open directory"):  # the control
+        query(orphan.dsn, "SELECT count(*) FROM pg_timezone_names")
+    again = server.start(place / "pg", profile="fast")
+    assert query(again.dsn, "SELECT answer FROM kept, LATERAL (SELECT count(*) FROM pg_timezone_names) AS zones") == 42
+    assert again.bin_dir != removed
+    assert str(removed) in caplog.text
+
+
 class TestStatus:
     def test_before_during_and_after(self, place: Path) -> None:
         before = server.status(place / "pg")

@@ -70,7 +70,8 @@ def start(
 ) -> EmbeddedServer:
     """Start the server in `data_dir`, or return the one that runs there already; it outlives this process.
 
-    Any number of processes may call this at once. A server that was killed is started again and recovers. `profile` is
+    Any number of processes may call this at once. A server that was killed is started again and recovers, and so is one
+    whose programs were removed, with an environment for example: it lacks time zones and extensions. `profile` is
     applied when the server starts, not when a running one is returned.
 
     Args:
@@ -90,6 +91,13 @@ def start(
         home.prepare(account)
         with locked(home.lock):
             running = running_server(home)
+            if running is not None and home.cluster_major() == major and not (running.bin_dir / "postgres").exists():
+                log.warning(
+                    "the embedded server in %s still runs, but its programs in %s were removed, so it lacks time zones and "
+                    "extensions; it is started again with those in %s", home.path, running.bin_dir, found,
+                )  # fmt: skip
+                _stop(home, "fast")
+                running = None
             if running is None:
                 launch = Launch(home, reachable(found, account), account, profile, port)
                 if home.cluster_major() is None:
@@ -126,22 +134,26 @@ def stop(data_dir: Path | None = None, mode: StopMode = "fast") -> bool:
         if not home.cluster.is_dir():
             return False
         with locked(home.lock):
-            postmaster = find_postmaster(home)
-            if postmaster is None:
-                _end_orphans(home)
-                return False
-            os.kill(postmaster.process_id, signal.Signals[STOP_SIGNALS[mode]])
-            deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
-            while find_postmaster(home) is not None:
-                if time.monotonic() > deadline:
-                    raise ServerError(
-                        f"the server in {str(home.path)!r} did not stop within {STOP_TIMEOUT_SECONDS} s; "
-                        f"stop it with mode 'immediate'. The end of its log:\n{home.log_tail()}"
-                    )
-                time.sleep(POLL_SECONDS)
-            if postmaster.socket_dir != home.path:
-                with suppress(OSError):
-                    postmaster.socket_dir.rmdir()
+            return _stop(home, mode)
+
+
+def _stop(home: Home, mode: StopMode) -> bool:
+    postmaster = find_postmaster(home)
+    if postmaster is None:
+        _end_orphans(home)
+        return False
+    os.kill(postmaster.process_id, signal.Signals[STOP_SIGNALS[mode]])
+    deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+    while find_postmaster(home) is not None:
+        if time.monotonic() > deadline:
+            raise ServerError(
+                f"the server in {str(home.path)!r} did not stop within {STOP_TIMEOUT_SECONDS} s; "
+                f"stop it with mode 'immediate'. The end of its log:\n{home.log_tail()}"
+            )
+        time.sleep(POLL_SECONDS)
+    if postmaster.socket_dir != home.path:
+        with suppress(OSError):
+            postmaster.socket_dir.rmdir()
     return True
 
 
