@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import psycopg2
 import pyarrow.parquet as pq
 import pytest
 from psycopg2.extensions import connection as Connection
@@ -37,6 +38,7 @@ from tests.object_store import s3_server, web_server
 from tests.oracle import Oracle, Rows, differing_rows, write
 
 distributed = pytest.importorskip("distributed")
+Status = pytest.importorskip("distributed.core").Status
 dask_config = pytest.importorskip("dask.config")
 
 
@@ -120,10 +122,21 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture
 def dask(cluster: Any, database: str, tmp_path: Path) -> Iterator[Any]:
     """The cluster, its workers in folders of their own; each has its connection string in its environment."""
-    cluster.wait_for_workers(2, timeout=60)
+    wait_for_workers(cluster, 2)
     cluster.run(host_worker.move_in, tmp_path, database)
     yield cluster
+    wait_for_workers(cluster, 2)
     cluster.run(host_worker.disarm)
+
+
+def wait_for_workers(client: Any, count: int) -> None:
+    """Wait until scheduler and nannies know that the workers run.
+
+    A nanny does not start a worker again that was killed before it knew so, and waits for it forever when it is closed.
+    """
+    nannies = client.cluster.workers.values
+    wait_until(lambda: all(nanny.process and nanny.process.status == Status.running for nanny in nannies()))
+    client.wait_for_workers(count, timeout=120)
 
 
 @pytest.fixture
@@ -502,29 +515,96 @@ def test_objects_of_a_store_are_read_again_when_a_killed_coordinator_is_resumed(
 def test_a_stopped_worker_is_given_up_and_writes_nothing_when_it_goes_on(
     database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its ranges go to the only other worker, which holds its own: so all of them become one task there."""
-    monkeypatch.setattr(coordinating, "NO_WORKER_SECONDS", 2)
+    """Its ranges go to a worker that has joined meanwhile, which ends its session."""
     create(connection, contents())
     files, mark = put_down(tmp_path / "in", contents()), tmp_path / "mark"
     with (
         patch.dict(os.environ),
-        dask_config.set({"distributed.scheduler.worker-ttl": "3s", "distributed.worker.heartbeat.interval": "500ms"}),
+        dask_config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as local,
         distributed.Client(local) as client,
+        ThreadPoolExecutor(1) as beside,
     ):
-        client.register_plugin(Moving(tmp_path, database), name="moving")  # a worker that is started again has it, too
-        workers = set(client.run(os.getpid).values())
+        wait_for_workers(client, 2)
+        client.register_plugin(Moving(tmp_path, database), name="moving")  # a worker that joins has it, too
+        workers = client.run(os.getpid)
         client.run(host_worker.arm, "copied", mark, None, signal.SIGSTOP)
+        load = beside.submit(ingest, files, "loaded", "id", database, executor=client, config=config(tmp_path))
+        try:
+            wait_until(lambda: any(is_in_state(pid, "T") for pid in workers.values()))
+            ((address, pid),) = ((each, pid) for each, pid in workers.items() if is_in_state(pid, "T"))
+            local.scale(3)
+            client.wait_for_workers(3, timeout=120)
+            client.run_on_scheduler(give_up, address=address)
+            result = load.result(120)
 
-        result = ingest(files, "loaded", "id", database, executor=client, config=config(tmp_path))
-
-        assert_loaded(connection, result, tmp_path)
-        for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGCONT)
-        time.sleep(1)
+            assert_loaded(connection, result, tmp_path)
+            assert result.counts.unchanged == 0
+        finally:
+            for each in workers.values():
+                os.kill(each, signal.SIGCONT)
+        wait_until(lambda: not is_in_state(pid, "SRD"))  # it ends, since the scheduler does not know it any more
         assert differing_rows(connection, "loaded", "expected") == []
         assert sessions(connection) == []
+
+
+async def give_up(address: str, dask_scheduler: Any) -> None:
+    """What a scheduler does once a worker has given no sign of life for its time to live."""
+    await dask_scheduler.remove_worker(address=address, stimulus_id="test", close=False)
+
+
+def is_in_state(pid: int, states: str) -> bool:
+    """Whether a process is in one of these states of /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in states
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(is_so: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class FewerThanSaid(Executor):
+    """Says that it has two workers, and has one."""
+
+    _max_workers = 2
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1)
+
+    def submit(self, work: Any, /, *task: Any) -> Future[Any]:  # type: ignore[override]
+        return self.pool.submit(work, *task)
+
+    def shutdown(self, *_: Any, **__: Any) -> None:
+        self.pool.shutdown()
+
+
+def test_with_fewer_workers_than_said_one_task_has_all_ranges_and_no_session_of_the_first_division_counts(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinating, "NO_WORKER_SECONDS", 0.2)
+    create(connection, contents())
+    files, late = put_down(tmp_path / "in", contents()), []
+
+    def come_late() -> None:
+        """A task of the first division, held up by its host, says that it has loaded when the second is under way."""
+        if next(claims) != 2:
+            return
+        ((run_id,),) = query(connection, "SELECT run_id FROM etl_toolkit.runs")
+        late.append(psycopg2.connect(database, application_name=f"etl_toolkit {run_id} range 0: 119"))
+
+    claims = itertools.count(1)
+    with FewerThanSaid() as pool, failpoints.installed({"claimed": come_late}):
+        result = ingest(files, "loaded", "id", database, executor=pool, config=config(tmp_path))
+    assert len(late) == 1
+    late[0].close()
+
+    assert_loaded(connection, result, tmp_path)
+    assert result.retries == 1
 
 
 # --- nothing is written ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from etl_toolkit.errors import AccountingError, EtlError
 from etl_toolkit.hosts.exchange import Exchange
 from etl_toolkit.hosts.executors import Hosts
 from etl_toolkit.hosts.loading import load_range
-from etl_toolkit.hosts.meeting import Meeting
+from etl_toolkit.hosts.meeting import Meeting, role_of
 from etl_toolkit.hosts.rounds import Round
 from etl_toolkit.hosts.tasks import Job, LoadedRange, LoadRange, SortedFile
 from etl_toolkit.loading import ledger
@@ -148,12 +148,12 @@ class _Deciding:
     _since: float = 0.0
 
     def __post_init__(self) -> None:
-        self._open = {task.batches[0].number for task in self.tasks}  # not returned yet
+        self._open = {role_of(task) for task in self.tasks}  # not returned yet
         self._read = 0
 
     def on_done(self, task: LoadRange, done: LoadedRange) -> None:
         """Note a task that found its ranges committed by an earlier attempt, or has committed."""
-        self._open.discard(task.batches[0].number)
+        self._open.discard(role_of(task))
         self._read += sum(counts.read for counts in done.counts.values())
         self.loading._report(task, done)
 
@@ -162,7 +162,7 @@ class _Deciding:
         seen = self.loading.meeting.look()
         if self.loading.meeting.is_decided or not self._open:
             return
-        held = {number: rows for number, rows in seen.items() if rows is not None and number in self._open}
+        held = {role: rows for role, rows in seen.items() if rows is not None and role in self._open}
         self.holding = len(held)
         if held.keys() == self._open:
             self._check(self._read + sum(held.values()))

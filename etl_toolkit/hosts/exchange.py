@@ -92,8 +92,8 @@ def following_coordinator(sign: Path, stop: Stop) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        seen, since = _sign(sign), time.monotonic()
-        while not over.wait(0.2):
+        seen, since, is_over = _sign(sign), time.monotonic(), False
+        while not is_over:
             now = _sign(sign)
             if now is None:
                 stop.set("the coordinator has given this task up")
@@ -102,6 +102,7 @@ def following_coordinator(sign: Path, stop: Stop) -> Iterator[None]:
             elif time.monotonic() - since > PATIENCE_SECONDS:
                 stop.set(f"the coordinator has given no sign of life for {PATIENCE_SECONDS:g} s")
             stop.ring()
+            is_over = over.wait(0.2)
 
     watcher = threading.Thread(target=watch, name="etl-follow", daemon=True)
     watcher.start()

@@ -1,13 +1,12 @@
 """Where hosts and coordinator meet without a connection to each other: the names of their sessions at the server.
 
-A session that has loaded its ranges and holds its transaction is named `… range 3: 120000`, with the rows it has read. Once all
-are, and the rows add up, the session of the coordinator is named `… hosts: commit`, and they commit within a few
-milliseconds of each other.
+A session that has loaded its ranges and holds its transaction is named `… range 3: 120000` or `… range 3-5: 120000`, with the
+rows it has read. Once all are, and the rows add up, the session of the coordinator is named `… hosts: commit`, and they
+commit within a few milliseconds of each other.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,16 +21,19 @@ from etl_toolkit.loading.tripwire import check_waiting
 LOOK_SECONDS = 0.02
 COORDINATOR = "hosts"
 DECIDED = f"{COORDINATOR}: commit"
-_ROLE = re.compile(r"range (\d+)(?:: (\d+))?")
+END_MILLISECONDS = 5000  # that the server has to end a session
 
 
 def role_of(task: LoadRange) -> str:
-    """What the session of a task is called: by its first range."""
-    return f"range {task.batches[0].number}"
+    """What the session of a task is called: by its ranges, so that tasks of different divisions are not taken for each other."""
+    first, last = task.batches[0].number, task.batches[-1].number
+    return f"range {first}" if first == last else f"range {first}-{last}"
 
 
 def take_over(connection: Any, *, run_id: str, role: str, mine: set[int]) -> None:
-    """End the sessions of earlier attempts at a task. `mine` are those that this attempt has had, none at first.
+    """End the sessions of earlier attempts at a task, and wait until they have ended.
+
+    `mine` are those that this attempt has had, none at first.
 
     Raises StoppedError where there is a session of a later attempt: this one is taken to be lost.
     """
@@ -39,22 +41,22 @@ def take_over(connection: Any, *, run_id: str, role: str, mine: set[int]) -> Non
     mine.add(connection.info.backend_pid)
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT CASE WHEN %(ends)s THEN pg_catalog.pg_terminate_backend(pid) END FROM pg_catalog.pg_stat_activity "
-            "WHERE usename = current_user AND pid <> ALL (%(mine)s) "
+            "SELECT CASE WHEN %(ends)s THEN pg_catalog.pg_terminate_backend(pid, %(limit)s) END "
+            "FROM pg_catalog.pg_stat_activity WHERE usename = current_user AND pid <> ALL (%(mine)s) "
             "AND pg_catalog.split_part(application_name, ':', 1) = %(own)s",
-            {"ends": is_first, "mine": list(mine), "own": f"etl_toolkit {run_id} {role}"},
+            {"ends": is_first, "limit": END_MILLISECONDS, "mine": list(mine), "own": f"etl_toolkit {run_id} {role}"},
         )
         if cursor.fetchone() and not is_first:
             raise StoppedError(f"{role} was given to another worker")
 
 
 def end_sessions(connection: Any, run_id: str) -> None:
-    """End the sessions of all tasks of a run."""
+    """End the sessions of all tasks of a run, and wait until they have ended."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity "
+            "SELECT pg_catalog.pg_terminate_backend(pid, %s) FROM pg_catalog.pg_stat_activity "
             "WHERE usename = current_user AND pg_catalog.starts_with(application_name, %s)",
-            (f"etl_toolkit {run_id} range ",),
+            (END_MILLISECONDS, f"etl_toolkit {run_id} range "),
         )
 
 
@@ -85,8 +87,8 @@ class Meeting:
     is_decided: bool = False
     _connection: Any = None
 
-    def look(self) -> dict[int, int | None]:
-        """The ranges that sessions are loading, by the first of a task; with the rows it has read where it holds.
+    def look(self) -> dict[str, int | None]:
+        """The tasks that have a session, by its role; with the rows that it has read where it holds.
 
         Raises ConflictTripwireError where two of them met on a key.
         """
@@ -99,12 +101,12 @@ class Meeting:
                     "WHERE pg_catalog.starts_with(application_name, %s) AND usename = current_user",
                     (len(f"etl_toolkit {run_id} ") + 1, f"etl_toolkit {run_id} range "),
                 )
-                found = [_ROLE.match(name) for (name,) in cursor.fetchall()]
+                found = [name.partition(": ") for (name,) in cursor.fetchall()]
             self._connection.rollback()
         except (psycopg2.Error, DatabaseError):  # seen again with the next session
             self.close()
             return {}
-        return {int(match[1]): int(match[2]) if match[2] else None for match in found if match}
+        return {role: int(rows) if rows else None for role, _, rows in found}
 
     def decide(self) -> None:
         """Let all that hold commit, and those that load again as soon as they have."""
