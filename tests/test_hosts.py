@@ -607,6 +607,26 @@ def test_with_fewer_workers_than_said_one_task_has_all_ranges_and_no_session_of_
     assert result.retries == 1
 
 
+def test_a_load_whose_workers_have_all_gone_says_so_and_is_resumed(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "ASK_SECONDS", 0)
+    monkeypatch.setattr(executors, "NO_WORKERS_SECONDS", 0.2)
+    create(connection, contents())
+    files = put_down(tmp_path / "in", contents())
+    with (
+        patch.dict(os.environ),
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as local,
+        distributed.Client(local) as client,
+    ):
+        leave = partial(host_worker.once, tmp_path / "mark", partial(local.scale, 0))
+        with failpoints.installed({"begun": leave}), pytest.raises(UsageError, match=r"no worker is left of 1 worker of a Dask client, .* resume the run"):
+            ingest(files, "loaded", "id", database, executor=client, config=config(tmp_path))
+    assert_nothing_is_written(connection, tmp_path)
+    ((run_id,),) = query(connection, "SELECT run_id FROM etl_toolkit.runs")
+    assert_loaded(connection, ConflictAwareProcessor(database, config=config(tmp_path)).resume(run_id), tmp_path)
+
+
 # --- nothing is written ------------------------------------------------------------------------------------------------
 
 

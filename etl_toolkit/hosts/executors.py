@@ -5,20 +5,24 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from etl_toolkit.config import ParallelConfig, available_cores
 from etl_toolkit.errors import UsageError
 from etl_toolkit.hosts.here import begin_process
+from etl_toolkit.tables import spell_count
 from etl_toolkit.workspace import memory_budget_bytes
 
 T = TypeVar("T")
 _FORMS = "give a concurrent.futures.Executor, a Dask client or its address (dask://HOST:PORT), or processes:N"
+ASK_SECONDS = 10.0  # between two questions whether there are workers
+NO_WORKERS_SECONDS = 60.0  # that a load waits for one of them to come back
 _PRELOADED = ["etl_toolkit.hosts", "pyarrow.compute"]  # what each of them would import otherwise
 
 
@@ -37,10 +41,23 @@ class Hosts:
     threads: int = 1
     memory_bytes: int = 0
     is_local: bool = False
+    _asked: float = field(default_factory=time.monotonic)
+    _seen: float = field(default_factory=time.monotonic)
 
     @property
     def slots(self) -> int:
         return max(1, self.count())
+
+    def check(self) -> None:
+        """Raise UsageError where there has been no worker for a while. The executor is asked now and then."""
+        now = time.monotonic()
+        if now - self._asked < ASK_SECONDS:
+            return
+        self._asked = now
+        if self.count():
+            self._seen = now
+        elif now - self._seen > NO_WORKERS_SECONDS:
+            raise UsageError(f"no worker is left of {self.words}, and none has come back; start some, and resume the run")
 
     def submit(self, work: Callable[..., T], task: Any) -> Future[T]:
         """Submit a task, to another executor where this one is broken."""
@@ -131,4 +148,4 @@ def _of_client(client: Any, words: str) -> Hosts:
     if not count():
         raise UsageError(f"executor {words}: the cluster has no workers; start some, and see that they are connected")
     executor = client.get_executor(pure=False)
-    return Hosts(executor, f"{count()} workers of {words}", count, lambda: executor)
+    return Hosts(executor, f"{spell_count(count(), 'worker')} of {words}", count, lambda: executor)

@@ -39,7 +39,10 @@ class Round:
     def carry_out(
         self, work: Callable[[Task], Done], tasks: Sequence[Task], *, on_done: Callable[[Task, Done], None]
     ) -> list[Done]:
-        """Call `work` with each task somewhere, and return what it returns, in the order of the tasks."""
+        """Call `work` with each task somewhere, and return what it returns, in the order of the tasks.
+
+        Raises UsageError where all workers have gone and none comes back.
+        """
         waiting, running = deque(range(len(tasks))), dict[Future[Done], int]()
         results: dict[int, Done] = {}
         tried: Counter[int] = Counter()
@@ -51,6 +54,7 @@ class Round:
                     running[self.hosts.submit(work, tasks[number])] = number
                 done, _ = wait(running, timeout=TICK_SECONDS, return_when=FIRST_COMPLETED)
                 self.check()
+                self.hosts.check()
                 for future in done:
                     number = running.pop(future)
                     if error := _error_of(future):
