@@ -616,11 +616,14 @@ def test_a_load_whose_workers_have_all_gone_says_so_and_is_resumed(
     files = put_down(tmp_path / "in", contents())
     with (
         patch.dict(os.environ),
-        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as local,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as local,
         distributed.Client(local) as client,
     ):
         leave = partial(host_worker.once, tmp_path / "mark", partial(local.scale, 0))
-        with failpoints.installed({"begun": leave}), pytest.raises(UsageError, match=r"no worker is left of 1 worker of a Dask client, .* resume the run"):
+        with (
+            failpoints.installed({"begun": leave}),
+            pytest.raises(UsageError, match=r"no worker is left of 1 worker of a Dask client, .* resume the run"),
+        ):
             ingest(files, "loaded", "id", database, executor=client, config=config(tmp_path))
     assert_nothing_is_written(connection, tmp_path)
     ((run_id,),) = query(connection, "SELECT run_id FROM etl_toolkit.runs")

@@ -57,7 +57,9 @@ class Hosts:
         if self.count():
             self._seen = now
         elif now - self._seen > NO_WORKERS_SECONDS:
-            raise UsageError(f"no worker is left of {self.words}, and none has come back; start some, and resume the run")
+            raise UsageError(
+                f"no worker is left of {self.words}, and none has come back; start some, and resume the run"
+            )
 
     def submit(self, work: Callable[..., T], task: Any) -> Future[T]:
         """Submit a task, to another executor where this one is broken."""
