@@ -55,7 +55,8 @@ def _matched(file: SourceFile, target: TargetTable, spec: LoadSpec) -> SourceFil
     if (extra := unknown) and spec.read.extra_columns == "error" and spec.write.new_columns != "ignore":
         free = [column.name for column in target.columns if column.name not in taken]
         words = (
-            f"{where}column {', '.join(map(repr, extra))} is not in {target.qualified_name}, which has "
+            f"{where}{'columns' if extra[1:] else 'column'} {', '.join(map(repr, extra))} "
+            f"{'are not in' if extra[1:] else 'is not in'} {target.qualified_name}, which has "
             f"{', '.join(column.name for column in target.columns)}{did_you_mean(extra[0], free)}"
         )
         if file.format == "csv" and has_no_header(extra):
@@ -109,7 +110,10 @@ def _remedy(extra: Sequence[str]) -> str:
             f"{marks[0]!r} seems to mark deleted rows, which would be loaded like any others without it: say which values do, "
             f'as in --write \'delete={{column = "{marks[0]}", values = ["D"]}}\', or add the column to the table'
         )
-    return "fix the header, or leave out these columns with --extra-columns ignore"
+    return (
+        "fix the header, leave such columns out with --extra-columns ignore, or add them to the table with "
+        "--write new_columns=add"
+    )
 
 
 def _path_values(

@@ -79,7 +79,7 @@ def codes(cell: str) -> list[str]:
 
 
 def test_every_kind_of_block_is_tested() -> None:
-    assert {block.language for block in blocks()} == {"sh", "sql", "python", "toml", "ini", "cron", "promql"}
+    assert {block.language for block in blocks()} == {"sh", "sql", "python", "toml", "ini", "cron", "promql", "console"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -158,6 +158,7 @@ LAYOUTS = [
         "need --read skip=3 (3 of the first 5 records have 3 fields)",
     ),
     ("id,name,n\n", 'key = ["id"]', "have a header and no rows"),
+    ("sep=;\nid;name;n\n1;a;2\n2;b;3\n", 'delimiter = ";"', ""),
     ("id,path\n1,C:\\\n2,'tis\n3,a  b\n", 'delimiter = ","', ""),
 ]
 

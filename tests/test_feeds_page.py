@@ -1,74 +1,135 @@
-"""Every feed in the user's guide is a feed, agrees with the schema, and loads what its recipe says."""
+"""Every feed in the user's guide is a feed and agrees with the schema; every session at a terminal goes as the page shows it."""
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import shlex
+import subprocess
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import jsonschema
+import psycopg2
 import pytest
-from psycopg2.extensions import connection as Connection
+from typer.testing import CliRunner
 
-from etl_toolkit import Feed, ingest
+from etl_toolkit import Feed
+from etl_toolkit.cli import app
+from etl_toolkit.cli.failures import complain, exit_code
+from etl_toolkit.errors import ConfigError, EtlError
 from etl_toolkit.feed import feed_schema
 from tests import test_docs
 
 orders = test_docs.orders  # a fixture
 FEEDS = [block for block in test_docs.blocks("toml") if block.title == "feed"]
-# What a recipe reads, by the name of its file.
-FILES = {
-    "titles.csv": "Orders\nof January\n\norder_id,customer,amount\n1,ann,1.00\n2,bob,2.00\nTotal,,3.00\n",
-    "german.csv": "order_id;customer;amount;updated_at\n1;ann;1.234,50;31.12.2024\n2;bob;-;01.02.2024\n",
-    "changes.csv": "order_id,customer,op\n1,,D\n2,bob,U\n99,,D\n",
-    "partial.csv": "order_id,customer,amount\n1,ann,\n2,bob,5.00\n",
-    "snapshot.csv": "order_id,customer\n2,bob\n",
-    "by_customer/customer=ann/1.csv": "order_id,amount\n1,1.00\n",
-    "by_customer/customer=bob/1.csv": "order_id,amount\n2,2.00\n",
-    "renamed.csv": "Order ID,Kunde\n1,ann\n2,bob\n",
-    "prices.csv": "order_id,customer,amount\n1,ann,5.00\n3,cora,6.00\n",
-    "channels.jsonl": '{"order_id": 1, "customer": "ann", "channel": "web"}\n{"order_id": 2, "customer": "bob"}\n',
-}
-# The rows of the table afterwards; it holds (1, 'old', 9.99) and (2, 'old', 9.99) before.
-EXPECTED: dict[str, Any] = {
-    "titles.csv": [("1", "ann", "1.00", None), ("2", "bob", "2.00", None)],
-    "german.csv": [("1", "ann", "1234.50", "2024-12-31"), ("2", "bob", None, "2024-02-01")],
-    "changes.csv": [("2", "bob", "9.99", None)],
-    "partial.csv": [("1", "ann", "9.99", None), ("2", "bob", "5.00", None)],
-    "snapshot.csv": [("2", "bob", "9.99", None)],
-    "by_customer/*/*.csv": [("1", "ann", "1.00", None), ("2", "bob", "2.00", None)],
-    "renamed.csv": [("1", "ann", "9.99", None), ("2", "bob", "9.99", None)],
-    "prices.csv": [("1", "old", "5.00", None), ("2", "old", "9.99", None)],
-    "channels.jsonl": [("1", "ann", "9.99", None), ("2", "bob", "9.99", None)],
-}
+SESSIONS = test_docs.blocks("console")
+BASE = next(block.text for block in FEEDS if "orders*.csv" in block.text)  # what `…` at the beginning of a feed is
 
 
-def test_there_are_feeds() -> None:
-    assert len(FEEDS) >= 8
-    assert all(any(f'"{name}"' in block.text for block in FEEDS) for name in EXPECTED)
+def commands(session: str) -> Iterator[tuple[str, str]]:
+    """Each command of a session, with what the page shows below it."""
+    parts = re.split(r"^\$ (.*)\n", session, flags=re.MULTILINE)
+    assert parts[0] == ""
+    return zip(parts[1::2], parts[2::2], strict=True)
+
+
+def play(command: str, shown: str, dsn: str) -> tuple[int, str]:
+    """Run a command as a terminal would; return its exit code and what it prints. `cat` of a new file makes the file."""
+    words = shlex.split(command)
+    if words[0] == "psql":
+        return 0, query(dsn, words[-1])
+    if words[0] == "cat" and "*" not in words[1] and not Path(words[1]).exists():
+        Path(words[1]).parent.mkdir(parents=True, exist_ok=True)
+        Path(words[1]).write_text(re.sub(r"\A…\n", lambda _: BASE, shown))
+        if words[1].endswith(".toml"):
+            assert is_in_schema(Path(words[1])) == is_a_feed(Path(words[1]))
+        return 0, shown
+    before, sign, ours = re.fullmatch(r"(?:(.*) ([|&]) )?(?:etl-toolkit (.*))?.*", command).groups()  # type: ignore[union-attr]
+    if ours is None:
+        return 0, subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    with (
+        subprocess.Popen(["/bin/sh", "-c", before or ":"], stdout=subprocess.PIPE) as program,
+        standard_input(program.stdout if sign == "|" else None),
+    ):
+        return invoke(shlex.split(ours))
+
+
+def is_in_schema(path: Path) -> bool:
+    return jsonschema.Draft202012Validator(feed_schema()).is_valid(tomllib.loads(path.read_text()))
+
+
+def is_a_feed(path: Path) -> bool:
+    with suppress(ConfigError):
+        return bool(Feed.from_toml(path))
+    return False
+
+
+@contextmanager
+def standard_input(stream: IO[bytes] | None) -> Iterator[None]:
+    """Let `-` be what comes out of a program, if there is one."""
+    if stream is None:
+        yield
+        return
+    own = os.dup(0)
+    os.dup2(stream.fileno(), 0)
+    try:
+        yield
+    finally:
+        os.dup2(own, 0)
+        os.close(own)
+
+
+def query(dsn: str, statement: str) -> str:
+    """What `psql -At` prints for a statement; the rows of a table in the order of its first column."""
+    with psycopg2.connect(dsn) as connection, connection.cursor() as cursor:
+        if not statement.startswith(("TABLE", "SELECT")):
+            cursor.execute(statement)
+            return f"{cursor.statusmessage}\n"
+        rows = io.StringIO()
+        ordered = re.sub("^TABLE (.*)", r"SELECT * FROM \1 ORDER BY 1", statement)
+        cursor.copy_expert(f"COPY ({ordered}) TO STDOUT (DELIMITER '|', NULL '')", rows)
+        return rows.getvalue()
+
+
+def invoke(words: list[str]) -> tuple[int, str]:
+    """Run `etl-toolkit` within this process."""
+    done = CliRunner().invoke(app, words, prog_name="etl-toolkit")
+    code, printed = done.exit_code, io.StringIO(done.output)
+    printed.seek(0, io.SEEK_END)
+    if isinstance(done.exception, EtlError):
+        with redirect_stderr(printed):
+            code = complain(str(done.exception), exit_code(done.exception), done.exception)
+    elif done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return code, printed.getvalue()
+
+
+def pattern(shown: str) -> str:
+    """What a terminal prints, as an expression: `…` is what the page leaves out, and lines may be wrapped."""
+    return "".join(".*" if part == "…" else re.escape(part) for part in re.split("(…)", " ".join(shown.split())))
 
 
 @pytest.mark.parametrize("block", FEEDS, ids=range(len(FEEDS)))
-def test_a_feed_of_the_guide_loads(orders: str, connection: Connection, tmp_path: Path, block: Any) -> None:
-    jsonschema.validate(tomllib.loads(block.text), feed_schema())
-    for name, text in FILES.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    path = tmp_path / "feed.toml"
-    path.write_text(block.text)
-    with connection.cursor() as cursor:
-        cursor.execute("INSERT INTO sales.orders VALUES (1, 'old', 9.99), (2, 'old', 9.99)")
+def test_a_feed_of_the_guide_is_one(tmp_path: Path, block: test_docs.Block) -> None:
+    (tmp_path / "feed.toml").write_text(block.text)
+    assert is_in_schema(tmp_path / "feed.toml")
+    assert Feed.from_toml(tmp_path / "feed.toml").spec.table == "sales.orders"
 
-    result = ingest(feed=Feed.from_toml(path), dsn=orders)
 
-    assert result
-    name = next((name for name in EXPECTED if f'"{name}"' in block.text), "drops")
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT order_id::text, customer, amount::text, updated_at::date::text FROM sales.orders o ORDER BY o.order_id"
+@pytest.mark.parametrize("session", test_docs.named(SESSIONS))
+def test_a_session_goes_as_the_page_shows_it(
+    orders: str, monkeypatch: pytest.MonkeyPatch, session: test_docs.Block
+) -> None:
+    monkeypatch.setenv("ETL_DSN", orders)
+    for command, shown in commands(session.text):
+        code, printed = play(command, shown, orders)
+        warned = [line for line in printed.splitlines() if not re.match(r"warning: .* memory are in use", line)]
+        assert re.fullmatch(pattern(shown), " ".join(" ".join(warned).split())), f"$ {command}\n{printed}"
+        assert (code == 0) == (
+            not re.search("^(etl-toolkit|warning: rejected rows|Not as it should be):", shown, re.MULTILINE)
         )
-        rows = cursor.fetchall()
-    if name in EXPECTED:
-        assert rows == EXPECTED[name]
-    else:
-        assert (len(rows), rows[-1][1]) == (59, "orders-10.csv")

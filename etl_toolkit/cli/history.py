@@ -94,12 +94,13 @@ def forget(
 ) -> None:
     """Take files out of those that the table has taken, so that they are loaded again; its rows stay as they are."""
     from etl_toolkit import history
+    from etl_toolkit.tables import spell_count
 
     found = history.forget(table, names, options.resolve_dsn(dsn))
     if as_json:
         return options.print_json([asdict(file) for file in found])
     for file in found:
-        typer.echo(f"forgotten: {file.name} ({file.rows:,} rows, run {file.run_id})")
+        typer.echo(f"forgotten: {file.name} ({spell_count(file.rows, 'row')}, run {file.run_id})")
 
 
 def _written(run: Any) -> int | None:

@@ -17,7 +17,7 @@ from etl_toolkit.errors import ConfigError, SourceError
 from etl_toolkit.feed.document import Feed
 from etl_toolkit.feed.findings import Finding, find_keys, find_out
 from etl_toolkit.feed.layout import FREQUENT_DELIMITERS, Layout
-from etl_toolkit.feed.sample import Sample, take_sample
+from etl_toolkit.feed.sample import Sample, in_normal_form, take_sample
 from etl_toolkit.sources import expand
 from etl_toolkit.sources.inputs import kind_by_name, path_values
 from etl_toolkit.sources.objects import is_url
@@ -45,6 +45,8 @@ def propose_feed(patterns: Sequence[str], out: Path, *, table: str | None = None
     paths = [item if isinstance(item, Path) else Path(item.name) for item in expand(patterns)]
     with ThreadPoolExecutor(max_workers=4) as pool:
         samples = list(pool.map(partial(take_sample, files=len(paths)), paths))
+    if any(sample.is_unnamed for sample in samples):
+        samples = [in_normal_form(sample) for sample in samples]
     known = _read_table(connection, table) if connection is not None and table else None
     name = table or re.sub(r"\W+", "_", re.sub(r"[\d_.-]*$", "", paths[0].name.split(".")[0]) or "target").lower()
     found = _findings(samples)
@@ -119,9 +121,10 @@ def _head(samples: Sequence[Sample], name: str, known: _Table | None) -> list[st
 
 def _files(patterns: Sequence[str], paths: Sequence[Path], out: Path) -> list[str]:
     given = [each if "://" in each else os.path.relpath(each, out.parent) for each in patterns]
+    names = dict.fromkeys((paths[0].name, paths[-1].name))
     lines = [
         "[files]",
-        f"paths = {_list(given)}  # {len(paths)} now, in this order: {paths[0].name} … {paths[-1].name}",
+        f"paths = {_list(given)}  # {f'{len(paths)} now, in this order: ' if paths[1:] else 'now '}{' … '.join(names)}",
     ]
     if hive := dict(item for path in paths for item in path_values(path)):
         lines.append(f"# Directories give each row a value, if the table has the column: {', '.join(hive)}.")
@@ -143,6 +146,10 @@ def _reading(samples: Sequence[Sample], found: Sequence[Finding], known: _Table 
             f"headers = {_list(headless.columns)}  # ? the first line looks like a row; give the columns their names"
         )
     lines += _edges(texts)
+    if unnamed := next((sample.path.name for sample in samples if sample.is_unnamed), None):
+        lines.append(
+            f'names = "snake"  # ? {unnamed} has columns without a name, with the same, or with one that is too long'
+        )
     lines += _values([item for item in found if not known or known.types.get(item.name) not in _TEXTUAL])
     if padded := [item for item in found if item.padded]:
         doubt = "# ? " if all(item.kind == "text" for item in padded) else ""

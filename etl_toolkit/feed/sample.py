@@ -10,15 +10,17 @@ import lzma
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from etl_toolkit.errors import SourceError
 from etl_toolkit.feed.layout import Layout, find_layout
 from etl_toolkit.hints import has_no_header
+from etl_toolkit.sources.csv_file import EXCEL_SEPARATOR
 from etl_toolkit.sources.expanding import split_member
 from etl_toolkit.sources.inputs import PACKED_SUFFIXES, kind_by_name
+from etl_toolkit.sources.naming import are_names, snake_names
 
 SAMPLE_BYTES = 2 << 20  # of all files together, but
 LEAST_BYTES = 16 << 10  # of each
@@ -43,6 +45,13 @@ class Sample:
     has_header: bool = True
     header_lines: int = 1
     footer: tuple[str, ...] = ()  # lines at the end that are no rows
+    is_unnamed: bool = False  # whether its columns need `names = "snake"` to be columns of a table
+
+
+def in_normal_form(sample: Sample) -> Sample:
+    """The sample with its columns named as `names = "snake"` names them."""
+    columns = snake_names(sample.columns)
+    return replace(sample, columns=columns, values=dict(zip(columns, sample.values.values(), strict=True)))
 
 
 def take_sample(path: Path, files: int) -> Sample:
@@ -95,6 +104,8 @@ def _of_text(path: Path, size: int) -> Sample:
     head, is_whole = _head(path, size)
     text, encoding = _decoded(head)
     lines = text.splitlines(keepends=True)
+    if EXCEL_SEPARATOR.match(text[:20].encode()) and not find_layout(lines[1:]).skip:
+        lines = lines[1:]  # a load skips it without an option
     layout = find_layout(lines)
     records = [record for record in layout.read(lines[layout.skip :]) if record]
     first = tuple(records[0]) if records else ()
@@ -105,10 +116,14 @@ def _of_text(path: Path, size: int) -> Sample:
     header_lines = _header_lines(records) if has_header else 1
     names = [" ".join(filter(None, map(str.strip, cells))) for cells in zip(*records[:header_lines], strict=True)]
     columns = tuple(names) if has_header else tuple(f"c{n + 1}" for n in range(len(first)))
+    if is_unnamed := has_header and not are_names(columns):
+        columns = snake_names(columns)
     rows = [record for record in records[header_lines if has_header else 0 :] if len(record) == len(columns)]
     by_column: list[Sequence[str]] = list(zip(*rows, strict=True)) or [[] for _ in columns]
     values = {name: [text or None for text in found] for name, found in zip(columns, by_column, strict=True)}
-    return Sample(path, columns, values, len(rows), is_whole, layout, encoding, has_header, header_lines, footer)
+    return Sample(
+        path, columns, values, len(rows), is_whole, layout, encoding, has_header, header_lines, footer, is_unnamed
+    )
 
 
 def _header_lines(records: Sequence[Sequence[str]]) -> int:
@@ -137,7 +152,10 @@ def _is_value(cell: str) -> bool:
 
 
 def _footer(lines: Sequence[str], layout: Layout, width: int) -> tuple[str, ...]:
-    """The last lines, as far as they have other numbers of fields than the header; none if a quoted field may end there."""
+    """The last lines, as far as they have other numbers of fields than the header.
+
+    None if a quoted field may end there, or if no row would be left.
+    """
     count = 0
     while width > 1 and count < min(MOST_FOOTER_LINES + 1, len(lines)):
         line = lines[-count - 1]
@@ -145,7 +163,7 @@ def _footer(lines: Sequence[str], layout: Layout, width: int) -> tuple[str, ...]
             break
         count += 1
     found = tuple(line.strip() for line in lines[len(lines) - count :])
-    return found if count <= MOST_FOOTER_LINES and any(found) else ()
+    return found if count <= min(MOST_FOOTER_LINES, len(lines) - layout.skip - 2) and any(found) else ()
 
 
 def _last_lines(path: Path, encoding: str) -> Sequence[str]:

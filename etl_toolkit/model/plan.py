@@ -10,6 +10,7 @@ from typing import Literal
 from etl_toolkit.model.files import SkippedFile
 from etl_toolkit.model.options import Strategy
 from etl_toolkit.model.overlap import KeyOverlap
+from etl_toolkit.tables import spell_count
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ class LoadedBefore:
         since = f"since it was loaded on {self.loaded_at[:16]} (run {self.run_id})"
         runs = f"run{'s' if len(self.newer_runs) > 1 else ''} {', '.join(self.newer_runs[-3:])}"
         if self.turned_back is not None:
-            return f"{self.file}: reverted at most {self.turned_back:,} rows that {runs} wrote {since}"
+            return f"{self.file}: reverted at most {spell_count(self.turned_back, 'row')} that {runs} wrote {since}"
         return (
-            f"{self.file}: {runs} wrote {self.newer_rows:,} rows {since}; loading it again may revert at most that many. "
-            "To keep them, give --on-conflict newer with --order-by; to turn them back without this warning, --force"
+            f"{self.file}: {runs} wrote {spell_count(self.newer_rows, 'row')} {since}; loading it again may revert at most "
+            "that many. To keep them, give --on-conflict newer with --order-by; to turn them back without this warning, --force"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from etl_toolkit.errors import UsageError
 from etl_toolkit.model import PerColumn, Ragged, ReadOptions
+from etl_toolkit.sources.dialect import BLANKS
 from etl_toolkit.sources.values import date_grammar
 
 MOST_HEADER_LINES = 10
@@ -50,7 +51,7 @@ def check_options(options: ReadOptions) -> ReadOptions:
 def _may_mark(character: str, delimiter: str | None) -> bool:
     """Whether a character, or none, may quote or escape."""
     return len(character) <= 1 and character.isascii() and character not in ("\r", "\n", "\0") and (
-        not character or character not in (delimiter or "")
+        not character or character not in (" \t" if delimiter == BLANKS else delimiter or "")
     )  # fmt: skip
 
 

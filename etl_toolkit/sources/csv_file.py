@@ -26,7 +26,7 @@ from etl_toolkit.sources.structure import BLOCK_BYTES, Piece, pieces
 from etl_toolkit.sources.values import BLANKS, converts_values
 from etl_toolkit.stopping import Stop
 
-_EXCEL_SEPARATOR = re.compile(rb"\"?sep=([\x01-\x09\x0b\x0c\x0e-\x7f])\"?(?:\r\n|\r|\n)", re.IGNORECASE)
+EXCEL_SEPARATOR = re.compile(rb"\"?sep=([\x01-\x09\x0b\x0c\x0e-\x7f])\"?(?:\r\n|\r|\n)", re.IGNORECASE)
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)")
 Text = Utf8Stream | WithoutFooter | CopyText
 LINE_SEPARATOR = "\x1f"  # stands for "no delimiter": a plain file has none of it
@@ -134,7 +134,7 @@ def _header(stream: Text, path: Path, options: ReadOptions, bounds: Bounds) -> t
         skipped = _size_of_lines(head, options.skip, at_end=not block)
         if skipped is None:
             continue
-        separator = _EXCEL_SEPARATOR.match(head) if not options.skip and options.format != "pgtext" else None
+        separator = EXCEL_SEPARATOR.match(head) if not options.skip and options.format != "pgtext" else None
         if separator:  # Excel says so in the first line
             options = replace(options, delimiter=options.delimiter or separator[1].decode())
             skipped = separator.end()

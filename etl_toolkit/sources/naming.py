@@ -71,6 +71,11 @@ def snake_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def are_names(names: Sequence[str]) -> bool:
+    """Whether a table can have columns of these names."""
+    return all(0 < len(name.encode()) <= NAME_BYTES for name in names) and len(set(names)) == len(names)
+
+
 def snake_name(name: str) -> str:
     """Lower case, with `_` for whatever is neither letter nor digit, and between the words of `orderId`."""
     text = _HUMP.sub("_", unicodedata.normalize("NFKC", name).translate(_SIGNS))
@@ -92,10 +97,11 @@ def _renamed(own: Sequence[str], named: Sequence[str], renames: Mapping[str, str
 
 def check_names(files: Sequence[SourceFile], options: ReadOptions) -> None:
     """Raise UnknownColumnError for a column that an option names and no file has."""
-    known = dict.fromkeys(name for file in files for name in (*file.own_columns, *file.carried))
+    normal = snake_names if options.names == "snake" else tuple
+    known = dict.fromkeys(
+        name for file in files for name in (*file.own_columns, *normal(file.own_columns), *file.carried) if name
+    )
     folded = {name.casefold() for name in known}
-    if options.names == "snake":
-        folded |= {snake_name(name) for name in known}
     for option, name in _named_in(options):
         if name.casefold() not in folded:
             listed = ", ".join(known)
