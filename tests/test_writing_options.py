@@ -28,8 +28,10 @@ from etl_toolkit.errors import (
     UnknownColumnError,
     UnsafeStrategyError,
 )
+from etl_toolkit.loading import failpoints
 from etl_toolkit.model import LoadResult, SoftDelete
 from etl_toolkit.request import load_spec
+from tests.fault_worker import nth
 from tests.oracle import Replay, Rows, differing_rows, write
 
 STRATEGIES = ("auto", "full_parallel", "hybrid", "deterministic", "streaming", "partitioned")
@@ -75,6 +77,13 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "missing in scope": ({"missing": "delete", "scope": "mod(id, 2) = 0 AND note = 'old'"}, {}),
     "set, soft, nulls": ({"set": {"batch": "b1"}, "nulls": "keep", **SOFT}, {}),
 }
+
+
+# Where a load ends that is resumed: strategy and failpoint; each of the options has two of them.
+ENDS = (
+    ("deterministic", "committed"), ("partitioned", "committed"), ("streaming", "committed"), ("auto", "completed"),
+    ("partitioned", "finishing"),
+)  # fmt: skip
 
 
 def files_of(seed: int, *, marked: bool) -> list[Rows]:
@@ -141,6 +150,16 @@ def fill(connection: Connection, ddl: str, seed: int) -> None:
                 )
 
 
+def plain_marks(connection: Connection, options: Mapping[str, Any]) -> None:
+    """Leave out of the table what the oracle does not know: when a row was marked, and the directory of a file."""
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE loaded SET gone_at = '-infinity' WHERE gone_at IS NOT NULL")
+        if "source" in options.get("set", {}):
+            cursor.execute(
+                "UPDATE loaded SET source = substring(source FROM '([0-9]+)(\\.csv|\\.parquet)?$') WHERE source <> 's'"
+            )
+
+
 def check_balance(result: LoadResult, contents: list[Rows]) -> None:
     """The counts add up, by arithmetic of our own."""
     assert result
@@ -178,12 +197,7 @@ def test_every_strategy_leaves_what_the_rows_leave_one_by_one(
                 assert strategy in ("full_parallel", "hybrid", "partitioned")
                 continue
             expect(connection, good, options, told)
-            with connection.cursor() as cursor:  # when a row was marked is not compared
-                cursor.execute("UPDATE loaded SET gone_at = '-infinity' WHERE gone_at IS NOT NULL")
-                if "source" in options.get("set", {}):
-                    cursor.execute(
-                        "UPDATE loaded SET source = substring(source FROM '([0-9]+)(\\.csv|\\.parquet)?$') WHERE source <> 's'"
-                    )
+            plain_marks(connection, options)
             assert differing_rows(connection, "loaded", "expected") == [], (seed, strategy, result.reasons)
             check_balance(result, contents)
             assert result.counts.rejected == sum(len(content.rows) for content in contents) - sum(
@@ -191,6 +205,37 @@ def test_every_strategy_leaves_what_the_rows_leave_one_by_one(
             )
             loaded += 1
     assert loaded > SEEDS // 2
+
+
+def end() -> None:
+    raise RuntimeError("the process ends here")
+
+
+@pytest.mark.parametrize(("name", "place"), [(name, place) for place, name in enumerate(OPTIONS)])
+def test_a_load_that_ends_midway_is_resumed_with_its_options(
+    shared: tuple[str, Connection], tmp_path: Path, name: str, place: int
+) -> None:
+    dsn, connection = shared
+    options, told = OPTIONS[name]
+    for seed in (place, place + 3):
+        strategy, point = ENDS[seed % len(ENDS)]
+        contents = [content for more in (seed, seed + 40) for content in files_of(more, marked="delete" in options)]
+        files = [write(content, tmp_path, f"{seed}_{n}", "csv") for n, content in enumerate(contents)]
+        fill(connection, DDL.format(key="int"), seed)
+        with failpoints.installed({point: nth(1, end)}), pytest.raises((RuntimeError, UnsafeStrategyError)) as ended:
+            ingest(
+                files, "loaded", "id", dsn, strategy=strategy, config=CONFIG, order_by=told.get("order_by"),  # type: ignore[arg-type]
+                on_conflict=told.get("action", "update"), write=WriteOptions(**options, max_deletes=1.0),
+            )  # fmt: skip
+        if ended.type is UnsafeStrategyError:
+            continue
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT max(run_id) FROM etl_toolkit.runs")
+            result = ConflictAwareProcessor(dsn, config=CONFIG).resume(cursor.fetchone()[0])
+        expect(connection, contents, options, told)
+        plain_marks(connection, options)
+        assert differing_rows(connection, "loaded", "expected") == [], (strategy, point, result.reasons)
+        check_balance(result, contents)
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])
