@@ -181,6 +181,7 @@ def plan_blocks(plan: Plan, *, all_files: bool = False) -> list[Block]:
             f"Plan: {plan.strategy} with {spell_count(plan.workers, 'worker')}; keys are compared by the {plan.key_path}",
             [
                 *plan.reasons,
+                *([f"expected to take {plan.expected}"] if plan.expected else []),
                 *_left_out(plan.duplicates),
                 *_skipped(plan.skipped),
                 *(f"warning: {item}" for item in plan.loaded_before),
@@ -200,11 +201,6 @@ def plan_blocks(plan: Plan, *, all_files: bool = False) -> list[Block]:
     caption = f"Lanes: {plan.workers} at a time; the batches of one lane in order{more}"
     blocks.append(Table(caption, ("lane", "batches", "reads files (#)"), lanes))
     return blocks + (overlap_blocks(plan.overlap, all_files=all_files) if plan.overlap else [])
-
-
-def _plan_notes(plan: Plan) -> list[str]:
-    warnings = [f"warning: {item}" for item in plan.loaded_before]
-    return [*plan.reasons, *_left_out(plan.duplicates), *_skipped(plan.skipped), *warnings]
 
 
 def _left_out(duplicates: Sequence[tuple[str, str]]) -> list[str]:

@@ -140,8 +140,9 @@ def count_reverted(run: Run, counts: Mapping[int, Counts]) -> tuple[LoadedBefore
 
 
 def _collect_observations(watch: Watch) -> dict[str, float]:
-    """What the doctor checks about this run."""
-    return {} if watch.memory_peak_ratio is None else {"memory_peak_ratio": round(watch.memory_peak_ratio, 3)}
+    """What the doctor checks about this run, and what later plans expect by it."""
+    seen = {"seconds": watch.seconds, "memory_peak_ratio": watch.memory_peak_ratio}
+    return {name: round(value, 3) for name, value in seen.items() if value is not None}
 
 
 def _check_accounting(run: Run, counts: Mapping[int, Counts]) -> None:

@@ -32,7 +32,7 @@ from etl_toolkit.model.options import (
     WriteOptions,
 )
 from etl_toolkit.model.overlap import FileKeys, Intersection, KeyOverlap
-from etl_toolkit.model.plan import Batch, Layout, LoadedBefore, Plan
+from etl_toolkit.model.plan import Batch, ExpectedDuration, Layout, LoadedBefore, PastDuration, Plan
 from etl_toolkit.model.result import Counts, LoadResult
 from etl_toolkit.model.table import (
     OWN_PREFIX,
@@ -56,6 +56,7 @@ __all__ = [
     "Counts",
     "CsvDialect",
     "Delete",
+    "ExpectedDuration",
     "ExtraColumns",
     "FileFormat",
     "FileKeys",
@@ -72,6 +73,7 @@ __all__ = [
     "Names",
     "Nulls",
     "OnConflict",
+    "PastDuration",
     "PerColumn",
     "Plan",
     "QuotedEmpty",

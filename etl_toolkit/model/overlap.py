@@ -95,6 +95,16 @@ class KeyOverlap:
     def unproven(self) -> int:
         return sum(file.unproven for file in self.files)
 
+    def __repr__(self) -> str:
+        from etl_toolkit.display import cut_to_screen
+
+        return cut_to_screen(str(self))
+
+    def __str__(self) -> str:
+        from etl_toolkit.display import overlap_text
+
+        return overlap_text(self)
+
     def _repr_html_(self) -> str:
         from etl_toolkit.display import overlap_html
 

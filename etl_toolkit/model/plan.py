@@ -79,6 +79,28 @@ class LoadedBefore:
 
 
 @dataclass(frozen=True)
+class PastDuration:
+    """The seconds that a load took, and the rows that it read and wrote."""
+
+    rows: int
+    written: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ExpectedDuration:
+    """How long a load should take by earlier ones: four of five of these took within `error` (a share) of such a prediction."""
+
+    seconds: float
+    error: float
+    loads: int
+
+    def __str__(self) -> str:
+        seconds = f"{self.seconds:,.0f}" if self.seconds >= 10 else f"{self.seconds:.2g}"
+        return f"about {seconds} s, ± {self.error:.0%} by the last {self.loads} loads of this table"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What will be done, and why. `lanes` run side by side; the batches of one lane run in order.
 
@@ -92,6 +114,7 @@ class Plan:
     key_path: Literal["client", "server"]
     overlap: KeyOverlap | None = None
     predicted_seconds: Mapping[Strategy, float] = field(default_factory=dict)
+    expected: ExpectedDuration | None = None
     predicted_inserts: int | None = None
     predicted_updates: int | None = None
     predicted_unchanged: int | None = None
@@ -113,6 +136,16 @@ class Plan:
     def lane_of(self) -> Mapping[int, tuple[Batch, ...]]:
         """The lane of each batch, by its number."""
         return {batch.number: lane for lane in self.lanes for batch in lane}
+
+    def __repr__(self) -> str:
+        from etl_toolkit.display import cut_to_screen
+
+        return cut_to_screen(str(self))
+
+    def __str__(self) -> str:
+        from etl_toolkit.display import plan_text
+
+        return plan_text(self)
 
     def _repr_html_(self) -> str:
         from etl_toolkit.display import plan_html

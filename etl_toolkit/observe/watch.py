@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
@@ -32,6 +33,7 @@ class Watch:
         self._sessions = sessions
         self._tell = tell
         self._interval_seconds = interval_seconds
+        self._started = time.monotonic()
         self._over = threading.Event()
         self._connection: Any = None
         self._blockers: BlockerWatch | None = None
@@ -57,6 +59,11 @@ class Watch:
         if self._blockers:
             found["lock_wait_seconds"] = self._blockers.waited_seconds
         return found
+
+    @property
+    def seconds(self) -> float:
+        """How long the load has taken so far."""
+        return time.monotonic() - self._started
 
     @property
     def memory_peak_ratio(self) -> float | None:

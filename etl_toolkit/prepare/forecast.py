@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from functools import partial
 
 import psycopg2
 from psycopg2.sql import SQL
 
+from etl_toolkit.cost import expect_seconds
 from etl_toolkit.errors import TooManyDeletesError
 from etl_toolkit.loading.copy import is_row_error
 from etl_toolkit.loading.judge import forecast
+from etl_toolkit.loading.ledger import past_durations
 from etl_toolkit.loading.merge import Upsert
 from etl_toolkit.loading.naming import own_name
 from etl_toolkit.loading.session import Sessions
@@ -24,6 +27,18 @@ FORECAST_ROWS = 2_000
 
 
 def forecast_plan(ready: Ready, sessions: Sessions) -> Plan:
+    """The plan with the rows that it will probably write, and how long it should take by earlier loads of this table."""
+    plan = _with_rows(ready, sessions)
+    if plan.overlap is None:
+        return plan
+    past = sessions.ask("forecast", partial(past_durations, target_oid=ready.target.oid, strategy=plan.strategy))
+    written = None
+    if plan.predicted_unchanged is not None and plan.predicted_inserts is not None:
+        written = plan.predicted_inserts + (plan.predicted_updates or 0)
+    return replace(plan, expected=expect_seconds(past, rows=plan.overlap.rows, written=written))
+
+
+def _with_rows(ready: Ready, sessions: Sessions) -> Plan:
     """The plan with predicted inserts, updates and unchanged rows, scaled up from a sample of the rows to load.
 
     The sample is staged and compared with the table in a transaction that is rolled back.

@@ -18,7 +18,7 @@ from etl_toolkit.loading.ledger.batches import (
     record_rejects,
 )
 from etl_toolkit.loading.ledger.definition import DEFINITION, SCHEMA, VERSION, check_version, prepare, staging_refusal
-from etl_toolkit.loading.ledger.history import PastRun, find_run, past_runs
+from etl_toolkit.loading.ledger.history import PastRun, find_run, past_durations, past_runs
 from etl_toolkit.loading.ledger.loaded_before import loaded_before
 from etl_toolkit.loading.ledger.runs import begin, finish, pin_bounds, pinned, resume
 from etl_toolkit.loading.ledger.spelling import encoding_of, read
@@ -48,6 +48,7 @@ __all__ = [
     "lock_table",
     "locks_given_back",
     "note_version",
+    "past_durations",
     "past_runs",
     "pin_bounds",
     "pinned",

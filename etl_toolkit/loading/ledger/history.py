@@ -11,6 +11,7 @@ from etl_toolkit.errors import UnknownRunError
 from etl_toolkit.loading.conventions import printing
 from etl_toolkit.loading.ledger.definition import check_version
 from etl_toolkit.loading.ledger.spelling import encoding_of, read
+from etl_toolkit.model import PastDuration
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,21 @@ def past_runs(
         )
         for run in found
     ]  # fmt: skip
+
+
+def past_durations(connection: Any, target_oid: int, *, strategy: str, limit: int = 20) -> list[PastDuration]:
+    """How long the latest complete loads into a table took by a strategy; loads that were resumed are left out."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_catalog.to_regclass('etl_toolkit.rejects') IS NOT NULL")
+        if not cursor.fetchone()[0]:
+            return []
+        cursor.execute(
+            "SELECT (counts->>'read')::bigint, (counts->>'inserted')::bigint + (counts->>'updated')::bigint, "
+            "(plan->>'seconds')::float FROM etl_toolkit.runs WHERE target_oid = %s AND strategy = %s "
+            "AND status = 'complete' AND plan ? 'seconds' AND NOT plan ? 'resumed' ORDER BY started_at DESC LIMIT %s",
+            (target_oid, strategy, limit),
+        )
+        return [PastDuration(*row) for row in cursor.fetchall()]
 
 
 def find_run(connection: Any, run_id: str) -> PastRun:

@@ -165,8 +165,8 @@ def resume(connection: Any, run: PastRun, target: TargetTable, files: Sequence[S
             )
         _fence(cursor, target.oid)
         cursor.execute(
-            "UPDATE etl_toolkit.runs SET status = 'running', error = NULL, finished_at = NULL WHERE run_id = %s",
-            (run.run_id,),
+            "UPDATE etl_toolkit.runs SET status = 'running', error = NULL, finished_at = NULL, plan = plan || %s WHERE run_id = %s",
+            (json.dumps({"resumed": True}), run.run_id),
         )
     connection.commit()
 
