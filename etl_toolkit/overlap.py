@@ -37,21 +37,27 @@ class _Totals:
 
 def measure(scan_: KeyScan, workspace: Workspace) -> KeyOverlap:
     """Read the overlap off the table `keys` that `ranking.collapse` made."""
-    doubts = ", ".join(f"count(*) FILTER (WHERE doubt = {doubt})" for doubt in (NULL_KEY, UNPROVEN, REJECTED))
-    counted = {row[0]: row[1:] for row in workspace.query(f"SELECT file, count(*), {doubts} FROM rows GROUP BY file")}
     sets = _read_masks(scan_, workspace) if has_masks(scan_) else None
     if sets is None or not _are_few(sets):
         sets = _find_sets(scan_, workspace)
     # As a rule there are few sets: then it takes no further query to add them up.
     totals = _add_up(sets) if _are_few(sets) else _add_up_in_duckdb(workspace)
+    files = count_rows(scan_, workspace, totals.distinct_in)
+    groups = connected_groups([file.position for file in scan_.files], totals.links)
+    return KeyOverlap(
+        files, totals.distinct, totals.shared, sets, dict(totals.pairs), groups, key=scan_.key
+    )  # fmt: skip
+
+
+def count_rows(scan_: KeyScan, workspace: Workspace, distinct_in: Mapping[int, int]) -> tuple[FileKeys, ...]:
+    """The rows of each file and how many of them are in doubt, beside its distinct keys."""
+    doubts = ", ".join(f"count(*) FILTER (WHERE doubt = {doubt})" for doubt in (NULL_KEY, UNPROVEN, REJECTED))
+    counted = {row[0]: row[1:] for row in workspace.query(f"SELECT file, count(*), {doubts} FROM rows GROUP BY file")}
     files = []
     for file in scan_.files:
         rows, *doubtful = counted.get(file.position, (0, 0, 0, 0))
-        files.append(FileKeys(file.position, file.name, rows, totals.distinct_in.get(file.position, 0), *doubtful))
-    groups = connected_groups([file.position for file in scan_.files], totals.links)
-    return KeyOverlap(
-        tuple(files), totals.distinct, totals.shared, sets, dict(totals.pairs), groups, key=scan_.key
-    )  # fmt: skip
+        files.append(FileKeys(file.position, file.name, rows, distinct_in.get(file.position, 0), *doubtful))
+    return tuple(files)
 
 
 def _read_masks(scan_: KeyScan, workspace: Workspace) -> tuple[Intersection, ...]:

@@ -301,42 +301,84 @@ def test_a_plan_is_made_on_hosts_and_writes_nothing(
     assert list((tmp_path / "exchange").iterdir()) == []
 
 
+@pytest.mark.parametrize(("count", "rows"), [(2, 50_000), (60, 1_000)], ids=["large", "small"])
 def test_a_range_reads_little_more_of_the_runs_than_it_has(
-    tmp_path: Path, database: str, connection: Connection
+    tmp_path: Path, database: str, connection: Connection, count: int, rows: int
 ) -> None:
     """Read amplification: the row groups that the ranges have to read, against the rows that there are."""
-    files = []
-    for number in range(2):
-        files.append(tmp_path / f"part{number}.csv")
-        files[-1].write_text("id,v\n" + "".join(f"{n * 7919 % 200_003},x\n" for n in range(number, 100_000)))
+    files = [tmp_path / f"part{number}.csv" for number in range(count)]
+    for number, path in enumerate(files):
+        keys = (n * 7919 % 200_003 for n in range(number * rows // 2, number * rows // 2 + rows))
+        path.write_text("id,v\n" + "".join(f"{key},x\n" for key in keys))
     create(connection, [])
-    read = rows = 0
-
-    class Watching(ThreadPoolExecutor):
-        def submit(self, work: Any, task: Any) -> Any:  # type: ignore[override]
-            nonlocal read, rows
-            if isinstance(task, LoadRange):
-                low, high = (
-                    (int(n) for n in re.findall(r"'(\d+)'", " ".join(task.bounds)))
-                    if "AND" in task.bounds[0]
-                    else (None, None)
-                )
-                edges = re.findall(r"([<>])=? \('(\d+)'", task.bounds[0])
-                low = min([int(n) for sign, n in edges if sign == ">"], default=-1)
-                high = min([int(n) for sign, n in edges if sign == "<"], default=1 << 60)
-                for _, run in task.runs:
-                    found = pq.read_metadata(run)
-                    for group in (found.row_group(at) for at in range(found.num_row_groups)):
-                        keys = group.column(0).statistics
-                        read += group.num_rows if keys.min < high and keys.max >= low else 0
-                        rows += group.num_rows if low == -1 else 0
-            return super().submit(work, task)
 
     with Watching(4) as pool:
         result = ingest(files, "loaded", "id", database, executor=pool, config=config(tmp_path, commit="per_range"))
 
-    assert result
-    assert rows < read < 1.3 * rows
+    assert result.counts.read == count * rows
+    assert len(pool.ranges) == 4
+    read = sum(
+        group.num_rows
+        for task in pool.ranges for groups in pool.groups.values() for group in groups
+        if _may_have(group.column(0).statistics, task.bounds[0])
+    )  # fmt: skip
+    assert count * rows < read < 1.3 * count * rows
+
+
+class Watching(ThreadPoolExecutor):
+    """Keeps the tasks that load ranges, and the row groups of the runs that these read."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.ranges: list[LoadRange] = []
+        self.groups: dict[str, list[Any]] = {}
+
+    def submit(self, work: Any, task: Any) -> Any:  # type: ignore[override]
+        if isinstance(task, LoadRange):
+            self.ranges.append(task)
+            for _, path in task.runs:
+                found = pq.read_metadata(path)
+                self.groups[path] = [found.row_group(at) for at in range(found.num_row_groups)]
+        return super().submit(work, task)
+
+
+def _may_have(keys: Any, bound: str) -> bool:
+    edges = {sign: int(key) for sign, key in re.findall(r"([<>])=? \('(\d+)'", bound)}
+    return bool(keys.min < edges.get("<", 1 << 60) and keys.max >= edges.get(">", -1))
+
+
+@pytest.mark.parametrize("action", ["update", "ignore"])
+def test_small_files_that_share_a_run_keep_their_order_and_their_counts(
+    database: str,
+    connection: Connection,
+    tmp_path: Path,
+    threads: Executor,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+) -> None:
+    """Neighbours of other layouts, content that is given twice, bad rows, and runs of several sizes."""
+    some = contents(9)
+    files = put_down(tmp_path / "in", some)
+    for at in (1, 5):
+        turned = Rows(("v", "id"), tuple((v, key) for key, v in some[at].rows))
+        files[at] = write(turned, tmp_path / "in", f"turned{at}", "csv")
+    files[3].write_text(files[3].read_text() + "x,bad key\n1,2,3\n")
+    files[7:7] = [files[6], tmp_path / "in" / "copy.csv"]
+    files[8].write_bytes(files[3].read_bytes())
+    settings, hashes = config(tmp_path), set()
+    seen = []
+    for executor, shared in ((None, 0), (threads, 3 * files[0].stat().st_size), (threads, 1 << 20)):
+        monkeypatch.setattr(sorting, "SHARED_BYTES", shared)
+        create(connection, some)
+        result = ingest(
+            files, "loaded", "id", database, executor=executor, config=settings, max_rejects=9, on_conflict=action
+        )
+        hashes |= set(query(connection, "SELECT md5(string_agg(l::text, ' ' ORDER BY id)) FROM loaded AS l"))
+        seen.append((dict(result.files), result.rejects, result.duplicates))
+        assert len(result.duplicates) == 2
+        assert bool(result.plan.commit) is (executor is not None)
+    assert len(hashes) == 1
+    assert seen == seen[:1] * 3
 
 
 def test_twelve_files_have_one_row_hash_by_every_executor_from_a_folder_and_from_a_store(
@@ -368,7 +410,7 @@ def test_twelve_files_have_one_row_hash_by_every_executor_from_a_folder_and_from
     ],
 )
 def test_small_files_are_sorted_by_few_tasks_in_their_order(sizes: list[int], tasks: list[int]) -> None:
-    files = [SortFile(number, f"{number}.csv", "", 4) for number in range(len(sizes))]
+    files = [SortFile(number, f"{number}.csv", "") for number in range(len(sizes))]
 
     grouped = preparing._group(files, sizes, at_once=2)
 

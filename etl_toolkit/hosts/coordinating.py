@@ -29,13 +29,15 @@ class TooFewWorkersError(EtlError):
 
 @dataclass(frozen=True)
 class Sorted:
-    """What the first half has left: the sorted files, and how their ranges are loaded."""
+    """What the first half has left: the sorted files, their runs as a `LoadRange` has them, and how the ranges are loaded."""
 
     job: Job
     hosts: Hosts
     exchange: Exchange
     layout: Layout
     files: tuple[SortedFile, ...]
+    runs: tuple[tuple[tuple[int, ...], str], ...]
+    record_bytes: int
     bounds: tuple[str, ...]
     at_once: int
     is_resumed: bool = False
@@ -97,12 +99,11 @@ class _Loading:
 
     def _task(self, batches: Sequence[Batch], *, holds: bool) -> LoadRange:
         found, is_first = self.found, batches[0].partition == 0
-        runs = tuple((file.keys.position, file.run) for file in found.files if file.run)
         return LoadRange(
-            job=replace(found.job, sign=found.exchange.sign), layout=found.layout, runs=runs,
+            job=replace(found.job, sign=found.exchange.sign), layout=found.layout, runs=found.runs,
             batches=tuple(replace(batch, files=()) for batch in batches),
             bounds=tuple(found.bounds[batch.number] for batch in batches),
-            record_bytes=sum(file.record_bytes for file in found.files),
+            record_bytes=found.record_bytes,
             target_is_empty=self.run.plan.target_is_empty, holds=holds, lost=found.lost if is_first else {},
             rejects=dict(self.run.refused) if is_first else {},
         )  # fmt: skip

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, chain, groupby
+from itertools import accumulate, chain, filterfalse, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from etl_toolkit.hosts.executors import Hosts
 from etl_toolkit.hosts.ranges import LARGEST_RANGE, find_bounds, samples_a_file
 from etl_toolkit.hosts.rounds import Round
 from etl_toolkit.hosts.sorting import sort_files
-from etl_toolkit.hosts.tasks import Job, SortedFile, SortedFiles, SortFile, SortFiles
+from etl_toolkit.hosts.tasks import Job, SortedFile, SortedRun, SortedRuns, SortFile, SortFiles
 from etl_toolkit.loading.conventions import refuse_lost_nulls
 from etl_toolkit.loading.ledger import loaded_before
 from etl_toolkit.loading.run import Phases, Run
@@ -134,18 +134,26 @@ class _FirstHalf:
         at_once = max(1, min(self.hosts.slots, table.free_sessions - OWN_SESSIONS))
         job, files = self._job(spec, target), _to_sort(inputs)
         with self.phases.phase("read"):
-            found = self._sort(job, files, list(map(_size, inputs)), at_once)
+            runs = self._sort(job, files, list(map(_size, inputs)), at_once)
+        found = [each for run in runs for each in run.files]
         refuse_lost_nulls([each.file for each in found], self.sessions.conventions)
         self._check(spec, target, found)
         layout = common_layout([each.file for each in found], target)
         assert layout is not None
         with self.phases.phase("read"):
-            found = self._with_layout(job, found, layout, files, at_once)
-        sources, found = self._read_once(found, spec, target)
+            runs = self._with_layout(job, runs, layout, files, at_once)
+        found = sorted((each for run in runs for each in run.files), key=lambda each: each.keys.position)
+        sources, places = self._read_once(found, spec, target)
+        found = [
+            _moved(each, sources.files[at]) for each in found if (at := places.get(each.keys.position)) is not None
+        ]
         with self.phases.phase("divide"):
-            bounds = tuple(self.resumed.bounds or ()) if self.resumed else self._bounds(found, spec, target)
-        plan = self._plan(sources, found, bounds, table, at_once=at_once)
-        ready = Sorted(job, self.hosts, self.exchange, layout, found, bounds, at_once, is_resumed=bool(self.resumed))
+            bounds = tuple(self.resumed.bounds or ()) if self.resumed else self._bounds(runs, spec, target)
+        plan = self._plan(sources, runs, bounds, table, at_once=at_once)
+        ready = Sorted(
+            job, self.hosts, self.exchange, layout, tuple(found), _place(runs, places),
+            sum(run.record_bytes for run in runs), bounds, at_once, is_resumed=bool(self.resumed),
+        )  # fmt: skip
         refused = {each.keys.position: each.rejects for each in found if each.rejects}
 
         def load(run: Run) -> dict[int, Any]:
@@ -185,16 +193,19 @@ class _FirstHalf:
             threads=self.hosts.threads, memory_bytes=self.hosts.memory_bytes,
         )  # fmt: skip
 
-    def _sort(self, job: Job, files: list[SortFile], sizes: list[int], at_once: int) -> tuple[SortedFile, ...]:
-        total = sum(sizes)
+    def _sort(
+        self, job: Job, files: list[SortFile], sizes: list[int], at_once: int, layout: Layout | None = None
+    ) -> list[SortedRun]:
+        total, samples = sum(sizes), samples_a_file(len(files))
 
-        def note(_task: SortFiles, done: SortedFiles) -> None:
+        def note(_task: SortFiles, done: SortedRuns) -> None:
             self.phases.add({name: seconds for name, seconds in done.phases.items() if name != "read"})
-            for each in done.files:
-                self.phases.tell("looked", bytes=each.file.size_bytes, total_bytes=total)
+            for run in done.runs:
+                for each in run.files:
+                    self.phases.tell("looked", bytes=each.file.size_bytes, total_bytes=total)
                 self.phases.tell(
-                    "sorted", file=each.file.name, rows=each.keys.rows, bytes=each.run_bytes, seconds=each.seconds,
-                    worker=done.host,
+                    "sorted", files=[each.file.name for each in run.files], rows=sum(each.keys.rows for each in run.files),
+                    bytes=run.size_bytes, seconds=run.seconds, worker=done.host,
                 )  # fmt: skip
 
         round_ = Round(
@@ -202,14 +213,14 @@ class _FirstHalf:
             partial(self.sessions.note_retry, "sorting"), at_once=at_once,
         )  # fmt: skip
         self.phases.tell("looked", bytes=0, total_bytes=total)
-        tasks = [SortFiles(job, group) for group in _group(files, sizes, at_once)]
+        tasks = [SortFiles(job, group, samples, layout) for group in _group(files, sizes, at_once)]
         try:
             done = round_.carry_out(sort_files, tasks, on_done=note)
         except UnknownColumnError as error:  # whether it is in another file, only who has all of them can say
             raise OneProcessError(str(error)) from None
-        return tuple(chain.from_iterable(each.files for each in done))
+        return list(chain.from_iterable(each.runs for each in done))
 
-    def _check(self, spec: LoadSpec, target: TargetTable, found: tuple[SortedFile, ...]) -> None:
+    def _check(self, spec: LoadSpec, target: TargetTable, found: Sequence[SortedFile]) -> None:
         """Raise OneProcessError where the files show that hosts cannot do it."""
         keys = tuple(each.keys for each in found)
         overlap = KeyOverlap(keys, sum(each.distinct_keys for each in keys), 0, (), {}, (), key=spec.key)
@@ -222,51 +233,50 @@ class _FirstHalf:
             raise OneProcessError("there are no rows to divide")
 
     def _with_layout(
-        self, job: Job, found: tuple[SortedFile, ...], layout: Layout, files: list[SortFile], at_once: int
-    ) -> tuple[SortedFile, ...]:
+        self, job: Job, runs: list[SortedRun], layout: Layout, files: list[SortFile], at_once: int
+    ) -> list[SortedRun]:
         """Sort files again whose records are laid out in another way than those of most."""
-        odd = [
-            each for each in found
-            if (each.layout.columns, each.layout.delimiter) != (layout.columns, layout.delimiter)
-        ]  # fmt: skip
+
+        def is_odd(run: SortedRun) -> bool:
+            return (run.layout.columns, run.layout.delimiter) != (layout.columns, layout.delimiter)
+
+        odd = [each.file for run in filter(is_odd, runs) for each in run.files]
         if not odd:
-            return found
-        more = [replace(files[each.keys.position], samples=len(each.samples) or 1, layout=layout) for each in odd]
-        again = self._sort(job, more, [each.file.size_bytes for each in odd], at_once)
-        if changed := [
-            new for old, new in zip(odd, again, strict=True) if new.file.content_hash != old.file.content_hash
-        ]:
-            raise _changed(changed[0].file)
-        by_position = {each.keys.position: each for each in again}
-        return tuple(by_position.get(each.keys.position, each) for each in found)
+            return runs
+        more = [files[file.position] for file in odd]
+        again = self._sort(job, more, [file.size_bytes for file in odd], at_once, layout)
+        for old, new in zip(odd, (each.file for run in again for each in run.files), strict=True):
+            if new.content_hash != old.content_hash:
+                raise _changed(new)
+        return [*filterfalse(is_odd, runs), *again]
 
     def _read_once(
-        self, found: tuple[SortedFile, ...], spec: LoadSpec, target: TargetTable
-    ) -> tuple[Sources, tuple[SortedFile, ...]]:
-        """Leave out files whose content is given at another place, as a load in one process does."""
+        self, found: Sequence[SortedFile], spec: LoadSpec, target: TargetTable
+    ) -> tuple[Sources, dict[int, int]]:
+        """Leave out files whose content is given at another place, as a load in one process does; return where the others go."""
         sources = Sources(tuple(each.file for each in found))
         if self.resumed or not may_read_once(sources.files, target, spec):
-            return sources, found
+            return sources, {file.position: file.position for file in sources.files}
         is_first_kept = spec.conflict_action is ConflictAction.IGNORE
         once = read_once(sources, self.workspace, is_first_kept=is_first_kept)
-        at_name = {(each.file.name, each.file.content_hash): each for each in found}
-        return once, tuple(_moved(at_name[file.name, file.content_hash], file) for file in once.files)
+        position_of = {(file.name, file.content_hash): file.position for file in sources.files}
+        return once, {position_of[file.name, file.content_hash]: file.position for file in once.files}
 
-    def _bounds(self, found: tuple[SortedFile, ...], spec: LoadSpec, target: TargetTable) -> tuple[str, ...]:
-        keys, count = sum(each.keys.distinct_keys for each in found), self.hosts.slots
+    def _bounds(self, runs: Sequence[SortedRun], spec: LoadSpec, target: TargetTable) -> tuple[str, ...]:
+        keys, count = sum(run.distinct_keys for run in runs), self.hosts.slots
         if target.is_empty and spec.conflict_action is ConflictAction.UPDATE:  # see `plan`
             count *= min(RANGES_PER_WORKER, max(1, keys // (count * SMALLEST_RANGE)))
-        return find_bounds(found, max(count, -(-keys // LARGEST_RANGE)), self.workspace)
+        return find_bounds(runs, max(count, -(-keys // LARGEST_RANGE)), self.workspace)
 
     def _plan(
-        self, sources: Sources, found: tuple[SortedFile, ...], bounds: tuple[str, ...], table: _Table, *, at_once: int
+        self, sources: Sources, runs: Sequence[SortedRun], bounds: tuple[str, ...], table: _Table, *, at_once: int
     ) -> Plan:
         positions = tuple(file.position for file in sources.files)
         lanes = tuple((Batch(number, positions, partition=number),) for number in range(len(bounds)))
         commit, why = self._commit(at_once)
-        size = sum(each.run_bytes for each in found)
+        size = sum(run.size_bytes for run in runs)
         reasons = (
-            f"{self.hosts.words} sort the files one by one, and load {spell_count(len(bounds), 'key range')}; "
+            f"{self.hosts.words} sort the files, and load {spell_count(len(bounds), 'key range')}; "
             f"until then, {size / 1e6:,.1f} MB of sorted rows are in {self.exchange.directory.parent}",
             why,
         )
@@ -314,10 +324,9 @@ def _unfit(spec: LoadSpec, config: ParallelConfig) -> str:
 
 
 def _to_sort(inputs: list[Path | Fetched]) -> list[SortFile]:
-    samples = samples_a_file(len(inputs))
     return [
-        SortFile(position, item, item.name, samples) if isinstance(item, Fetched)
-        else SortFile(position, os.path.abspath(item), escape_name(item), samples)  # noqa: PTH100 - links stay links
+        SortFile(position, item, item.name) if isinstance(item, Fetched)
+        else SortFile(position, os.path.abspath(item), escape_name(item))  # noqa: PTH100 - links stay links
         for position, item in enumerate(inputs)
     ]  # fmt: skip
 
@@ -336,6 +345,12 @@ def _size(item: Path | Fetched) -> int:
     if isinstance(item, Fetched):
         return item.size
     return item.stat().st_size if item.is_file() else 0
+
+
+def _place(runs: Sequence[SortedRun], places: Mapping[int, int]) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """The runs with the places of their files, in the order of these, as a `LoadRange` has them."""
+    placed = ((tuple(places.get(each.keys.position, -1) for each in run.files), run.path) for run in runs if run.path)
+    return tuple(sorted(item for item in placed if max(item[0]) >= 0))
 
 
 def _moved(found: SortedFile, file: SourceFile) -> SortedFile:

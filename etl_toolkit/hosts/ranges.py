@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from etl_toolkit.hosts.tasks import SortedFile
+from etl_toolkit.hosts.tasks import SortedRun
 from etl_toolkit.workspace import Workspace, literal
 
 LARGEST_RANGE = 5_000_000  # keys: what a host sorts at once
@@ -18,15 +18,15 @@ def samples_a_file(files: int) -> int:
     return max(4, min(SAMPLES_A_FILE, SAMPLES // files))
 
 
-def find_bounds(files: Sequence[SortedFile], count: int, workspace: Workspace) -> tuple[str, ...]:
+def find_bounds(runs: Sequence[SortedRun], count: int, workspace: Workspace) -> tuple[str, ...]:
     """Return at most `count` conditions on the key columns k0, k1, …, of which each key meets exactly one.
 
     The ranges have about the same number of keys. A condition also bounds the first column by itself, by which the row
     groups of a run are chosen.
     """
-    kinds = next(file.key_types for file in files if file.samples)
+    kinds = next(run.key_types for run in runs if run.samples)
     names = [f"k{number}" for number in range(len(kinds))]
-    sampled = [(*key, file.keys.distinct_keys / len(file.samples)) for file in files for key in file.samples]
+    sampled = [(*key, run.distinct_keys / len(run.samples)) for run in runs for key in run.samples]
     typed = ", ".join(f"unnest(?::VARCHAR[])::{kind} AS {name}" for name, kind in zip(names, kinds, strict=True))
     workspace.query(  # as parameters: an Arrow array that is made of Python's values would import pandas
         f"CREATE OR REPLACE TABLE samples AS SELECT *, sum(weight) OVER (ORDER BY {', '.join(names)}) AS upto, "

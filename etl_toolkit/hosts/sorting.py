@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from etl_toolkit.columns import layout_of, match_columns
+from etl_toolkit.columns import common_layout, layout_of, match_columns
 from etl_toolkit.errors import SourceError, UsageError
 from etl_toolkit.hosts.here import Here, at_host
-from etl_toolkit.hosts.runs import sample_keys, write_run
-from etl_toolkit.hosts.tasks import Job, SortedFile, SortedFiles, SortFile, SortFiles
+from etl_toolkit.hosts.runs import find_winners, sample_keys, write_run
+from etl_toolkit.hosts.tasks import Job, SortedFile, SortedRun, SortedRuns, SortFile, SortFiles
 from etl_toolkit.loading.failpoints import reach
 from etl_toolkit.loading.run import Run
-from etl_toolkit.model import Layout, Plan, ReadOptions, Reject, SourceFile, Strategy
-from etl_toolkit.overlap import measure
+from etl_toolkit.model import FileKeys, Layout, Plan, ReadOptions, Reject, SourceFile, Strategy
+from etl_toolkit.overlap import count_rows
 from etl_toolkit.prepare import localize_instants, read_files, resolve_files
-from etl_toolkit.ranking import collapse
 from etl_toolkit.scan import KeyScan
 from etl_toolkit.sources import Fetched, check_unchanged, path_values
 from etl_toolkit.stopping import Stop
 from etl_toolkit.strategies.suspects import Inquiry, find_refused
 
+SHARED_BYTES = 4 << 20  # of files whose rows share a run
 
-def sort_files(task: SortFiles) -> SortedFiles:
+
+def sort_files(task: SortFiles) -> SortedRuns:
     """Look at files, ask the server about doubtful rows, and leave the winner of each key of a file in the exchange directory.
 
     May run anywhere and more than once: every attempt writes runs of its own. Every row that the server would refuse is
@@ -32,9 +35,23 @@ def sort_files(task: SortFiles) -> SortedFiles:
     DatabaseError.
     """
     with at_host(task.job) as here:
-        looked = zip(task.files, _look(task, here), strict=True)
-        found = tuple(_sort(task.job, asked, file, here) for asked, file in looked)
-        return SortedFiles(found, here.name, here.phases.as_dict())
+        shared = _share_runs(_look(task, here), task.job)
+        return SortedRuns(tuple(_sort(task, files, here) for files in shared), here.name, here.phases.as_dict())
+
+
+def _share_runs(files: Sequence[SourceFile], job: Job) -> list[tuple[SourceFile, ...]]:
+    """Neighbouring small files whose records have the same layout share a run: a range reads whole row groups of each."""
+    shared: list[tuple[SourceFile, ...]] = []
+    last, size = None, 0
+    for file in files:
+        layout = layout_of(file, job.target)
+        kind, size = (layout.columns, layout.delimiter), size + file.size_bytes
+        if kind == last and size <= SHARED_BYTES:
+            shared[-1] += (file,)
+        else:
+            shared.append((file,))
+            last, size = kind, file.size_bytes
+    return shared
 
 
 def _look(task: SortFiles, here: Here) -> list[SourceFile]:
@@ -54,29 +71,31 @@ def _look(task: SortFiles, here: Here) -> list[SourceFile]:
     return list(matched)
 
 
-def _sort(job: Job, asked: SortFile, file: SourceFile, here: Here) -> SortedFile:
-    started = time.perf_counter()
-    layout = asked.layout or layout_of(file, job.target)
+def _sort(task: SortFiles, files: tuple[SourceFile, ...], here: Here) -> SortedRun:
+    started, job = time.perf_counter(), task.job
+    asked = task.files[files[0].position :][: len(files)]
+    layout = task.layout or common_layout(files, job.target)
+    assert layout is not None
     with here.phases.phase("read"):
-        (file,), scanned = read_files((file,), job.target, job.spec, layout, workspace=here.workspace)
+        files, scanned = read_files(files, job.target, job.spec, layout, workspace=here.workspace)
     assert scanned is not None
     reach("scanned")
-    rejects = _find_rejects(job, here, file, layout, scanned)
+    rejects = _find_rejects(job, here, files, layout, scanned)
     with here.phases.phase("collapse"):
-        collapse(scanned, here.workspace, action=job.spec.conflict_action)
-        keys = measure(scanned, here.workspace).files[0]
-        samples, kinds = sample_keys(scanned, here.workspace, asked.samples)
-    run, record_bytes = None, 0
-    keys = replace(keys, position=asked.position, name=asked.name)
-    if keys.distinct_keys and not keys.unproven and not keys.null_keys:
-        with here.phases.phase("divide"):
-            run, record_bytes = write_run(scanned, here.workspace, Path(job.exchange), keys)
-    check_unchanged(file)  # its lines may have been read again
-    return SortedFile(
-        file=_placed(file, asked.position), layout=layout, keys=keys,
-        rejects=tuple(replace(item, file=asked.position) for item in rejects), samples=tuple(samples),
-        key_types=tuple(kinds), run=str(run or ""), run_bytes=run.stat().st_size if run else 0,
-        record_bytes=record_bytes, seconds=time.perf_counter() - started,
+        found = find_winners(scanned, here.workspace, action=job.spec.conflict_action)
+        keys = count_rows(scanned, here.workspace, found)
+        samples, kinds = sample_keys(scanned, here.workspace, task.samples * len(files))
+    path = Path(job.exchange, f"{asked[0].position:05d}-{secrets.token_hex(4)}.parquet")  # of this attempt alone
+    is_written = bool(found) and not any(each.unproven or each.null_keys for each in keys)
+    with here.phases.phase("divide"):
+        record_bytes = write_run(scanned, here.workspace, path, sum(found.values())) if is_written else 0
+    for file in files:
+        check_unchanged(file)  # its lines may have been read again
+    return SortedRun(
+        files=tuple(_placed(*each, rejects) for each in zip(files, keys, asked, strict=True)), layout=layout,
+        samples=tuple(samples), key_types=tuple(kinds), path=str(path) if is_written else "",
+        size_bytes=path.stat().st_size if is_written else 0, record_bytes=record_bytes,
+        seconds=time.perf_counter() - started,
     )  # fmt: skip
 
 
@@ -94,23 +113,31 @@ def _opened_by(here: Here, source: str | Fetched) -> str | Fetched:
     return replace(source, fetch=fetch)
 
 
-def _find_rejects(job: Job, here: Here, file: SourceFile, layout: Layout, scanned: KeyScan) -> tuple[Reject, ...]:
-    """The rows that the server refuses, and the malformed ones; the former are taken out of the scan."""
+def _find_rejects(
+    job: Job, here: Here, files: tuple[SourceFile, ...], layout: Layout, scanned: KeyScan
+) -> dict[int, tuple[Reject, ...]]:
+    """The rows that the server refuses, and the malformed ones, by file; the former are taken out of the scan."""
     spec, target = job.spec, job.target
     with here.phases.phase("rejects"):
         inquiry = Inquiry(scanned, target, layout, here.workspace, here.sessions)
-        doubtful = inquiry.doubtful_keys(limit=spec.max_rejects).get(file.position, ())
+        doubtful = inquiry.doubtful_keys(limit=spec.max_rejects)
     plan = Plan(Strategy.PARTITIONED, (), (), 1, "client")
     run = Run(
-        run_id=job.run_id, spec=spec, config=here.config, target=target, files=(file,), plan=plan, layout=layout,
+        run_id=job.run_id, spec=spec, config=here.config, target=target, files=files, plan=plan, layout=layout,
         scan=scanned, workspace=here.workspace, sessions=here.sessions, phases=here.phases,
         notify=lambda _event: None, stop=here.stop,
     )  # fmt: skip
     find_refused(run)
-    return (*file.malformed, *doubtful, *run.refused.get(file.position, ()))
+    return {
+        at: (*file.malformed, *doubtful.get(at, ()), *run.refused.get(at, ()))
+        for at, file in ((file.position, file) for file in files)
+    }
 
 
-def _placed(file: SourceFile, position: int) -> SourceFile:
-    """The file at its place in the load, without what only this host knows of it."""
+def _placed(file: SourceFile, keys: FileKeys, asked: SortFile, rejects: Mapping[int, Sequence[Reject]]) -> SortedFile:
+    """A file at its place in the load, without what only this host knows of it."""
+    position = asked.position
+    mine = tuple(replace(item, file=position) for item in rejects[file.position])
     malformed = tuple(replace(item, file=position) for item in file.malformed)
-    return replace(file, position=position, malformed=malformed, readable=None, path=None)
+    placed = replace(file, position=position, malformed=malformed, readable=None, path=None)
+    return SortedFile(placed, replace(keys, position=position, name=asked.name), mine)

@@ -36,50 +36,65 @@ class SortFile:
     """A file to be sorted, at its place in the load.
 
     `source` is what the host opens: a path, or an object of a store as it was listed. `name` is what the file is called in
-    results and messages. `samples` is the number of keys to return; `layout` the layout of the records, None for that of the
-    file itself.
+    results and messages.
     """
 
     position: int
     source: str | Fetched
     name: str
+
+
+@dataclass(frozen=True)
+class SortFiles:
+    """Look at some files and leave their rows in the exchange directory, one per key of each file, in key order.
+
+    `samples` is the number of keys to return of each file; `layout` the layout of the records, None for that of the files
+    themselves.
+    """
+
+    job: Job
+    files: tuple[SortFile, ...]
     samples: int
     layout: Layout | None = None
 
 
 @dataclass(frozen=True)
-class SortFiles:
-    """Look at some files and leave the rows of each in the exchange directory, one per key, in key order."""
+class SortedFile:
+    """A file that was looked at."""
 
-    job: Job
-    files: tuple[SortFile, ...]
+    file: SourceFile
+    keys: FileKeys
+    rejects: tuple[Reject, ...]
 
 
 @dataclass(frozen=True)
-class SortedFile:
-    """A file that was looked at. `run` is the sorted run in the exchange directory, empty if the file has no keys.
+class SortedRun:
+    """A sorted run in the exchange directory, of a file or of several small ones. `path` is empty if they have no keys.
 
-    `record_bytes` is the room that its records take in memory. `samples` are keys of the run at equal distances, as
-    texts of their parts, and `key_types` DuckDB's types of these.
+    `record_bytes` is the room that its records take in memory. `samples` are some of its keys, as texts of their parts, and
+    `key_types` DuckDB's types of these.
     """
 
-    file: SourceFile
+    files: tuple[SortedFile, ...]
     layout: Layout
-    keys: FileKeys
-    rejects: tuple[Reject, ...]
     samples: tuple[tuple[str, ...], ...]
     key_types: tuple[str, ...]
-    run: str
-    run_bytes: int
+    path: str
+    size_bytes: int
     record_bytes: int
     seconds: float
 
+    @property
+    def distinct_keys(self) -> int:
+        """The keys of each file, added up: so many rows it has."""
+        return sum(each.keys.distinct_keys for each in self.files)
+
 
 @dataclass(frozen=True)
-class SortedFiles:
+class SortedRuns:
     """What one task has found, and where its time went."""
 
-    files: tuple[SortedFile, ...]
+    runs: tuple[SortedRun, ...]
     host: str
     phases: Mapping[str, float]
 
@@ -88,14 +103,15 @@ class SortedFiles:
 class LoadRange:
     """Load one key range of all runs, or several of them, in one transaction.
 
-    `runs` are the position of a file and the path of its run, `record_bytes` the room for the records of all;
+    `runs` are the positions of the files of a run, -1 for one that is left out, and its path; `record_bytes` is the room for
+    the records of all;
     `bounds` the condition on the key of each of the `batches`. `lost` and `rejects` are recorded with the first range of the
     load. A task that `holds` waits with COMMIT until the coordinator has seen every range loaded.
     """
 
     job: Job
     layout: Layout
-    runs: tuple[tuple[int, str], ...]
+    runs: tuple[tuple[tuple[int, ...], str], ...]
     batches: tuple[Batch, ...]
     bounds: tuple[str, ...]
     record_bytes: int

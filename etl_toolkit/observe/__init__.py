@@ -8,7 +8,7 @@ Everything is produced from the events of a load (`Event` in `loading.run`). A f
 | `planned` | plan, bytes |
 | `phase_started`, `phase_done` | phase (as in `LoadResult.phases`); seconds; many of them |
 | `looked` | bytes of the files looked at since, of all files; many of them |
-| `sorted` | file, rows, bytes, seconds, worker: a host has sorted a file |
+| `sorted` | files, rows, bytes, seconds, worker: a host has sorted a file, or several small ones |
 | `batch_started`, `batch_done` | batch, worker, files; rows, counts, seconds |
 | `retry` | batch, attempt, SQLSTATE, reason |
 | `fallback`, `commit_lost`, `leftovers` | batch; number of staging tables left |
