@@ -225,7 +225,7 @@ def test_the_headline_is_the_speed_up_over_the_best_plain_way_that_was_right() -
     assert report["finding"].startswith("`auto` is 2.5 × as fast as the best correct hand-written way: a parallel COPY")
 
 
-def test_shapes_are_listed_by_their_speed_up_the_worst_first_with_a_geometric_mean() -> None:
+def test_shapes_are_listed_by_their_speed_up_the_worst_first() -> None:
     found = {}
     for shape, plain in (("base", 4.0), ("jsonb", 0.25), ("gz", 1.0)):
         found |= {
@@ -236,14 +236,12 @@ def test_shapes_are_listed_by_their_speed_up_the_worst_first_with_a_geometric_me
     assert [(line["shape"], line["verdict"]) for line in report["by_shape"]] == [
         ("jsonb", "slower"), ("gz", "no difference shown"), ("base", "faster"),
     ]  # fmt: skip
-    (mean,) = report["shape_means"]
-    assert (mean["speed_up"], mean["worst"], mean["shapes"]) == (pytest.approx(1.0), "jsonb", 3)
 
 
 def test_a_headline_that_the_runs_do_not_show_says_so() -> None:
     found = {made.case("auto"): [1.0, 2.0, 1.0], made.case("staged_merge", kind="baseline"): [1.1, 1.0, 1.1]}
     report = analysis.report(made.manifest(list(found)), made.samples(found))
-    assert report["finding"].endswith("It is shown to be faster in 0 of 1 shapes.")
+    assert report["finding"].endswith("It is shown to be faster in 0 of 1 settings.")
 
 
 def test_the_recommended_file_of_nothing_changes_nothing(tmp_path: Path) -> None:
@@ -330,17 +328,8 @@ def test_runs_without_a_common_case_cannot_be_compared() -> None:
 # --- peers --------------------------------------------------------------------------------------------------
 
 
-def test_figures_are_reached_or_missed_and_wrong_baselines_keep_their_time() -> None:
+def test_wrong_baselines_keep_their_time() -> None:
     auto, naive = made.case("auto", overlap=1.0), made.case("naive_parallel", kind="baseline", overlap=1.0)
-    merge = made.case("staged_merge", kind="baseline", overlap=1.0)
-    measured = made.samples({auto: FIVE, naive: times(7.0), merge: times(2.0)}, wrong=[naive])
-    found = peer_table.timings(measured)
-    outcomes = {
-        (figure.what, figure.place): peer_table.reached(figure, found)["outcome"]
-        for figure in peer_table.FIGURES
-        if figure.place == (1.0, "empty")
-    }
-    assert outcomes == {
-        ("auto at least 2.3 × the honest baseline", (1.0, "empty")): "missed",
-        ("auto at least 6 × naive parallel", (1.0, "empty")): "reached",
-    }
+    found = peer_table.timings(made.samples({auto: FIVE, naive: times(7.0)}, wrong=[naive]))
+    assert {name for name, _ in found} == {"auto", "naive_parallel"}
+    assert set(found["naive_parallel", (1.0, "empty")].values()) == {*times(7.0)}

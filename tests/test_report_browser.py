@@ -112,7 +112,7 @@ def test_cases_are_chosen_sorted_and_drawn_and_the_address_keeps_it(browser: Any
         assert box.locator("table").evaluate(overflow) <= 0, "no column is cut at this width"
         box.get_by_role("group", name="strategy").get_by_role("checkbox", name="partitioned").check()
         box.get_by_role("group", name="overlap").get_by_role("checkbox", name="50%").check()
-        box.get_by_label("Draw").select_option("seconds (95 % interval)")
+        box.get_by_label("Draw").select_option("seconds (95% interval)")
         box.locator("thead").get_by_role("button", name="rows/s").click()
         assert 0 < rows.count() < every
         speeds = [
@@ -122,7 +122,7 @@ def test_cases_are_chosen_sorted_and_drawn_and_the_address_keeps_it(browser: Any
         assert box.locator("th[aria-sort=ascending]").inner_text().startswith("rows/s")
         bars = box.locator(".bars li")
         assert bars.count() == rows.count()
-        assert "95 % interval" in (bars.first.get_attribute("title") or "")
+        assert "95% interval" in (bars.first.get_attribute("title") or "")
         before = rows.all_inner_texts()
         assert len(speeds) == len(before)
         seen.page.reload()

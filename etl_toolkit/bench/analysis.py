@@ -28,7 +28,6 @@ def report(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Any]:
         "finding": headline.sentence(shapes, cases),
         "shapes": shapes,
         "by_shape": by_shape,
-        "shape_means": headline.shape_means(by_shape),
         "noise": _noise(cases, by_case),
         "cases": cases,
         "strategies": strategy_summary(cases),

@@ -51,7 +51,7 @@ class Comparison:
     @property
     def table(self) -> Table:
         """The cases, a line each."""
-        ratio = "after / before (95 % interval)"
+        ratio = "after / before (95% interval)"
         columns = {
             "case": lambda case: case.case,
             "seconds before": lambda case: case.before_seconds,

@@ -29,7 +29,7 @@ def refit(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Any] | Non
     """Return the coefficients that fit the measured times best, and how far the predictions are off with them.
 
     The error is the median of |predicted / measured - 1|, before (the model as shipped) and after. `left_out` is the error
-    on settings that the model was not fitted to, and between which multiples of the prediction 95 % of their loads were:
+    on settings that the model was not fitted to, and between which multiples of the prediction 95% of their loads were:
     each setting in turn is predicted from the others. None when there are too few runs, or none of ours.
     """
     cores = int(manifest.machine.get("cores", 1))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import geometric_mean
 from typing import Any
 
 from etl_toolkit.bench.metrics import compared, times_by_round
@@ -66,19 +64,6 @@ def by_shape(lines: Sequence[Case]) -> list[Case]:
     return sorted(lines, key=lambda line: line["speed_up"]["median"] if line["speed_up"] else 0.0)
 
 
-def shape_means(lines: Sequence[Case]) -> list[dict[str, Any]]:
-    """Return the geometric mean over the shapes for each overlap and table state, and the worst shape of each."""
-    places: dict[tuple[str, float], list[Case]] = defaultdict(list)
-    for line in lines:
-        if line["speed_up"]:
-            places[line["table_state"], line["overlap"]].append(line)
-    return [
-        {"overlap": overlap, "table_state": state, "shapes": len(some), "worst": some[0]["shape"]}
-        | {"speed_up": geometric_mean([line["speed_up"]["median"] for line in some])}
-        for (state, overlap), some in sorted(places.items())
-    ]
-
-
 def our_strategy(usable: Sequence[Case]) -> str | None:
     """Return `auto`, or where it was not measured the strategy of ours that was right in most cases."""
     ours = [case["strategy"] for case in usable if case["kind"] == "ours"]
@@ -104,7 +89,7 @@ def sentence(found: Sequence[Case], cases: Sequence[Case]) -> str:
         against += f": {PLAIN_WAYS[ways[0]]} (`{ways[0]}`)"
     verdicts = [shape["verdict"] for shape in found]
     faster, slower = verdicts.count("faster"), verdicts.count("slower")
-    doubt = "" if faster == len(found) else f" It is shown to be faster in {faster} of {len(found)} shapes"
+    doubt = "" if faster == len(found) else f" It is shown to be faster in {faster} of {len(found)} settings"
     doubt += f", and slower in {slower}." if slower else "." if doubt else ""
     return f"`{name}` is {span} × as fast as {against}.{doubt}"
 

@@ -19,7 +19,6 @@
                         wrong[] (plain ways that left other rows), ratio: I, speed_up: I (time of the plain way over ours:
                         below 1 we are slower), cpu_speed_up (the same of CPU seconds, client and server), verdict, runs, middle}
     by_shape[]         such lines of every shape of table and files, the worst first; empty where the sweep has one shape
-    shape_means[]      {overlap, table_state, speed_up (geometric mean over the shapes), shapes, worst: shape}
     noise              the same strategy twice: {case, ratio: I, verdict, runs}; null when there was no such case
     cases[]            {case, setting, strategy, kind, is_twin, format, files, rows, overlap, table_state, workers, key,
                         shape, batch_rows, executor, runs, failures, errors[], spread, is_unstable, chosen_strategy,
@@ -36,8 +35,8 @@
     cost               {coefficients: {name: value}, error_before, error_after, runs, left_out: {error, low, high}}: the
                        planner's cost model, fitted; errors as median of |predicted / measured - 1|; null when there were
                        too few runs. `left_out` is for settings it was not fitted to, `low` and `high` the multiples of the
-                       predicted time between which 95 % of their loads were; null when there were too few settings
-I is {median, low, high}: a median and its 95 % bootstrap interval. A ratio is time / time of the other, paired by
+                       predicted time between which 95% of their loads were; null when there were too few settings
+I is {median, low, high}: a median and its 95% bootstrap interval. A ratio is time / time of the other, paired by
 round: below 1 is faster. A case without a correct run has null metrics, and its `errors` say why.
 
 Units are in the names. `overlap` and `spread` run from 0 to 1, `mb_per_second` counts 10^6 bytes of input files.
@@ -269,7 +268,7 @@ class RunRecord:
     def _repr_html_(self) -> str:
         columns = {
             "case": lambda case: case["case"],
-            "seconds, median (95 % interval)": lambda case: interval_words(case["wall_seconds"]),
+            "seconds, median (95% interval)": lambda case: interval_words(case["wall_seconds"]),
             "runs": lambda case: case["runs"],
             "failed": lambda case: case["failures"],
         }

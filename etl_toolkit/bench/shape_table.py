@@ -20,29 +20,21 @@ def shape_table(caption: str, lines: Iterable[Mapping[str, Any]]) -> Table:
             "overlap": lambda line: f"{line['overlap']:.0%}",
             "table": lambda line: line["table_state"],
             "best plain way": lambda line: line["plain_way"],
-            "speed-up (95 % interval)": lambda line: interval_words(line["speed_up"]),
+            "speed-up (95% interval)": lambda line: interval_words(line["speed_up"]),
             "of CPU": lambda line: None if line["cpu_speed_up"] is None else f"{line['cpu_speed_up']:.2f}",
             "verdict": lambda line: line["verdict"],
             "runs": lambda line: line["runs"],
             "left wrong rows": lambda line: ", ".join(line["wrong"]) or None,
         },
-        right=("speed-up (95 % interval)", "of CPU"),
+        right=("speed-up (95% interval)", "of CPU"),
     )
 
 
 def shape_text(record: RunRecord) -> str:
-    """Return the tables for people: each shape, the worst first, then the means."""
+    """Return the table for people, and what went wrong."""
     title = f"Ours against the best plain way that was right, {record.manifest.rounds} rounds"
-    means = {
-        "overlap": lambda mean: f"{mean['overlap']:.0%}",
-        "table": lambda mean: mean["table_state"],
-        "speed-up": lambda mean: f"{mean['speed_up']:.2f}",
-        "shapes": lambda mean: mean["shapes"],
-        "worst": lambda mean: mean["worst"],
-    }
     failed = [f"{case['case']}: {case['errors'][0]}" for case in record.report["cases"] if case["failures"]]
     return to_text([
         shape_table(title, record.report["by_shape"]),
-        tabulate("Geometric means over the shapes", record.report["shape_means"], means, right=("speed-up",)),
         *([Lines("Wrong or failed in a run:", failed)] if failed else []),
     ])  # fmt: skip

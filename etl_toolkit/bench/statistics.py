@@ -1,4 +1,4 @@
-"""Medians with 95 % bootstrap intervals, paired ratios, and the verdict that may be drawn from them.
+"""Medians with 95% bootstrap intervals, paired ratios, and the verdict that may be drawn from them.
 
 With five runs an interval is hardly narrower than the range of the runs; that is as it should be. Fewer than three runs
 have no interval. "No difference shown" is a verdict, and the usual one when a strategy is compared with itself.
@@ -27,7 +27,7 @@ RESAMPLES = 5_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A median and its 95 % bootstrap interval; both ends are the median where there are too few values for one."""
+    """A median and its 95% bootstrap interval; both ends are the median where there are too few values for one."""
 
     median: float
     low: float
@@ -101,7 +101,7 @@ def verdict(ratio: Interval | None, *, runs: int) -> Verdict:
 
 
 def _bootstrap(middle: float, statistic: Callable[..., Any], *samples: Sequence[float]) -> Interval:
-    """Return `middle` with the 95 % percentile interval of `statistic`; the same samples give the same interval."""
+    """Return `middle` with the 95% percentile interval of `statistic`; the same samples give the same interval."""
     try:
         from scipy import stats
     except ImportError:

@@ -62,7 +62,7 @@ class Workload:
     def __post_init__(self) -> None:
         for name in ("overlap", "duplicates_within"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be a fraction from 0 to 1 (50 % is 0.5)")
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be a fraction from 0 to 1 (50% is 0.5)")
         if self.format not in FORMATS or self.key not in KEY_KINDS:
             raise UsageError(f"format {self.format!r} and key {self.key!r}: choose from {FORMATS} and {KEY_KINDS}")
         if self.shape not in SHAPES or (self.shape != "base" and self.key != "bigint"):

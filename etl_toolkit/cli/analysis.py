@@ -110,7 +110,7 @@ def bench(
     if chosen.name in ("peers", "shapes"):
         from etl_toolkit.bench import peer_table, shape_table
 
-        typer.echo(peer_table.write(record) if chosen.name == "peers" else shape_table.shape_text(record), nl=False)
+        typer.echo(peer_table.peer_text(record) if chosen.name == "peers" else shape_table.shape_text(record))
         # Only ours have to be right: that the naive way is not belongs to the result.
         ours = [case for case in record.report["cases"] if case["kind"] == "ours"]
         if any(case["failures"] and not peer_table.declined(case) for case in ours):

@@ -36,7 +36,7 @@ AXES: Mapping[str, tuple[Callable[[Case], str], Callable[[Case], Number]]] = {
 # Column: what is added up, in which unit, with how many digits, and whether less or more of it is better.
 METRICS: Mapping[str, tuple[Sequence[str], float, int, str]] = {
     "rows/s": (("rows_per_second",), 1, 0, "more"),
-    "seconds (95 % interval)": (("wall_seconds",), 1, 2, "less"),
+    "seconds (95% interval)": (("wall_seconds",), 1, 2, "less"),
     "× best": (("ratio_to_best",), 1, 2, "less"),
     "CPU s": (("client_cpu_seconds", "server_cpu_seconds"), 1, 2, "less"),
     "MB": (("peak_client_pss_bytes", "peak_server_pss_bytes"), 1e6, 0, "less"),

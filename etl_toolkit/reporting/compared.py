@@ -43,7 +43,7 @@ def comparison_section(found: Comparison) -> Section:
         Bar(case.case, case.ratio.median, case.ratio.words, case.ratio.low, case.ratio.high, KINDS[case.verdict])
         for case in cases
     ]
-    note = f"Time after over time before, with its 95 % interval; below 1 is faster.{more}"
+    note = f"Time after over time before, with its 95% interval; below 1 is faster.{more}"
     parts += [Bars(found.finding, [BarGroup("Time after / time before", bars)], note), found.table]
     parts += [Bullets(found.alone)] if found.alone else []
     return Section("What changed", parts)

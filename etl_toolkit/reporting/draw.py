@@ -1,4 +1,4 @@
-"""The kinds of drawings: lines with their intervals, stacked bars, and matrices.
+"""The kinds of drawings: lines with their intervals, and matrices.
 
 Each takes plain numbers and returns a `Panel`: SVG that follows the reader's theme, with the values under the pointer.
 """
@@ -158,43 +158,6 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
     for place, index in zip(moved, order, strict=True):
         result[index] = place
     return result
-
-
-def stacked(
-    name: str, rows: Mapping[str, Mapping[str, float]], colors: Mapping[str, str], *, title: str, x_label: str, alt: str,
-    right: float,
-) -> Panel:  # fmt: skip
-    """Draw a bar for each row, in parts; `colors` are theme colours by part."""
-    height = 1.15 + 0.27 * len(rows)
-    with sheet(height, (1.08, 0.42, 0.12, height - 0.42 - 0.27 * len(rows))) as paper:
-        axes, names = paper.axes, list(rows)[::-1]
-        left = dict.fromkeys(names, 0.0)
-        for part, color in colors.items():
-            if not any(rows[row].get(part) for row in names):
-                continue
-            for place, row in enumerate(names):
-                width = float(rows[row].get(part) or 0.0)
-                axes.barh(
-                    place, width, left=left[row], height=0.68, color=placeholder(color), edgecolor=placeholder("paper"),
-                    linewidth=0.8, label=part if place == 0 else None, gid=f"tip-{len(paper.tips)}",
-                )  # fmt: skip
-                axes.patches[-1].set_gid(f"tip-{len(paper.tips)}")
-                paper.tips.append(f"{row}, {part}: {width:.3f} s")
-                left[row] += width
-        axes.set_xlim(0, right * 1.03)
-        axes.set_yticks(range(len(names)), names)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel(x_label)
-        paper.figure.text(1.08 / WIDTH_INCHES, 1 - 0.24 / height, title, weight="bold", fontsize=9, ha="left")
-        paper.figure.legend(
-            loc="upper left",
-            bbox_to_anchor=(0.2, 1 - 0.22 / height),
-            ncols=4,
-            fontsize=7.5,
-            handlelength=1,
-            columnspacing=1,
-        )
-        return paper.panel(name, alt)
 
 
 def matrix(

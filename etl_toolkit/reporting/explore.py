@@ -86,4 +86,4 @@ def _words(case: Case | None, strategy: str) -> str:
         return table_html(Table(f"{strategy} was not measured here", ("setting",), []))
     row: list[Cell] = [setting_words(case), fate(case), case["runs"], interval_words(case["wall_seconds"])]
     row.append(f"{case['rows_per_second']['median']:,.0f}" if case["rows_per_second"] else None)
-    return table_html(Table(strategy, ("setting", "outcome", "runs", "seconds (95 % interval)", "rows/s"), [row]))
+    return table_html(Table(strategy, ("setting", "outcome", "runs", "seconds (95% interval)", "rows/s"), [row]))

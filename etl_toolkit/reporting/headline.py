@@ -75,7 +75,7 @@ def _picture(data: RunData, shapes: Sequence[Shape]) -> Bars:
     wrong = sorted({way for shape in shapes for way in shape["wrong"]})
     note = (
         f"{middle['rows']:,} rows in {middle['files']} files, {middle['workers']} workers; thousand rows per second. Medians; "
-        "whiskers are 95 % intervals where there are three runs or more. A way that left wrong rows is not compared"
+        "whiskers are 95% intervals where there are three runs or more. A way that left wrong rows is not compared"
         + (f": {', '.join(wrong)}." if wrong else ".")
     )
     groups = []

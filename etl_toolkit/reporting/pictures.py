@@ -77,7 +77,7 @@ class Bar:
         if self.low is not None and self.high is not None and self.low < self.high:
             left, width = _share(self.low, most), _share(self.high - self.low, most)
             whisker = f'<b style="left:{left};width:{width}"></b>'
-            tip += f", 95 % interval {self.low:,.4g} to {self.high:,.4g}"
+            tip += f", 95% interval {self.low:,.4g} to {self.high:,.4g}"
         parts = [
             f'<span class="name">{escape(self.label)}</span>',
             f'<span class="track" aria-hidden="true"><i style="width:{_share(self.value, most)}"></i>{whisker}</span>',

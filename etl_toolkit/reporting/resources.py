@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from etl_toolkit.bench.records import PHASES, Sample
 from etl_toolkit.reporting import draw
@@ -12,10 +11,6 @@ from etl_toolkit.reporting.pictures import Figure, Panel
 from etl_toolkit.reporting.run_data import Case, RunData, is_clean, setting_words
 
 SIDES = {"client": Look("blue", "o"), "server": Look("vermilion", "s", "--")}
-PHASE_COLORS = {
-    "plan": "gray", "read": "blue", "sort": "green", "copy": "gold", "merge": "vermilion", "commit": "purple",
-    "other": "grid",
-}  # fmt: skip
 SMALL_INCHES = (2.5, 1.85)
 
 Trace = tuple[str, Sample, Mapping[str, Sequence[tuple[float, float]]]]
@@ -126,7 +121,7 @@ def _from_start(readings: Sequence[tuple[float, float]], unit: str) -> list[tupl
 
 
 def phases(data: RunData) -> Figure | None:
-    """Seconds per phase and strategy, as stacked bars; phases of parallel workers add up."""
+    """Seconds per phase and strategy; phases of parallel workers add up."""
     settings = [list(data.main_setting)]
     overlaps = data.values("overlap", data.at(table_state="empty"))
     if overlaps and overlaps[-1] != data.main_setting[0]["overlap"]:
@@ -135,12 +130,12 @@ def phases(data: RunData) -> Figure | None:
     shown = [cases for cases in shown if cases]
     if not shown:
         return None
-    longest = max(sum(case["phases"].values()) for cases in shown for case in cases)
+    longest = max(seconds for cases in shown for case in cases for seconds in case["phases"].values())
     panels = [_phase_panel(cases, longest, f"phases-{number + 1}") for number, cases in enumerate(shown)]
     finding = "; ".join(_longest_phase(case) for case in shown[0][:3])
     note = (
-        f"{setting_words(shown[0][0], overlap=False)}. Medians; seconds of parallel workers are summed, so a bar may be "
-        "longer than the load took, and work that overlaps (reading while copying) counts in each phase."
+        f"{setting_words(shown[0][0], overlap=False)}. Medians; seconds of parallel workers are summed, so a phase may be "
+        "longer than the load took, and work that overlaps (reading while copying) counts in each phase. Lighter is better."
     )
     return Figure(f"{finding}.", panels, note)
 
@@ -153,12 +148,19 @@ def _longest_phase(case: Case) -> str:
 
 def _phase_panel(cases: Sequence[Case], longest: float, name: str) -> Panel:
     used = [phase for phase in PHASES if any(case["phases"].get(phase) for case in cases)]
-    rows: dict[str, Any] = {case["strategy"]: case["phases"] for case in cases}
+    rows = {case["strategy"]: [float(case["phases"].get(phase) or 0.0) for phase in used] for case in cases}
+    cells = {
+        strategy: [
+            draw.Cell(f"{seconds:.2f}", seconds / longest, f"{strategy}, {phase}: {seconds:.3f} s")
+            for phase, seconds in zip(used, own, strict=True)
+        ]
+        for strategy, own in rows.items()
+    }
     words = [
-        f"{strategy} {', '.join(f'{phase} {own.get(phase) or 0:.2f}' for phase in used)}"
+        f"{strategy} {', '.join(f'{phase} {seconds:.2f}' for phase, seconds in zip(used, own, strict=True))}"
         for strategy, own in rows.items()
     ]
-    return draw.stacked(
-        name, rows, {phase: PHASE_COLORS[phase] for phase in used}, right=longest, x_label="seconds, summed over workers",
-        title=f"Time per phase at {cases[0]['overlap']:.0%} overlap", alt=f"Seconds per phase. {'; '.join(words)}.",
+    return draw.matrix(
+        name, cells, used, title=f"Seconds per phase at {cases[0]['overlap']:.0%} overlap", legend=("0", f"{longest:.1f} s"),
+        alt=f"Seconds per phase. {'; '.join(words)}.",
     )  # fmt: skip

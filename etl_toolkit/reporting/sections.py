@@ -103,7 +103,7 @@ def shapes(data: RunData) -> Section:
         return Section("Shapes", [Text(NOT_MEASURED.format("several shapes of tables and files: `make bench-shapes`"))])
     groups = [BarGroup(_shape_words(line), [_speed_up_bar(line)]) for line in lines[:DRAWN_SHAPES]]
     more = f" The {DRAWN_SHAPES} worst of {len(lines)}; all are in the table." if len(lines) > DRAWN_SHAPES else ""
-    note = f"Time of the plain way over ours, with its 95 % interval: above 1 we are faster.{more}"
+    note = f"Time of the plain way over ours, with its 95% interval: above 1 we are faster.{more}"
     table = shape_table("Every shape, the worst first", lines)
     return Section("Shapes", [Bars(shapes_words(lines), groups, note), Details(f"All {len(lines)} settings", [table])])
 

@@ -39,7 +39,7 @@ def throughput(data: RunData) -> Figure | Bars | None:
         if cases and (number == 0 or any(case["kind"] != "ours" for case in cases))
     ]
     note = (
-        f"{setting_words(clean[0], overlap=False)}. Lines join medians, bands are 95 % bootstrap intervals, dots are "
+        f"{setting_words(clean[0], overlap=False)}. Lines join medians, bands are 95% bootstrap intervals, dots are "
         f"single runs; a line that leaves the chart is labelled with its end.{_left_out(data)}"
     )
     return Figure(finding, panels, note)
@@ -139,7 +139,7 @@ def scaling(data: RunData) -> Figure | None:
     )
     note = (
         f"{setting_words({**cases[0], 'workers': fewest})} and up. Speed-up is the time with {fewest} over the time "
-        "with n, paired by round, with its 95 % interval; efficiency is speed-up over the growth in workers. "
+        "with n, paired by round, with its 95% interval; efficiency is speed-up over the growth in workers. "
         "Dotted: perfect scaling."
     )
     panels = [_scaling_panel(found, counts, number + 1, what) for number, what in enumerate(("speed-up", "efficiency"))]

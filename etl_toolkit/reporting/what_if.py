@@ -28,7 +28,7 @@ def what_if(data: RunData) -> Section:
     parts: list[Part] = [
         Text(
             f"The planner's cost model, fitted to {cost['runs']} loads of this run. On settings that it was not fitted to, it is "
-            f"off by {left_out['error']:.0%} (median); 95 % of those loads took {left_out['low']:.2f} to "
+            f"off by {left_out['error']:.0%} (median); 95% of those loads took {left_out['low']:.2f} to "
             f"{left_out['high']:.2f} × the predicted time. It was measured with {spell_range(rows)} rows in "
             f"{middle['files']} files and {middle['workers']} workers; beyond that, the prediction is a guess."
         ),

@@ -48,7 +48,7 @@
     const most = Math.max(...bars.map(bar => bar[3])) || 1, share = value => `${100 * value / most}%`;
     place.replaceChildren(make("p", { class: "caption" }, title), make("ul", { class: "long" }, ...bars.map(([name, value, low, high, isOurs]) => {
       const words = digits(value) + unit, hasInterval = low < high;
-      const tip = `${name}: ${words}` + (hasInterval ? `, 95 % interval ${digits(low)} to ${digits(high)}` : "");
+      const tip = `${name}: ${words}` + (hasInterval ? `, 95% interval ${digits(low)} to ${digits(high)}` : "");
       const track = make("span", { class: "track", "aria-hidden": "true" }, make("i", { style: `width:${share(value)}` }));
       if (hasInterval) track.append(make("b", { style: `left:${share(low)};width:${share(high - low)}` }));
       return make("li", { class: isOurs ? "ours" : "", title: tip }, make("span", { class: "name" }, name), track, make("span", { class: "value" }, words));
@@ -146,7 +146,7 @@
     const fields = [label("if-rows", "Rows "), count, label("if-overlap", " Keys shared with the file before "), overlap, " ", shared, label("if-table", " Table "), state];
     keepForm(form, [make("p", { class: "controls" }, ...fields)], data => {
       const wanted = Number(data.get("if-rows")), share = Number(data.get("if-overlap")) / 100, files = Number(facts.files);
-      shared.textContent = `${data.get("if-overlap")} %`;
+      shared.textContent = `${data.get("if-overlap")}%`;
       if (!(wanted > 0)) return;
       const keys = wanted / files * (1 + (files - 1) * (1 - share));
       const own = rows.filter(({ texts }) => texts.keys === (share && files > 1 ? "shared" : "not shared") && texts.table === data.get("if-table"));
@@ -158,7 +158,7 @@
       bars[0].push(true);
       const beyond = wanted < facts.least || wanted > facts.most ? " Fewer or more rows than were measured, so this is a guess." : "";
       answer.textContent = `${name}: about ${digits(seconds)} s (${digits(low)} to ${digits(high)} s).${beyond}`;
-      drawBars(chart, "Predicted seconds: less is better; the line is where 95 % of the loads should be", bars, " s");
+      drawBars(chart, "Predicted seconds: less is better; the line is where 95% of the loads should be", bars, " s");
     });
   }
 
