@@ -164,6 +164,19 @@ def test_03_sweeps_and_04_and_explore_read_what_it_left(place: Path) -> None:
     assert "widget-view+json" in str(explored.cells[2].outputs)
 
 
+def test_loads_behind_a_chart_or_a_race_show_no_card() -> None:
+    """Else notebook 03 shows forty of them, the refused ones in red."""
+    loads = [
+        node
+        for room in ("bench", "reporting")
+        for path in (Path(notebooks.__file__).parents[1] / room).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ingest"
+    ]
+    assert loads
+    assert [ast.unparse(load) for load in loads if "progress=False" not in ast.unparse(load)] == []
+
+
 def test_01_shows_the_matrix_of_shared_keys_once(place: Path) -> None:
     html = shown(run("01_key_overlap", place, rows_per_file=100))
     assert (html.count("Keys shared by two files:"), html.count("Keys that two files share")) == (1, 1)

@@ -115,7 +115,14 @@ def _ingest(
     with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
         key = list(baselines.primary_key(cursor, table))
     result = ingest(
-        list(files), table=table, key=key, dsn=dsn, strategy=strategy.value, config=config, executor=executor
+        list(files),
+        table=table,
+        key=key,
+        dsn=dsn,
+        strategy=strategy.value,
+        config=config,
+        executor=executor,
+        progress=False,
     )
     if not result:
         raise AccountingError("the load did not complete, or its counts do not add up")

@@ -69,6 +69,6 @@ def inferred(files: Sequence[Any], key: Sequence[str], dsn: str, name: str) -> t
     """Return the same for the table that `--create-table` makes of `files`: it is made in a scratch database."""
     with closing(ScratchDatabases(dsn, f"etl_bench_infer_{secrets.token_hex(4)}_")) as scratch:
         place = scratch.new()
-        ingest(list(files), table=name, key=list(key), dsn=place, create_table=True)
+        ingest(list(files), table=name, key=list(key), dsn=place, create_table=True, progress=False)
         with closing(psycopg2.connect(place)) as connection:
             return of_table(connection, sql.Identifier(name).as_string(connection), name)

@@ -57,7 +57,7 @@ def write_csv(path: Path, rows: Sequence[tuple[int, str]]) -> str:
 
 def load(strategy: Strategy, files: Sequence[str], dsn: str) -> LoadResult:
     """Load with two workers."""
-    return ingest(list(files), table="race", key="id", dsn=dsn, strategy=strategy.value, config=CONFIG)
+    return ingest(list(files), "race", "id", dsn, strategy=strategy.value, config=CONFIG, progress=False)
 
 
 def try_all(dsn: str, files: Sequence[str], expected: Expectation, *, loading: Load = load) -> list[Trial]:
@@ -129,7 +129,9 @@ def two_first_loads(strategy: Strategy, files: Sequence[str], dsn: str) -> LoadR
     """Load each of two files into a table that neither finds, from two threads at once."""
 
     def load_one(file: str) -> LoadResult:
-        return ingest(file, "race", "id", dsn, strategy=strategy.value, config=CONFIG, create_table=True)
+        return ingest(
+            file, "race", "id", dsn, strategy=strategy.value, config=CONFIG, create_table=True, progress=False
+        )
 
     with stage(dsn) as own, ThreadPoolExecutor(len(files)) as pool:
         own.ask("DROP TABLE race; DROP SCHEMA IF EXISTS etl_toolkit CASCADE")
