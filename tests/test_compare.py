@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import ingest
-from etl_toolkit.strategies import compare
+from etl_toolkit import ConflictAwareProcessor, Delete, WriteOptions, ingest
+from etl_toolkit.errors import TooManyDeletesError
+from etl_toolkit.model import LoadResult
+from etl_toolkit.strategies import compare, mirror
 from tests.loads import CONFIG, load_as_expected
-from tests.oracle import Oracle, Rows, write
+from tests.oracle import Oracle, Replay, Rows, write
 
 COLUMNS = ("id", "v", "n", "at", "yes")
 TYPES = "id int PRIMARY KEY, v text, n numeric, at timestamptz, yes bool"
@@ -174,3 +176,95 @@ def test_without_room_for_the_table_the_rows_are_sent(database: str, connection:
         done = subprocess.run(limited, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
         result = json.loads(done.stdout)
         assert (result["counts"]["unchanged"], phase in result["phases"]) == (6_000, True)
+
+
+MIRRORED = {  # kind and place of the key, how its parts are spelled, options of writing, the road beside `compare`
+    "integer": ("int", 0, "{}", {}, True),
+    "integer, behind": ("int", 1, "{}", {}, True),
+    "text": ("text", 0, 'key, "{}"', {}, True),
+    "text, behind": ("text", 1, "key\r {}", {}, True),
+    "instant": ("timestamptz", 1, "2024-02-29 00:00:00.{:03d}1+00", {}, True),
+    "tombstones": ("int", 0, "{}", {"delete": Delete("op", ("D",))}, True),
+    "rows put together": ("int", 0, "{}", {"nulls": "keep"}, False),
+    "scope": ("int", 0, "{}", {"scope": "id < 50"}, False),
+    "no key": ("int", 0, "{}", {}, False),
+}
+
+
+@pytest.mark.parametrize("name", MIRRORED)
+def test_keys_in_no_file_are_found_among_the_rows_that_equal_none(
+    database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The table is read once: the control is a `find_missing` that is called all the same."""
+    kind, at, spelling, options, is_read_once = MIRRORED[name]
+    found: list[Any] = []
+    find = mirror.find_missing
+    monkeypatch.setattr(mirror, "find_missing", lambda *given: found.append(find(*given)) or found[-1])
+
+    def row(number: int, value: str, mark: str) -> tuple[str, ...]:
+        fields = [f"{value} {number}", str(number)]
+        fields.insert(at, spelling.format(number))
+        return (*fields, mark) if "delete" in options else tuple(fields)
+
+    columns = ["v", "n"]
+    columns.insert(at, "id")
+    with connection.cursor() as cursor:
+        for table in ("loaded", "expected"):
+            has_null = name == "no key"
+            cursor.execute(f"CREATE TABLE {table} (id {kind} {'UNIQUE' if has_null else 'PRIMARY KEY'}, v text, n int)")
+            cursor.execute(f"INSERT INTO {table} SELECT NULL, 'x', g FROM generate_series(1, 2) g WHERE {has_null}")
+            before = Rows(tuple(columns), tuple(row(number, '"v"', "")[:3] for number in range(100)))
+            Oracle(table, ("id",)).load(connection, [before])
+        cursor.execute("ANALYZE loaded")
+    names = (*columns, "op") if "delete" in options else tuple(columns)
+    # 3 and 97 are in no file; others change, are new, come twice, or have a tombstone.
+    contents = [
+        Rows(names, tuple(row(n, "old" if n == 61 else '"v"', "U") for n in range(70) if n != 3)),
+        Rows(names, tuple(row(n, "new" if n > 98 else '"v"', "D" if n in (4, 98) else "U") for n in (4, *range(60, 110)) if n != 97)),
+    ]  # fmt: skip
+    Replay(
+        "expected", "id", mark="op" if "delete" in options else None, missing="delete", keeps_nulls="nulls" in options,
+        scope=options.get("scope", "true"),
+    ).load(connection, contents)  # fmt: skip
+    result = load_as_expected(
+        database, connection, tmp_path, contents, undoable=True, write=WriteOptions(missing="delete", **options)
+    )
+    assert ("compare" in result.phases, bool(found)) == (True, not is_read_once)
+    removed = 1 if "scope" in options else 2
+    assert (result.counts.removed, result.counts.deleted) == (removed, 2 if "delete" in options else 0)
+    ConflictAwareProcessor(database).undo(result.run_id)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*), count(*) FILTER (WHERE v ~ '\"v\"') FROM loaded WHERE id IS NOT NULL")
+        assert cursor.fetchone() == (100, 100)
+
+
+@pytest.mark.parametrize("is_rejected", [False, True])
+def test_the_guard_counts_all_rows_of_the_table_before_any_is_written(
+    database: str, connection: Connection, tmp_path: Path, is_rejected: bool
+) -> None:
+    """A row that is rejected later keeps all keys, its own included, which is then in no file."""
+    types = TYPES.replace("v text", "v varchar(8)")
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE loaded ({types})")
+        Oracle("loaded", ("id",)).load(connection, [rows(range(100))])
+        cursor.execute("ANALYZE loaded")
+    bad = ("9", "much too long", "1", "2024-01-02 03:04:05+00", "true")
+    content = rows(range(9 if is_rejected else 8, 110))
+    file = write(Rows(COLUMNS, (*content.rows[1:], bad)) if is_rejected else content, tmp_path, "in.csv", "csv")
+
+    def load(**options: Any) -> LoadResult:
+        mirrored = WriteOptions(missing="delete", **options)
+        return ingest(
+            file, "loaded", "id", database, strategy="partitioned", config=CONFIG, write=mirrored, max_rejects=1
+        )
+
+    limit = 9 if is_rejected else 8
+    with pytest.raises(TooManyDeletesError, match=rf"{limit} of 100 keys of public.loaded \({limit}%\) are in no file"):
+        load(max_deletes=limit - 1)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM loaded")
+        assert cursor.fetchone() == (100,)
+        result = load(max_deletes=limit)
+        cursor.execute("SELECT count(*) FROM loaded")
+        assert cursor.fetchone() == (110 if is_rejected else 102,)
+    assert (result.counts.rejected, result.counts.removed) == ((1, 0) if is_rejected else (0, 8))

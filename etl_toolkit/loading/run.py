@@ -87,6 +87,7 @@ class Run:
     failed: threading.Event = field(default_factory=threading.Event)
     refused: dict[int, tuple[Reject, ...]] = field(default_factory=dict)
     bounds: list[str] | None = None
+    is_compared: bool = False  # the winners with the rows of the table: `unequal` (see `compare`) is there
     keys_met: threading.Event = field(default_factory=threading.Event)  # a COPY into the table met a key that is there
     horizon: str | None = None  # set where lanes load side by side: see `tripwire`
     retries: int = 0

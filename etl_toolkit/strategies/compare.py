@@ -31,34 +31,41 @@ ROUND_TRIP = frozenset((
 TRUTH_VALUES = (SQL("{}"), SQL("{}::text"), SQL("pg_catalog.initcap({}::text)"))
 
 
-def set_unchanged_apart(run: Run, overlap: KeyOverlap) -> bool:
+def set_unchanged_apart(run: Run, overlap: KeyOverlap, *, keeps_others: bool = False) -> int | None:
     """Fill the workspace's table `unequal` (row) with the winners that the table may not hold as they are.
 
-    False if that does not pay; then there is no such table. Raises psycopg2.Error if the server does.
+    With `keeps_others` it has the rows of the table as well that equal no winner, by their `record`. Returns how many rows the
+    table has, or None if that does not pay; then there is no such table. Raises psycopg2.Error if the server does.
     """
     if not _may_compare(run):
-        return False
+        return None
     assert run.scan is not None
     with run.phases.phase("compare"):
         printed = _printed(run)
         if printed is None:
-            return False
+            return None
         try:
-            if not read_table(run, printed):
-                return False
+            # All at once where rows of the table may go: of several snapshots each may miss a row that is moved meanwhile.
+            count = read_table(run, printed, stretches=1 if keeps_others else run.plan.workers)
+            if count is None:
+                return None
             winners = "AND place IN (SELECT winner FROM keys)" if overlap.has_losers else ""
             query = f"SELECT place AS row, place FROM rows WHERE doubt IN ({PROVEN}, {COMPOSED}) {winners}"
-            with run.scan.with_records(run.workspace, query) as source:
-                source.execute(
-                    "CREATE OR REPLACE TABLE unequal AS SELECT row FROM found ANTI JOIN present USING (record)"
+            apart = "SELECT row FROM found ANTI JOIN present USING (record)"
+            if keeps_others:
+                apart = (
+                    "SELECT row, present.record FROM found FULL JOIN present USING (record) "
+                    "WHERE row IS NULL OR present.record IS NULL"
                 )
+            with run.scan.with_records(run.workspace, query) as source:
+                source.execute(f"CREATE OR REPLACE TABLE unequal AS {apart}")
                 if run.scan.has_gone:  # what a tombstone makes room for is written again
                     source.execute(
-                        "INSERT INTO unequal SELECT winner FROM keys WHERE reset EXCEPT SELECT row FROM unequal"
+                        "INSERT INTO unequal (row) SELECT winner FROM keys WHERE reset EXCEPT SELECT row FROM unequal"
                     )
         finally:
             run.workspace.query("DROP TABLE IF EXISTS present")
-    return True
+    return count
 
 
 def _may_compare(run: Run) -> bool:

@@ -26,13 +26,26 @@ from etl_toolkit.loading.second_result import first_reason_kept
 from etl_toolkit.loading.session import Sessions
 from etl_toolkit.loading.staging_tables import copy_into, create_staging, drop_staging
 from etl_toolkit.loading.tombstones import TOMBSTONES, bury, is_unmarked, narrow, numbered_dead_rows, tombstone_table
-from etl_toolkit.model import Batch, Counts, Delete, KeyOverlap, Layout, LoadSpec, SourceFile, TargetTable
+from etl_toolkit.model import (
+    Batch,
+    Counts,
+    CsvDialect,
+    Delete,
+    KeyOverlap,
+    Layout,
+    LoadSpec,
+    SourceFile,
+    Strategy,
+    TargetTable,
+)
 from etl_toolkit.scan import KeyScan
-from etl_toolkit.sources import quoted_where_needed
+from etl_toolkit.sources import is_in_reach, line_texts, quoted_where_needed
+from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.lanes import load_with_retry
 from etl_toolkit.strategies.staging import records_query
 from etl_toolkit.strategies.written import written_marks
 from etl_toolkit.workspace import Workspace, literal
+from etl_toolkit.write_rules import may_compose
 
 NO_FILE = -1  # the position of the file that a missing key comes from
 _KEYS = "etl_keys"
@@ -100,21 +113,47 @@ def find_missing(
     count = sessions.ask("missing", read, is_printing=True)
     reach("compared")
     kinds = ", ".join(f"'{name}': 'VARCHAR'" for name in columns)
-    typed = ", ".join(
-        f"TRY_CAST({text} AS {kind.duckdb_type}) AS {name}"
-        for text, name, kind in zip(columns, scan.key_columns, key_types(target), strict=True)
+    keys = (
+        f"read_csv({literal(str(path))}, columns = {{{kinds}}}, auto_detect = false, header = false, delim = ',', "
+        "quote = '\"', escape = '\"', new_line = '\\n', allow_quoted_nulls = false, compression = 'none', strict_mode = true)"
     )
     try:
-        workspace.query(
-            f"CREATE OR REPLACE TABLE missing AS SELECT {', '.join(columns)} "
-            f"FROM (SELECT *, {typed} FROM read_csv({literal(str(path))}, columns = {{{kinds}}}, auto_detect = false, "
-            "header = false, delim = ',', quote = '\"', escape = '\"', "
-            "new_line = '\\n', allow_quoted_nulls = false, compression = 'none', strict_mode = true)) "
-            f"ANTI JOIN keys USING ({scan.key_sql})"  # a third of the time that NOT EXISTS takes
-        )
+        return Missing(_keep_missing(target, scan, workspace, keys), count)
     finally:
         path.unlink()
-    return Missing(workspace.query("SELECT count(*) FROM missing")[0][0], count)
+
+
+def _keep_missing(target: TargetTable, scan: KeyScan, workspace: Workspace, keys: str) -> int:
+    """Fill the table `missing` with those keys (t0, …) of a relation that are in no file; return how many these are."""
+    texts = [f"t{number}" for number in range(len(target.key))]
+    typed = ", ".join(
+        f"TRY_CAST({text} AS {kind.duckdb_type}) AS {name}"
+        for text, name, kind in zip(texts, scan.key_columns, key_types(target), strict=True)
+    )
+    workspace.query(
+        f"CREATE OR REPLACE TABLE missing AS SELECT {', '.join(texts)} FROM (SELECT *, {typed} FROM {keys}) "
+        f"ANTI JOIN keys USING ({scan.key_sql})"  # a third of the time that NOT EXISTS takes
+    )
+    return int(workspace.query("SELECT count(*) FROM missing")[0][0])
+
+
+def _find_beside_unchanged(run: Run) -> Missing | None:
+    """The same of all rows of the table, where these are read out in any case: most of them are in the files unchanged."""
+    target, scan, layout, spec = run.target, run.scan, run.layout, run.spec
+    if run.plan.strategy is not Strategy.PARTITIONED or spec.write.scope or may_compose(spec) or not (scan and layout):
+        return None
+    # A file as the server prints the rows.
+    printed = SourceFile(0, "", "csv", layout.columns, "", 0, dialect=CsvDialect(layout.delimiter))
+    is_plain_key = all(target.column(name).not_null and is_in_reach(printed, name) for name in target.key)
+    if run.plan.overlap is None or len(layout.columns) == 1 or not is_plain_key:
+        return None
+    count = set_unchanged_apart(run, run.plan.overlap, keeps_others=True)
+    if count is None:
+        return None
+    run.is_compared = True
+    texts = ", ".join(f"{text} AS t{number}" for number, text in enumerate(line_texts(printed, target.key)))
+    keys = f"(SELECT {texts} FROM (SELECT record AS line FROM unequal WHERE row IS NULL))"
+    return Missing(_keep_missing(target, scan, run.workspace, keys), count)
 
 
 def count_missing(
@@ -145,17 +184,20 @@ def forecast_missing(run: Run) -> None:
     """Count the missing keys before anything is written. Raises TooManyDeletesError where there are too many."""
     if run.spec.write.missing == "keep":
         return
-    with run.phases.phase("missing"):
-        if may_compare_here(run.target, run.scan, run.plan.overlap):
-            assert run.scan is not None
-            found = find_missing(run.spec, run.target, run.scan, run.workspace, run.sessions)
-        else:
-            try:
-                found = count_missing(run.spec, run.target, run.files, run.workspace, run.sessions)
-            except psycopg2.Error as error:
-                if not is_row_error(error):
-                    raise
-                return  # a key that the server refuses: its row will be rejected, and then no key is deleted
+    is_here = may_compare_here(run.target, run.scan, run.plan.overlap)
+    found = _find_beside_unchanged(run) if is_here else None
+    if found is None:
+        with run.phases.phase("missing"):
+            if is_here:
+                assert run.scan is not None
+                found = find_missing(run.spec, run.target, run.scan, run.workspace, run.sessions)
+            else:
+                try:
+                    found = count_missing(run.spec, run.target, run.files, run.workspace, run.sessions)
+                except psycopg2.Error as error:
+                    if not is_row_error(error):
+                        raise
+                    return  # a key that the server refuses: its row will be rejected, and then no key is deleted
     check_missing(run.spec, run.target, found)
 
 

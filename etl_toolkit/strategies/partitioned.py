@@ -113,6 +113,7 @@ def _load_by_key(run: Run, pinned: list[str] | None) -> dict[int, Counts]:
         if isinstance(error, psycopg2.Error) and run.reject_count() == rejected:
             raise
     run.take_all_back()
+    run.is_compared = False
     with run.phases.phase("collapse"):
         forget_composed(run)
         collapse(run.scan, run.workspace, action=run.spec.conflict_action, is_composed=may_compose(run.spec))
@@ -133,7 +134,7 @@ def _load_by_hash(run: Run, pinned: list[str] | None) -> dict[int, Counts]:
 
 
 def _load_ranges(run: Run, overlap: KeyOverlap, *, meanwhile: Callable[[], None] | None = None) -> dict[int, Counts]:
-    compared = set_unchanged_apart(run, overlap)
+    compared = run.is_compared or set_unchanged_apart(run, overlap) is not None
     is_mixed = not compared and set_absent_apart(run, overlap)
     with run.phases.phase("divide"):
         ranges = _divide(run, compared=compared, is_mixed=is_mixed)

@@ -50,7 +50,8 @@ def _find_absent(run: Run) -> bool:
         for number, (name, kind) in enumerate(zip(run.scan.key_columns, key_types(run.target), strict=True), start=1)
     )
     try:
-        if not read_table(run, [Identifier(name) for name in run.target.key]):
+        key = [Identifier(name) for name in run.target.key]
+        if read_table(run, key, stretches=run.plan.workers) is None:
             return False
         if run.workspace.query("SELECT 1 FROM present WHERE contains(record, '\"') LIMIT 1"):
             return False

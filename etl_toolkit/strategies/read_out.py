@@ -37,16 +37,17 @@ def copy_out(run: Run, printed: Sequence[Composable], source: Composable) -> Com
     )
 
 
-def read_table(run: Run, printed: Sequence[Composable]) -> bool:
-    """Read columns of the table into the workspace's table `present` (record), a stretch of its pages a worker.
+def read_table(run: Run, printed: Sequence[Composable], *, stretches: int) -> int | None:
+    """Read columns of the table into the workspace's table `present` (record), `stretches` of its pages side by side.
 
-    False where a value spans lines, for then a line is no record, and where the working directory has no room.
+    Returns how many rows these are; None where a value spans lines, for then a line is no record, and where the working
+    directory has no room.
     """
     run.workspace.query("CREATE OR REPLACE TABLE present (record VARCHAR)")
     pages = run.sessions.ask("compare", partial(_pages, run.target.oid))
-    edges = [pages * number // run.plan.workers for number in range(run.plan.workers)]
+    edges = [pages * number // stretches for number in range(stretches)]
 
-    def read(worker: int) -> bool:
+    def read(worker: int) -> int | None:
         first, last = edges[worker], edges[worker + 1] if worker + 1 < len(edges) else 2**32 - 1
         where = ours(run.target, "etl_place >= {}::tid AND etl_place < {}::tid").format(
             Literal(f"({first},0)"), Literal(f"({last},0)")
@@ -62,19 +63,20 @@ def read_table(run: Run, printed: Sequence[Composable]) -> bool:
                 with path.open("wb", buffering=BLOCK_BYTES) as sink, first_reason_kept():
                     cursor.copy_expert(copy_out(run, printed, source), sink)
             except OSError:
-                return False
-            total = cursor.rowcount
+                return None
+            total = int(cursor.rowcount)
         reach("compared")
         lines = _take_in(run, path)
         path.unlink()
-        return bool(lines == total)
+        return total if lines == total else None
 
-    def read_with_retry(worker: int) -> bool:
+    def read_with_retry(worker: int) -> int | None:
         note = on_retry(run, f"compare {worker + 1}")
         return run_with_retry(lambda: read(worker), run.config, on_retry=note, sleep=run.sleep)
 
     readers = [partial(read_with_retry, worker) for worker in range(len(edges))]
-    return all(run_all(run, readers, workers=run.plan.workers))
+    counts = [count for count in run_all(run, readers, workers=run.plan.workers) if count is not None]
+    return sum(counts) if len(counts) == len(edges) else None
 
 
 def _pages(oid: int, connection: Any) -> int:
