@@ -27,8 +27,8 @@ from psycopg2.extensions import connection as Connection
 
 from etl_toolkit import ConflictAwareProcessor, ParallelConfig, ingest
 from etl_toolkit.errors import SourceError, UsageError
-from etl_toolkit.model import ReadOptions, Reject, SourceFile
-from etl_toolkit.sources import locate, number_in_file, octets, ordinals, resolve, text_relation
+from etl_toolkit.model import Layout, ReadOptions, Reject, SourceFile
+from etl_toolkit.sources import locate, number_in_file, octets, ordinals, record_expression, resolve, text_relation
 from etl_toolkit.sources.records import Record, Scanner, Shape
 from etl_toolkit.sources.structure import pieces
 from etl_toolkit.workspace import Workspace, open_workspace
@@ -48,6 +48,28 @@ def opened(
 def texts(file: SourceFile, workspace: Workspace) -> list[tuple[str | None, ...]]:
     relation, expressions = text_relation([file], file.columns)
     return workspace.query(f"SELECT {', '.join(expressions)} FROM {relation}")
+
+
+def test_many_fields_are_quoted_as_few_are() -> None:
+    fields = {
+        None: "",
+        "": '""',
+        "\\.": '"\\."',
+        "a,b": '"a,b"',
+        'a"b': '"a""b"',
+        "a\nb": '"a\nb"',
+        "a\rb": '"a\rb"',
+        " a": " a",
+    }
+    values, spelled = list(fields), list(fields.values())
+    frame = pa.table({f"v{at}": [values[(at + row) % 8] for row in range(8)] for at in range(130)})
+
+    with opened(frame) as (workspace, [file]):
+        relation, expressions = text_relation([file], file.columns)
+        record = record_expression(file, expressions, Layout(file.columns))
+        found = workspace.query(f"SELECT {record} FROM {relation}")
+
+    assert found == [(",".join(spelled[(at + row) % 8] for at in range(130)),) for row in range(8)]
 
 
 # --- records: the quick check and the slow truth -------------------------------------------------------------------------

@@ -75,8 +75,7 @@ def _arrow_table(frame: Any) -> Any:
     if type(frame).__module__.partition(".")[0] == "pandas" and hasattr(frame, "columns"):
         has_names = any(name is not None for name in frame.index.names)
         plain = frame.copy(deep=False)
-        for number in range(frame.shape[1]):
-            column = frame.iloc[:, number]
+        for number, (_, column) in enumerate(frame.items()):
             if (values := as_arrow(column)) is not column:
                 plain.isetitem(number, values)
         return pa.Table.from_pandas(plain, preserve_index=has_names)
