@@ -59,9 +59,6 @@ def examples(count: int) -> Any:
     return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
-any_character = st.characters(codec="utf-8")
-
-
 # --- texts that hurt -------------------------------------------------------------------------------------------------
 
 digits = st.integers(-(2**63), 2**63 - 1) | st.integers(-99, 99)
@@ -174,8 +171,8 @@ def test_what_the_client_judges_is_what_the_index_says(bench: tuple[str, Connect
 
     drawn = PROVEN[declared]
     if kind.grammar:
-        spelled = st.from_regex(re.compile(kind.grammar, re.ASCII), fullmatch=True, alphabet=any_character)
-        drawn = drawn | spelled.filter(lambda text: "\0" not in text)
+        grammar = kind.grammar
+        drawn = drawn | st.integers(0, 2**64).map(lambda seed: text_of(grammar, Random(seed)))  # noqa: S311
 
     @examples(80)
     @given(st.lists(drawn, min_size=2, max_size=12, unique=True))
@@ -352,7 +349,8 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize(("declared", "left", "right", "path", "equal"), SPELLINGS)
-@pytest.mark.parametrize("forms", [("csv", "csv"), ("csv", "parquet"), ("parquet", "arrow")], ids="-".join)
+# Each spelling out of a line and out of Arrow; files of both forms meet in the test before.
+@pytest.mark.parametrize("forms", [("csv", "csv"), ("parquet", "arrow")], ids="-".join)
 def test_a_spelling_the_client_cannot_judge_takes_the_server_path_and_the_plan_says_so(
     bench: tuple[str, Connection], declared: str, left: str, right: str, path: str, equal: bool, forms: tuple[str, str]
 ) -> None:
