@@ -386,6 +386,12 @@ KINDS = {
         "CREATE TABLE @ (id int PRIMARY KEY, v int REFERENCES parent DEFERRABLE INITIALLY DEFERRED)",
         [("1", "1"), ("2", "2"), ("3", "1")], {1: "23503"},
     ),
+    "MATCH FULL, and a parent with a table that inherits": (
+        "CREATE TABLE IF NOT EXISTS parent (id int, v int, PRIMARY KEY (id, v)); CREATE TABLE IF NOT EXISTS heir () INHERITS (parent); "
+        "INSERT INTO parent SELECT g, 1 FROM generate_series(1, 3) g ON CONFLICT DO NOTHING; INSERT INTO heir VALUES (3, 2); "
+        "CREATE TABLE @ (id int PRIMARY KEY, v int, FOREIGN KEY (id, v) REFERENCES parent MATCH FULL)",
+        [("1", "1"), ("2", None), ("2", "1"), ("3", "2"), ("3", "1")], {1: "23503", 3: "23503"},
+    ),
 }  # fmt: skip
 
 

@@ -135,12 +135,7 @@ def _look_up(cursor: Any, target: TargetTable, layout: Layout, records: Mapping[
     for key in foreign_keys(target, layout):
         cursor.execute(select_orphans(key, _PROBE, ours(target, "q.etl_row")))
         for (row,) in cursor.fetchall():
-            yield Refusal(
-                row,
-                f"violates foreign key constraint {key.name}: no such row in {key.references}",
-                "23503",
-                records[row],
-            )
+            yield Refusal(row, key.refusal, "23503", records[row])
 
 
 def _copy(cursor: Any, statement: sql.Composed, rows: Sequence[bytes]) -> tuple[int, str, str] | None:
@@ -215,12 +210,14 @@ def _has_orphans(cursor: Any, key: ForeignKey, rows: Composable) -> bool:
 
 
 def select_orphans(key: ForeignKey, rows: Composable, wanted: Composable) -> sql.Composed:
-    """Compose the query of the `rows` that refer to no row."""
-    present = SQL(" AND ").join(SQL("q.{} IS NOT NULL").format(Identifier(name)) for name in key.columns)
+    """Compose the query of the `rows` that refer to no row; under MATCH FULL, a key that is given in part does not either."""
+    present = SQL(" OR " if key.is_full else " AND ").join(
+        SQL("q.{} IS NOT NULL").format(Identifier(name)) for name in key.columns
+    )
     equal = SQL(" AND ").join(
         SQL("r.{} {} q.{}").format(Identifier(theirs), SQL(operator), Identifier(ours))
         for ours, theirs, operator in zip(key.columns, key.referenced_columns, key.equality, strict=True)
     )
-    return SQL("SELECT {} FROM {} q WHERE {} AND NOT EXISTS (SELECT FROM {} r WHERE {})").format(
-        wanted, rows, present, SQL(key.references), equal
+    return SQL("SELECT {} FROM {} q WHERE ({}) AND NOT EXISTS (SELECT FROM {} r WHERE {})").format(
+        wanted, rows, present, SQL(key.parents), equal
     )

@@ -100,14 +100,25 @@ class Hazard:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """A foreign key of the target table: own columns, referenced table (quoted SQL), referenced columns, operators (SQL)."""
+    """A foreign key of the target table: own columns, referenced table (quoted SQL), referenced columns, operators (SQL).
+
+    `parents` is where its rows are looked up (SQL): rows of tables that inherit do not count, those of partitions do.
+    """
 
     name: str
     columns: tuple[str, ...]
     references: str
+    parents: str
     referenced_columns: tuple[str, ...]
     equality: tuple[str, ...]  # the referenced column on the left
     is_self: bool = False
+    is_full: bool = False  # MATCH FULL: all columns are NULL, or none
+
+    @property
+    def refusal(self) -> str:
+        """Why a row that refers to no row is refused."""
+        partly = ", or a part of the key is NULL" if self.is_full else ""
+        return f"violates foreign key constraint {self.name}: no such row in {self.references}{partly}"
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,6 @@ def _refers_to_new_rows(inquiry: Inquiry, key: ForeignKey) -> bool:
     unique index are changed in it; workers commit together.
     """
     target = inquiry.target
-    key = replace(key, references=f"{'' if target.is_partitioned else 'ONLY '}{key.references}")
     question = SQL(
         "SELECT EXISTS ({orphans}) OR (SELECT count(*) > 1 FROM pg_catalog.pg_index WHERE indrelid = {oid} AND indisunique) "
         "OR EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = {oid} AND confmatchtype = 'f')"

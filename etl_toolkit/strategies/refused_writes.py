@@ -20,7 +20,7 @@ from etl_toolkit.columns import layout_of
 from etl_toolkit.errors import driver_failure
 from etl_toolkit.loading.compose import compose, composes, row_columns
 from etl_toolkit.loading.copy import is_row_error
-from etl_toolkit.loading.key_parts import match_keys, names, table
+from etl_toolkit.loading.key_parts import match_keys, names
 from etl_toolkit.loading.merge import Upsert, latest_rows, staged_rows
 from etl_toolkit.loading.naming import ours
 from etl_toolkit.loading.rejects import IDENTITY_SQLSTATE, changed_identities, identity_reason
@@ -275,18 +275,19 @@ def _childless(run: Run, cursor: Any, key: ForeignKey) -> Generator[_Refused]:
         SQL("r.{} {} w.{}").format(Identifier(theirs), SQL(operator), Identifier(own))
         for own, theirs, operator in zip(key.columns, key.referenced_columns, key.equality, strict=True)
     )
-    given = SQL(" AND ").join(SQL("w.{} IS NOT NULL").format(Identifier(own)) for own in key.columns)
+    given = SQL(" OR " if key.is_full else " AND ").join(
+        SQL("w.{} IS NOT NULL").format(Identifier(own)) for own in key.columns
+    )
     orphans = ours(
         run.target,
-        "SELECT etl_row FROM {winners} w WHERE {given} AND NOT EXISTS (SELECT FROM {table} r WHERE {equal}) "
+        "SELECT etl_row FROM {winners} w WHERE ({given}) AND NOT EXISTS (SELECT FROM {parents} r WHERE {equal}) "
         "AND NOT EXISTS (SELECT FROM {winners} r WHERE {equal})",
-    ).format(winners=_WINNERS, given=given, table=table(run.target), equal=equal)
+    ).format(winners=_WINNERS, given=given, parents=SQL(key.parents), equal=equal)
     while True:
         cursor.execute(orphans)
         if not (rows := _take_out(run.target, cursor)):
             return
-        reason = f"violates foreign key constraint {key.name}: no such row in {key.references}"
-        yield from (_Refused(row, reason, "23503") for row in rows)
+        yield from (_Refused(row, key.refusal, "23503") for row in rows)
 
 
 def _flags(upsert: Upsert, *, is_composed: bool = False) -> SQL:

@@ -20,11 +20,13 @@ FOREIGN_COLUMNS = """
         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)"""
 
 _FOREIGN_KEYS = """
-SELECT c.conname, c.confrelid = c.conrelid, c.confrelid::pg_catalog.regclass::text, {columns},
+SELECT c.conname, c.confrelid = c.conrelid, c.confrelid::pg_catalog.regclass::text, r.relkind = 'p',
+       c.confmatchtype = 'f', {columns},
        (SELECT array_agg('OPERATOR(' || pg_catalog.quote_ident(s.nspname) || '.' || o.oprname || ')' ORDER BY k.n)
         FROM unnest(c.conpfeqop) WITH ORDINALITY k(operator, n) JOIN pg_catalog.pg_operator o ON o.oid = k.operator
         JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace)
-FROM pg_catalog.pg_constraint c WHERE c.conrelid = %s AND c.contype = 'f' AND c.conparentid = 0
+FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_class r ON r.oid = c.confrelid
+WHERE c.conrelid = %s AND c.contype = 'f' AND c.conparentid = 0
 AND EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgconstraint = c.oid AND t.tgrelid = c.conrelid AND {fires})
 """
 
@@ -57,8 +59,17 @@ def read_foreign_keys(cursor: Any, oid: int) -> tuple[ForeignKey, ...]:
     """Read the foreign keys of a table that are enforced for this session."""
     cursor.execute(_FOREIGN_KEYS.format(columns=FOREIGN_COLUMNS, fires=_FIRES), (oid,))
     return tuple(
-        ForeignKey(constraint, tuple(own), references, tuple(referenced), tuple(equality), is_self)
-        for constraint, is_self, references, own, referenced, equality in cursor.fetchall()
+        ForeignKey(
+            constraint,
+            tuple(own),
+            references,
+            references if is_partitioned else f"ONLY {references}",
+            tuple(referenced),
+            tuple(equality),
+            is_self,
+            is_full,
+        )
+        for constraint, is_self, references, is_partitioned, is_full, own, referenced, equality in cursor.fetchall()
     )
 
 
