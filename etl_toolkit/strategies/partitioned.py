@@ -187,8 +187,11 @@ def _edges(run: Run, total: int) -> list[int]:
 
     The keys there are kept in the ledger. A run that is resumed, or that has lost rows meanwhile, divides by them.
     """
+    count = len(run.plan.batches)
+    if count == 1:  # nothing to keep
+        run.bounds = ["true"]
+        return [0, total]
     if run.bounds is None:
-        count = len(run.plan.batches)
         edges = [total * number // count for number in range(count + 1)]
         _pin(run, _bounds(run, edges))
         return edges

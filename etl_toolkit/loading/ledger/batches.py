@@ -59,8 +59,7 @@ def complete_all(cursor: Any, run_id: str, loaded: Sequence[tuple[Batch, Mapping
     """The same for all batches of a transaction."""
     texts = [json.dumps({position: value.as_dict() for position, value in counts.items()}) for _, counts in loaded]
     cursor.execute(
-        "UPDATE etl_toolkit.batches SET counts = mine.counts, "
-        "version = coalesce(version, pg_catalog.pg_current_xact_id()::xid) "
+        "UPDATE etl_toolkit.batches SET counts = mine.counts, version = batches.xmin "
         "FROM ROWS FROM (pg_catalog.unnest(%s::int[]), pg_catalog.unnest(%s::jsonb[])) AS mine (number, counts) "
         "WHERE run_id = %s AND batches.number = mine.number",
         ([batch.number for batch, _ in loaded], texts, run_id),
@@ -68,16 +67,14 @@ def complete_all(cursor: Any, run_id: str, loaded: Sequence[tuple[Batch, Mapping
 
 
 def note_version(cursor: Any, run_id: str, batch: Batch) -> None:
-    """Note the number that the rows of a batch carry as `xmin`, where a savepoint was set before they were written.
+    """Let the ledger have the number that the rows of a batch carry as `xmin`, where a savepoint was set before they were written.
 
-    It is not that of the transaction then. This row is written behind the same savepoint, so it carries the same number.
+    It is not that of the transaction then. A batch's own row, written behind the same savepoint, carries the same number, and
+    `complete` reads it there.
     """
-    where = (run_id, batch.number)
     cursor.execute(
-        "UPDATE etl_toolkit.batches SET label = label WHERE run_id = %s AND number = %s RETURNING xmin::text", where
+        "UPDATE etl_toolkit.batches SET label = label WHERE run_id = %s AND number = %s", (run_id, batch.number)
     )
-    version = cursor.fetchone()[0]
-    cursor.execute("UPDATE etl_toolkit.batches SET version = %s WHERE run_id = %s AND number = %s", (version, *where))
 
 
 def record_rejects(cursor: Any, run_id: str, rejects: Sequence[Reject]) -> None:

@@ -83,10 +83,8 @@ def prepare(connection: Any) -> None:
     version.
     """
     try:
-        check_version(connection)
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_catalog.to_regclass('etl_toolkit.before_images') IS NOT NULL")
-            if not cursor.fetchone()[0]:
+        if not check_version(connection):
+            with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", (CREATION_LOCK,))
                 cursor.execute(DEFINITION)
         connection.commit()
@@ -97,19 +95,23 @@ def prepare(connection: Any) -> None:
         raise map_driver_error(error, doing=doing) from None
 
 
-def check_version(connection: Any) -> None:
-    """Raise LedgerError where the database has a ledger that another release made and this one cannot work with.
+def check_version(connection: Any) -> bool:
+    """Return whether the ledger is there; raise LedgerError for one that another release made and this one cannot work with.
 
-    No ledger is fine; one without a version is that of the first release, which is version 1.
+    One without a version is that of the first release, which is version 1.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_catalog.to_regclass('etl_toolkit.version') IS NOT NULL")
-        if not cursor.fetchone()[0]:
-            return
+        cursor.execute(
+            "SELECT pg_catalog.to_regclass('etl_toolkit.version') IS NOT NULL, "
+            "pg_catalog.to_regclass('etl_toolkit.before_images') IS NOT NULL"
+        )
+        has_version, is_there = cursor.fetchone()
+        if not has_version:
+            return bool(is_there)
         cursor.execute("SELECT coalesce(max(number), 1) FROM etl_toolkit.version")
         found = cursor.fetchone()[0]
     if found == VERSION:
-        return
+        return bool(is_there)
     remedy = (
         "install the release of etl-toolkit that created it, or a later one"
         if found > VERSION

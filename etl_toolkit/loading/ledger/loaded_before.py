@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from etl_toolkit.errors import LedgerError
-from etl_toolkit.loading.conventions import printing
 from etl_toolkit.loading.ledger.definition import check_version
 from etl_toolkit.model import LoadedBefore, SourceFile
 
@@ -19,7 +18,8 @@ AND relname IN ('runs', 'files', 'batches') AND pg_catalog.has_schema_privilege(
 # Newer is what was committed after the last time that the content was: by later runs, or behind it in the same one.
 # Content that is given now as well is not: its position among the files is the user's choice.
 _TAKEN = """
-SELECT DISTINCT ON (content_hash) content_hash, run_id, started_at, position, started_at::text
+SELECT DISTINCT ON (content_hash) content_hash, run_id,
+pg_catalog.to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US+00'), position
 FROM etl_toolkit.files JOIN etl_toolkit.runs r USING (run_id)
 WHERE content_hash = ANY (%(contents)s) AND target_oid = %(target)s AND status <> 'undone'
 AND EXISTS (SELECT FROM etl_toolkit.batches b WHERE b.run_id = r.run_id AND b.counts IS NOT NULL)
@@ -60,11 +60,11 @@ def loaded_before(connection: Any, target_oid: int, files: Sequence[SourceFile])
     contents = {file.content_hash: file.name for file in files}
     asked = {"target": target_oid, "contents": list(contents)}
     found = []
-    with connection.cursor() as cursor, printing(cursor):
+    with connection.cursor() as cursor:
         cursor.execute(_TAKEN, asked)
         taken = sorted(cursor.fetchall(), key=lambda row: row[2:])  # the earliest first
-        for content, run_id, since, position, loaded_at in taken:
-            cursor.execute(_NEWER, asked | {"since": since, "position": position})
+        for content, run_id, loaded_at, position in taken:
+            cursor.execute(_NEWER, asked | {"since": loaded_at, "position": position})
             newer, rows = cursor.fetchone()
             if not rows:  # nor is there anything newer than those after it
                 break
