@@ -28,6 +28,14 @@ def write_footer(path: Path, body: bytes, footer: Struct) -> None:
     path.write_bytes(body + encoded + len(encoded).to_bytes(4, "little") + b"PAR1")
 
 
+def make_set(path: Path, place: int) -> None:
+    """Let the column at this place, which is a list, be a map without values: a set, which DuckDB cannot read."""
+    body, footer = read_footer(path)
+    elements = field(footer, SCHEMA)[2][1]
+    elements[place] = [item for item in elements[place] if item[0] not in (6, 10)] + [[6, INT, 1]]  # MAP
+    write_footer(path, body, footer)
+
+
 def field(struct: Struct, number: int) -> list[Any]:
     return next(item for item in struct if item[0] == number)
 

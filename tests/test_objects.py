@@ -30,6 +30,7 @@ from etl_toolkit.sources.objects import objects_of
 from etl_toolkit.sources.stores import without_secrets
 from etl_toolkit.stopping import Stop
 from tests.object_store import KEY, SECRET, s3_server, web_server
+from tests.parquet_footer import make_set
 
 obstore = pytest.importorskip("obstore")
 
@@ -206,6 +207,22 @@ def test_an_overlap_fetches_the_keys_alone(wide: Path, fetched: list[int]) -> No
 
     assert ConflictAwareProcessor().analyze(names, key="id").shared_keys == 100_000
     assert 0 < sum(fetched) < 0.3 * wide.stat().st_size
+
+
+def test_an_overlap_of_objects_that_only_arrow_can_read_fetches_the_keys_alone(
+    store: Any, tmp_path: Path, fetched: list[int]
+) -> None:
+    path, rows = tmp_path / "sets.parquet", 60_000
+    words = pa.array([["a"]] * rows, pa.list_(pa.field("element", pa.string(), nullable=False)))
+    table = wide_table(rows).select(["id", "a.b"]).add_column(1, pa.field("v", words.type, nullable=False), words)
+    pq.write_table(table, path, use_dictionary=False, store_schema=False)
+    make_set(path, 2)
+    obstore.put(store, path.name, path.read_bytes())
+
+    found = ConflictAwareProcessor().analyze([str(path), f"s3://drops/{path.name}"], key="id")
+
+    assert found.shared_keys == rows
+    assert 0 < sum(fetched) < 0.5 * path.stat().st_size
 
 
 @pytest.mark.parametrize("is_asked_for", [True, False], ids=["the store compares", "the store ignores If-Match"])

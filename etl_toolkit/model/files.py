@@ -37,8 +37,9 @@ class SourceFile:
     """One file of a load, at its position in the order of files.
 
     `columns` are its columns in its own order, named as in the table once it is matched; `source_columns` keep its own
-    names. DuckDB knows them as c0, c1, …: `relation_columns` are all columns of a Parquet file so named, `relation_types`
-    the DuckDB types of `columns` where these have any. `is_plain` says that the file is UTF-8 CSV without a quote
+    names. `chosen` are those of a Parquet file that may be read, if not all: others may not be there. DuckDB knows them as
+    c0, c1, …: `relation_columns` are all columns of a Parquet file so named, `relation_types` the DuckDB types of `columns`
+    where these have any. `is_plain` says that the file is UTF-8 CSV without a quote
     character, so that every line is one record and both DuckDB and the server split it alike; only then may its bytes go
     to COPY as they are. `is_copyable` says that its records, line breaks in quotes and all, are what COPY reads.
     `is_bare` says that it is plain and has no backslash either, so that its lines mean the same in COPY's text format.
@@ -71,6 +72,7 @@ class SourceFile:
     frame: Any = field(default=None, compare=False, repr=False)
     readable: Path | None = None
     source_columns: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
     malformed: tuple[Reject, ...] = ()
     records: int | None = None
     longest_record_bytes: int = 0

@@ -80,6 +80,7 @@ def examine_parquet(path: Path, copy: Path, options: ReadOptions, stop: Stop | N
         size,
         path=path,
         readable=copy if is_rewritten else None,
+        chosen=tuple(chosen) if options.columns else (),
         records=rows,
         header=PLAIN_SHAPE.spell(columns),
     )
@@ -126,7 +127,7 @@ def loaded_columns(file: SourceFile, source: Any) -> Collection[str]:
     """The columns of a ParquetFile that a file gives, by their names in it."""
     own = [name for name in source.schema_arrow.names if not name.startswith(INDEX_PREFIX)]
     left_out = {name for name, new in zip(own, file.columns, strict=True) if new.startswith(LEFT_OUT)}
-    return set(source.schema_arrow.names) - left_out
+    return set(file.chosen or source.schema_arrow.names) - left_out
 
 
 def hash_file(path: Path, stop: Stop, parts: Iterable[tuple[int, int]] | None = None) -> str:
