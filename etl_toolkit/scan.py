@@ -70,6 +70,12 @@ class KeyScan:
         """What a row is known by: a number that grows in the order of rows."""
         return "place" if self.store else "rowid"
 
+    @property
+    def records(self) -> RecordStore:
+        """The store, where the records were asked for."""
+        assert self.store is not None
+        return self.store
+
     @contextmanager
     def with_records(
         self, workspace: Workspace, query: str, *, with_file: bool = False
@@ -78,11 +84,10 @@ class KeyScan:
 
         Their `file` can be had as well.
         """
-        assert self.store is not None
         # Closed in this order reversed: `source` may still be fetching what `places` finds, when something fails.
         with workspace.cursor() as places, workspace.cursor() as source:
-            rows = places.sql(query).to_arrow_reader(self.store.rows_at_once(FOUND_AT_ONCE))
-            source.register("found", self.store.with_records(rows, self.files_of if with_file else None))
+            rows = places.sql(query).to_arrow_reader(self.records.rows_at_once(FOUND_AT_ONCE))
+            source.register("found", self.records.with_records(rows, self.files_of if with_file else None))
             yield source
 
     def files_of(self, rows: Any) -> Any:

@@ -100,6 +100,18 @@ class Run:
     def file(self, position: int) -> SourceFile:
         return self._file_at[position]
 
+    @property
+    def scanned(self) -> KeyScan:
+        """The scan, of a run that cannot do without."""
+        assert self.scan is not None
+        return self.scan
+
+    @property
+    def record_layout(self) -> Layout:
+        """The layout of the records of all files, of a run that sends them together."""
+        assert self.layout is not None
+        return self.layout
+
     @cached_property
     def _file_at(self) -> Mapping[int, SourceFile]:
         return {file.position: file for file in self.files}

@@ -39,7 +39,6 @@ def set_unchanged_apart(run: Run, overlap: KeyOverlap, *, keeps_others: bool = F
     """
     if not _may_compare(run):
         return None
-    assert run.scan is not None
     with run.phases.phase("compare"):
         printed = _printed(run)
         if printed is None:
@@ -57,9 +56,9 @@ def set_unchanged_apart(run: Run, overlap: KeyOverlap, *, keeps_others: bool = F
                     "SELECT row, present.record FROM found FULL JOIN present USING (record) "
                     "WHERE row IS NULL OR present.record IS NULL"
                 )
-            with run.scan.with_records(run.workspace, query) as source:
+            with run.scanned.with_records(run.workspace, query) as source:
                 source.execute(f"CREATE OR REPLACE TABLE unequal AS {apart}")
-                if run.scan.has_gone:  # what a tombstone makes room for is written again
+                if run.scanned.has_gone:  # what a tombstone makes room for is written again
                     source.execute(
                         "INSERT INTO unequal (row) SELECT winner FROM keys WHERE reset EXCEPT SELECT row FROM unequal"
                     )
@@ -70,13 +69,12 @@ def set_unchanged_apart(run: Run, overlap: KeyOverlap, *, keeps_others: bool = F
 
 def _may_compare(run: Run) -> bool:
     target, overlap = run.target, run.plan.overlap
-    assert run.layout is not None
     return (
         not run.plan.target_is_empty
         and not run.spec.write.cleared
         and run.spec.conflict_action is ConflictAction.UPDATE
         and not (target.hazards or target.is_partitioned)
-        and all(target.column(name).base_type in ROUND_TRIP for name in run.layout.columns)
+        and all(target.column(name).base_type in ROUND_TRIP for name in run.record_layout.columns)
         and all(column.is_utf8 for column in target.columns)  # other encodings do not always print what they read
         and overlap is not None
         and overlap.distinct_keys >= SMALLEST_LOAD
@@ -85,23 +83,21 @@ def _may_compare(run: Run) -> bool:
 
 def _printed(run: Run) -> list[Composed] | None:
     """How the server must print the columns for most of a sample of the winners to equal it; None if nothing helps."""
-    assert run.scan is not None
-    keys = ", ".join(f"{name}::VARCHAR" for name in run.scan.key_columns)
+    keys = ", ".join(f"{name}::VARCHAR" for name in run.scanned.key_columns)
     query = (
-        f"SELECT place, {run.scan.key_sql} FROM rows WHERE place IN "
+        f"SELECT place, {run.scanned.key_sql} FROM rows WHERE place IN "
         f"(SELECT winner FROM keys USING SAMPLE reservoir({SAMPLE_ROWS} ROWS) REPEATABLE (1))"
     )
-    with run.scan.with_records(run.workspace, query) as source:
+    with run.scanned.with_records(run.workspace, query) as source:
         sample = source.execute(f"SELECT record, {keys} FROM found").fetchall()
     return run.sessions.ask("compare", partial(_spelling, run, sample), is_printing=True)
 
 
 def _spelling(run: Run, sample: Sequence[tuple[str, ...]], connection: Any) -> list[Composed] | None:
     """How the server must print the columns for most of a sample of (record, key …) to equal what it prints."""
-    assert run.layout is not None
     assert run.plan.overlap is not None
     records = {row[0].encode() for row in sample}
-    columns = [run.target.column(name) for name in run.layout.columns]
+    columns = [run.target.column(name) for name in run.record_layout.columns]
     with connection.cursor() as cursor:
         # Where a constraint is not validated, the server may refuse a row that the table has.
         cursor.execute(

@@ -30,10 +30,9 @@ def compose_rows(run: Run, overlap: KeyOverlap) -> bool:
     """
     if not (may_compose(run.spec) and overlap.has_losers):
         return True
-    assert run.scan is not None
     try:
         with run.phases.phase("collapse"):
-            _compose(run, run.scan)
+            _compose(run, run.scanned)
     except duckdb.InvalidInputException:
         return False
     return True
@@ -41,18 +40,15 @@ def compose_rows(run: Run, overlap: KeyOverlap) -> bool:
 
 def forget_composed(run: Run) -> None:
     """Leave only the rows of the files in `rows`."""
-    assert run.scan is not None
-    if not run.scan.composed:
+    if not run.scanned.composed:
         return
     run.workspace.query(f"DELETE FROM rows WHERE doubt = {COMPOSED}")
-    assert run.scan.store is not None
-    run.scan.store.drop_composed()
-    run.scan = replace(run.scan, composed=())
+    run.scanned.records.drop_composed()
+    run.scan = replace(run.scanned, composed=())
 
 
 def _compose(run: Run, scan: KeyScan) -> None:
     """Create the records, and make them the winners in `keys`."""
-    assert run.layout is not None
     keys, work = scan.key_sql, run.workspace
     file = search_sql(sorted((first, position) for position, first in scan.first_place.items()), "winner")
     found = f"SELECT {keys}, first, winner, number FROM keys WHERE number > 1"
@@ -62,9 +58,9 @@ def _compose(run: Run, scan: KeyScan) -> None:
         f"CREATE OR REPLACE TABLE meeting AS SELECT {keys}, ({file})::INTEGER AS file, first, winner, number FROM ({found}) "
         "ORDER BY winner"
     )
-    updated = frozenset(Upsert(run.target, run.layout, write=run.spec.write).values)
-    kept = frozenset(run.layout.columns) - updated - set(run.target.key)
-    columns = _Columns(run.layout, updated, kept, keeps_nulls=run.spec.write.nulls == "keep")
+    updated = frozenset(Upsert(run.target, run.record_layout, write=run.spec.write).values)
+    kept = frozenset(run.record_layout.columns) - updated - set(run.target.key)
+    columns = _Columns(run.record_layout, updated, kept, keeps_nulls=run.spec.write.nulls == "keep")
     _add_pairs(run, columns)
     if columns.keeps_nulls and work.query("SELECT 1 FROM meeting WHERE number > 2 LIMIT 1"):
         _add_several(run, columns)
@@ -126,22 +122,20 @@ class _Columns:
 
 def _add_pairs(run: Run, columns: _Columns) -> None:
     """Add what the first and the last row of a key leave; with `keeps_nulls` where these are all of its rows."""
-    assert run.scan is not None
     where = "number = 2" if columns.keeps_nulls else "true"
     later = "CASE WHEN l[{0}] = '' THEN e[{0}] ELSE l[{0}] END" if columns.keeps_nulls else "l[{0}]"
     fields = f"{columns.fields('earlier')} AS e, {columns.fields('later')} AS l"
     _add(
         run,
         ("earlier", "later"),
-        f"SELECT {run.scan.key_sql}, file, first AS earlier, winner AS later FROM meeting WHERE {where}",
+        f"SELECT {run.scanned.key_sql}, file, first AS earlier, winner AS later FROM meeting WHERE {where}",
         f"SELECT *, {columns.record(later, 'e[{0}]')} AS record FROM (SELECT *, {fields} FROM found WHERE {columns.is_changed})",
     )
 
 
 def _add_several(run: Run, columns: _Columns) -> None:
     """Add what more than two rows of a key leave, which takes several times as long for each."""
-    scan, work = run.scan, run.workspace
-    assert scan is not None
+    scan, work = run.scanned, run.workspace
     with _found(run, ("later",), "SELECT winner, winner AS later FROM meeting WHERE number > 2") as source:
         source.execute(f"CREATE OR REPLACE TABLE changed AS SELECT winner FROM found WHERE {columns.is_changed}")
     last = "coalesce(arg_max(nullif(l[{0}], ''), row), '')"
@@ -159,14 +153,12 @@ def _add_several(run: Run, columns: _Columns) -> None:
 
 def _add(run: Run, names: Sequence[str], query: str, select: str) -> None:
     """Add the rows (key, file, record) of a SELECT, in the order of their files; it reads what a query has `_found`."""
-    scan, work = run.scan, run.workspace
-    assert scan is not None
-    assert scan.store is not None
+    scan, work = run.scanned, run.workspace
     columns = f"{scan.key_sql}, file"
     last = work.query("SELECT max(place) FROM rows")[0][0]
     with _found(run, names, query) as source, work.cursor() as sink:
         spelled = source.sql(f"SELECT {columns}, record || chr(10) AS record FROM ({select})")
-        sink.register("composed", scan.store.take_composed(spelled.to_arrow_reader(SPELLED_AT_ONCE)))
+        sink.register("composed", scan.records.take_composed(spelled.to_arrow_reader(SPELLED_AT_ONCE)))
         sink.execute(f"INSERT INTO rows ({columns}, place, doubt) SELECT {columns}, place, {COMPOSED} FROM composed")
     firsts = work.query(f"SELECT min(place), file FROM rows WHERE doubt = {COMPOSED} AND place > {last} GROUP BY file")
     run.scan = replace(scan, composed=(*scan.composed, *firsts))
@@ -178,9 +170,7 @@ def _found(run: Run, names: Sequence[str], query: str) -> Iterator[duckdb.DuckDB
 
     These are rows of the files; `found` has their records in their place.
     """
-    assert run.scan is not None
-    assert run.scan.store is not None
     with run.workspace.cursor() as places, run.workspace.cursor() as source:
-        rows = places.sql(query).to_arrow_reader(run.scan.store.rows_at_once(FOUND_AT_ONCE))
-        source.register("found", run.scan.store.with_records(rows, names=names))
+        rows = places.sql(query).to_arrow_reader(run.scanned.records.rows_at_once(FOUND_AT_ONCE))
+        source.register("found", run.scanned.records.with_records(rows, names=names))
         yield source

@@ -51,10 +51,8 @@ def copy_absent(
         return None
     if not is_known and not are_absent(run, cursor, chosen.keys):
         return None
-    assert run.scan is not None
-    assert run.layout is not None
-    statement = copy_into(table(run.target), run.layout)
-    scan = run.scan
+    statement = copy_into(table(run.target), run.record_layout)
+    scan = run.scanned
     query = f"SELECT place FROM ({chosen.query})"
 
     def copy() -> int:
@@ -128,8 +126,7 @@ def are_absent(run: Run, cursor: Any, keys: str) -> bool:
 
 def sample_keys(run: Run, keys: str) -> list[tuple[str, ...]]:
     """A sample of the keys in a FROM and WHERE of the workspace, as texts of their parts."""
-    assert run.scan is not None
     return run.workspace.query(
-        f"SELECT {', '.join(f'{name}::VARCHAR' for name in run.scan.key_columns)} "
-        f"FROM (SELECT {run.scan.key_sql} FROM {keys}) USING SAMPLE reservoir({PROBED_KEYS} ROWS) REPEATABLE (1)"
+        f"SELECT {', '.join(f'{name}::VARCHAR' for name in run.scanned.key_columns)} "
+        f"FROM (SELECT {run.scanned.key_sql} FROM {keys}) USING SAMPLE reservoir({PROBED_KEYS} ROWS) REPEATABLE (1)"
     )

@@ -89,14 +89,13 @@ def _stage_and_merge(
 
 def _merge(run: Run, cursor: Any, batch: Batch, tables: Sequence[Composable]) -> dict[int, Counts]:
     assert batch.partition is not None
-    assert run.layout is not None
     count = len(tables) // (2 if run.spec.write.delete else 1)
     source = staged_partition(
-        run.target, run.layout, tables[:count], batch.partition, len(run.plan.batches), tombstones=tables[count:],
-        kept=tombstone_layout(run.target, run.layout, run.spec.order_by).columns,
+        run.target, run.record_layout, tables[:count], batch.partition, len(run.plan.batches), tombstones=tables[count:],
+        kept=tombstone_layout(run.target, run.record_layout, run.spec.order_by).columns,
     )  # fmt: skip
     with run.phases.phase("merge"):
-        merged = merge(cursor, upsert_of(run, run.layout, several_files=True), source)
+        merged = merge(cursor, upsert_of(run, run.record_layout, several_files=True), source)
     reach("merged")
     return {
         position: counts_of(item, staged=item.staged, distinct=item.distinct, rejected=0)

@@ -96,7 +96,6 @@ def load_partitioned(run: Run) -> dict[int, Counts]:
 
 
 def _load_by_key(run: Run, pinned: list[str] | None) -> dict[int, Counts]:
-    assert run.scan is not None
     assert run.plan.overlap is not None
     if pinned == BY_HASH or not compose_rows(run, run.plan.overlap):
         return _load_by_hash(run, pinned)
@@ -116,8 +115,8 @@ def _load_by_key(run: Run, pinned: list[str] | None) -> dict[int, Counts]:
     run.is_compared = False
     with run.phases.phase("collapse"):
         forget_composed(run)
-        collapse(run.scan, run.workspace, action=run.spec.conflict_action, is_composed=may_compose(run.spec))
-        overlap = measure(run.scan, run.workspace)
+        collapse(run.scanned, run.workspace, action=run.spec.conflict_action, is_composed=may_compose(run.spec))
+        overlap = measure(run.scanned, run.workspace)
     if not compose_rows(run, overlap):  # other rows are put together now
         return _load_by_hash(run, pinned)
     return _load_ranges(run, overlap)
@@ -149,9 +148,8 @@ def _load_ranges(run: Run, overlap: KeyOverlap, *, meanwhile: Callable[[], None]
 
 def _divide(run: Run, *, compared: bool, is_mixed: bool) -> list[Range]:
     """Divide the winners, in key order, into ranges."""
-    assert run.scan is not None
     ranges = []
-    for first, end in pairwise(_edges(run, put_in_order(run.scan, run.workspace))):
+    for first, end in pairwise(_edges(run, put_in_order(run.scanned, run.workspace))):
         rest = won = _part(run, f"ordered WHERE rowid >= {first} AND rowid < {end}")
         absent = _part(run, f"{won.stretch} AND row IN (SELECT row FROM absent)") if is_mixed else None
         if compared:
@@ -166,8 +164,7 @@ def _divide(run: Run, *, compared: bool, is_mixed: bool) -> list[Range]:
 
 
 def _with_dead(run: Run, own: Range, bound: str) -> Range:
-    assert run.scan is not None
-    buried = run.scan.count_by_file(run.workspace, f"SELECT winner FROM keys WHERE gone AND {bound}")
+    buried = run.scanned.count_by_file(run.workspace, f"SELECT winner FROM keys WHERE gone AND {bound}")
     return replace(own, dead=f"keys WHERE (gone OR reset) AND {bound}", buried=buried)
 
 
@@ -178,8 +175,7 @@ def whole_range(run: Run) -> Range:
 
 
 def _part(run: Run, stretch: str) -> Part:
-    assert run.scan is not None
-    return Part(stretch, run.scan.count_by_file(run.workspace, f"SELECT row FROM {stretch}"))
+    return Part(stretch, run.scanned.count_by_file(run.workspace, f"SELECT row FROM {stretch}"))
 
 
 def _edges(run: Run, total: int) -> list[int]:
@@ -208,8 +204,7 @@ def _pin(run: Run, bounds: list[str]) -> None:
 
 def _bounds(run: Run, edges: Sequence[int]) -> list[str]:
     """Conditions on the key columns that hold in each of the ranges."""
-    assert run.scan is not None
-    names, keys = run.scan.key_columns, run.scan.key_sql
+    names, keys = run.scanned.key_columns, run.scanned.key_sql
     typed = ", ".join(f"{name}::VARCHAR, typeof({name})" for name in names)
     found = run.workspace.query(
         f"SELECT edge, {typed} FROM keys JOIN (SELECT rowid AS edge, row FROM ordered "
@@ -242,9 +237,9 @@ def _write_winners(run: Run, cursor: Any, batch: Batch, own: Range) -> list[dict
     if own.absent is None:
         same = {file: rows - own.rest.rows.get(file, 0) for file, rows in own.won.rows.items()}
         unchanged = {file: Counts(read=rows, unchanged=rows) for file, rows in same.items()}
-        copied = copy_absent(run, cursor, batch, _chosen(run, own.rest), own.rest.rows) if may_copy(run.spec) else None
+        copied = copy_absent(run, cursor, batch, _chosen(own.rest), own.rest.rows) if may_copy(run.spec) else None
         return [unchanged, _copy_staged(run, cursor, batch, own.rest) if copied is None else copied]
-    copied = copy_absent(run, cursor, batch, _chosen(run, own.absent), own.absent.rows, is_known=True)
+    copied = copy_absent(run, cursor, batch, _chosen(own.absent), own.absent.rows, is_known=True)
     if copied is None:  # another session has written one of the keys meanwhile
         return [_copy_staged(run, cursor, batch, own.won)]
     return [copied, _copy_staged(run, cursor, batch, own.rest)]
@@ -252,12 +247,10 @@ def _write_winners(run: Run, cursor: Any, batch: Batch, own: Range) -> list[dict
 
 def _bury(run: Run, cursor: Any, own: Range) -> dict[int, Buried]:
     """Delete the keys of tombstones, or mark their rows."""
-    assert run.scan is not None
-    assert run.layout is not None
-    scan, target = run.scan, run.target
+    scan, target = run.scanned, run.target
     if not run.workspace.query(f"SELECT count(*) FROM (SELECT 1 FROM {own.dead} LIMIT 1)")[0][0]:
         return {}
-    marked = tombstone_layout(target, run.layout, run.spec.order_by)
+    marked = tombstone_layout(target, run.record_layout, run.spec.order_by)
     cursor.execute(create_staging(narrow(target), marked, name=TOMBSTONES, is_numbered=True))
     layout = Layout((own_name(target, "etl_file"), own_name(target, "etl_n"), *marked.columns))
     of_key = dict(zip(scan.key, scan.key_columns, strict=True))
@@ -269,7 +262,7 @@ def _bury(run: Run, cursor: Any, own: Range) -> dict[int, Buried]:
     )
     with run.phases.phase("copy"), run.workspace.cursor() as source:
         copy_records(cursor, source, query, copy_into(tombstone_table(), layout), on_bytes=run.on_bytes)
-    upsert = upsert_of(run, run.layout)
+    upsert = upsert_of(run, run.record_layout)
     with run.phases.phase("merge"):
         buried = bury(cursor, upsert, numbered_dead_rows(upsert))
         cursor.execute(drop_staging(TOMBSTONES))
@@ -282,9 +275,7 @@ def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
     return own_rivals(cursor, run.run_id, batch)
 
 
-def _chosen(run: Run, part: Part) -> Chosen:
-    scan = run.scan
-    assert scan is not None
+def _chosen(part: Part) -> Chosen:
     keys = f"rows WHERE place IN (SELECT row FROM {part.stretch})"
     return Chosen(f"SELECT row AS place FROM {part.stretch}", keys)
 
@@ -292,18 +283,16 @@ def _chosen(run: Run, part: Part) -> Chosen:
 def _copy_staged(run: Run, cursor: Any, batch: Batch, part: Part) -> dict[int, Counts]:
     if not part.rows:
         return {}
-    assert run.scan is not None
-    assert run.layout is not None
-    layout = run.layout.with_file(own_name(run.target, "etl_file"))
-    cursor.execute(create_staging(run.target, run.layout))
+    layout = run.record_layout.with_file(own_name(run.target, "etl_file"))
+    cursor.execute(create_staging(run.target, run.record_layout))
     query = f"SELECT file || {literal(layout.delimiter)} || record AS record FROM found"
     with (
         run.phases.phase("copy"),
-        run.scan.with_records(run.workspace, _chosen(run, part).query, with_file=True) as source,
+        run.scanned.with_records(run.workspace, _chosen(part).query, with_file=True) as source,
     ):
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
     reach("copied")
-    upsert = upsert_of(run, run.layout, unique=True, in_key_order=True, rivals=_rivals(run, cursor, batch))
+    upsert = upsert_of(run, run.record_layout, unique=True, in_key_order=True, rivals=_rivals(run, cursor, batch))
     with run.phases.phase("merge"):
         merged = merge(cursor, upsert, _staged_winners(run), staged=part.rows)
         cursor.execute(drop_staging())  # the next range of this worker makes its own

@@ -42,12 +42,10 @@ def _is_mixed(run: Run, overlap: KeyOverlap, connection: Any) -> bool:
 
 def _find_absent(run: Run) -> bool:
     """Create `absent`; false where a key is printed in quotes, which nothing here takes apart."""
-    assert run.scan is not None
-    assert run.layout is not None
-    delimiter = literal(run.layout.delimiter)
+    delimiter = literal(run.record_layout.delimiter)
     parts = ", ".join(
         f"TRY_CAST(split_part(record, {delimiter}, {number}) AS {kind.duckdb_type}) AS {name}"
-        for number, (name, kind) in enumerate(zip(run.scan.key_columns, key_types(run.target), strict=True), start=1)
+        for number, (name, kind) in enumerate(zip(run.scanned.key_columns, key_types(run.target), strict=True), start=1)
     )
     try:
         key = [Identifier(name) for name in run.target.key]
@@ -57,9 +55,9 @@ def _find_absent(run: Run) -> bool:
             return False
         run.workspace.query(
             f"CREATE OR REPLACE TABLE absent AS SELECT winner AS row FROM keys ANTI JOIN (SELECT {parts} FROM present) "
-            f"USING ({run.scan.key_sql})"
+            f"USING ({run.scanned.key_sql})"
         )
-        if run.scan.has_gone:  # what a tombstone makes room for is absent by then
+        if run.scanned.has_gone:  # what a tombstone makes room for is absent by then
             run.workspace.query("INSERT INTO absent SELECT winner FROM keys WHERE reset EXCEPT SELECT row FROM absent")
     finally:
         run.workspace.query("DROP TABLE IF EXISTS present")

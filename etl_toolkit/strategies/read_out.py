@@ -31,9 +31,8 @@ def is_too_large(cursor: Any, target: TargetTable, overlap: KeyOverlap) -> bool:
 
 def copy_out(run: Run, printed: Sequence[Composable], source: Composable) -> Composed:
     """Compose the COPY of columns as records of the layout; under the session's conventions for printing."""
-    assert run.layout is not None
     return SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT csv, DELIMITER {}, QUOTE '\"', NULL '')").format(
-        SQL(", ").join(printed), source, Literal(run.layout.delimiter)
+        SQL(", ").join(printed), source, Literal(run.record_layout.delimiter)
     )
 
 

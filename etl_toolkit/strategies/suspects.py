@@ -38,9 +38,8 @@ def check_losers(run: Run) -> None:
 
     Raises RefusedLosersError where there are any, RejectLimitError where they are too many.
     """
-    assert run.scan is not None
     # Of a tombstone only the key counts, which is proven.
-    mine = f"doubt = {PROVEN} AND NOT gone" if run.scan.has_gone else f"doubt = {PROVEN}"
+    mine = f"doubt = {PROVEN} AND NOT gone" if run.scanned.has_gone else f"doubt = {PROVEN}"
     if _find_refused(run, f"{mine} AND place NOT IN (SELECT winner FROM keys)"):
         check_reject_limit(run)
         raise RefusedLosersError
@@ -54,32 +53,29 @@ def check_all(run: Run) -> None:
 
 def find_refused(run: Run) -> int:
     """Find every row that the server would refuse, until there are too many, and return how many there are."""
-    assert run.scan is not None
-    return _find_refused(run, f"doubt = {PROVEN}{' AND NOT gone' if run.scan.has_gone else ''}")
+    return _find_refused(run, f"doubt = {PROVEN}{' AND NOT gone' if run.scanned.has_gone else ''}")
 
 
 def _find_refused(run: Run, where: str) -> int:
     """Ask the server about the rows that are not surely fine, and take the refused ones out of the load."""
-    assert run.scan is not None
-    assert run.layout is not None
-    layout = run.layout
+    layout = run.record_layout
     is_unquoted = all(has_no_quotes(file, layout) for file in run.files)
     is_short = all(file.is_plain and file.longest_record_bytes <= SHORT_RECORD_BYTES for file in run.files)
     grammar = partial(
-        record_grammar, layout=run.layout, is_short=is_short, is_unquoted=is_unquoted, proven=run.target.key
+        record_grammar, layout=run.record_layout, is_short=is_short, is_unquoted=is_unquoted, proven=run.target.key
     )
     long = f" OR strlen(record) > {LONG_ENTRY_BYTES}" if run.target.wide_indexes and not is_short else ""
     whole = grammar(run.target)
-    apart = None if whole else set_apart(run.target, run.layout)
+    apart = None if whole else set_apart(run.target, run.record_layout)
     rest = grammar(apart.rest, apart=apart.columns - set(run.target.key)) if apart else None
     fields = (
-        [Fields(part, _fields_query(run.layout, part, is_unquoted=is_unquoted)) for part in apart.parts]
+        [Fields(part, _fields_query(run.record_layout, part, is_unquoted=is_unquoted)) for part in apart.parts]
         if apart and rest
         else []
     )
     doubt = Doubt(_unlike(whole) + long, _unlike(whole or rest) + long, fields)
     with run.phases.phase("rejects"):
-        inquiry = Inquiry(run.scan, run.target, run.layout, run.workspace, run.sessions)
+        inquiry = Inquiry(run.scanned, run.target, run.record_layout, run.workspace, run.sessions)
         found = inquiry.refused(where, doubt, limit=run.spec.max_rejects)
     for rejects in found.values():
         run.note_rejects(rejects)
