@@ -36,7 +36,7 @@ def generate(
     format: Annotated[str, typer.Option(help="csv, parquet or mixed.")] = "csv",
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
-    """Write seeded files with overlapping keys, and say how to load them."""
+    """Generate seeded files with overlapping keys."""
     from etl_toolkit.bench.workload import Workload, table_sql
     from etl_toolkit.bench.workload import generate as write
 
@@ -82,7 +82,7 @@ def bench(
     ] = False,
     dsn: Dsn = None,
 ) -> None:
-    """Sweep the strategies over overlap, size, table state and workers; every answer is checked."""
+    """Measure the strategies and plain ways to load. Overlap, size, table state and workers vary; every result is checked."""
     options.require("bench", "scipy")
     if compare is not None:
         return _compare(*compare, any_machine=any_machine)
@@ -181,7 +181,7 @@ def demo(
     config: Config = None,
     dsn: Dsn = None,
 ) -> None:
-    """Generate 3 CSV and 3 Parquet files with overlapping keys, load them twice, sweep, and render the page."""
+    """Run the demonstration. Six files that share keys are loaded twice, strategies are measured, the page is rendered."""
     options.require("demo", *(() if skip_bench else FOR_THE_PAGE))
     from etl_toolkit.bench.workload import Workload
     from etl_toolkit.bench.workload import generate as write

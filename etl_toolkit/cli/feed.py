@@ -38,7 +38,7 @@ def list_options() -> None:
 
 @feed.command("init")
 def init(
-    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Files or globs, in loading order.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILES", help="Files or globs, in loading order.")],
     table: Annotated[str | None, typer.Option("--table", "-t", help="Target table; it need not exist.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Feed file to write; - is standard output. Default: named like the table.")

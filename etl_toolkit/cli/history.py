@@ -59,7 +59,7 @@ def runs(
 
 
 def files(table: Table, dsn: Dsn = None, as_json: Json = False) -> None:
-    """List the files whose content the table has taken, the latest first: those that `loaded = "skip"` leaves out."""
+    """List the files that a table has been loaded from. The latest come first; `loaded = "skip"` leaves these out."""
     from etl_toolkit import history
     from etl_toolkit.tables import Table as Shown
     from etl_toolkit.tables import to_text
@@ -92,7 +92,7 @@ def forget(
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
-    """Take files out of those that the table has taken, so that they are loaded again; its rows stay as they are."""
+    """Forget that files were loaded. They are loaded again then; the rows of the table stay as they are."""
     from etl_toolkit import history
     from etl_toolkit.tables import spell_count
 
@@ -119,7 +119,7 @@ def resume(
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
-    """Continue an interrupted or failed run: what it committed is kept, and the rest is loaded."""
+    """Continue an interrupted or failed run. What it committed is kept, and the rest is loaded."""
     from etl_toolkit.cli.progress import Progress
 
     with Progress() as progress, stopped_by_signals() as stop:
@@ -139,7 +139,7 @@ def rejects(
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
-    """Show the rejected rows of a run with file, line, reason and raw text, or export them."""
+    """Show or export the rejected rows of a run. Each comes with file, line, reason and raw text."""
     from etl_toolkit.loading import ledger
     from etl_toolkit.rejected import export_rejects, list_rejects, rejects_text
 
@@ -165,7 +165,7 @@ def explain(
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
-    """Explain where a row came from: which file and row won, by which rule, and against which others."""
+    """Explain where a row came from. It names the file and row that won, the rule, and what they won against."""
     from etl_toolkit.explain import explain as explain_row
     from etl_toolkit.explain import parse_key
     from etl_toolkit.request import connection_string

@@ -109,7 +109,7 @@ def ingest(
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings only: no progress, no report.")] = False,
 ) -> None:
-    """Load files into a table in parallel, upserting; the table ends up as if they had been loaded one by one."""
+    """Load files into a table in parallel. The table ends up as if they had been upserted one after the other."""
     arguments = locals()
     from etl_toolkit.cli.progress import Progress
 
@@ -195,7 +195,7 @@ def plan(
     all_files: AllFiles = False,
     as_json: Json = False,
 ) -> None:
-    """Show the key overlap, the strategy and its reasons, and what would be written. Writes nothing."""
+    """Show what a load would do and why. It prints the shared keys, the strategy and what would be written."""
     arguments = locals()
     from etl_toolkit.processor import ConflictAwareProcessor
 

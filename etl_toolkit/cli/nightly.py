@@ -29,7 +29,7 @@ def run(
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
-    """Run several feeds side by side; tables that others refer to are loaded first, and their failure skips the others."""
+    """Run several feeds side by side. Tables that others refer to are loaded first; if that fails, the others are skipped."""
     from etl_toolkit.nightly import read_feeds, run_feeds
     from etl_toolkit.tables import Lines, Table, to_text
 

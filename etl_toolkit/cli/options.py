@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Files = Annotated[
     list[str] | None,
-    typer.Argument(metavar="FILES...", help="CSV, TSV or Parquet files (.gz, .zst), or globs, in loading order."),
+    typer.Argument(metavar="FILES", help="CSV, TSV or Parquet files (.gz, .zst), or globs, in loading order."),
 ]
 Table = Annotated[str, typer.Option("--table", "-t", help="Target table, `name` or `schema.name`.")]
 # With a feed, both are optional.

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def doctor(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILES...", help="Also try to read these: paths, globs, URLs; on each host, too."),
+        typer.Argument(metavar="FILES", help="Also try to read these: paths, globs, URLs; on each host, too."),
     ] = None,
     table: Annotated[str | None, typer.Option("--table", "-t", help="Check this table as well.")] = None,
     key: Annotated[str, typer.Option("--key", "-k", help="Its key columns, separated by commas.")] = "",
@@ -39,7 +39,7 @@ def doctor(
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
-    """Run the production checklist; each check shows its evidence. The server and the table are left unchanged."""
+    """Run the production checklist. Each check shows its evidence; the server and the table are left unchanged."""
     from etl_toolkit.doctor import run_checks
     from etl_toolkit.errors import UsageError
     from etl_toolkit.request import connection_string
@@ -70,7 +70,7 @@ def undo(
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
-    """Undo everything a run wrote, in one transaction, or change nothing."""
+    """Undo everything that a run wrote. One transaction: if that is not possible, nothing is changed."""
     from etl_toolkit.processor import ConflictAwareProcessor
 
     done = ConflictAwareProcessor(options.resolve_dsn(dsn)).undo(run, force=force, dry_run=dry_run)
