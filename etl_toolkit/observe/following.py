@@ -43,14 +43,6 @@ class Phase:
     _since: float = 0.0
 
 
-@dataclass
-class Lane:
-    """What one worker is doing: a batch, and the step it is at."""
-
-    worker: str
-    batch: str = ""
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """How far a load is at a moment. `eta_seconds` is None until there is something to go by."""

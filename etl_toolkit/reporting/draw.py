@@ -139,25 +139,18 @@ def _name_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move `places` apart until neighbours are at least `gap` away, within `low` to `high`, in the same order."""
-    order = sorted(range(len(places)), key=lambda index: places[index])
-    moved = [min(max(places[index], low), high) for index in order]
-    for _ in range(200):
-        steady = True
-        for lower in range(len(moved) - 1):
-            lack = gap - (moved[lower + 1] - moved[lower])
-            if lack > 1e-9:
-                moved[lower] -= lack / 2
-                moved[lower + 1] += lack / 2
-                steady = False
-        if moved:
-            moved[0], moved[-1] = max(moved[0], low), min(moved[-1], high)
-        if steady:
-            break
-    result = [0.0] * len(places)
-    for place, index in zip(moved, order, strict=True):
-        result[index] = place
-    return result
+    """Move `places` apart, as little as possible, to be `gap` or more away from each other, within `low` to `high`."""
+    import numpy as np
+    from scipy.optimize import isotonic_regression
+
+    if not places:
+        return []
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    moved = isotonic_regression(np.asarray(places, float)[order] - steps).x
+    result = np.empty(len(places))
+    result[order] = np.clip(moved, low, max(low, high - steps[-1])) + steps
+    return [float(place) for place in result]
 
 
 def matrix(
