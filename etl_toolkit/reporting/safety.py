@@ -19,7 +19,7 @@ MISSING = (
 )
 BREAKS = "FROM|WHERE|GROUP BY|ORDER BY|ON CONFLICT|LEFT JOIN|RETURNING|SELECT (?!FROM)|written AS|judged AS|VALUES"
 CLAUSES = re.compile(rf" (?=(?:{BREAKS})\b)")
-MANY_VALUES = re.compile(r"(ARRAY\[(?:'[^']*', ?){3})(?:'[^']*',? ?){4,}")
+MANY_KEYS = re.compile(r"(ARRAY\[(?:'\d+', ?){3})(?:'\d+',? ?){4,}(?:'?\d* …)?")
 
 
 def races(data: RunData) -> Section:
@@ -116,7 +116,7 @@ def _script(said: Sequence[Mapping[str, Any]]) -> str:
         elif text.startswith("INSERT INTO etl_toolkit.runs"):
             text = text[:150] + " …"
         else:
-            text = CLAUSES.sub("\n  ", MANY_VALUES.sub(r"\1…", text))
+            text = CLAUSES.sub("\n  ", MANY_KEYS.sub(r"\1…", text))
         sent = f"  -- {item['copy_bytes']:,} bytes of rows follow" if item["copy_bytes"] else ""
         lines.append(f"{text};{sent}")
     return "\n".join(lines)
