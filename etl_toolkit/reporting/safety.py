@@ -19,7 +19,7 @@ MISSING = (
 )
 BREAKS = "FROM|WHERE|GROUP BY|ORDER BY|ON CONFLICT|LEFT JOIN|RETURNING|SELECT (?!FROM)|written AS|judged AS|VALUES"
 CLAUSES = re.compile(rf" (?=(?:{BREAKS})\b)")
-MANY_KEYS = re.compile(r"(ARRAY\[(?:'\d+', ?){3})(?:'\d+',? ?){4,}(?:'?\d* …)?")
+MANY_KEYS = re.compile(r"(ARRAY\[(?:'\d+', ?){3})(?:'\d+',? ?){4,}[', \d]*…?")
 
 
 def races(data: RunData) -> Section:
