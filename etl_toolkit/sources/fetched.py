@@ -13,7 +13,7 @@ from etl_toolkit.model import ReadOptions
 from etl_toolkit.stopping import Stop
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a hundred thousand
 class Fetched:
     """What is named so, of about this size. `fetch` writes it below a path of ours, and returns the path with its suffix.
 

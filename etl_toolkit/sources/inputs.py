@@ -42,9 +42,9 @@ _KNOWN += [f"{' or '.join(PACKED_SUFFIXES)} behind those of text", ".zip"]
 _MEMBER = re.compile(r"(\.zip)!", re.IGNORECASE)  # what is between an archive and a file in it
 
 
-def natural_order(name: str) -> list[tuple[int, int, str]]:
-    """A sort key in which `part2` comes before `part10`."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+def natural_order(name: str) -> str:
+    """A sort key in which `part2` comes before `part10`: how many digits a number has decides before they do."""
+    return re.sub(r"\d+", lambda found: f"\0{chr(len(digits := str(int(found[0]))))}{digits}", name)
 
 
 def kind_of(path: Path, named: str | None = None) -> Kind:

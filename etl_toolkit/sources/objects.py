@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import translate
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from etl_toolkit.errors import SourceError, UnknownFileError
+from etl_toolkit.model import ReadOptions
 from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.inputs import escape_name, kind_by_name, natural_order
 from etl_toolkit.sources.object_copies import copy_object
@@ -23,6 +25,7 @@ from etl_toolkit.sources.stores import (
     read_object,
     without_secrets,
 )
+from etl_toolkit.stopping import Stop
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -51,24 +54,37 @@ def objects_of(url: str, file_format: str | None, *, retry_seconds: float = RETR
         return [Fetched(shown, 0, partial(copy_object, url), is_anywhere=not has_query)]
     store, root, path = open_store(url, retry_seconds)
     with failures_named(shown):
-        found = list(_listed(store, path))
-    found = [item for item in found if not _is_hidden(item["path"], path)]
+        found = [
+            (item["path"], item["size"], item["e_tag"])
+            for item in _listed(store, path)
+            if not _is_hidden(item["path"], path)
+        ]
     if not found:
         raise UnknownFileError(f"{shown}: the store has no such object, and none matches it or is below it")
-    found.sort(key=lambda item: natural_order(item["path"]))
-    unknown = [item["path"] for item in found if kind_by_name(item["path"]) is None]
+    found.sort(key=lambda item: natural_order(item[0]))
+    unknown = next((name for name, *_ in found if kind_by_name(name) is None), None)
     if unknown and file_format is None:
         raise SourceError(
-            f"{shown}: has objects of an unknown type ({escape_name(unknown[0])}); name those to load, for example "
+            f"{shown}: has objects of an unknown type ({escape_name(unknown)}); name those to load, for example "
             f"{shown.rstrip('/')}/*.csv, or give their format with --format"
         )
     return [
-        Fetched(
-            name, item["size"], partial(copy_object, name, e_tag=item["e_tag"], size=item["size"]), is_anywhere=True
-        )
-        for item in found
-        for name in [f"{root}/{item['path']}"]
+        Fetched(name, size, _Listed(name, size, e_tag), is_anywhere=True)
+        for path, size, e_tag in found
+        for name in [f"{root}/{path}"]
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """An object as it was listed; a call copies it."""
+
+    url: str
+    size: int
+    e_tag: str | None
+
+    def __call__(self, below: Path, stop: Stop, options: ReadOptions) -> Path:
+        return copy_object(self.url, below, stop, options, e_tag=self.e_tag, size=self.size)
 
 
 def try_url(url: str) -> int:
