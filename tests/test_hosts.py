@@ -23,7 +23,7 @@ import pytest
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from etl_toolkit import ConflictAwareProcessor, EtlError, ParallelConfig, ingest
+from etl_toolkit import ConflictAwareProcessor, EtlError, ingest
 from etl_toolkit.doctor import run_checks
 from etl_toolkit.errors import AccountingError, LedgerError, SourceError, StoppedError, UsageError
 from etl_toolkit.hosts import checking, coordinating, exchange, executors, preparing, ranges, sorting
@@ -34,73 +34,25 @@ from etl_toolkit.model import LoadResult
 from etl_toolkit.observe import JsonLog
 from etl_toolkit.stopping import Stop
 from tests import host_worker
+from tests.hosts import (
+    FORMS,
+    FewerThanSaid,
+    assert_loaded,
+    assert_nothing_is_written,
+    config,
+    contents,
+    create,
+    put_down,
+    query,
+    sessions,
+    wait_until,
+)
 from tests.object_store import s3_server, web_server
 from tests.oracle import Oracle, Rows, differing_rows, write
 
 distributed = pytest.importorskip("distributed")
 Status = pytest.importorskip("distributed.core").Status
 dask_config = pytest.importorskip("dask.config")
-
-
-def contents(count: int = 4, rows: int = 60) -> list[Rows]:
-    """Files that share keys, with duplicates inside of them."""
-    return [
-        Rows(
-            ("id", "v"),
-            tuple((str((number * 37 + row * 7) % 151), f'file {number}, row {row}, "q"') for row in range(rows)),
-        )
-        for number in range(count)
-    ]
-
-
-FORMS = ("csv", "quoted", "parquet", "csv")
-
-
-def put_down(directory: Path, files: list[Rows]) -> list[Path]:
-    directory.mkdir(exist_ok=True)
-    return [write(each, directory, f"part{at}", FORMS[at % 4]) for at, each in enumerate(files)]
-
-
-def create(connection: Connection, files: list[Rows], *, check: str = "", filled: bool = True) -> None:
-    with connection.cursor() as cursor:
-        for name in ("loaded", "expected"):
-            cursor.execute(f"DROP TABLE IF EXISTS {name}; CREATE TABLE {name} (id bigint PRIMARY KEY, v text {check})")
-            if filled:
-                cursor.execute(f"INSERT INTO {name} SELECT n, 'before' FROM generate_series(0, 300, 3) n")
-    Oracle("expected", ("id",)).load(connection, files)
-
-
-def config(tmp_path: Path, **changes: Any) -> ParallelConfig:
-    (tmp_path / "exchange").mkdir(exist_ok=True)
-    settings = {"concurrency": 2, "exchange": str(tmp_path / "exchange"), "retry_attempts": 5, **changes}
-    return ParallelConfig(**settings)
-
-
-def assert_loaded(connection: Connection, result: LoadResult, tmp_path: Path) -> None:
-    assert result
-    assert differing_rows(connection, "loaded", "expected") == []
-    assert list((tmp_path / "exchange").iterdir()) == []
-    assert query(connection, "SELECT status FROM etl_toolkit.runs")[-1] == ("complete",)
-    assert sessions(connection) == []
-
-
-def query(connection: Connection, statement: str) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-        return cursor.fetchall()
-
-
-def sessions(connection: Connection) -> list[tuple[Any, ...]]:
-    """The sessions of loads that are left after a while."""
-    for _ in range(200):
-        found = query(
-            connection, "SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'etl_toolkit %' "
-            "AND datname = current_database()",
-        )  # fmt: skip
-        if not found:
-            break
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -603,28 +555,6 @@ def is_in_state(pid: int, states: str) -> bool:
         return False
 
 
-def wait_until(is_so: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 120
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-class FewerThanSaid(Executor):
-    """Says that it has two workers, and has one."""
-
-    _max_workers = 2
-
-    def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(1)
-
-    def submit(self, work: Any, /, *task: Any) -> Future[Any]:  # type: ignore[override]
-        return self.pool.submit(work, *task)
-
-    def shutdown(self, *_: Any, **__: Any) -> None:
-        self.pool.shutdown()
-
-
 def test_with_fewer_workers_than_said_one_task_has_all_ranges_and_no_session_of_the_first_division_counts(
     database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -673,12 +603,6 @@ def test_a_load_whose_workers_have_all_gone_says_so_and_is_resumed(
 
 
 # --- nothing is written ------------------------------------------------------------------------------------------------
-
-
-def assert_nothing_is_written(connection: Connection, tmp_path: Path) -> None:
-    assert query(connection, "SELECT count(*) FROM loaded WHERE v <> 'before'") == [(0,)]
-    assert list((tmp_path / "exchange").iterdir()) == []
-    assert sessions(connection) == []
 
 
 @pytest.mark.parametrize("is_checked", [True, False], ids=["checked", "control"])

@@ -25,6 +25,7 @@ from psycopg2.extensions import connection as Connection
 from etl_toolkit import ConflictAwareProcessor, ReadOptions, explain_row, ingest
 from etl_toolkit.errors import SourceError, UnknownFileError, UsageError
 from etl_toolkit.hosts import SortFile, SortFiles
+from etl_toolkit.sources import object_copies
 from etl_toolkit.sources.object_copies import copy_object
 from etl_toolkit.sources.objects import objects_of
 from etl_toolkit.sources.stores import without_secrets
@@ -309,17 +310,24 @@ def test_an_object_that_changes_before_a_host_opens_it_is_refused(
     assert rows_of(connection) == ([] if is_pinned else [(1, "new")])
 
 
+@pytest.mark.parametrize("is_patient", [True, False], ids=["patient", "control"])
 def test_files_of_a_web_server_load_and_failures_that_pass_are_waited_for(
-    database: str, connection: Connection
+    database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch, is_patient: bool
 ) -> None:
     def answer(path: str, times: int) -> tuple[int, bytes]:
         return (503, b"") if times < 3 else (200, gzip.compress(b"id,v\n1,web\n"))
 
+    if not is_patient:
+        monkeypatch.setattr(object_copies, "RETRY_SECONDS", 0.0)
     with web_server(answer) as url:
-        result = ingest(f"{url}/out/a.csv.gz?X-Signature=canary-signature", "loaded", "id", database, create_table=True)
-
-    assert rows_of(connection) == [(1, "web")]
-    assert list(result.files) == [f"{url}/out/a.csv.gz"]
+        name = f"{url}/out/a.csv.gz?X-Signature=canary-signature"
+        if is_patient:
+            result = ingest(name, "loaded", "id", database, create_table=True)
+            assert rows_of(connection) == [(1, "web")]
+            assert list(result.files) == [f"{url}/out/a.csv.gz"]
+        else:
+            with pytest.raises(SourceError, match=r"/out/a.csv.gz: cannot be read.*503"):
+                ingest(name, "loaded", "id", database, create_table=True)
 
 
 def test_parquet_of_a_web_server_that_sends_whole_files_only_loads(
