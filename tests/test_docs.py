@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -127,13 +128,19 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 COMMANDS = list(commands())
 
 
-@pytest.mark.parametrize(("line", "words"), COMMANDS, ids=[line[:70] for line, _ in COMMANDS])
-def test_commands_parse(line: str, words: list[str]) -> None:
+@cache
+def program() -> Any:
+    """The command line, which takes longer to build than to run."""
     import typer.main
 
     from etl_toolkit.cli import app
 
-    command: Any = typer.main.get_command(app)
+    return typer.main.get_command(app)
+
+
+@pytest.mark.parametrize(("line", "words"), COMMANDS, ids=[line[:70] for line, _ in COMMANDS])
+def test_commands_parse(line: str, words: list[str]) -> None:
+    command = program()
     context = command.make_context("etl-toolkit", list(words), resilient_parsing=True)
     rest = words
     while hasattr(command, "resolve_command"):
