@@ -42,6 +42,7 @@ from etl_toolkit.model import (
     Counts,
     ExtraColumns,
     FileFormat,
+    HazardKind,
     KeyOverlap,
     LoadResult,
     LoadSpec,
@@ -289,7 +290,8 @@ class ConflictAwareProcessor:
                 notify=self._on_event, stop=stop, failed=sessions.failed, refused=ready.refused,
                 bounds=resumed.bounds if resumed else None,
             )  # fmt: skip
-            run.tell("planned", plan=ready.plan, bytes=ready.sources.size_bytes)
+            triggers = any(hazard.kind is HazardKind.ROW_TRIGGER for hazard in ready.target.hazards)
+            run.tell("planned", plan=ready.plan, bytes=ready.sources.size_bytes, row_triggers=triggers)
             for item in ready.plan.loaded_before:
                 run.tell("loaded_before", **asdict(item), message=str(item))
             stop.check()

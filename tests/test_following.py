@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from psycopg2.extensions import connection as Connection
 
@@ -105,6 +106,18 @@ def test_a_load_that_is_complete_is_whole_whatever_was_sent() -> None:
     seen = following.snapshot()
     assert (seen.share, seen.rows, seen.eta_seconds) == (1.0, ROWS, None)
     assert all(item.share == 1.0 for item in seen.phases)
+
+
+def test_the_title_says_why_a_load_stands_still_while_triggers_fire(database: str, connection: Connection) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE t (id bigint PRIMARY KEY); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "RETURN NEW; END $$; CREATE TRIGGER slow BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()"
+        )
+    following = Following()
+    ingest(pa.table({"id": [1]}), "t", "id", database, on_event=following)
+    assert "rows of a batch count once their triggers have fired" in following.snapshot().title
+    assert "trigger" not in followed()[0].snapshot().title
 
 
 def test_one_batch_is_one_batch() -> None:

@@ -5,7 +5,7 @@ Everything is produced from the events of a load (`Event` in `loading.run`). A f
 | event | facts |
 |---|---|
 | `started` | table, strategy asked for |
-| `planned` | plan, bytes |
+| `planned` | plan, bytes, whether row triggers fire |
 | `phase_started`, `phase_done` | phase (as in `LoadResult.phases`); seconds; many of them |
 | `looked` | bytes of the files looked at since, of all files; many of them |
 | `sorted` | files, rows, bytes, seconds, worker: a host has sorted a file, or several small ones |

@@ -124,6 +124,8 @@ class Following:
             self.rows_total = plan.overlap.rows
         batches = spell_count(self.batches_total, "batch", "batches")
         self.title = f"{plan.strategy}, {batches}, {spell_count(plan.workers, 'worker')}"
+        if facts.get("row_triggers"):  # one statement a batch: how far it is, nobody outside it can see
+            self.title += "; rows of a batch count once their triggers have fired"
 
     def _on_bytes(self, facts: Mapping[str, Any]) -> None:
         self.rows_sent += facts.get("rows", 0)
