@@ -60,14 +60,19 @@ class Scene:
         return bool(self.execute("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
 
 
-@pytest.fixture
-def scene(database: str, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    made = Scene(database, connection, [], monkeypatch)
-    made.execute("CREATE TABLE t (id bigint PRIMARY KEY, value text)")
-    for number in range(2):
-        path = tmp_path / f"{number}.csv"
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    directory = tmp_path_factory.mktemp("files")
+    paths = [directory / f"{number}.csv" for number in range(2)]
+    for number, path in enumerate(paths):
         path.write_text("id,value\n" + "".join(f"{number * 150_000 + n},{'x' * 20}\n" for n in range(200_000)))
-        made.files.append(str(path))
+    return list(map(str, paths))
+
+
+@pytest.fixture
+def scene(database: str, connection: Connection, files: list[str], monkeypatch: pytest.MonkeyPatch) -> Scene:
+    made = Scene(database, connection, files, monkeypatch)
+    made.execute("CREATE TABLE t (id bigint PRIMARY KEY, value text)")
     return made
 
 
