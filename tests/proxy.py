@@ -6,6 +6,7 @@ import ctypes
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
@@ -14,6 +15,7 @@ Moment = Literal["before it is sent", "before it is answered"]
 # What the COMMIT of a batch comes after: the ledger's own commits are left alone.
 LAST_STATEMENT = b"UPDATE etl_toolkit.batches SET counts"
 TERMINATE = b"X\0\0\0\4"  # the last message of a client
+SETTINGS = b"'tcp_user_timeout'"  # once it has answered these, the server looks after a session
 
 
 class Proxy:
@@ -30,6 +32,7 @@ class Proxy:
         self.over = threading.Event()
         self.cut = 0
         self.passing: list[socket.socket] = []
+        self.new: dict[socket.socket, bool] = {}  # clients without their settings, and whether they have asked for them
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         self.lock = threading.Lock()
@@ -39,14 +42,24 @@ class Proxy:
             while True:
                 client, _ = self.listener.accept()
                 server = socket.create_connection(self.server)
-                self.passing += [client, server]
+                with self.lock:
+                    self.passing += [client, server]
+                    self.new[client] = False
                 is_cut = threading.Event()
                 for task in (self._forth, self._back):
                     threading.Thread(target=task, args=(client, server, is_cut), daemon=True).start()
 
     def go_black(self) -> None:
-        """Let whatever is sent on the connections there are vanish: no answer, no acknowledgement, no reset."""
-        for item in self.passing:
+        """Let whatever is sent on the connections there are vanish: no answer, no acknowledgement, no reset.
+
+        One that is just being opened has its settings first: a server that has not been told to look for its client keeps it.
+        """
+        there: list[socket.socket] | None = None
+        while there is None:
+            with self.lock:
+                there = None if self.new else list(self.passing)
+            time.sleep(0.01)
+        for item in there:
             with suppress(OSError):  # closed before
                 _drop_all(item)
 
@@ -63,6 +76,8 @@ class Proxy:
         with suppress(OSError):
             while data := client.recv(1 << 16):
                 seen = (seen + data)[-4096:]
+                if SETTINGS in seen and client in self.new:
+                    self.new[client] = True
                 if b"COMMIT\0" in data and LAST_STATEMENT in seen and self._take():
                     if self.moment == "before it is answered":
                         is_cut.set()
@@ -72,6 +87,7 @@ class Proxy:
                 if self.lingers and data == TERMINATE:
                     self.over.wait()
                 server.sendall(data)
+        self.new.pop(client, None)
         _close(client, server)
 
     def _back(self, client: socket.socket, server: socket.socket, is_cut: threading.Event) -> None:
@@ -79,7 +95,10 @@ class Proxy:
             while data := server.recv(1 << 16):
                 if is_cut.is_set() and b"COMMIT\0" in data:
                     break
+                if self.new.get(client):
+                    self.new.pop(client, None)
                 client.sendall(data)
+        self.new.pop(client, None)
         _close(client, server)
 
     def _take(self) -> bool:

@@ -183,9 +183,12 @@ def named(cases: Sequence[tuple[Any, ...]]) -> list[Any]:
 # --- what must not be left ---------------------------------------------------------------------------------------------
 
 
-def patient(check: Callable[[], Any], seconds: float = 10) -> Any:
+ENOUGH = 60  # seconds for what takes moments, on a machine that is slow and busy; only what fails waits for so long
+
+
+def patient(check: Callable[[], Any]) -> Any:
     """Wait until a check is empty; return what it found at last."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + ENOUGH
     while (found := check()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return found
@@ -238,7 +241,12 @@ def work(tmp_path: Path) -> Path:
 
 def config_for(work: Path, **changes: Any) -> ParallelConfig:
     base = ParallelConfig(
-        concurrency=2, chunk_size=8, sub_batch_size=5, temp_directory=str(work), lock_wait_seconds=20, retry_attempts=30
+        concurrency=2,
+        chunk_size=8,
+        sub_batch_size=5,
+        temp_directory=str(work),
+        lock_wait_seconds=ENOUGH,
+        retry_attempts=30,
     )
     return replace(base, **changes)
 
@@ -257,7 +265,7 @@ def load_and_die(database: str, files: list[Any], options: dict[str, Any], point
         target=fault_worker.load_and_die, args=(database, files, ["id"], options, point, number), daemon=True
     )
     process.start()
-    process.join(60)
+    process.join(ENOUGH)
     assert process.exitcode == -signal.SIGKILL, f"'{point}' was not reached {number} times"
     process.close()
 
@@ -553,16 +561,16 @@ def test_a_killed_load_does_not_live_on_in_the_server(
     load.start()
     with subprocess.Popen([sys.executable, "-c", PLAIN_SESSION, database]) as plain:
         try:
-            assert not patient(none_waits("etl_toolkit"), 60)
-            assert not patient(none_waits("plain"), 60)
+            assert not patient(none_waits("etl_toolkit"))
+            assert not patient(none_waits("plain"))
         finally:
             plain.kill()
             load.kill()
-    load.join(20)
+    load.join(ENOUGH)
 
-    assert patient(lambda: sessions(connection), 20) == []
+    assert patient(lambda: sessions(connection)) == []
     assert not none_waits("plain")()
-    query(connection, "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'plain'")
+    query(connection, "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name = 'plain'")
     holder.close()
     assert ingest(files, "loaded", "id", database, **scenario.options(work))
     assert differing_rows(connection, "loaded", "expected") == []
@@ -613,11 +621,11 @@ def test_a_killed_undo_has_undone_nothing_and_is_run_again(
     command = [sys.executable, "-m", "etl_toolkit", "undo", run_id, "--dsn", database]
     with subprocess.Popen(command) as process:
         try:
-            assert not patient(is_not_waiting_yet, 60)
+            assert not patient(is_not_waiting_yet)
         finally:
             process.kill()
     assert process.returncode == -signal.SIGKILL
-    assert patient(lambda: sessions(connection), 20) == []
+    assert patient(lambda: sessions(connection)) == []
     holder.close()
 
     assert differing_rows(connection, "loaded", "expected") == []
@@ -635,7 +643,7 @@ def terminate(database: str, role: str) -> Callable[[], None]:
     def act() -> None:
         with psycopg2.connect(database) as admin, admin.cursor() as cursor:
             cursor.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM (SELECT pid FROM pg_stat_activity WHERE application_name "
+                "SELECT pg_terminate_backend(pid, 60000) FROM (SELECT pid FROM pg_stat_activity WHERE application_name "
                 "LIKE 'etl_toolkit%%' AND application_name ~ %s ORDER BY backend_start LIMIT 1) AS victim",
                 (role,),
             )
@@ -705,7 +713,7 @@ def test_a_load_outlives_the_loss_of_all_its_sessions(
     def kill_all() -> None:
         with closing(psycopg2.connect(database)) as admin, admin.cursor() as cursor:
             cursor.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'etl_toolkit%' "
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name LIKE 'etl_toolkit%' "
                 "AND datname = current_database()"
             )
 
@@ -773,7 +781,7 @@ def test_a_network_that_goes_black_is_noticed_in_the_time_stated(
         )  # fmt: skip
         seconds = time.monotonic() - started
 
-    assert seconds < 20  # a few sessions in turn, each of which takes 3 s to notice
+    assert seconds < ENOUGH  # a few sessions in turn, each of which takes 3 s to notice; by itself the system takes 900
     assert any("timed out" in reason for reason in reasons)
     assert differing_rows(connection, "loaded", "expected") == []
     assert_balanced(result, result.counts.read)
@@ -795,9 +803,9 @@ def test_a_network_that_goes_black_is_not_noticed_without_the_time(
         load.join(8)
         assert load.is_alive()
         proxy.reset()
-        load.join(30)
+        load.join(ENOUGH)
 
-    assert all(results)
+    assert [bool(result) for result in results] == [True]
     assert differing_rows(connection, "loaded", "expected") == []
 
 
@@ -816,7 +824,7 @@ def test_the_server_notices_as_well_and_the_next_run_waits_for_it(
         ledger.lock_table(lost, oid, "loaded", wait_seconds=0)
         proxy.go_black()
         if guard == "network timeout":
-            assert ingest(files, "loaded", "id", database, config=replace(config, lock_wait_seconds=10))
+            assert ingest(files, "loaded", "id", database, config=replace(config, lock_wait_seconds=ENOUGH))
         else:
             # The control: the lock stays with a session that nobody is behind.
             with pytest.raises(
@@ -1028,7 +1036,7 @@ def test_the_second_of_two_runs_waits(database: str, connection: Connection, tmp
 
     def hold() -> None:
         held.set()
-        may_go_on.wait(20)
+        assert may_go_on.wait(ENOUGH)
 
     def load() -> None:
         results.append(ingest(files, "loaded", "id", database, config=config_for(work)))
@@ -1036,14 +1044,14 @@ def test_the_second_of_two_runs_waits(database: str, connection: Connection, tmp
     with failpoints.installed({"begun": nth(1, hold)}):
         first = threading.Thread(target=load)
         first.start()
-        held.wait(20)
+        assert held.wait(ENOUGH)
         second = threading.Thread(target=load)
         second.start()
         time.sleep(0.5)
         assert second.is_alive()
         may_go_on.set()
-        first.join(30)
-        second.join(30)
+        first.join(ENOUGH)
+        second.join(ENOUGH)
 
     assert len(results) == 2
     assert all(results)
@@ -1259,7 +1267,7 @@ def test_a_working_directory_that_takes_no_more_is_reported(
         ["/bin/sh", "-c", 'ulimit -f 400; exec "$@"', "sh", *command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=ENOUGH,
         check=False,
     )
 
@@ -1270,7 +1278,7 @@ def test_a_working_directory_that_takes_no_more_is_reported(
     assert "Traceback" not in limited.stderr
     assert query(connection, "SELECT count(*) FROM loaded") == [(0,)]
     assert_nothing_is_left(connection, work)
-    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+    assert subprocess.run(command, timeout=ENOUGH, check=False).returncode == 0
     assert query(connection, "SELECT count(*) FROM loaded") == [(60_000,)]
 
 
@@ -1302,9 +1310,9 @@ def test_a_signal_rolls_back_and_can_be_resumed(
 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            assert not patient(is_not_waiting_yet, 60)
+            assert not patient(is_not_waiting_yet)
             process.send_signal(number)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=ENOUGH)
         finally:
             process.kill()
     holder.close()
@@ -1354,7 +1362,7 @@ def test_an_interrupt_before_all_workers_are_started_leaves_none_behind(
 
 def command_line(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "etl_toolkit", *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "etl_toolkit", *words], capture_output=True, text=True, timeout=ENOUGH, check=False
     )
 
 

@@ -415,11 +415,13 @@ class TestKilled:
             starter.kill()
         assert query(server.start(place / "pg").dsn, "SELECT 1") == 1
 
-    def test_temporary_server_of_a_killed_owner_is_swept(self) -> None:
+    def test_temporary_server_of_a_killed_owner_is_swept(self, place: Path) -> None:
+        """In a directory of its own: every process that starts a temporary server sweeps the usual one."""
         code = textwrap.dedent(
-            """
+            f"""
+            from pathlib import Path
             from etl_toolkit import server
-            with server.temporary() as started:
+            with server.temporary(root=Path({str(place)!r})) as started:
                 print(started.data_dir, flush=True)
                 input()
             """
@@ -427,10 +429,10 @@ class TestKilled:
         with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as owner:
             assert owner.stdout is not None
             home = Path(owner.stdout.readline().strip())
-            alive = (server.sweep(), home.exists())
+            alive = (server.sweep(place), home.exists())
             postmaster = psutil.Process(postmaster_pid(home))
             owner.kill()
-        swept = server.sweep()
+        swept = server.sweep(place)
         assert alive == ([], True)
         assert swept == [home.parent]
         assert not home.exists()
