@@ -18,7 +18,7 @@ from etl_toolkit.keys import KeyType
 from etl_toolkit.model import Delete, Layout, SourceFile
 from etl_toolkit.sources import (
     GUESSED_AGAIN,
-    MarkAt,
+    Cut,
     RecordStore,
     extract_expression,
     group_alike,
@@ -188,46 +188,50 @@ class _Wanted:
 class _Stream:
     """Neighbouring files that are read in the same way.
 
-    `has_lines` says that their own lines are stored, else records are spelled for them; `mark_at` that the first or the last
-    field of a line is the mark of tombstones, and all others are the record to send.
+    `has_lines` says that their own lines are stored, else records are spelled for them; `cut` which fields of them are the record
+    to send, if not all.
     """
 
     files: Sequence[SourceFile]
     has_lines: bool = False
-    mark_at: MarkAt | None = None
+    cut: Cut | None = None
 
 
 def _group_streams(files: Sequence[SourceFile], wanted: _Wanted) -> list[_Stream]:
     streams = []
-    for (has_lines, mark_at), some in groupby(files, lambda file: _form(file, wanted)):
+    for (has_lines, cut), some in groupby(files, lambda file: _form(file, wanted)):
         run = list(some)
         parts = split_streams(run) if has_lines else group_alike(run)
-        streams += [_Stream(part, has_lines, mark_at) for part in parts]
+        streams += [_Stream(part, has_lines, cut) for part in parts]
     return streams
 
 
-def _form(file: SourceFile, wanted: _Wanted) -> tuple[bool, MarkAt | None]:
-    """Whether the lines of a file hold the records to send, and have what is wanted in reach; and where their mark is."""
+def _form(file: SourceFile, wanted: _Wanted) -> tuple[bool, Cut | None]:
+    """Whether the lines of a file hold the records to send, and have what is wanted in reach; and where in them those are."""
     layout = wanted.layout
     if layout is None or not all(is_in_reach(file, name) for name in wanted.compared):
         return False, None
-    mark_at = _place_of_mark(file, layout, wanted.delete) if wanted.delete else None
-    return is_record(file, layout) or mark_at is not None, mark_at
+    if is_record(file, layout):
+        return True, None
+    cut = _find_cut(file, layout, wanted)
+    return cut is not None, cut
 
 
-def _place_of_mark(file: SourceFile, layout: Layout, delete: Delete) -> MarkAt | None:
-    """Where the mark of tombstones is, if all other fields of a line are the record to send: in front of it, or behind it."""
-    if not file.is_plain or len(file.columns) < 3:
+def _find_cut(file: SourceFile, layout: Layout, wanted: _Wanted) -> Cut | None:
+    """Where in a line the record to send is, if only fields in front of it and behind it are left out."""
+    width = len(layout.columns)
+    if not file.is_plain or layout.columns[0] not in file.columns or width == 1:
         return None
-    if file.columns[0] == delete.column and is_record(_without_mark(file, 0), layout):
-        return 0
-    if file.columns[-1] == delete.column and is_record(_without_mark(file, -1), layout):
-        return -1
-    return None
+    first = file.columns.index(layout.columns[0])
+    mark = wanted.delete.column if wanted.delete else None
+    place = file.columns.index(mark) if mark in file.columns and mark not in layout.columns else None
+    cut = Cut(len(file.columns), first, first + width - 1, place)
+    is_there = set(wanted.compared) - {mark} <= set(layout.columns)
+    return cut if is_there and is_record(_within(file, cut), layout) else None
 
 
-def _without_mark(file: SourceFile, mark_at: MarkAt) -> SourceFile:
-    return replace(file, columns=file.columns[1:] if mark_at == 0 else file.columns[:-1])
+def _within(file: SourceFile, cut: Cut) -> SourceFile:
+    return replace(file, columns=file.columns[cut.first : cut.last + 1])
 
 
 def _read(
@@ -269,7 +273,7 @@ def _fill(streams: Sequence[_Stream], wanted: _Wanted, workspace: Workspace, sto
                 if store is None:
                     selects.append(_select(stream, wanted))
                 elif stream.has_lines:
-                    source.register(name, store.lines(number, mark_at=stream.mark_at))
+                    source.register(name, store.lines(number, cut=stream.cut))
                     selects.append(_select(stream, wanted, relation=name))
                 else:
                     spelled = stack.enter_context(workspace.cursor()).sql(_select(stream, wanted, end=" || chr(10)"))
@@ -285,10 +289,10 @@ def _select(stream: _Stream, wanted: _Wanted, *, relation: str | None = None, en
     # Where one file of stored lines has quotes, the lines of all are read as its are: without any, they mean the same.
     file, layout, order = min(stream.files, key=lambda file: file.is_plain), wanted.layout, wanted.order
     names = [*wanted.compared, *(layout.columns if layout else ())]
-    if stream.mark_at is not None:
-        file = _without_mark(file, stream.mark_at)
+    if stream.cut:
+        file = _within(file, stream.cut)
     source, texts = (relation, line_texts(file, names)) if relation else text_relation(stream.files, names)
-    if stream.mark_at is not None:
+    if stream.cut and stream.cut.mark is not None:
         texts[len(wanted.compared) - 1] = "nullif(mark, '')"
     is_line = relation is not None or file.is_plain
     position = "file" if relation else f"file_index + {file.position}"

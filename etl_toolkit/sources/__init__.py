@@ -16,12 +16,12 @@ names, globs, frames ──► expanding ──► csv_file / json_lines / typed
 
 from etl_toolkit.sources.bad_texts import check_texts, without_bad_texts
 from etl_toolkit.sources.csv_file import LINE_SEPARATOR
+from etl_toolkit.sources.cuts import Cut
 from etl_toolkit.sources.dialect import BLANKS
 from etl_toolkit.sources.expanding import expand, is_there, name_for_hosts, try_source
 from etl_toolkit.sources.fetched import Fetched
 from etl_toolkit.sources.inputs import escape_name, partition_of, path_values
 from etl_toolkit.sources.located import locate, number_in_file, ordinals
-from etl_toolkit.sources.marks import MarkAt
 from etl_toolkit.sources.naming import in_chosen_order
 from etl_toolkit.sources.reading_words import reading_in_words
 from etl_toolkit.sources.reject_limit import NAMED, is_enough, too_many_rejects
@@ -53,8 +53,8 @@ __all__ = [
     "GUESSED_AGAIN",
     "LINE_SEPARATOR",
     "NAMED",
+    "Cut",
     "Fetched",
-    "MarkAt",
     "RecordStore",
     "UnreadableTextError",
     "check_texts",

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from etl_toolkit.model import SourceFile
-from etl_toolkit.sources.marks import MarkAt, cut_marks
+from etl_toolkit.sources.cuts import Cut, cut_lines
 from etl_toolkit.sources.quoting import drop_idle_quotes
 from etl_toolkit.sources.rooms import room_for
 from etl_toolkit.sources.space import Space
@@ -63,18 +63,18 @@ class RecordStore:
         # Each holds whole every line that begins in its stretch.
         self._buffers = [data.slice(at, min(step + self._longest, ends[-1] - at)) for at in range(0, ends[-1], step)]
 
-    def lines(self, number: int, *, mark_at: MarkAt | None = None) -> pa.RecordBatchReader:
+    def lines(self, number: int, *, cut: Cut | None = None) -> pa.RecordBatchReader:
         """Read the files of a stream in, and return their lines: batches of (file, place, line), the line without its end.
 
-        With `mark_at` the first or the last field is no part of the line, but a `mark` beside it: the files have no quotes.
+        With `cut` some fields at either end are no part of the line, one of them a `mark` beside it: the files have no quotes.
         Raises OSError (as DuckDB's error, for it is DuckDB that reads) where a file cannot be read or has shrunk.
         """
         schema = pa.schema([("file", pa.int32()), ("place", pa.int64()), ("line", pa.string_view())])
-        if mark_at is not None:
+        if cut and cut.mark is not None:
             schema = schema.append(pa.field("mark", pa.string()))
-        return pa.RecordBatchReader.from_batches(schema, self._batches(number, schema, mark_at))
+        return pa.RecordBatchReader.from_batches(schema, self._batches(number, schema, cut))
 
-    def _batches(self, number: int, schema: pa.Schema, mark_at: MarkAt | None) -> Iterator[pa.RecordBatch]:
+    def _batches(self, number: int, schema: pa.Schema, cut: Cut | None) -> Iterator[pa.RecordBatch]:
         begin = self._begins[number]
         for read, filled in self._read(number):
             block = self._bytes[begin:filled]
@@ -89,12 +89,13 @@ class RecordStore:
             files = np.full(len(ends), read[0][0].position, dtype=np.int32)
             for file, first in read[1:]:
                 files[np.searchsorted(ends_read, first - begin) :] = file.position
-            marks = []
-            if mark_at is not None:
-                begins, ends, texts = cut_marks(block, begins, ends, read[0][0].dialect.delimiter, mark_at)
-                marks.append(texts)
+            marks = None
+            if cut:
+                begins, ends, marks = cut_lines(block, ends, read[0][0].dialect.delimiter, cut)
             places = begin + begins << self._size_bits | ends + 1 - begins
-            columns = [_array(files, pa.int32()), _array(places, pa.int64()), self._view(places, ends - begins), *marks]
+            columns = [_array(files, pa.int32()), _array(places, pa.int64()), self._view(places, ends - begins)]
+            if marks is not None:
+                columns.append(marks)
             self._space.note_touched(filled - begin)
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
             begin += int(ends_read[-1]) + 1
