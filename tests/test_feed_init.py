@@ -100,6 +100,14 @@ def test_parquet_and_headerless_files(tmp_path: Path) -> None:
     assert Feed.from_toml(write_feed(text, tmp_path / "b.toml").path).spec.read.delimiter == "|"
 
 
+def test_columns_without_names_have_those_of_the_normal_form(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("Order #,,Note,Note\n1,a,x,y\n2,a,x,y\n")
+    (tmp_path / "2.csv").write_text("Order #,Column 2,Note\n3,b,z\n")
+    feed = write_feed(propose_feed([str(tmp_path / "*.csv")], tmp_path / "a.toml"), tmp_path / "a.toml")
+    assert (feed.spec.key, feed.spec.read.names) == (("order_number",), "snake")
+    assert "\n# column_2: text\n# note: text\n# note_2: text\n" in (tmp_path / "a.toml").read_text()
+
+
 @pytest.mark.parametrize(
     ("texts", "kind"),
     [

@@ -16,8 +16,9 @@ from typing import IO
 import jsonschema
 import psycopg2
 import pytest
+from psycopg2.extensions import connection as Connection
 
-from etl_toolkit import Feed
+from etl_toolkit import Feed, ingest
 from etl_toolkit.cli.failures import complain, exit_code
 from etl_toolkit.errors import ConfigError, EtlError
 from etl_toolkit.feed import feed_schema
@@ -111,10 +112,20 @@ def pattern(shown: str) -> str:
 
 
 @pytest.mark.parametrize("block", FEEDS, ids=range(len(FEEDS)))
-def test_a_feed_of_the_guide_is_one(tmp_path: Path, block: test_docs.Block) -> None:
-    (tmp_path / "feed.toml").write_text(block.text)
-    assert is_in_schema(tmp_path / "feed.toml")
-    assert Feed.from_toml(tmp_path / "feed.toml").spec.table == "sales.orders"
+def test_a_feed_of_the_guide_loads(orders: str, connection: Connection, tmp_path: Path, block: test_docs.Block) -> None:
+    path = tmp_path / "feed.toml"
+    path.write_text(block.text)
+    (tmp_path / "orders.csv").symlink_to("drops/orders-2.csv")
+    assert is_in_schema(path)
+
+    assert ingest(feed=Feed.from_toml(path), dsn=orders)
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT order_id, customer FROM sales.orders ORDER BY order_id")
+        rows = cursor.fetchall()
+    assert (len(rows), rows[-1]) == (
+        (59, (59, "orders-10.csv")) if "drops" in block.text else (39, (39, "orders-2.csv"))
+    )
 
 
 def test_only_what_the_page_leaves_out_may_differ() -> None:
@@ -130,8 +141,8 @@ def test_a_session_goes_as_the_page_shows_it(
     monkeypatch.setenv("ETL_DSN", orders)
     for command, shown in commands(session.text):
         code, printed = play(command, shown, orders)
-        warned = [line for line in printed.splitlines() if not re.match(r"warning: .* memory are in use", line)]
-        assert re.fullmatch(pattern(shown), " ".join(" ".join(warned).split())), f"$ {command}\n{printed}"
+        lines = [line for line in printed.splitlines() if not re.match(r"warning: .* memory are in use", line)]
+        assert re.fullmatch(pattern(shown), " ".join(" ".join(lines).split())), f"$ {command}\n{printed}"
         assert (code == 0) == (
             not re.search("^(etl-toolkit|warning: rejected rows|Not as it should be):", shown, re.MULTILINE)
         )
