@@ -136,15 +136,16 @@ class Oracle:
                 cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 cursor.execute(f"CREATE TEMP TABLE arena (LIKE {self.table} INCLUDING ALL) ON COMMIT DROP")
                 alone = replace(self, table="arena", action="update", order_by=None)
+                described = self._stage(cursor)
                 left = [
                     place for place, row in enumerate(content.rows)
-                    if alone._is_taken(cursor, Rows(content.columns, (row,)), keep=False)
+                    if alone._is_taken(cursor, Rows(content.columns, (row,)), described, keep=False)
                 ]  # fmt: skip
                 while True:
                     cursor.execute("SAVEPOINT file")
                     bad = {
                         place for place in self._counting(content, left)
-                        if not self._is_taken(cursor, Rows(content.columns, (content.rows[place],)), keep=True)
+                        if not self._is_taken(cursor, Rows(content.columns, (content.rows[place],)), described, keep=True)
                     }  # fmt: skip
                     if not bad:
                         break
@@ -163,11 +164,11 @@ class Oracle:
             of_key = dict(zip(reversed(keys), reversed(places), strict=True))
         return sorted(of_key.values())
 
-    def _is_taken(self, cursor: Any, content: Rows, *, keep: bool) -> bool:
+    def _is_taken(self, cursor: Any, content: Rows, described: Sequence[tuple[str, str, str]], *, keep: bool) -> bool:
         cursor.execute("SAVEPOINT row")
         try:
-            self._load_file(cursor, content)
-            cursor.execute("DROP TABLE etl_oracle")
+            self._merge(cursor, content, described)
+            cursor.execute("DELETE FROM etl_oracle")
         except psycopg2.Error:
             cursor.execute("ROLLBACK TO SAVEPOINT row")
             return False
@@ -186,23 +187,30 @@ class Oracle:
         replace(self, order_by=None).load(connection, [winners])
 
     def _load_file(self, cursor: Any, content: Rows) -> None:
-        """Stage the texts as COPY reads them, and merge them. COPY appends to a new table, so `ctid` is the order of rows."""
+        self._merge(cursor, content, self._stage(cursor))
+
+    def _stage(self, cursor: Any) -> list[tuple[str, str, str]]:
+        """A new table for what COPY reads; return the columns of ours, and whether they are generated or an identity."""
         cursor.execute(
             "SELECT attname, attgenerated::text, attidentity::text FROM pg_attribute "
             "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
             (self.table,),
         )
-        described = cursor.fetchall()
-        writable = {name for name, generated, _ in described if not generated}
-        always = {name for name, _, identity in described if identity == "a"}
-        places = [number for number, name in enumerate(content.columns) if name in writable]
-        own = [content.columns[number] for number in places]
+        described: list[tuple[str, str, str]] = cursor.fetchall()
         cursor.execute(
             f"CREATE TEMP TABLE etl_oracle (LIKE {self.table} INCLUDING DEFAULTS INCLUDING GENERATED) ON COMMIT DROP"
         )
         for name, _, identity in described:
             if identity:
                 cursor.execute(SQL("ALTER TABLE etl_oracle ALTER {} DROP NOT NULL").format(Identifier(name)))
+        return described
+
+    def _merge(self, cursor: Any, content: Rows, described: Sequence[tuple[str, str, str]]) -> None:
+        """Stage the texts as COPY reads them, and merge them. COPY appends to a new table, so `ctid` is the order of rows."""
+        writable = {name for name, generated, _ in described if not generated}
+        always = {name for name, _, identity in described if identity == "a"}
+        places = [number for number, name in enumerate(content.columns) if name in writable]
+        own = [content.columns[number] for number in places]
         names = SQL(", ").join(map(Identifier, own))
         data = copy_text([[row[number] for number in places] for row in content.rows])
         cursor.copy_expert(SQL("COPY etl_oracle ({}) FROM STDIN").format(names).as_string(cursor), io.StringIO(data))
