@@ -36,20 +36,20 @@ def sort_files(task: SortFiles) -> SortedRuns:
     """
     with at_host(task.job) as here:
         shared = _share_runs(_look(task, here), task.job)
-        return SortedRuns(tuple(_sort(task, files, here) for files in shared), here.name, here.phases.as_dict())
+        return SortedRuns(tuple(_sort(task, tuple(files), here) for files in shared), here.name, here.phases.as_dict())
 
 
-def _share_runs(files: Sequence[SourceFile], job: Job) -> list[tuple[SourceFile, ...]]:
+def _share_runs(files: Sequence[SourceFile], job: Job) -> list[list[SourceFile]]:
     """Neighbouring small files whose records have the same layout share a run: a range reads whole row groups of each."""
-    shared: list[tuple[SourceFile, ...]] = []
+    shared: list[list[SourceFile]] = []
     last, size = None, 0
     for file in files:
         layout = layout_of(file, job.target)
         kind, size = (layout.columns, layout.delimiter), size + file.size_bytes
         if kind == last and size <= SHARED_BYTES:
-            shared[-1] += (file,)
+            shared[-1].append(file)
         else:
-            shared.append((file,))
+            shared.append([file])
             last, size = kind, file.size_bytes
     return shared
 
