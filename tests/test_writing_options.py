@@ -228,7 +228,7 @@ def test_a_load_that_ends_midway_is_resumed_with_its_options(
             on_conflict=told.get("action", "update"), write=WriteOptions(**options, max_deletes=1.0),
         )  # fmt: skip
     with connection.cursor() as cursor:
-        cursor.execute("SELECT max(run_id) FROM etl_toolkit.runs")
+        cursor.execute("SELECT run_id FROM etl_toolkit.runs ORDER BY started_at DESC LIMIT 1")
         result = ConflictAwareProcessor(dsn, config=CONFIG).resume(cursor.fetchone()[0])
     expect(connection, contents, options, told)
     plain_marks(connection, options)
