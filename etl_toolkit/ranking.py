@@ -26,35 +26,34 @@ def collapse(scan_: KeyScan, workspace: Workspace, *, action: ConflictAction, is
             f"{', gone, false AS reset' if scan_.has_gone else ''} FROM rows WHERE doubt = {PROVEN}"
         )
         return
-    best = f"{'min' if action is ConflictAction.IGNORE else 'max'}({{}})"
-    row = scan_.row_sql
+    best = "min" if action is ConflictAction.IGNORE else "max"
+    row, winner, is_gone = scan_.row_sql, "{}", ""
     if scan_.has_order:
-        # arg_max skips NULLs, so NULL order values rank below every other by way of a pair.
-        row = f"{{'present': o IS NOT NULL, 'o': o, 'row': {row}}}"
+        # NULL order values rank below every other by way of a pair.
+        gone = ", 'gone': gone" if scan_.has_gone else ""
+        row = f"{{'present': o IS NOT NULL, 'o': o, 'row': {row}{gone}}}"
+        winner, is_gone = "{}.row", "{}.gone"
+    elif scan_.has_gone:  # one number of both takes a third of the time
+        row, winner, is_gone = f"(({row} << 1) | gone::BIGINT)", "({} >> 1)", "({} & 1 = 1)"
     live = " FILTER (NOT gone)" if scan_.has_gone else ""
-    several, rows = f"bit_or({file_set(scan_)})", f"rows WHERE doubt = {PROVEN}"
+    several, found, rows = f"bit_or({file_set(scan_)})", f"{best}({row})", f"rows WHERE doubt = {PROVEN}"
+    any_gone, first, number = "bool_or(gone)", f"min({scan_.row_sql}){live}", f"count(*){live}"
     if not has_masks(scan_):
-        several = f"bit_xor({file_set(scan_)})"
-        gone = f", arg_max(gone, {row}) AS gone, bool_or(gone) AS any_gone" if scan_.has_gone else ""
-        of_key = f", min({row}){live} AS first, count(*){live} AS number" if is_composed else ""
-        best_in_file = f"{best.format(row)} AS best{gone}{of_key}"
-        rows = f"(SELECT {scan_.key_sql}, file, {best_in_file} FROM {rows} GROUP BY {scan_.key_sql}, file)"
-        row = "best"
-    winner = best.format(row) + (".row" if scan_.has_order else "")
+        gone = f", {any_gone} AS any_gone" if scan_.has_gone else ""
+        of_key = f", {first} AS first, {number} AS number" if is_composed else ""
+        rows = (
+            f"(SELECT {scan_.key_sql}, file, {found} AS best{gone}{of_key} FROM {rows} GROUP BY {scan_.key_sql}, file)"
+        )
+        several, found = f"bit_xor({file_set(scan_)})", f"{best}(best)"
+        any_gone, first, number = "bool_or(any_gone)", "min(first)", "sum(number)::BIGINT"
     marks = ""
     if scan_.has_gone:  # the plan lets the server rank them if the first row is to win
-        any_gone = "bool_or(gone)" if has_masks(scan_) else "bool_or(any_gone)"
-        is_gone = f"arg_max(gone, {row})"
-        if not scan_.has_order and action is not ConflictAction.IGNORE:  # one number of both takes a third of the time
-            last = f"max(({row} << 1) | gone::BIGINT)"
-            winner, is_gone = f"({last} >> 1)", f"({last} & 1 = 1)"
-        reset = "false" if scan_.has_order else f"({any_gone} AND NOT {is_gone})"
-        marks = f", {is_gone} AS gone, {reset} AS reset"
+        last = is_gone.format(found)
+        marks = f", {last} AS gone, {'false' if scan_.has_order else f'({any_gone} AND NOT {last})'} AS reset"
     if is_composed:
-        first, number = (row, f"count(*){live}") if has_masks(scan_) else ("first", "sum(number)::BIGINT")
-        marks += f", min({first}){live if has_masks(scan_) else ''} AS first, {number} AS number"
+        marks += f", {first} AS first, {number} AS number"
     workspace.query(
-        f"CREATE OR REPLACE TABLE grouped AS SELECT {scan_.key_sql}, {several} AS files, {winner} AS winner{marks} "
+        f"CREATE OR REPLACE TABLE grouped AS SELECT {scan_.key_sql}, {several} AS files, {winner.format(found)} AS winner{marks} "
         f"FROM {rows} GROUP BY {scan_.key_sql}"
     )
     workspace.query("CREATE OR REPLACE VIEW keys AS FROM grouped")

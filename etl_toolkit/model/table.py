@@ -169,7 +169,6 @@ class TargetTable:
     is_empty: bool = False
     checks: tuple[RowCheck, ...] = ()
     wide_indexes: tuple[WideIndex, ...] = ()
-    created: bool = False
     server_version: int = 0
     distribution: str = ""
 

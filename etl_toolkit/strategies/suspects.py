@@ -61,21 +61,19 @@ def _find_refused(run: Run, where: str) -> int:
     layout = run.record_layout
     is_unquoted = all(has_no_quotes(file, layout) for file in run.files)
     is_short = all(file.is_plain and file.longest_record_bytes <= SHORT_RECORD_BYTES for file in run.files)
-    grammar = partial(
-        record_grammar, layout=run.record_layout, is_short=is_short, is_unquoted=is_unquoted, proven=run.target.key
-    )
+    grammar = partial(record_grammar, layout=layout, is_short=is_short, is_unquoted=is_unquoted, proven=run.target.key)
     long = f" OR strlen(record) > {LONG_ENTRY_BYTES}" if run.target.wide_indexes and not is_short else ""
     whole = grammar(run.target)
-    apart = None if whole else set_apart(run.target, run.record_layout)
+    apart = None if whole else set_apart(run.target, layout)
     rest = grammar(apart.rest, apart=apart.columns - set(run.target.key)) if apart else None
     fields = (
-        [Fields(part, _fields_query(run.record_layout, part, is_unquoted=is_unquoted)) for part in apart.parts]
+        [Fields(part, _fields_query(layout, part, is_unquoted=is_unquoted)) for part in apart.parts]
         if apart and rest
         else []
     )
     doubt = Doubt(_unlike(whole) + long, _unlike(whole or rest) + long, fields)
     with run.phases.phase("rejects"):
-        inquiry = Inquiry(run.scanned, run.target, run.record_layout, run.workspace, run.sessions)
+        inquiry = Inquiry(run.scanned, run.target, layout, run.workspace, run.sessions)
         found = inquiry.refused(where, doubt, limit=run.spec.max_rejects)
     for rejects in found.values():
         run.note_rejects(rejects)

@@ -20,7 +20,7 @@ _BTREE_EQUAL = 3  # BTEqualStrategyNumber: unique indexes are B-trees
 
 # One row per unique index, its key parts in order. A part is a column (attnum > 0) or an expression (0).
 _UNIQUE_INDEXES = """
-SELECT i.indexrelid, ic.relname, i.indisprimary, i.indimmediate, {nulls_not_distinct},
+SELECT i.indexrelid, ic.relname, i.indimmediate, {nulls_not_distinct},
        pg_catalog.pg_get_expr(i.indpred, i.indrelid, true),
        array_agg(k.attnum ORDER BY k.n), array_agg(a.attname::text ORDER BY k.n),
        array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, k.n::int, true) ORDER BY k.n),
@@ -57,7 +57,6 @@ class _Index:
 
     oid: int
     name: str
-    is_primary: bool
     is_immediate: bool
     nulls_not_distinct: bool
     predicate: str | None
