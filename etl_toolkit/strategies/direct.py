@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
@@ -24,36 +23,20 @@ from etl_toolkit.model import Batch, Counts, SourceFile
 PROBED_KEYS = 1_000  # with none of them in the table, at most 0.3 % of all its keys are (95 %)
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Scanned rows to send, one per key.
-
-    `query` gives their `place` in key order; `keys`, a FROM and WHERE, their keys.
-    """
-
-    query: str
-    keys: str
-
-
 def copy_absent(
-    run: Run, cursor: Any, batch: Batch, chosen: Chosen, per_file: Mapping[int, int], *, is_known: bool = False
+    run: Run, cursor: Any, batch: Batch, query: str, per_file: Mapping[int, int]
 ) -> dict[int, Counts] | None:
-    """COPY the `chosen` rows if the table has none of their keys; return their counts, or None: nothing is written.
+    """COPY scanned rows, one per key, if the table has none of their keys; return their counts, or None: nothing is written.
 
-    A sample of the keys tells, unless it `is_known`.
-
-    `per_file` says how many rows there are, by file position. Raises psycopg2.Error where the server refuses a row, EtlError
-    where the rows sent are not those that were counted.
+    The `query` gives their `place` in key order; `per_file` says how many there are, by file position. Raises psycopg2.Error
+    where the server refuses a row, EtlError where the rows sent are not those that were counted.
     """
     if not per_file:
         return {}
-    if run.target.forced("staged") or run.keys_met.is_set():
-        return None
-    if not is_known and not are_absent(run, cursor, chosen.keys):
+    if run.keys_met.is_set():
         return None
     statement = copy_into(table(run.target), run.record_layout)
     scan = run.scanned
-    query = f"SELECT place FROM ({chosen.query})"
 
     def copy() -> int:
         with run.workspace.cursor() as source:
@@ -117,10 +100,12 @@ def _copy_or_undo(run: Run, cursor: Any, batch: Batch, copy: Callable[[], int]) 
 
 
 def are_absent(run: Run, cursor: Any, keys: str) -> bool:
-    """Whether the table is empty, or has none of a sample of the keys.
+    """Whether rows may be copied into the table, and it is empty, or has none of a sample of their keys.
 
     Only a guess: once it is wrong, the run does not guess again.
     """
+    if run.target.forced("staged") or run.keys_met.is_set():
+        return False
     return run.plan.target_is_empty or not count_present(cursor, run.target, sample_keys(run, keys))
 
 

@@ -40,7 +40,7 @@ from etl_toolkit.ranking import collapse, put_in_order
 from etl_toolkit.sources import quoted_where_needed
 from etl_toolkit.strategies.compare import set_unchanged_apart
 from etl_toolkit.strategies.composed import compose_rows, forget_composed
-from etl_toolkit.strategies.direct import Chosen, copy_absent
+from etl_toolkit.strategies.direct import are_absent, copy_absent
 from etl_toolkit.strategies.hashed import load_hashed
 from etl_toolkit.strategies.lanes import add_up
 from etl_toolkit.strategies.presence import set_absent_apart
@@ -237,9 +237,8 @@ def _write_winners(run: Run, cursor: Any, batch: Batch, own: Range) -> list[dict
     if own.absent is None:
         same = {file: rows - own.rest.rows.get(file, 0) for file, rows in own.won.rows.items()}
         unchanged = {file: Counts(read=rows, unchanged=rows) for file, rows in same.items()}
-        copied = copy_absent(run, cursor, batch, _chosen(own.rest), own.rest.rows) if may_copy(run.spec) else None
-        return [unchanged, _copy_staged(run, cursor, batch, own.rest) if copied is None else copied]
-    copied = copy_absent(run, cursor, batch, _chosen(own.absent), own.absent.rows, is_known=True)
+        return [unchanged, _copy(run, cursor, batch, own.rest) or _copy_staged(run, cursor, batch, own.rest)]
+    copied = copy_absent(run, cursor, batch, _places(own.absent), own.absent.rows)
     if copied is None:  # another session has written one of the keys meanwhile
         return [_copy_staged(run, cursor, batch, own.won)]
     return [copied, _copy_staged(run, cursor, batch, own.rest)]
@@ -275,9 +274,16 @@ def _rivals(run: Run, cursor: Any, batch: Batch) -> Rivals | None:
     return own_rivals(cursor, run.run_id, batch)
 
 
-def _chosen(part: Part) -> Chosen:
+def _places(part: Part) -> str:
+    return f"SELECT row AS place FROM {part.stretch}"
+
+
+def _copy(run: Run, cursor: Any, batch: Batch, part: Part) -> dict[int, Counts] | None:
+    """COPY rows into the table itself, if a sample of their keys is not there."""
     keys = f"rows WHERE place IN (SELECT row FROM {part.stretch})"
-    return Chosen(f"SELECT row AS place FROM {part.stretch}", keys)
+    if not part.rows or not may_copy(run.spec) or not are_absent(run, cursor, keys):
+        return None
+    return copy_absent(run, cursor, batch, _places(part), part.rows)
 
 
 def _copy_staged(run: Run, cursor: Any, batch: Batch, part: Part) -> dict[int, Counts]:
@@ -288,7 +294,7 @@ def _copy_staged(run: Run, cursor: Any, batch: Batch, part: Part) -> dict[int, C
     query = f"SELECT file || {literal(layout.delimiter)} || record AS record FROM found"
     with (
         run.phases.phase("copy"),
-        run.scanned.with_records(run.workspace, _chosen(part).query, with_file=True) as source,
+        run.scanned.with_records(run.workspace, _places(part), with_file=True) as source,
     ):
         copy_records(cursor, source, query, copy_into(staging_table(), layout), on_bytes=run.on_bytes)
     reach("copied")

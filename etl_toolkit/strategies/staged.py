@@ -27,7 +27,7 @@ from etl_toolkit.model import Batch, ConflictAction, Counts, SourceFile, Strateg
 from etl_toolkit.row_checks import half_read_checks, whole_row_checks
 from etl_toolkit.scan import PROVEN
 from etl_toolkit.sources import check_unchanged, is_record
-from etl_toolkit.strategies.direct import Chosen, are_absent, copy_absent, copy_unseen
+from etl_toolkit.strategies.direct import are_absent, copy_absent, copy_unseen
 from etl_toolkit.strategies.lanes import FileCounts
 from etl_toolkit.strategies.refused_rows import check_reject_limit, find_rejects
 from etl_toolkit.strategies.refused_writes import find_refused_writes
@@ -146,11 +146,11 @@ def load_absent(run: Run, cursor: Any, batch: Batch) -> dict[int, Counts] | None
         return None
     if overlap and run.scan and run.plan.key_path == "client":
         own = f"rows WHERE doubt = {PROVEN} AND file IN ({', '.join(str(file.position) for file in files)})"
-        if run.scan.store:
-            chosen = Chosen(f"SELECT * FROM {own} ORDER BY {run.scan.key_sql}", own)
-            return copy_absent(run, cursor, batch, chosen, {file.position: file.rows for file in files})
         if not are_absent(run, cursor, own):
             return None
+        if run.scan.store:
+            query = f"SELECT place FROM {own} ORDER BY {run.scan.key_sql}"
+            return copy_absent(run, cursor, batch, query, {file.position: file.rows for file in files})
     file = run.file(batch.files[0])
     if len(batch.files) > 1 or not file.is_plain or not is_record(file, layout_of(file, run.target)):
         return None

@@ -18,7 +18,7 @@ def draw_writing(random: Random, case: Case) -> Case:
     table, delete = case.table, _draw_delete(random, case)
     is_simple = not table.is_coupled and not table.predicate and not any("IDENTITY" in c.more for c in table.columns)
     if case.options["order_by"] and not _has_one_spelling(table):
-        return case  # whose spelling of equal keys is stored is not said
+        return case  # the oracle spells a new key as the row that wins, the load as the first file that has it
     if case.options["order_by"] and len({frozenset(content.expected.columns) for content in case.contents}) > 1:
         return case  # refused
     if random.random() < 0.4 or not is_simple or max(len(content.rows) for content in case.contents) > MOST_ROWS:
