@@ -65,7 +65,7 @@ def test_one_of_another_version_is_refused_in_one_line_by_every_command(
     for words_of_command in (
         ["ingest", str(orders), "--table", "t", "--key", "id", "--quiet"],
         ["runs"],
-        ["resume", run_id],
+        ["resume", run_id, "--quiet"],
         ["undo", run_id],
         ["rejects", run_id],
         ["explain", "--table", "t", "--key", "id=1"],

@@ -12,7 +12,7 @@ import typer
 
 from etl_toolkit.cli import options
 from etl_toolkit.cli.load import load_config, report
-from etl_toolkit.cli.options import Config, Dsn, Exchange, Executor, Jobs, Json, Table
+from etl_toolkit.cli.options import Config, Dsn, Exchange, Executor, Jobs, Json, Quiet, Table
 from etl_toolkit.cli.signals import stopped_by_signals
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, as listed by `runs`.")]
@@ -118,17 +118,18 @@ def resume(
     config: Config = None,
     dsn: Dsn = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Continue an interrupted or failed run. What it committed is kept, and the rest is loaded."""
     from etl_toolkit.cli.progress import Progress
 
-    with Progress() as progress, stopped_by_signals() as stop:
+    with Progress(quiet=quiet) as progress, stopped_by_signals() as stop:
         from etl_toolkit.processor import ConflictAwareProcessor
 
         settings = load_config(config, jobs=jobs, executor=executor, exchange=exchange)
         processor = ConflictAwareProcessor(options.resolve_dsn(dsn), config=settings, on_event=progress)
         result = processor.resume(run, force=force, stop=stop)
-    report(result, as_json=as_json)
+    report(result, as_json=as_json, quiet=quiet)
 
 
 def rejects(

@@ -32,6 +32,7 @@ from etl_toolkit.cli.options import (
     LoadKey,
     OnConflict,
     OrderBy,
+    Quiet,
     Quote,
     Read,
     Skip,
@@ -107,7 +108,7 @@ def ingest(
     write: Write = None,
     all_files: AllFiles = False,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings only: no progress, no report.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Load files into a table in parallel. The table ends up as if they had been upserted one after the other."""
     arguments = locals()

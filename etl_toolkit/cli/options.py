@@ -101,6 +101,7 @@ Wait = Annotated[
 ]
 AllFiles = Annotated[bool, typer.Option("--all-files", help="List all files, however many there are.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings only: no progress, no report.")]
 
 
 def require(command: str, *modules: str) -> None:
