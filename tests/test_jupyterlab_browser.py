@@ -171,7 +171,7 @@ SAVE = """([path, source]) => window.jupyterapp.serviceManager.contents.save(pat
     cells: [{ id: 'load', cell_type: 'code', metadata: {}, outputs: [], execution_count: null, source }],
   },
 })"""
-SOON_MILLISECONDS = 15_000  # less than one second where nothing else uses the machine; the load would take a quarter of an hour
+SOON_MILLISECONDS = 15_000  # the load would take a quarter of an hour
 INTERRUPT = "() => window.jupyterapp.commands.execute('notebook:interrupt-kernel')"
 START = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"  # and do not wait for its end
 SLOW_LOAD = """
