@@ -49,10 +49,10 @@ def expect_seconds(past: Sequence[PastDuration], *, rows: int, written: int | No
     Of a few simple forms the one is taken that predicts each past load best by the others. Its error is the share that four of
     five of these predictions kept to. None where the past loads are too few, too different, or say too little.
     """
-    sizes = [load.rows for load in past if load.rows and load.seconds]
+    past = [load for load in past if load.rows and load.seconds]
+    sizes = [load.rows for load in past]
     if len(sizes) < FEWEST_LOADS or not min(sizes) / REACH <= rows <= max(sizes) * REACH:
         return None
-    past = [load for load in past if load.rows and load.seconds]
     now = PastDuration(rows, written or 0, 0)
     forms = [_by_share, _by_rows] if written is None else [_by_share, _by_rows, _by_written]
     errors = {form: _error(form, past) for form in forms}

@@ -133,6 +133,18 @@ class TestEnough:
         with closing(psycopg2.connect(granted)) as connection:
             assert [run.run_id for run in ledger.past_runs(connection)] == [run_id]
 
+    def test_for_a_plan_by_a_role_that_may_only_read_the_table(
+        self, granted: str, files: list[Path], administrator: Administrator
+    ) -> None:
+        assert processor(granted).load(files, load_spec("t", "id"))
+        administrator(
+            f"REVOKE ALL ON SCHEMA etl_toolkit FROM {ROLE}",
+            f"REVOKE ALL ON t FROM {ROLE}",
+            f"GRANT SELECT ON t TO {ROLE}",
+        )
+        plan = processor(granted).plan(files, "t", ["id"])
+        assert (plan.expected, plan.overlap.distinct_keys if plan.overlap else 0) == (None, 60)
+
     def test_for_loading_undoably_and_with_delete_for_undoing(
         self, granted: str, files: list[Path], administrator: Administrator
     ) -> None:

@@ -75,6 +75,12 @@ INSERT INTO etl_toolkit.version (number) VALUES (1) ON CONFLICT DO NOTHING;
 GRANT SELECT ON etl_toolkit.version TO PUBLIC;
 """
 
+_MAY_READ = """
+SELECT coalesce(bool_and(pg_catalog.has_table_privilege(oid, 'SELECT')), false) AND count(*) = 3
+FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.to_regnamespace('etl_toolkit')
+AND relname IN ('runs', 'files', 'batches') AND pg_catalog.has_schema_privilege(relnamespace, 'USAGE')
+"""
+
 
 def prepare(connection: Any) -> None:
     """Create the ledger unless it is there. One creator at a time: CREATE IF NOT EXISTS races.
@@ -122,6 +128,19 @@ def check_version(connection: Any) -> bool:
         f"the ledger (schema {SCHEMA} of database {connection.info.dbname}) has version {found}, and this release of "
         f"etl-toolkit works with version {VERSION}; {remedy}"
     )
+
+
+def is_readable(connection: Any) -> bool:
+    """Whether there is a ledger that this release can work with and this role may read: a plan goes without one."""
+    with connection.cursor() as cursor:
+        cursor.execute(_MAY_READ)
+        if not cursor.fetchone()[0]:
+            return False
+    try:
+        check_version(connection)
+    except LedgerError:  # what begins the load says so
+        return False
+    return True
 
 
 def staging_refusal(connection: Any) -> str:

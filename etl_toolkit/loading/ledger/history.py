@@ -9,7 +9,7 @@ from typing import Any
 
 from etl_toolkit.errors import UnknownRunError
 from etl_toolkit.loading.conventions import printing
-from etl_toolkit.loading.ledger.definition import check_version
+from etl_toolkit.loading.ledger.definition import check_version, is_readable
 from etl_toolkit.loading.ledger.spelling import encoding_of, read
 from etl_toolkit.model import PastDuration
 
@@ -62,11 +62,13 @@ def past_runs(
 
 
 def past_durations(connection: Any, target_oid: int, *, strategy: str, limit: int = 20) -> list[PastDuration]:
-    """How long the latest complete loads into a table took by a strategy; loads that were resumed are left out."""
+    """How long the latest complete loads into a table took by a strategy; loads that were resumed are left out.
+
+    None if there is no ledger to read.
+    """
+    if not is_readable(connection):
+        return []
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_catalog.to_regclass('etl_toolkit.rejects') IS NOT NULL")
-        if not cursor.fetchone()[0]:
-            return []
         cursor.execute(
             "SELECT (counts->>'read')::bigint, (counts->>'inserted')::bigint + (counts->>'updated')::bigint, "
             "(plan->>'seconds')::float FROM etl_toolkit.runs WHERE target_oid = %s AND strategy = %s "

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from etl_toolkit.errors import LedgerError
-from etl_toolkit.loading.ledger.definition import check_version
+from etl_toolkit.loading.ledger.definition import is_readable
 from etl_toolkit.model import LoadedBefore, SourceFile
-
-_MAY_READ = """
-SELECT coalesce(bool_and(pg_catalog.has_table_privilege(oid, 'SELECT')), false) AND count(*) = 3
-FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.to_regnamespace('etl_toolkit')
-AND relname IN ('runs', 'files', 'batches') AND pg_catalog.has_schema_privilege(relnamespace, 'USAGE')
-"""
 
 # Newer is what was committed after the last time that the content was: by later runs, or behind it in the same one.
 # Content that is given now as well is not: its position among the files is the user's choice.
@@ -49,13 +42,7 @@ SELECT array_agg(DISTINCT run_id), coalesce(sum(written), 0)::bigint FROM (
 
 def loaded_before(connection: Any, target_oid: int, files: Sequence[SourceFile]) -> tuple[LoadedBefore, ...]:
     """Return the files whose content was loaded into the table before newer content; none if there is no ledger to read."""
-    with connection.cursor() as cursor:
-        cursor.execute(_MAY_READ)
-        if not cursor.fetchone()[0]:
-            return ()
-    try:
-        check_version(connection)
-    except LedgerError:  # what begins the load says so
+    if not is_readable(connection):
         return ()
     contents = {file.content_hash: file.name for file in files}
     asked = {"target": target_oid, "contents": list(contents)}
